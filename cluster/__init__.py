@@ -1,0 +1,1 @@
+"""Where a job runs. Knows Ray and nothing of embeddings."""

@@ -1,0 +1,38 @@
+"""The Ray session of a command: starts a local Ray or joins a cluster, and stops only what it started."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+
+LOCAL = "local"
+
+
+@contextmanager
+def session(address: str | None = None) -> Iterator[None]:
+    """Open a session for the time of a `with`.
+
+    A Ray that this process has joined already is used as it is. Otherwise `address`, then `RAY_ADDRESS` (set inside a
+    Ray job), then a Ray of its own on this machine.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    place = address or os.environ.get("RAY_ADDRESS") or LOCAL
+    ray.init(
+        address=place,
+        include_dashboard=False if place == LOCAL else None,
+        logging_level=logging.ERROR,
+        log_to_driver=False,
+    )
+    for name in ("ray.data", "ray.tune"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        ray.shutdown()

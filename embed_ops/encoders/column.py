@@ -1,0 +1,77 @@
+"""Turns a text column into its distinct texts. Needs no torch and no tokenizer.
+
+Legend: rows = rows of the column, inputs = distinct texts in order of first appearance.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from embed_ops.encoders.base import IntArray, Rejected
+from embed_ops.errors import SourceError
+from embed_ops.schema import Reason
+
+
+@dataclass(frozen=True)
+class Distinct:
+    """Distinct texts (inputs), which of them each row uses ((rows,) int32, -1 for a reject), and the rejects by row."""
+
+    texts: list[str]
+    index: IntArray
+    rejects: list[Rejected]
+
+
+def distinct(column: pa.Array | pa.ChunkedArray) -> Distinct:
+    """Find the distinct texts of a string column (string, large_string, string_view, dictionary; chunked or not).
+
+    Null rows and rows that are not UTF-8 become rejects.
+
+    Raises:
+        SourceError: the column is not text at all.
+    """
+    array = _as_large_string(column)
+    encoded = array.dictionary_encode()
+    words = encoded.dictionary
+    index = pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False).astype(np.int32)
+    rejects = [Rejected(int(row), Reason.NULL, "the text is null") for row in np.flatnonzero(index < 0)]
+    try:
+        # A Parquet file may hold any bytes in a string column, and Arrow does not look at them by itself.
+        words.validate(full=True)
+    except pa.ArrowInvalid:
+        return _without_invalid(words, index, rejects)
+    return Distinct(words.to_pylist(), index, rejects)
+
+
+def _as_large_string(column: pa.Array | pa.ChunkedArray) -> pa.LargeStringArray:
+    if not isinstance(column, pa.ChunkedArray):
+        column = pa.chunked_array([column])
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    kind = column.type
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind) or pa.types.is_null(kind)):
+        raise SourceError(f"the text column is {kind}, expected string; choose a text column")
+    # large_string first: joining the chunks of a string column fails above 2 GiB.
+    column = column.cast(pa.large_string())
+    return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], pa.large_string())
+
+
+def _without_invalid(words: pa.LargeStringArray, index: IntArray, rejects: list[Rejected]) -> Distinct:
+    """Take the texts that are not UTF-8 out, and make rejects of the rows that use them."""
+    texts: list[str] = []
+    problems: dict[int, str] = {}
+    place = np.full(len(words) + 1, -1, dtype=np.int32)  # one more entry: index -1, a null, stays -1
+    for word, raw in enumerate(words.cast(pa.large_binary()).to_pylist()):
+        try:
+            text = raw.decode("utf-8")
+        except UnicodeDecodeError as error:
+            problems[word] = f"the text is not UTF-8: {error.reason} at byte {error.start}"
+        else:
+            place[word] = len(texts)
+            texts.append(text)
+    bad = np.flatnonzero(np.isin(index, list(problems)))
+    rejects = rejects + [Rejected(int(row), Reason.INVALID_UTF8, problems[int(index[row])]) for row in bad]
+    return Distinct(texts, place[index], sorted(rejects, key=lambda reject: reject.row))

@@ -1,0 +1,55 @@
+"""The errors a user can meet, each with the exit code it ends a command with.
+
+    EmbedOpsError
+    ├── SpecError      2   the spec: an unknown key, a bad value, a name clash
+    ├── SourceError    2   the corpus: a missing path, no matching file, a wrong column
+    ├── ModelError     2   the model: no weights, no tokenizer, an unknown module
+    ├── RunError       2   the run directory: another spec, changed source files
+    ├── ParityError    2   the vectors differ from the reference
+    ├── StorageError   3   reading or writing failed for a reason that is not the data
+    └── Stopped        3   the run ended early and resumes with the same command
+
+A message says what, where, what was found and what to do.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class EmbedOpsError(Exception):
+    """Base of every error that this library raises on purpose."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class SpecError(EmbedOpsError):
+    """The spec is unusable. Correct the named field."""
+
+
+class SourceError(EmbedOpsError):
+    """The corpus can't be read as the spec describes it. Correct the path or the column."""
+
+
+class ModelError(EmbedOpsError):
+    """The model can't be loaded or has a part that is not supported. Choose another folder or name."""
+
+
+class RunError(EmbedOpsError):
+    """The run directory belongs to another spec or its source has changed. Choose another `sink.path`."""
+
+
+class ParityError(EmbedOpsError):
+    """The first rows miss the `[parity]` limits against the reference. Choose `encoder.dtype = "float32"`."""
+
+
+class StorageError(EmbedOpsError):
+    """Storage failed, not the data. Mend it and run the same command again."""
+
+    exit_code: ClassVar[int] = 3
+
+
+class Stopped(EmbedOpsError):
+    """The run stopped before its end. Run the same command again to go on."""
+
+    exit_code: ClassVar[int] = 3

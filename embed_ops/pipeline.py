@@ -1,0 +1,116 @@
+"""The job on one page: spans in, records out. The only caller of `map_batches`.
+
+    Work            a span and its units that are done                       (driver)
+    read_and_prepare  CPU tasks: its missing units, one at a time, tokenised
+    Replica           the actor pool: token batches, forward passes, pooling
+    write_unit        CPU tasks: the reject file, then the data file
+    record          what is known of the unit                                (driver)
+
+A unit is one row of the dataset, and `target_max_block_size = 1` makes every row a block: units leave a reader while it
+still reads, are never merged or split, and take the same way to CPU and GPU replicas.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import ray
+import ray.data
+from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
+
+from embed_ops.filesystem import Location
+from embed_ops.job import Job, Work
+from embed_ops.spec import ResourcesSpec
+from embed_ops.steps import Replica, read_and_prepare, write_unit
+
+Result = TypeVar("Result")
+
+SPANS_PER_WAVE = 4_000
+"""Spans of one Dataset: the engine keeps a little of every block for as long as the Dataset lives (ray issue 66016)."""
+READER_CPUS = 0.25
+WRITER_CPUS = 0.25
+CPUS_PER_READER = 2
+"""One reader tokenises for far more than two CPU replicas; more of them would only take their cores."""
+REPLICA_CPU_SHARE = 0.75
+"""CPU claimed per thread of a CPU replica: the rest of each core is the readers' and writers'."""
+MODEL_LOAD_TRIES = 3
+NO_PROGRESS_S = 1800
+
+
+def replica_count(resources: ResourcesSpec, units: int) -> tuple[int, int]:
+    """Decide least and most replicas; "auto": what the cluster has room for beside its readers, and no more than units."""
+    if isinstance(resources.replicas, int):
+        return resources.replicas, resources.replicas
+    if isinstance(resources.replicas, tuple):
+        return resources.replicas
+    cluster = ray.cluster_resources()
+    if resources.gpus_per_replica > 0:
+        fitting = int(cluster.get("GPU", 0) / resources.gpus_per_replica)
+    else:
+        fitting = int(cluster.get("CPU", 1) / resources.threads_per_replica)
+    fitting = max(1, min(fitting, units))
+    return fitting, fitting
+
+
+def replica_resources(resources: ResourcesSpec) -> dict[str, float]:
+    """Say what one replica claims."""
+    if resources.gpus_per_replica > 0:
+        return {"num_gpus": resources.gpus_per_replica, "num_cpus": READER_CPUS}
+    return {"num_cpus": resources.threads_per_replica * REPLICA_CPU_SHARE}
+
+
+def run_units(job: Job, works: Sequence[Work], units: int) -> Iterator[dict[str, Any]]:
+    """Run every unit that the works lack, and yield its record, or the error that it met, as soon as it is known.
+
+    Args:
+        job: what to do.
+        works: spans to read.
+        units: about how many units that makes; "auto" loads no more replicas.
+    """
+    context = DataContext.get_current()
+    context.target_max_block_size = 1
+    context.max_errored_blocks = -1
+    context.max_consecutive_actor_init_deaths = MODEL_LOAD_TRIES
+    context.execution_no_progress_timeout_s = NO_PROGRESS_S
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    # The restart options have no other spelling in Ray 2.60.
+    warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
+    least, most = replica_count(job.spec.resources, units)
+    one_unit = {"batch_size": 1, "batch_format": "pyarrow"}
+    helpers = TaskPoolStrategy(size=max(1, int(ray.cluster_resources().get("CPU", 1)) // CPUS_PER_READER))
+    for first in range(0, len(works), SPANS_PER_WAVE):
+        wave = [{"work": work.dump()} for work in works[first : first + SPANS_PER_WAVE]]
+        records = (
+            ray.data.from_items(wave, override_num_blocks=len(wave))
+            .map_batches(read_and_prepare, fn_args=(job,), compute=helpers, num_cpus=READER_CPUS, **one_unit)
+            .map_batches(
+                Replica,
+                fn_constructor_args=(job,),
+                compute=ActorPoolStrategy(min_size=least, max_size=most),
+                max_task_retries=1,
+                max_restarts=-1,
+                **replica_resources(job.spec.resources),
+                **one_unit,
+            )
+            .map_batches(write_unit, fn_args=(job,), compute=helpers, num_cpus=WRITER_CPUS, **one_unit)
+        )
+        for row in records.iter_rows():
+            yield json.loads(row["record"])
+
+
+def on_a_replica(resources: ResourcesSpec, function: Callable[..., Result], *arguments: Any) -> Result:
+    """Call a function once where a replica would run."""
+    task = ray.remote(**replica_resources(resources), max_retries=1)(function)
+    result: Result = ray.get(task.remote(*arguments))
+    return result
+
+
+def read_dataset(folder: Location) -> ray.data.Dataset:
+    """Read the Parquet files of a folder as a Ray Dataset."""
+    return ray.data.read_parquet(folder.path, filesystem=folder.fs)

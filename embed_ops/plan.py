@@ -1,0 +1,295 @@
+"""The plan: source files -> spans, and what a later run finds changed. Decided from the data and the spec alone.
+
+A span is the grain of reading: pieces of source files that one reader streams. It yields units, cut while it streams
+at `unit_rows` rows or `UNIT_TEXT_BYTES` of text, whichever is first. A unit is named by where it begins, so units of a
+span form a chain: each says where it ends, the next begins there, and the final one says that it is the last.
+"""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from embed_ops.errors import SourceError
+from embed_ops.filesystem import Location, list_files
+
+UNIT_TEXT_BYTES = 4 << 20
+"""Most text of a unit: with its vectors it stays near 64 MiB."""
+SPAN_BYTES = 32 << 20
+"""Aim for the bytes one reader streams: about eight units, so that readers are many and open few files twice."""
+SMALL_FILE_BYTES = 4 << 20
+"""Files up to this size share spans and units with their neighbours of the same folder."""
+_LISTING_THREADS = 32
+
+PLAN_SCHEMA = pa.schema(
+    [
+        ("span", pa.int64()),
+        ("source", pa.string()),
+        ("root", pa.int32()),
+        ("size", pa.int64()),
+        ("modified", pa.int64()),
+        ("first_row", pa.int64()),
+        ("end", pa.int64()),
+        ("rows", pa.int64()),
+        ("bytes", pa.int64()),
+        ("output", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """One file of the corpus.
+
+    Attributes:
+        name: path relative to its root, with the root's number in front where there are several.
+        root: index of its root in `source.path`.
+        path: path inside its file system.
+        size: bytes.
+        modified: last change, nanoseconds since 1970; 0 where the file system can't tell.
+    """
+
+    name: str
+    root: int
+    path: str
+    size: int
+    modified: int
+
+    @property
+    def folder(self) -> str:
+        """The folder of `name`."""
+        return self.name.rpartition("/")[0]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A stretch of one source file: positions `begin` to `end`.
+
+    Positions count rows (Parquet), records (CSV) or bytes of the decompressed stream (JSONL, text).
+
+    Attributes:
+        end: None where only reading tells.
+        rows: None where only reading tells.
+        bytes: size on reading, as far as it is known.
+    """
+
+    source: str
+    begin: int
+    end: int | None
+    rows: int | None
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Span:
+    """Pieces that one reader streams, in order: one large file's stretch, or a run of small files of one folder."""
+
+    index: int
+    pieces: tuple[Piece, ...]
+
+    @property
+    def first_unit(self) -> str:
+        """Name of the unit that the span begins with."""
+        return unit_name(self.pieces[0].source, self.pieces[0].begin)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a source finds in one file without reading its rows.
+
+    Attributes:
+        pieces: stretches of about `SPAN_BYTES`, in order, at least one.
+        schema: the file's columns, None where only reading tells.
+    """
+
+    pieces: tuple[Piece, ...]
+    schema: pa.Schema | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All source files and spans of a run, and the columns that are read from every file."""
+
+    files: tuple[SourceFile, ...]
+    spans: tuple[Span, ...]
+    columns: pa.Schema
+
+    @property
+    def rows(self) -> int | None:
+        """Rows of the corpus, None where only reading tells."""
+        counts = [piece.rows for span in self.spans for piece in span.pieces]
+        return None if None in counts else sum(count or 0 for count in counts)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that reading everything takes, as far as they are known."""
+        return sum(piece.bytes for span in self.spans for piece in span.pieces)
+
+
+def unit_name(source: str, begin: int) -> str:
+    """Name a unit by the source file and the position where it begins."""
+    return f"{source}.{begin:012d}"
+
+
+def estimated_units(span: Span, unit_rows: int) -> int:
+    """Guess how many units a span will yield: exact only where rows are few, since text is measured on reading."""
+    rows = sum(piece.rows or 0 for piece in span.pieces)
+    size = sum(piece.bytes for piece in span.pieces)
+    return max(1, math.ceil(rows / unit_rows), math.ceil(size / UNIT_TEXT_BYTES))
+
+
+def list_sources(paths: Sequence[str], extensions: Sequence[str]) -> tuple[list[Location], list[SourceFile]]:
+    """List the corpus: the roots, and their files in order.
+
+    Raises:
+        SourceError: a root is missing, or has no file with one of the extensions (the message counts what is there).
+    """
+    roots: list[Location] = []
+    files: list[SourceFile] = []
+    for number, address in enumerate(paths):
+        root, found = list_files(address)
+        chosen_by_name = len(found) == 1 or any(mark in address for mark in "*?[")
+        chosen = [info for info in found if chosen_by_name or info.path.lower().endswith(tuple(extensions))]
+        if not chosen:
+            raise SourceError(f"source.path {address}: no file ends in {', '.join(extensions)}; found {_census(found)}")
+        roots.append(root)
+        prefix = len(root.path.rstrip("/")) + 1
+        number_folder = f"{number}/" if len(paths) > 1 else ""
+        files += [SourceFile(number_folder + info.path[prefix:], number, info.path, info.size, info.mtime_ns or 0) for info in chosen]
+    return roots, files
+
+
+def _census(found: Sequence[pa.fs.FileInfo]) -> str:
+    if not found:
+        return "no file at all"
+    counts: dict[str, int] = {}
+    for info in found:
+        counts[info.extension or "no extension"] = counts.get(info.extension or "no extension", 0) + 1
+    listed = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:5]
+    return f"{len(found)} files ({', '.join(f'{count} {name}' for name, count in listed)})"
+
+
+def inspect_files(files: Sequence[SourceFile], inspect: Callable[[SourceFile], Layout]) -> list[Layout]:
+    """Ask the source for the layout of every file, in order; many at once, since each is one small read."""
+    with ThreadPoolExecutor(_LISTING_THREADS) as pool:
+        return list(pool.map(inspect, files))
+
+
+def make_spans(files: Sequence[SourceFile], layouts: Sequence[Layout], first_index: int = 0) -> list[Span]:
+    """Form spans: a large file's stretches stand alone, consecutive small files of a folder share one."""
+    index = itertools.count(first_index)
+    spans: list[Span] = []
+    shared: list[Piece] = []
+    shared_folder = ""
+
+    def close() -> None:
+        if shared:
+            spans.append(Span(next(index), tuple(shared)))
+            shared.clear()
+
+    for file, layout in zip(files, layouts, strict=True):
+        small = file.size <= SMALL_FILE_BYTES and len(layout.pieces) == 1
+        if not small or file.folder != shared_folder or sum(piece.bytes for piece in shared) >= SPAN_BYTES:
+            close()
+        if small:
+            shared.append(layout.pieces[0])
+            shared_folder = file.folder
+        else:
+            spans += [Span(next(index), (piece,)) for piece in layout.pieces]
+    close()
+    return spans
+
+
+def limit_layouts(layouts: Iterable[Layout], limit: int, position_after: Callable[[Piece, int], tuple[int, int]]) -> Iterator[Layout]:
+    """Cut layouts after the first `limit` rows of the corpus.
+
+    Args:
+        layouts: of the files, in order.
+        limit: rows.
+        position_after: reads a piece up to a number of rows; gives (rows read, position behind them).
+    """
+    left = limit
+    for layout in layouts:
+        if left == 0:
+            return
+        pieces = []
+        for piece in layout.pieces:
+            if left == 0:
+                break
+            rows = piece.rows
+            if rows is None:
+                rows, end = position_after(piece, left)
+                piece = replace(piece, end=end, rows=rows)
+            elif rows > left:
+                piece = replace(piece, end=piece.begin + left, rows=left)
+                rows = left
+            left -= rows
+            pieces.append(piece)
+        yield replace(layout, pieces=tuple(pieces))
+
+
+def plan_table(plan: Plan) -> pa.Table:
+    """Write the plan as a table, a row per piece; the columns that are read travel in its metadata."""
+    by_name = {file.name: file for file in plan.files}
+    columns: dict[str, list[object]] = {name: [] for name in PLAN_SCHEMA.names}
+    for span in plan.spans:
+        for piece in span.pieces:
+            file = by_name[piece.source]
+            values = (span.index, piece.source, file.root, file.size, file.modified, piece.begin, piece.end, piece.rows, piece.bytes)
+            for name, value in zip(PLAN_SCHEMA.names, (*values, f"{span.first_unit}.parquet"), strict=True):
+                columns[name].append(value)
+    columns_read = base64.b64encode(plan.columns.serialize().to_pybytes())
+    return pa.table(columns, PLAN_SCHEMA.with_metadata({"columns": columns_read}))
+
+
+def read_plan(source: pa.NativeFile | str, roots: Sequence[Location]) -> Plan:
+    """Read what `plan_table` wrote.
+
+    Args:
+        source: the plan file, open or by path.
+        roots: where `source.path` leads; files are looked up below them.
+    """
+    table = pq.read_table(source)
+    read = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(table.schema.metadata[b"columns"])))
+    files: dict[str, SourceFile] = {}
+    pieces: dict[int, list[Piece]] = {}
+    columns = [table.column(name).to_pylist() for name in PLAN_SCHEMA.names]
+    for span, source_name, root, size, modified, begin, end, rows, length, _ in zip(*columns, strict=True):
+        inside = source_name.partition("/")[2] if len(roots) > 1 else source_name
+        files.setdefault(source_name, SourceFile(source_name, root, roots[root].child(inside).path, size, modified))
+        pieces.setdefault(span, []).append(Piece(source_name, begin, end, rows, length))
+    return Plan(tuple(files.values()), tuple(Span(index, tuple(parts)) for index, parts in pieces.items()), read)
+
+
+@dataclass(frozen=True)
+class Changes:
+    """How the corpus differs from a plan, by file name."""
+
+    new: tuple[str, ...]
+    changed: dict[str, str]
+    """What changed, in words, for each changed or removed file."""
+
+
+def compare(plan: Plan, files: Sequence[SourceFile]) -> Changes:
+    """Find new, changed and removed files."""
+    now = {file.name: file for file in files}
+    planned = {file.name: file for file in plan.files}
+    changed: dict[str, str] = {}
+    for name, file in planned.items():
+        found = now.get(name)
+        if found is None:
+            changed[name] = "removed"
+        elif found.size < file.size:
+            changed[name] = f"shortened from {file.size} to {found.size} bytes"
+        elif found.size > file.size:
+            changed[name] = f"grown from {file.size} to {found.size} bytes"
+        elif found.modified != file.modified:
+            changed[name] = "rewritten (same size, another time of change)"
+    return Changes(tuple(name for name in now if name not in planned), changed)

@@ -1,0 +1,136 @@
+"""Progress: what a person sees while a job runs. A live line on a terminal, plain lines elsewhere, or nothing."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Task as RichTask
+from rich.text import Text
+
+Style = Literal["auto", "rich", "plain", "none"]
+PLAIN_EVERY_S = 10.0
+
+
+@dataclass
+class Totals:
+    """Where a job stands: units and rows done of about so many, and what this attempt has counted since `started`."""
+
+    units: int = 0
+    units_expected: int = 0
+    rows: int = 0
+    tokens: int = 0
+    rejects: int = 0
+    started: float = 0.0
+
+    def rate(self, what: int) -> float:
+        """Give a count per second since the first unit began."""
+        return what / max(1e-9, time.time() - self.started) if self.started else 0.0
+
+    def line(self) -> str:
+        """Say it in one line."""
+        left = max(0, self.units_expected - self.units)
+        speed = self.rate(self.units)
+        remaining = f", about {left / speed:.0f} s left" if speed and left else ""
+        return (
+            f"{self.units} of about {max(self.units, self.units_expected)} units, {self.rows} rows, {self.rate(self.rows):.0f} rows/s, "
+            f"{self.rate(self.tokens):.0f} tokens/s, {self.rejects} rejects{remaining}"
+        )
+
+
+class Reporter(Protocol):
+    """Shows progress."""
+
+    def say(self, sentence: str) -> None:
+        """Show one sentence."""
+        ...
+
+    def update(self, totals: Totals) -> None:
+        """Show where the job stands."""
+        ...
+
+
+class Silent:
+    """Shows nothing."""
+
+    def say(self, sentence: str) -> None:
+        """Show nothing."""
+
+    def update(self, totals: Totals) -> None:
+        """Show nothing."""
+
+
+class Plain:
+    """Writes a line every ten seconds to standard error, for logs."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, soft_wrap=True, highlight=False)
+        self._last = 0.0
+
+    def say(self, sentence: str) -> None:
+        """Write one line."""
+        self._console.print(sentence, markup=False)
+
+    def update(self, totals: Totals) -> None:
+        """Write a line where the last one is old, or the job is over."""
+        now = time.monotonic()
+        if now - self._last >= PLAIN_EVERY_S:
+            self._last = now
+            self.say(totals.line())
+
+
+class _Rates(ProgressColumn):
+    """Rows, rows/s, tokens/s and rejects."""
+
+    def render(self, task: RichTask) -> Text:
+        """Write the figures of the latest totals."""
+        totals: Totals | None = task.fields.get("totals")
+        if totals is None:
+            return Text("starting")
+        figures = f"{totals.rows:,} rows  {totals.rate(totals.rows):,.0f} rows/s  {totals.rate(totals.tokens):,.0f} tokens/s"
+        return Text(figures + f"  {totals.rejects:,} rejects")
+
+
+class Live:
+    """Keeps one line on a terminal up to date."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._task = progress.add_task("units", total=None, totals=None)
+
+    def say(self, sentence: str) -> None:
+        """Write one line above the live one."""
+        self._progress.console.print(sentence, markup=False, highlight=False)
+
+    def update(self, totals: Totals) -> None:
+        """Redraw."""
+        expected = max(totals.units, totals.units_expected)
+        self._progress.update(self._task, completed=totals.units, total=expected, totals=totals)
+
+
+@contextmanager
+def reporter(style: Style = "auto") -> Iterator[Reporter]:
+    """Open what the style asks for; "auto" is live on a terminal and plain elsewhere."""
+    if style == "auto":
+        style = "rich" if sys.stderr.isatty() else "plain"
+    if style == "none":
+        yield Silent()
+    elif style == "plain":
+        yield Plain()
+    else:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            _Rates(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=Console(stderr=True)) as progress:
+            yield Live(progress)

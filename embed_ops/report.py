@@ -1,0 +1,108 @@
+"""The report: every figure of a run, from its records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from embed_ops.run_dir import Record
+
+
+@dataclass
+class Measured:
+    """What one attempt measured, record by record.
+
+    Attributes:
+        startup: seconds from the command to the first unit in a replica.
+        gemm: best matrix-product rate of each replica, FLOP/s.
+        memory: greatest resident bytes by kind of process.
+        parity: the comparison with the reference, by output.
+    """
+
+    records: list[Record] = field(default_factory=list)
+    spans_read: int = 0
+    startup: float | None = None
+    gemm: dict[str, float] = field(default_factory=dict)
+    memory: dict[str, int] = field(default_factory=dict)
+    parity: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, record: Record, extra: Mapping[str, Any]) -> None:
+        """Take in one unit."""
+        self.records.append(record)
+        self.gemm[extra["replica"]] = extra["gemm"]
+        for kind, size in extra["memory"].items():
+            self.memory[kind] = max(size, self.memory.get(kind, 0))
+
+    def sum(self, name: str) -> float:
+        """Add up one figure over the records."""
+        return float(sum(getattr(record, name) for record in self.records))
+
+    def seconds(self, name: str) -> float:
+        """Add up the seconds of one part over the records."""
+        return float(sum(record.seconds.get(name, 0.0) for record in self.records))
+
+    @property
+    def steady(self) -> float:
+        """Seconds from the first unit in to the last unit out."""
+        if not self.records:
+            return 0.0
+        return max(r.seconds["finished"] for r in self.records) - min(r.seconds["started"] for r in self.records)
+
+
+def _ratio(part: float, whole: float) -> float | None:
+    return part / whole if whole > 0 else None
+
+
+def reject_fraction(records: Sequence[Record]) -> float:
+    """Tell which share of the rows became rejects."""
+    rejected = sum(record.rejects + record.file_rejects for record in records)
+    return rejected / max(1, rejected + sum(record.rows for record in records))
+
+
+def build(done: Sequence[Record], measured: Measured, total_s: float, resolved: Mapping[str, Any]) -> dict[str, Any]:
+    """Make `report.json`: counts over the whole run, rates over what this attempt embedded (null where it had nothing to do).
+
+    Args:
+        done: records of all units of the run, in order.
+        measured: what this attempt did.
+        total_s: seconds from the command to now.
+        resolved: the settings that "auto" became.
+    """
+    steady = measured.steady
+    busy = measured.seconds("forward")
+    replica_time = busy + measured.seconds("idle_input") + measured.seconds("idle_output")
+    flops_per_second = _ratio(measured.sum("flops"), steady)
+    gemm = sum(measured.gemm.values()) or None
+    return {
+        "rows": sum(record.rows for record in done),
+        "rejected": sum(record.rejects for record in done),
+        "file_rejects": sum(record.file_rejects for record in done),
+        "filtered": sum(record.filtered for record in done),
+        "truncated": sum(record.truncated for record in done),
+        "units": len(done),
+        "units_skipped": len(done) - len(measured.records),
+        "spans_read": measured.spans_read,
+        "seconds": {
+            "total": total_s,
+            "startup": measured.startup,
+            "steady": steady,
+            **{name: measured.seconds(name) for name in ("read", "prepare", "forward", "write")},
+        },
+        "rows_per_second": _ratio(measured.sum("rows"), steady),
+        "tokens": sum(record.tokens for record in done),
+        "tokens_per_second": _ratio(measured.sum("tokens"), steady),
+        "padding_waste": _ratio(measured.sum("positions") - measured.sum("tokens"), measured.sum("positions")),
+        "flops": sum(record.flops for record in done),
+        "flops_per_second": flops_per_second,
+        "gemm_flops_per_second": gemm,
+        "utilization": flops_per_second / gemm if flops_per_second and gemm else None,
+        "idle": {
+            "input": _ratio(measured.seconds("idle_input"), replica_time),
+            "output": _ratio(measured.seconds("idle_output"), replica_time),
+        },
+        "replicas": len(measured.gemm),
+        "parity": measured.parity,
+        "peak_memory": measured.memory,
+        "resolved": dict(resolved),
+    }

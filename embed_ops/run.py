@@ -1,0 +1,85 @@
+"""A run, for Python: open its vectors, its report, its records."""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from typing import Any
+
+import pyarrow.dataset as pads
+
+from embed_ops.errors import RunError
+from embed_ops.filesystem import read_bytes
+from embed_ops.run_dir import DATA, REJECTS, Record, RunDir
+from embed_ops.spec import Spec
+
+
+class Run:
+    """What a run directory holds.
+
+    Raises:
+        RunError: there is no run at `path`.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._dir = RunDir.at(path)
+        header = self._dir.read_header()
+        if header is None:
+            raise RunError(f"{path}: no run here (run.json is missing); give the sink.path of an `embed` run")
+        self.header: dict[str, Any] = header
+
+    @cached_property
+    def spec(self) -> Spec:
+        """The spec that the run was started with."""
+        return Spec.parse(self.header["spec"])
+
+    @property
+    def status(self) -> str:
+        """`running`, `stopped` or `finished`."""
+        return str(self.header["status"])
+
+    @cached_property
+    def report(self) -> dict[str, Any]:
+        """The figures of the latest attempt.
+
+        Raises:
+            RunError: no attempt came to its end yet.
+        """
+        content = read_bytes(self._dir.root.child("report.json"))
+        if content is None:
+            raise RunError(f"{self.path}: no report.json yet; run the same `embed` command again to finish the run")
+        found: dict[str, Any] = json.loads(content)
+        return found
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 1 where rejects exceed `max_reject_fraction` or a file could not be read to its end."""
+        report = self.report
+        rejected = report["rejected"] + report["file_rejects"]
+        share = rejected / max(1, rejected + report["rows"])
+        return int(share > self.spec.max_reject_fraction or report["file_rejects"] > 0)
+
+    def records(self) -> dict[str, Record]:
+        """Read the manifest: a record per unit, by name."""
+        return self._dir.read_manifest()
+
+    def open(self) -> pads.Dataset:
+        """Open the vectors as a pyarrow dataset; hive folders are columns."""
+        return self._open(DATA)
+
+    def rejects(self) -> pads.Dataset:
+        """Open the rejects that the data files name as a pyarrow dataset."""
+        named = [f"{REJECTS}/{record.reject_file}" for record in self.records().values() if record.reject_file]
+        paths = [self._dir.root.child(name).path for name in sorted(named)]
+        return pads.dataset(paths, format="parquet", filesystem=self._dir.root.fs)
+
+    def _open(self, folder: str) -> pads.Dataset:
+        place = self._dir.root.child(folder)
+        return pads.dataset(place.path, format="parquet", partitioning="hive", filesystem=place.fs)
+
+    def dataset(self) -> Any:
+        """Open the vectors as a Ray Dataset."""
+        from embed_ops.pipeline import read_dataset
+
+        return read_dataset(self._dir.root.child(DATA))

@@ -1,0 +1,321 @@
+"""The run directory: what one run wrote, read back and compared with what is asked for now."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import socket
+import time
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Self
+
+import numpy as np
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from embed_ops.errors import RunError, StorageError
+from embed_ops.filesystem import Location, locate, publish, read_bytes, remove, walk
+from embed_ops.plan import Plan, plan_table, read_plan
+from embed_ops.sinks.parquet import encode, read_footer, vectors_of
+
+DATA, REJECTS, MANIFEST, TMP = "data", "rejects", "manifest", "tmp"
+SUFFIX = ".parquet"
+_RANGE = pa.struct([("source", pa.string()), ("begin", pa.int64()), ("end", pa.int64()), ("records", pa.int64())])
+_RECOVERY_THREADS = 8
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known of one unit that is done: a row of the manifest.
+
+    Attributes:
+        unit: its name; the data file is `data/<unit>.parquet`.
+        ranges: {source, begin, end, records} of each source file in it.
+        next_source: where the next unit of the span begins; None behind the last.
+        rows: embedded rows; `rejects`, `file_rejects` and `filtered` count the others.
+        reject_file: below `rejects/`, None where there are none.
+        min_norm: least L2 norm of the unit's vectors, None where it has none.
+        tokens: of distinct inputs; `positions` has the padding too.
+        seconds: by part; empty for a unit whose record was lost and read back.
+    """
+
+    unit: str
+    attempt: str
+    ranges: list[dict[str, Any]]
+    next_source: str | None
+    next_position: int | None
+    rows: int
+    rejects: int
+    file_rejects: int
+    filtered: int
+    bytes: int
+    sha256: str
+    reject_file: str | None = None
+    reject_bytes: int = 0
+    reject_sha256: str | None = None
+    truncated: int = 0
+    min_norm: float | None = None
+    max_norm: float | None = None
+    inputs: int = 0
+    tokens: int = 0
+    positions: int = 0
+    flops: float = 0.0
+    seconds: dict[str, float] = field(default_factory=dict)
+    flags: list[str] = field(default_factory=list)
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> Self:
+        """Take the known keys of a mapping."""
+        return cls(**{item.name: values[item.name] for item in fields(cls) if item.name in values})
+
+
+SECONDS = ("read", "prepare", "forward", "write", "started", "finished", "idle_input", "idle_output")
+MANIFEST_SCHEMA = pa.schema(
+    [
+        ("unit", pa.string()),
+        ("attempt", pa.string()),
+        ("ranges", pa.list_(_RANGE)),
+        ("next_source", pa.string()),
+        ("next_position", pa.int64()),
+        *((name, pa.int64()) for name in ("rows", "rejects", "file_rejects", "filtered", "bytes")),
+        ("sha256", pa.string()),
+        ("reject_file", pa.string()),
+        ("reject_bytes", pa.int64()),
+        ("reject_sha256", pa.string()),
+        ("truncated", pa.int64()),
+        ("min_norm", pa.float64()),
+        ("max_norm", pa.float64()),
+        *((name, pa.int64()) for name in ("inputs", "tokens", "positions")),
+        ("flops", pa.float64()),
+        ("seconds", pa.struct([(name, pa.float64()) for name in SECONDS])),
+        ("flags", pa.list_(pa.string())),
+    ]
+)
+
+
+def new_attempt() -> str:
+    """Name this process's try at a run: host, pid and time, so that a later one can tell whether it is dead."""
+    return f"{socket.gethostname()}-{os.getpid()}-{time.time_ns() // 1_000_000}"
+
+
+def attempt_is_dead(attempt: str) -> bool:
+    """Tell whether the process of an attempt is gone; one on another host is taken to live for a day."""
+    host, pid, started = attempt.rsplit("-", 2)
+    if host == socket.gethostname():
+        return not (psutil.pid_exists(int(pid)) and psutil.Process(int(pid)).create_time() * 1000 <= int(started) + 1000)
+    return time.time() * 1000 - int(started) > 86_400_000
+
+
+def footer_of(record: Record, fingerprint: str, version: str) -> dict[str, Any]:
+    """Make the footer of a unit's data file: what chains the units, and which reject file counts."""
+    return {
+        "unit": record.unit,
+        "fingerprint": fingerprint,
+        "version": version,
+        "reject_file": record.reject_file,
+        "ranges": record.ranges,
+        "next": None if record.next_source is None else [record.next_source, record.next_position],
+        "last": record.next_source is None,
+        "rows": record.rows,
+        "rejects": record.rejects,
+        "file_rejects": record.file_rejects,
+        "filtered": record.filtered,
+    }
+
+
+def norms_of(table: pa.Table) -> tuple[float | None, float | None]:
+    """Find the least and the greatest L2 norm over all vector columns of a unit."""
+    columns = [name for name, kind in zip(table.schema.names, table.schema.types, strict=True) if pa.types.is_fixed_size_list(kind)]
+    if not columns or len(table) == 0:
+        return None, None
+    norms = [np.linalg.norm(vectors_of(table.column(name)).astype(np.float32), axis=1) for name in columns]
+    return float(min(values.min() for values in norms)), float(max(values.max() for values in norms))
+
+
+class RunDir:
+    """The files of one run."""
+
+    def __init__(self, root: Location) -> None:
+        """Take the place; nothing is read or written yet."""
+        self.root = root
+        self._part = 0
+
+    @classmethod
+    def at(cls, address: str) -> Self:
+        """Take the place by its address."""
+        return cls(locate(address))
+
+    def read_header(self) -> dict[str, Any] | None:
+        """Read `run.json`, None where there is no run.
+
+        Raises:
+            RunError: it is not a run's.
+        """
+        content = read_bytes(self.root.child("run.json"))
+        if content is None:
+            return None
+        try:
+            header: dict[str, Any] = json.loads(content)
+            header["spec"], header["fingerprint"], header["resolved"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise RunError(f"{self.root.path}/run.json: not a run's: {error!r}; choose another folder") from error
+        return header
+
+    def write_json(self, name: str, content: Mapping[str, Any], attempt: str) -> None:
+        """Replace a JSON file."""
+        publish(self.root, name, json.dumps(content, indent=2, default=str).encode(), attempt)
+
+    def write_plan(self, plan: Plan, attempt: str) -> None:
+        """Replace the plan."""
+        sink = pa.BufferOutputStream()
+        pq.write_table(plan_table(plan), sink, compression="zstd")
+        publish(self.root, "plan.parquet", sink.getvalue(), attempt)
+
+    def read_plan(self, roots: Sequence[Location]) -> Plan:
+        """Read the plan.
+
+        Raises:
+            RunError: there is none.
+        """
+        try:
+            with self.root.fs.open_input_file(self.root.child("plan.parquet").path) as file:
+                return read_plan(file, roots)
+        except FileNotFoundError as error:
+            raise RunError(f"{self.root.path}: has no plan.parquet: not a run, or its first start failed") from error
+
+    def read_manifest(self) -> dict[str, Record]:
+        """Read all parts: the latest record of each unit, by name."""
+        found: dict[str, Record] = {}
+        parts = sorted(name for name, _ in walk(self.root, MANIFEST) if name.endswith(SUFFIX))
+        for name in parts:
+            with self.root.fs.open_input_file(self.root.child(f"{MANIFEST}/{name}").path) as file:
+                for row in pq.read_table(file, schema=MANIFEST_SCHEMA).to_pylist():
+                    row["seconds"] = {key: value for key, value in (row["seconds"] or {}).items() if value is not None}
+                    found[row["unit"]] = Record.parse(row)
+        self._part = max((int(name.partition("-")[0]) for name in parts), default=-1) + 1
+        return found
+
+    def append_manifest(self, records: Iterable[Record], attempt: str) -> None:
+        """Write records as the next part; none, no part."""
+        rows = [asdict(record) for record in records]
+        if not rows:
+            return
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.Table.from_pylist(rows, MANIFEST_SCHEMA), sink, compression="zstd")
+        publish(self.root, f"{MANIFEST}/{self._part:08d}-{uuid.uuid4().hex[:8]}{SUFFIX}", sink.getvalue(), attempt)
+        self._part += 1
+
+    def load_records(self, fingerprint: str, attempt: str) -> tuple[dict[str, Record], list[str]]:
+        """Find the units that are done: listed files that the manifest knows, or whose footer is read back.
+
+        Returns:
+            records by unit, and the units whose file is not what the manifest says (they are computed again).
+        """
+        known = self.read_manifest()
+        data = {name.removesuffix(SUFFIX): size for name, size in walk(self.root, DATA) if name.endswith(SUFFIX)}
+        rejects = dict(walk(self.root, REJECTS))
+        records: dict[str, Record] = {}
+        broken: list[str] = []
+        lost: list[str] = []
+        for unit, size in data.items():
+            record = known.get(unit)
+            if record is None:
+                lost.append(unit)
+            elif size != record.bytes or (record.reject_file is not None and rejects.get(record.reject_file) != record.reject_bytes):
+                broken.append(unit)
+            else:
+                records[unit] = record
+        with ThreadPoolExecutor(_RECOVERY_THREADS) as pool:
+            recovered = list(pool.map(lambda unit: self.recover(unit, fingerprint, attempt), lost))
+        self.append_manifest([record for record in recovered if record is not None], attempt)
+        for unit, found in zip(lost, recovered, strict=True):
+            if found is None:
+                broken.append(unit)
+            else:
+                records[unit] = found
+        return records, broken
+
+    def recover(self, unit: str, fingerprint: str, attempt: str) -> Record | None:
+        """Read a unit's files back to make the record that was lost; None where they are not whole or not this run's."""
+        content = read_bytes(self.root.child(f"{DATA}/{unit}{SUFFIX}"))
+        try:
+            if content is None:
+                return None
+            file = pq.ParquetFile(pa.BufferReader(content))
+            footer = read_footer(file.metadata)
+            low, high = norms_of(file.read())
+        except (pa.ArrowException, OSError, KeyError, ValueError):
+            return None
+        rejected = read_bytes(self.root.child(f"{REJECTS}/{footer['reject_file']}")) if footer["reject_file"] else b""
+        if footer["fingerprint"] != fingerprint or rejected is None:
+            return None
+        following = footer["next"] or [None, None]
+        record = Record(
+            unit=unit,
+            attempt=attempt,
+            next_source=following[0],
+            next_position=following[1],
+            bytes=len(content),
+            sha256=hashlib.sha256(content).hexdigest(),
+            min_norm=low,
+            max_norm=high,
+            flags=["recovered"],
+            **{name: footer[name] for name in ("ranges", "rows", "rejects", "file_rejects", "filtered", "reject_file")},
+        )
+        if not rejected:
+            return record
+        return replace(record, reject_bytes=len(rejected), reject_sha256=hashlib.sha256(rejected).hexdigest())
+
+    def write_unit(self, record: Record, data: pa.Table, rejects: pa.Table, fingerprint: str, version: str) -> Record:
+        """Write a unit, its rejects first: the data file, which says that the unit is done, appears last and whole.
+
+        Returns:
+            the record with names, sizes, hashes and norms filled in.
+        """
+        if len(rejects):
+            content = encode(rejects, {"unit": record.unit, "fingerprint": fingerprint, "version": version})
+            digest = hashlib.sha256(content).hexdigest()
+            name = f"{record.unit}.{digest[:8]}{SUFFIX}"
+            publish(self.root, f"{REJECTS}/{name}", content, record.attempt)
+            record = replace(record, reject_file=name, reject_bytes=content.size, reject_sha256=digest)
+        content = encode(data, footer_of(record, fingerprint, version))
+        publish(self.root, f"{DATA}/{record.unit}{SUFFIX}", content, record.attempt)
+        low, high = norms_of(data)
+        return replace(record, bytes=content.size, sha256=hashlib.sha256(content).hexdigest(), min_norm=low, max_norm=high)
+
+    def remove_unit(self, record: Record) -> None:
+        """Delete a stale unit: the data file first, so that it never stands without its rejects."""
+        remove(self.root.child(f"{DATA}/{record.unit}{SUFFIX}"))
+        if record.reject_file is not None:
+            remove(self.root.child(f"{REJECTS}/{record.reject_file}"))
+
+    def clean(self, records: Mapping[str, Record], attempt: str) -> None:
+        """Delete what dead attempts left: their temporary files, and reject files that no data file names."""
+        named = {record.reject_file for record in records.values()}
+        for name, _ in walk(self.root, REJECTS):
+            if name not in named:
+                remove(self.root.child(f"{REJECTS}/{name}"))
+        for other in {name.partition("/")[0] for name, _ in walk(self.root, TMP)} - {attempt}:
+            if attempt_is_dead(other):
+                self.root.fs.delete_dir(self.root.child(f"{TMP}/{other}").path)
+
+
+def check_space(root: Location, needed: int) -> None:
+    """Refuse to start where the disk is too small for the vectors; only local disks can tell.
+
+    Raises:
+        StorageError: names both figures.
+    """
+    if not root.local:
+        return
+    folder = root.path
+    while not os.path.isdir(folder):  # noqa: PTH112 - a plain string path, root may not exist yet
+        folder = os.path.dirname(folder)  # noqa: PTH120
+    free = psutil.disk_usage(folder).free
+    if free < needed:
+        raise StorageError(f"{root.path}: about {needed / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free; choose another sink.path")

@@ -1,0 +1,48 @@
+"""Column names, reject reasons and footer keys that several parts must agree on.
+
+Legend for shapes: rows = rows of a unit, inputs = distinct inputs of a unit, dim = width of a vector.
+"""
+
+from __future__ import annotations
+
+import enum
+
+import pyarrow as pa
+
+SOURCE = "_source"
+"""Relative path of the source file, dictionary-encoded."""
+ROW = "_row"
+"""Position in the source file: row index (Parquet), byte offset (JSONL, text), record index (CSV)."""
+REASON = "reason"
+MESSAGE = "message"
+RESERVED = frozenset({SOURCE, ROW, REASON, MESSAGE})
+
+FOOTER_KEY = b"embed_ops"
+"""Key of the JSON that every data and reject file carries in its Parquet footer."""
+
+SOURCE_TYPE = pa.dictionary(pa.int32(), pa.string())
+
+VECTOR_TYPES = {"float32": pa.float32(), "float16": pa.float16()}
+
+
+class Reason(enum.StrEnum):
+    """Why a row is a reject: a stable code, kept in the `reason` column."""
+
+    NULL = "null"
+    """The text is null, or a field of the template is."""
+    INVALID_UTF8 = "invalid_utf8"
+    """The bytes are not UTF-8."""
+    MALFORMED = "malformed"
+    """The record can't be parsed, or has the wrong number of fields."""
+    WRONG_TYPE = "wrong_type"
+    """The text, or a kept column, is not of the type that the column has elsewhere."""
+    TOO_LARGE = "too_large"
+    """The record is larger than a reader may hold (64 MiB)."""
+    UNREADABLE = "unreadable"
+    """File-level: from this row on the file can't be decoded; the message says how many rows are lost, if known."""
+    NON_FINITE = "non_finite"
+    """The model gave NaN or infinity."""
+
+
+FILE_LEVEL = frozenset({Reason.UNREADABLE})
+"""Reasons that stand for the rest of a file and not for one row."""

@@ -1,0 +1,1 @@
+"""Formats of source files. A new one is one file here and one line in `embed_ops.registry`."""

@@ -1,0 +1,136 @@
+"""What every source offers, and the records it reads."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from embed_ops.filesystem import Location
+from embed_ops.plan import Layout, Piece
+from embed_ops.schema import MESSAGE, REASON, Reason
+from embed_ops.spec import SourceSpec
+
+MAX_RECORD_BYTES = 64 << 20
+"""Most bytes of one record that a reader holds in memory; a longer one is a reject."""
+RECORDS_PER_READ = 4096
+"""Records handed on at once: enough to amortise Arrow calls, few enough to stay small."""
+
+
+@dataclass(frozen=True)
+class Records:
+    """Consecutive records of one file.
+
+    Attributes:
+        table: the columns that were asked for, and `reason`, `message` (null where the record is fine).
+        positions: (records,) int64; where each record begins.
+        end: position behind the last record.
+    """
+
+    table: pa.Table
+    positions: npt.NDArray[np.int64]
+    end: int
+
+    def __len__(self) -> int:
+        """Count the records."""
+        return len(self.positions)
+
+
+class Source(Protocol):
+    """A format. Built from the spec; knows no units, no Ray and no model."""
+
+    extensions: tuple[str, ...]
+
+    def seekable(self, at: Location) -> bool:
+        """Tell whether reading from the middle of this file is cheaper than reading up to it."""
+        ...
+
+    def inspect(self, name: str, at: Location, size: int) -> Layout:
+        """Find stretches of about `SPAN_BYTES` in one file without reading its rows; an unreadable file is one stretch."""
+        ...
+
+    def sample_schema(self, at: Location) -> pa.Schema:
+        """Find the columns and types of one file from its head."""
+        ...
+
+    def read(self, at: Location, piece: Piece, begin: int, schema: pa.Schema) -> Iterator[Records]:
+        """Stream the records of a piece from position `begin`; raises whatever decoding or storage raises.
+
+        Args:
+            at: the file.
+            piece: the stretch; records that begin in it are its own.
+            begin: where a unit or the piece begins.
+            schema: columns to give, with their types.
+        """
+        ...
+
+
+def template_fields(template: str) -> list[str]:
+    """List the columns that a template names, each once, in order.
+
+    Raises:
+        ValueError: the template is not a Python format string of plain names.
+    """
+    fields: dict[str, None] = {}
+    for _, name, form, conversion in string.Formatter().parse(template):
+        if name is not None:
+            if not name or form or conversion:
+                raise ValueError(f"source.template: {{{name}}} must be a plain column name")
+            fields[name] = None
+    if not fields:
+        raise ValueError('source.template names no column: write for example "{title}. {body}"')
+    return list(fields)
+
+
+def text_columns(spec: SourceSpec) -> list[str]:
+    """List the columns that the text is made of."""
+    if spec.template is not None:
+        return template_fields(spec.template)
+    return [spec.column or "text"]
+
+
+def hive_columns(name: str) -> dict[str, str]:
+    """Read `key=value` folders of a source name."""
+    pairs = (part.partition("=") for part in name.split("/")[:-1])
+    return {key: value for key, equals, value in pairs if equals and key}
+
+
+def records(
+    columns: dict[str, pa.Array],
+    positions: npt.NDArray[np.int64],
+    end: int,
+    bad: Sequence[tuple[int, str, str]] = (),
+) -> Records:
+    """Assemble records; `bad` lists (index, reason, message) of those that are rejects already."""
+    size = len(positions)
+    reasons: list[str | None] = [None] * size
+    messages: list[str | None] = [None] * size
+    for index, reason, message in bad:
+        if reasons[index] is None:
+            reasons[index], messages[index] = reason, message
+    given = {**columns, REASON: pa.array(reasons, pa.string()), MESSAGE: pa.array(messages, pa.string())}
+    return Records(pa.table(given), positions, end)
+
+
+def valid_utf8(column: pa.Array) -> tuple[pa.Array, list[tuple[int, str, str]]]:
+    """Turn a binary or unchecked string column into a checked one; bad rows become null and are named."""
+    raw = column.cast(pa.large_binary()).cast(pa.binary()) if pa.types.is_large_binary(column.type) else column
+    raw = raw.view(pa.binary()) if pa.types.is_string(raw.type) else raw
+    try:
+        return raw.cast(pa.string()), []
+    except pa.ArrowInvalid:
+        pass
+    texts: list[str | None] = []
+    bad: list[tuple[int, str, str]] = []
+    for index, value in enumerate(raw.to_pylist()):
+        try:
+            texts.append(None if value is None else value.decode("utf-8"))
+        except UnicodeDecodeError as error:
+            texts.append(None)
+            bad.append((index, Reason.INVALID_UTF8, f"byte {error.start} of the text is not UTF-8"))
+    return pa.array(texts, pa.string()), bad

@@ -1,0 +1,169 @@
+"""The corpus of a spec: its files, its plan, and what has changed since an earlier plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from embed_ops.errors import RunError, SourceError
+from embed_ops.filesystem import Location
+from embed_ops.plan import (
+    Layout,
+    Piece,
+    Plan,
+    SourceFile,
+    Span,
+    compare,
+    inspect_files,
+    limit_layouts,
+    list_sources,
+    make_spans,
+)
+from embed_ops.registry import make_source
+from embed_ops.schema import REASON
+from embed_ops.sources.base import Source
+from embed_ops.sources.rows import TEXT, Rows, choose_columns
+from embed_ops.sources.units import Cursor
+from embed_ops.spec import SourceSpec
+
+_NAMED = 5
+"""Changed files that a message names."""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The files that a spec names, as they are now."""
+
+    spec: SourceSpec
+    source: Source
+    roots: tuple[Location, ...]
+    files: tuple[SourceFile, ...]
+
+    @classmethod
+    def open(cls, spec: SourceSpec) -> Corpus:
+        """List the files.
+
+        Raises:
+            SourceError: a path is missing or has no matching file.
+        """
+        source = make_source(spec)
+        roots, files = list_sources(spec.paths, source.extensions)
+        return cls(spec, source, tuple(roots), tuple(files))
+
+    def place(self, file: SourceFile) -> Location:
+        """Say where a file is."""
+        return Location(self.roots[file.root].fs, file.path)
+
+    def plan(self) -> Plan:
+        """Make the plan of all files.
+
+        Raises:
+            SourceError: a column is missing or of the wrong type.
+        """
+        layouts = self._layouts(self.files)
+        columns = choose_columns(self.spec, self.files, layouts, self._sample())
+        layouts = self._limited(layouts, columns)
+        files = self.files[: len(layouts)]
+        return Plan(files, tuple(make_spans(files, layouts)), columns)
+
+    def update(self, plan: Plan) -> tuple[Plan, tuple[str, ...]]:
+        """Bring an earlier plan up to date: new files form new units, the rest is left alone.
+
+        Returns:
+            the plan, and the source files whose units are stale: changed ones where `on_change` is "re-embed", and those
+            that share a unit with one.
+
+        Raises:
+            RunError: a planned file has changed, was shortened or removed, and `on_change` is "error".
+        """
+        changes = compare(plan, self.files)
+        new = () if self.spec.limit is not None else changes.new
+        if changes.changed and self.spec.on_change == "error":
+            raise RunError(_changed_message(changes.changed))
+        if not changes.changed and not new:
+            return plan, ()
+        if changes.changed and self.spec.limit is not None:
+            return self.plan(), tuple(file.name for file in plan.files)
+        hit = [span for span in plan.spans if any(piece.source in changes.changed for piece in span.pieces)]
+        stale = {piece.source for span in hit for piece in span.pieces}
+        again = [file for file in self.files if file.name in stale or file.name in new]
+        layouts = self._layouts(again)
+        if again:
+            choose_columns(self.spec, again, layouts, self._sample())
+        kept = tuple(span for span in plan.spans if span not in hit)
+        first = max((span.index for span in plan.spans), default=-1) + 1
+        files = [file for file in plan.files if file.name not in stale] + again
+        updated = Plan(tuple(files), (*kept, *make_spans(again, layouts, first)), plan.columns)
+        return updated, tuple(stale)
+
+    def _layouts(self, files: Sequence[SourceFile]) -> list[Layout]:
+        return inspect_files(files, lambda file: self.source.inspect(file.name, self.place(file), file.size))
+
+    def _sample(self) -> pa.Schema:
+        """Find the columns of the first file that can be read and has any."""
+        first_error: Exception | None = None
+        for file in self.files:
+            try:
+                found = self.source.sample_schema(self.place(file))
+            except (OSError, pa.ArrowException, ValueError) as error:
+                first_error = first_error or error
+                continue
+            if found.names:
+                return found
+        if first_error is not None:
+            raise SourceError(f"source.path: none of {len(self.files)} files can be read: {first_error}") from first_error
+        return pa.schema([])
+
+    def _limited(self, layouts: list[Layout], columns: pa.Schema) -> list[Layout]:
+        if self.spec.limit is None:
+            return layouts
+        by_name = {file.name: file for file in self.files}
+
+        def position_after(piece: Piece, rows: int) -> tuple[int, int]:
+            cursor = Cursor(
+                self.source,
+                Rows(self.spec.model_copy(update={"where": None}), columns),
+                {piece.source: self.place(by_name[piece.source])},
+                Span(0, (piece,)),
+            )
+            seen = 0
+            while seen < rows and (chunk := cursor.peek()) is not None:
+                taken = cursor.take(min(len(chunk), rows - seen))
+                seen += len(taken) if taken.is_record else 0
+            return seen, cursor.position if seen == rows else cursor.piece_end()
+
+        return list(limit_layouts(layouts, self.spec.limit, position_after))
+
+    def head(self, plan: Plan, rows: int) -> list[str]:
+        """Read the first texts of the plan that are no rejects, for comparison with a reference."""
+        texts: list[str] = []
+        for text in self._texts(plan):
+            if len(texts) >= rows:
+                break
+            texts.append(text)
+        return texts
+
+    def _texts(self, plan: Plan) -> Iterator[str]:
+        places = {file.name: self.place(file) for file in plan.files}
+        for span in plan.spans:
+            cursor = Cursor(self.source, Rows(self.spec, plan.columns), places, span)
+            while not cursor.exhausted:
+                chunk = cursor.peek()
+                if chunk is None:
+                    cursor.next_piece()
+                    continue
+                cursor.take(len(chunk))
+                fine = chunk.kept & chunk.table.column(REASON).is_null().to_numpy()
+                texts = chunk.table.column(TEXT).filter(pa.array(fine))
+                yield from texts.drop_null().to_pylist()
+
+
+def _changed_message(changed: dict[str, str]) -> str:
+    listed = "; ".join(f"{name}: {what}" for name, what in list(changed.items())[:_NAMED])
+    more = f"; and {len(changed) - _NAMED} more" if len(changed) > _NAMED else ""
+    return (
+        f"{len(changed)} source files are not what this run planned: {listed}{more}. "
+        'Restore them, or run with source.on_change="re-embed" to replace their vectors'
+    )

@@ -1,0 +1,102 @@
+"""CSV and TSV: streamed whole, since a quoted field may hold newlines; positions are record indexes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+
+from embed_ops.filesystem import Location
+from embed_ops.plan import Layout, Piece
+from embed_ops.schema import Reason
+from embed_ops.sources.base import MAX_RECORD_BYTES, RECORDS_PER_READ, Records, records, text_columns
+from embed_ops.sources.lines import BLOCK_BYTES, ByteStream, typed_column, with_compressions
+from embed_ops.spec import SourceSpec
+
+_TAB_ENDINGS = with_compressions(".tsv", ".tab")
+
+
+class CsvSource:
+    """CSV with a header line in every file; columns are strings unless `source.types` says otherwise."""
+
+    extensions = with_compressions(".csv", ".tsv", ".tab")
+
+    def __init__(self, spec: SourceSpec) -> None:
+        self._spec = spec
+
+    def seekable(self, at: Location) -> bool:
+        """Tell that records can only be counted from the begin."""
+        return False
+
+    def inspect(self, name: str, at: Location, size: int) -> Layout:
+        """One stretch."""
+        return Layout((Piece(name, 0, None, None, size),))
+
+    def sample_schema(self, at: Location) -> pa.Schema:
+        """Read the header."""
+        with ByteStream(at) as stream:
+            header = next(self._rows(at, stream), [])
+        return pa.schema([(name, pa.string()) for name in header])
+
+    def _rows(self, at: Location, stream: ByteStream) -> Iterator[list[str]]:
+        """Parse rows, the header first; bytes that are not UTF-8 become surrogates, found again on conversion."""
+        csv.field_size_limit(MAX_RECORD_BYTES)
+        delimiter = self._spec.delimiter or ("\t" if at.path.lower().endswith(_TAB_ENDINGS) else ",")
+        text = io.TextIOWrapper(io.BufferedReader(stream, BLOCK_BYTES), encoding="utf-8-sig", errors="surrogateescape", newline="")
+        return (row for row in csv.reader(text, delimiter=delimiter) if row)
+
+    def read(self, at: Location, piece: Piece, begin: int, schema: pa.Schema) -> Iterator[Records]:
+        """Stream records; those before `begin` are parsed and dropped."""
+        texts = set(text_columns(self._spec))
+        with ByteStream(at) as stream:
+            rows = self._rows(at, stream)
+            header = next(rows, [])
+            missing = [name for name in schema.names if name not in header]
+            if missing:
+                raise ValueError(f"no column {missing[0]!r} in the header {', '.join(header)[:200]!r}")
+            wanted = itertools.islice(rows, begin, piece.end)
+            position = begin
+            for chunk, failure in _chunks(wanted):
+                if chunk:
+                    yield self._records(chunk, header, position, schema, texts)
+                position += len(chunk)
+                if failure is not None:
+                    raise failure
+
+    @staticmethod
+    def _records(chunk: list[list[str]], header: list[str], position: int, schema: pa.Schema, texts: set[str]) -> Records:
+        bad = [
+            (index, str(Reason.MALFORMED), f"{len(row)} fields where the header has {len(header)}")
+            for index, row in enumerate(chunk)
+            if len(row) != len(header)
+        ]
+        for index, _, _ in bad:
+            chunk[index] = [""] * len(header)
+        columns = {}
+        for field in schema:
+            place = header.index(field.name)
+            malformed = {index for index, _, _ in bad}
+            values = [None if index in malformed else row[place] for index, row in enumerate(chunk)]
+            columns[field.name], wrong = typed_column(values, field, from_text=True, is_text=field.name in texts)
+            bad += wrong
+        end = position + len(chunk)
+        return records(columns, np.arange(position, end, dtype=np.int64), end, bad)
+
+
+def _chunks(rows: Iterator[list[str]]) -> Iterator[tuple[list[list[str]], Exception | None]]:
+    """Group rows; where parsing fails, give the rows before the fault together with it."""
+    chunk: list[list[str]] = []
+    try:
+        for row in rows:
+            chunk.append(row)
+            if len(chunk) == RECORDS_PER_READ:
+                yield chunk, None
+                chunk = []
+    except (csv.Error, pa.ArrowException, OSError) as error:
+        yield chunk, error
+        return
+    yield chunk, None

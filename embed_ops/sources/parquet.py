@@ -1,0 +1,132 @@
+"""Parquet: spans are runs of row groups, positions are row indexes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from embed_ops.filesystem import Location
+from embed_ops.plan import SPAN_BYTES, Layout, Piece
+from embed_ops.sources.base import RECORDS_PER_READ, Records, records, text_columns, valid_utf8
+from embed_ops.spec import SourceSpec
+
+_READ_BUFFER_BYTES = 1 << 20
+
+
+class ParquetSource:
+    """Parquet files, hive folders included; only the columns that are needed are read."""
+
+    extensions = (".parquet", ".parq", ".pq")
+
+    def __init__(self, spec: SourceSpec) -> None:
+        self._spec = spec
+
+    def seekable(self, at: Location) -> bool:
+        """Tell that row groups are found by the footer."""
+        return True
+
+    def inspect(self, name: str, at: Location, size: int) -> Layout:
+        """Read the footer and group row groups to spans; a file whose footer can't be decoded is one stretch."""
+        try:
+            with at.fs.open_input_file(at.path) as file:
+                metadata = pq.read_metadata(file)
+            schema = metadata.schema.to_arrow_schema()
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError):
+            # Whether the file or the storage is broken shows on reading, where both are told apart.
+            return Layout((Piece(name, 0, None, None, size),))
+        needed = set(text_columns(self._spec)) | set(self._spec.keep)
+        pieces: list[Piece] = []
+        begin, rows, length = 0, 0, 0
+        for index in range(metadata.num_row_groups):
+            group = metadata.row_group(index)
+            group_bytes = _needed_bytes(group, needed)
+            if rows and length + group_bytes > SPAN_BYTES:
+                pieces.append(Piece(name, begin, begin + rows, rows, length))
+                begin, rows, length = begin + rows, 0, 0
+            rows += group.num_rows
+            length += group_bytes
+        pieces.append(Piece(name, begin, begin + rows, rows, length))
+        return Layout(tuple(pieces), schema)
+
+    def sample_schema(self, at: Location) -> pa.Schema:
+        """Read the schema from the footer."""
+        with at.fs.open_input_file(at.path) as file:
+            return pq.read_schema(file)
+
+    def read(self, at: Location, piece: Piece, begin: int, schema: pa.Schema) -> Iterator[Records]:
+        """Stream rows, page by page."""
+        texts = set(text_columns(self._spec))
+        with at.fs.open_input_file(at.path) as handle, pq.ParquetFile(handle, buffer_size=_READ_BUFFER_BYTES, pre_buffer=False) as file:
+            end = file.metadata.num_rows if piece.end is None else piece.end
+            leaves = _leaves(file.schema_arrow, schema.names)
+            # Group by group, so that batches begin at the same rows wherever reading began.
+            for group, position in _groups_of(file.metadata, begin, end):
+                for whole in file.iter_batches(RECORDS_PER_READ, row_groups=[group], columns=leaves):
+                    first, last = max(begin, position), min(end, position + len(whole))
+                    if first < last:
+                        yield _records(whole.slice(first - position, last - first), first, schema, texts)
+                    position += len(whole)
+
+
+def _records(batch: pa.RecordBatch, first: int, schema: pa.Schema, texts: set[str]) -> Records:
+    columns: dict[str, pa.Array] = {}
+    bad: list[tuple[int, str, str]] = []
+    for field in schema:
+        column = _column(batch, field.name)
+        if field.name in texts and not pa.types.is_null(column.type):
+            column, wrong = valid_utf8(_plain_text(column))
+            bad += wrong
+        columns[field.name] = column.cast(field.type)
+    last = first + len(batch)
+    return records(columns, np.arange(first, last, dtype=np.int64), last, bad)
+
+
+def _needed_bytes(group: pq.RowGroupMetaData, names: set[str]) -> int:
+    total = 0
+    for index in range(group.num_columns):
+        chunk = group.column(index)
+        path = chunk.path_in_schema
+        if path in names or path.partition(".")[0] in names or any(path.startswith(f"{name}.") for name in names):
+            total += chunk.total_uncompressed_size
+    return total
+
+
+def _groups_of(metadata: pq.FileMetaData, begin: int, end: int) -> Iterator[tuple[int, int]]:
+    """Yield (row group, its first row) for those that hold rows `begin` to `end`."""
+    start = 0
+    for index in range(metadata.num_row_groups):
+        rows = metadata.row_group(index).num_rows
+        if start < end and start + rows > begin:
+            yield index, start
+        start += rows
+
+
+def _leaves(schema: pa.Schema, names: Sequence[str]) -> list[str]:
+    """Name what to read: a column of this name, or a field inside a struct by its dotted path."""
+    missing = [name for name in names if name not in schema.names and name.partition(".")[0] not in schema.names]
+    if missing:
+        raise ValueError(f"no column {missing[0]!r}; columns: {', '.join(schema.names)}")
+    return list(names)
+
+
+def _column(batch: pa.RecordBatch, name: str) -> pa.Array:
+    if name in batch.schema.names:
+        return batch.column(batch.schema.names.index(name))
+    head, *path = name.split(".")
+    column = batch.column(batch.schema.names.index(head))
+    return pc.struct_field(column, path)
+
+
+def _plain_text(column: pa.Array) -> pa.Array:
+    """Undo dictionary encoding and views, which hold the same text in another shape."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if pa.types.is_string_view(column.type) or pa.types.is_binary_view(column.type):
+        return column.cast(pa.binary())
+    if pa.types.is_large_string(column.type):
+        return column.cast(pa.large_binary())
+    return column

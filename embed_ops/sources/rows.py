@@ -1,0 +1,201 @@
+"""From columns to rows: which columns a spec needs, how they become the text, and which rows `where` lets through."""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Iterable, Sequence
+
+import duckdb
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from embed_ops.errors import SourceError, SpecError
+from embed_ops.plan import Layout, SourceFile
+from embed_ops.schema import MESSAGE, REASON, RESERVED
+from embed_ops.sources.base import hive_columns, template_fields, text_columns
+from embed_ops.spec import SourceSpec
+
+TEXT = "_text"
+"""Name of the text column inside a unit's table."""
+_IDENTIFIER = re.compile(r'"((?:[^"]|"")+)"|([A-Za-z_][A-Za-z0-9_]*)')
+
+
+def field_type(schema: pa.Schema, name: str) -> pa.DataType | None:
+    """Find the type of a column or, by a dotted name, of a field inside a struct; None where there is none."""
+    if name in schema.names:
+        return schema.field(name).type
+    head, *path = name.split(".")
+    kind = schema.field(head).type if head in schema.names else None
+    for part in path:
+        if kind is None or not pa.types.is_struct(kind) or kind.get_field_index(part) < 0:
+            return None
+        kind = kind.field(part).type
+    return kind
+
+
+def _stored(kind: pa.DataType) -> pa.DataType:
+    """Give the type a kept column is stored with: dictionary encoding is a matter of the file."""
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    plain = _stored(kind)
+    text_like = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
+    return any(test(plain) for test in (*text_like, pa.types.is_string_view, pa.types.is_null))
+
+
+def _where_columns(where: str | None, known: Iterable[str]) -> list[str]:
+    if where is None:
+        return []
+    bare = re.sub(r"'(?:[^']|'')*'", "", where)
+    words = {(quoted or plain).replace('""', '"').lower() for quoted, plain in _IDENTIFIER.findall(bare)}
+    return [name for name in known if name.lower() in words]
+
+
+def choose_columns(spec: SourceSpec, files: Sequence[SourceFile], layouts: Sequence[Layout], sample: pa.Schema) -> pa.Schema:
+    """Decide which columns are read from every file, and with which types.
+
+    Args:
+        spec: the source section.
+        files: of the corpus, in order.
+        layouts: of these files; a schema in it is checked against the first one.
+        sample: columns of the first file that can be read.
+
+    Raises:
+        SourceError: a column is missing or has the wrong type; the message lists those that are there.
+        SpecError: `where`, `types` or `template` is not valid.
+    """
+    hive = hive_columns(files[0].name)
+    try:
+        texts = text_columns(spec)
+    except ValueError as error:
+        raise SpecError(str(error)) from error
+    wanted = dict.fromkeys([*texts, *spec.keep, *_where_columns(spec.where, [*sample.names, *hive])])
+    unknown = [name for name in spec.types if name not in wanted]
+    if unknown:
+        raise SpecError(f"source.types.{unknown[0]}: no column that is used; used: {', '.join(wanted)}")
+    fields = []
+    for name in wanted:
+        kind = field_type(sample, name)
+        if kind is None and name in hive:
+            continue
+        if kind is None:
+            raise SourceError(_missing(files[0].name, name, sample, hive))
+        fields.append(pa.field(name, _chosen_type(spec, name, kind, files[0].name, is_text=name in texts)))
+    chosen = pa.schema(fields)
+    for file, layout in zip(files, layouts, strict=True):
+        if layout.schema is not None:
+            _check_same(spec, chosen, file.name, layout.schema, texts)
+    Rows(spec, chosen).check()
+    return chosen
+
+
+def _chosen_type(spec: SourceSpec, name: str, kind: pa.DataType, where: str, *, is_text: bool) -> pa.DataType:
+    if is_text:
+        if spec.template is None and not _is_text(kind):
+            raise SourceError(f"{where}: column {name!r} is {kind}; the text needs a string column")
+        return pa.string()
+    if name in spec.types:
+        try:
+            return pa.type_for_alias(spec.types[name])
+        except ValueError as error:
+            raise SpecError(f"source.types.{name}: {spec.types[name]!r} is not an Arrow type, as int64 or string") from error
+    return pa.string() if pa.types.is_null(kind) else _stored(kind)
+
+
+def _missing(where: str, name: str, schema: pa.Schema, hive: dict[str, str]) -> str:
+    folders = f"; from the folders: {', '.join(hive)}" if hive else ""
+    return f"{where}: no column {name!r}; columns: {', '.join(schema.names) or 'none'}{folders}"
+
+
+def _check_same(spec: SourceSpec, chosen: pa.Schema, where: str, schema: pa.Schema, texts: Sequence[str]) -> None:
+    for field in chosen:
+        kind = field_type(schema, field.name)
+        if kind is None:
+            raise SourceError(_missing(where, field.name, schema, hive_columns(where)))
+        found = _chosen_type(spec, field.name, kind, where, is_text=field.name in texts)
+        if found != field.type and not pa.types.is_null(kind):
+            raise SourceError(f"{where}: column {field.name!r} is {found}, but {field.type} in the first file; make them the same")
+
+
+class Rows:
+    """Makes rows of records: the text, the constant columns of hive folders, and the choice of `where`."""
+
+    def __init__(self, spec: SourceSpec, schema: pa.Schema) -> None:
+        """Take the source section and the columns that are read from every file."""
+        self._spec = spec
+        self.schema = schema
+        self.kept = pa.schema([schema.field(name) for name in spec.keep if name in schema.names])
+        self._database: duckdb.DuckDBPyConnection | None = None
+
+    def check(self) -> None:
+        """Try `where` on no rows.
+
+        Raises:
+            SpecError: the condition can't be evaluated on these columns.
+        """
+        if self._spec.where is None:
+            return
+        try:
+            self._test(self.schema.empty_table(), {})
+        except duckdb.Error as error:
+            raise SpecError(f"source.where {self._spec.where!r}: {str(error).splitlines()[0]}") from error
+
+    def complete(self, source: str, table: pa.Table) -> tuple[pa.Table, npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
+        """Add the text and choose rows.
+
+        Returns:
+            a table of kept columns, `_text`, `reason`, `message`; (rows,) whether `where` lets the row through, always
+            for one that is a reject already; (rows,) bytes of text, 0 for rows that are left out.
+        """
+        hive = hive_columns(source)
+        text = self._text(table, hive)
+        bad = table.column(REASON).is_valid().to_numpy()
+        chosen = np.ones(len(table), np.bool_) if self._spec.where is None else bad | self._test(table, hive)
+        size = pc.fill_null(pc.binary_length(text), 0).to_numpy().astype(np.int64)
+        columns = {name: table.column(name) for name in self.kept.names}
+        columns |= {TEXT: text, REASON: table.column(REASON), MESSAGE: table.column(MESSAGE)}
+        return pa.table(columns), chosen, np.where(chosen, size, 0)
+
+    def reject(self, reason: str, message: str) -> pa.Table:
+        """Make the one row, without values, that stands for the unreadable rest of a file."""
+        empty = self.empty().schema
+        values = {name: pa.nulls(1, empty.field(name).type) for name in empty.names}
+        return pa.table(values | {REASON: pa.array([str(reason)]), MESSAGE: pa.array([message])}, empty)
+
+    def empty(self) -> pa.Table:
+        """Make a table of no rows with the columns that `complete` gives."""
+        fields = [*self.kept, pa.field(TEXT, pa.string()), pa.field(REASON, pa.string()), pa.field(MESSAGE, pa.string())]
+        return pa.schema(fields).empty_table()
+
+    def _text(self, table: pa.Table, hive: dict[str, str]) -> pa.ChunkedArray:
+        def column(name: str) -> pa.ChunkedArray:
+            if name in table.schema.names:
+                return table.column(name)
+            return pa.chunked_array([pa.array([hive.get(name)] * len(table), pa.string())])
+
+        if self._spec.template is None:
+            return column(text_columns(self._spec)[0])
+        template_fields(self._spec.template)
+        parts: list[object] = []
+        for literal, name, _, _ in string.Formatter().parse(self._spec.template):
+            if literal:
+                parts.append(literal)
+            if name is not None:
+                parts.append(column(name))
+        return pc.binary_join_element_wise(*parts, "", null_handling="emit_null")
+
+    def _test(self, table: pa.Table, hive: dict[str, str]) -> npt.NDArray[np.bool_]:
+        """Evaluate `where`, (rows,) bool; unknown (NULL) counts as no."""
+        if self._database is None:
+            self._database = duckdb.connect(config={"threads": 1, "enable_external_access": False})
+        given = table.drop_columns([name for name in RESERVED if name in table.schema.names])
+        for name, value in hive.items():
+            if name not in given.schema.names:
+                given = given.append_column(name, pa.array([value] * len(given), pa.string()))
+        self._database.register("rows", given)
+        found = self._database.sql(f"SELECT coalesce(({self._spec.where}), false) AS chosen FROM rows").to_arrow_table()
+        return np.asarray(found.column("chosen").to_numpy(), dtype=np.bool_)

@@ -1,0 +1,251 @@
+"""The spec: the validated description of a run, and how a TOML file and `section.key=value` words become one."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from embed_ops.errors import SpecError
+from embed_ops.schema import RESERVED
+
+
+def _as_tuple(value: object) -> object:
+    """Let a TOML or JSON list stand for a tuple: strict mode would refuse it."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
+PoolingMode = Literal["mean", "cls", "max", "last", "weighted_mean", "mean_sqrt_len"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class SourceSpec(_Section):
+    """Where the rows come from."""
+
+    kind: Literal["parquet", "jsonl", "csv", "text"] = Field("parquet", description="format of the files")
+    path: str | Names = Field(description="folder, glob, file, or a list of them; local or any pyarrow/fsspec address")
+    column: str | None = Field(None, description="text column; dotted for a nested field (text files: always the line)")
+    template: str | None = Field(None, description='several columns in one text: "{title}. {body}"; instead of column')
+    keep: Names = Field((), description="source columns copied to the output")
+    where: str | None = Field(None, description="SQL condition on the columns; other rows are counted, not embedded")
+    limit: int | None = Field(None, gt=0, description="only the first rows of the corpus, in file order")
+    types: dict[str, str] = Field({}, description="Arrow types of JSONL or CSV columns that are kept or tested, by name")
+    delimiter: str | None = Field(None, min_length=1, max_length=1, description="CSV field separator; by default from the name")
+    on_change: Literal["error", "re-embed"] = Field("error", description="what to do when a source file has changed since the plan")
+
+    @model_validator(mode="after")
+    def _text(self) -> Self:
+        if self.kind == "text":
+            if self.column or self.template or self.keep:
+                raise ValueError("text files have lines, not columns: leave column, template and keep out")
+        elif (self.column is None) == (self.template is None):
+            raise ValueError("name exactly one of column and template")
+        if len(set(self.keep)) < len(self.keep):
+            raise ValueError("keep names a column twice")
+        return self
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The source roots, in order."""
+        return (self.path,) if isinstance(self.path, str) else self.path
+
+
+class OutputSpec(_Section):
+    """One vector column."""
+
+    name: str = Field("embedding", min_length=1, description="column name")
+    pooling: PoolingMode = Field("mean", description="how token vectors become one")
+    normalize: bool = Field(False, description="divide by the L2 norm")
+
+
+class EncoderSpec(_Section):
+    """The model."""
+
+    family: Literal["text"] = Field("text", description="kind of model")
+    model: str = Field(description="folder, or hub name")
+    revision: str | None = Field(None, description="hub branch, tag or commit")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="compute type; float32 is exact")
+    max_tokens: int | None = Field(None, gt=0, description="cut longer rows here; by default the model's own limit")
+    prompt: str | None = Field(None, description="text before every row, or the name of one of the model's prompts")
+    outputs: Annotated[tuple[OutputSpec, ...], BeforeValidator(_as_tuple)] = Field(
+        (), description="vector columns; left out: the model's own modules, else mean"
+    )
+    trust_remote_code: bool = Field(False, description="run Python code that comes with the model")
+
+    @model_validator(mode="after")
+    def _names(self) -> Self:
+        names = [output.name for output in self.outputs]
+        if len(set(names)) < len(names):
+            raise ValueError("two outputs have the same name")
+        return self
+
+
+class ParitySpec(_Section):
+    """How close the first rows must be to the reference (cosine)."""
+
+    rows: int = Field(64, ge=0, description="rows compared before the first unit; 0: no comparison")
+    min_mean: float = Field(0.9999, le=1.0, description="least mean cosine")
+    min: float = Field(0.999, le=1.0, description="least cosine of a row")
+
+
+class SinkSpec(_Section):
+    """Where the run directory is."""
+
+    path: str = Field(description="run directory, local or any pyarrow/fsspec address")
+    dtype: Literal["float32", "float16"] = Field("float32", description="type of the stored vectors")
+
+
+class ResourcesSpec(_Section):
+    """What the job may use. Only unit_rows and token_budget touch the bytes."""
+
+    replicas: Literal["auto"] | Annotated[int, Field(gt=0)] | Annotated[tuple[int, int], BeforeValidator(_as_tuple)] = Field(
+        "auto", description="copies of the model: n, [min, max], or auto"
+    )
+    threads_per_replica: int = Field(1, gt=0, description="CPU threads of a replica")
+    gpus_per_replica: float = Field(0.0, ge=0.0, le=1.0, description="GPU share of a replica")
+    unit_rows: int = Field(16_384, gt=0, description="most rows of a unit (commit and resume)")
+    token_budget: Literal["auto"] | Annotated[int, Field(gt=0)] = Field("auto", description="padded tokens of one forward pass")
+
+    @model_validator(mode="after")
+    def _range(self) -> Self:
+        if isinstance(self.replicas, tuple) and not 0 < self.replicas[0] <= self.replicas[1]:
+            raise ValueError(f"replicas = {list(self.replicas)}: give [min, max] with 0 < min <= max")
+        return self
+
+
+class Spec(_Section):
+    """A run of `embed`."""
+
+    max_reject_fraction: float = Field(0.01, ge=0.0, le=1.0, description="more rejects than this share: exit code 1")
+    abort_reject_fraction: float = Field(0.5, ge=0.0, le=1.0, description="more than this share after 10 units: stop, exit code 3")
+    seed: int = Field(0, ge=0, description="of everything that draws")
+    source: SourceSpec
+    encoder: EncoderSpec
+    parity: ParitySpec = ParitySpec()
+    sink: SinkSpec
+    resources: ResourcesSpec = ResourcesSpec()
+
+    @model_validator(mode="after")
+    def _clash(self) -> Self:
+        outputs = {output.name for output in self.encoder.outputs} or {OutputSpec().name}
+        for kept in self.source.keep:
+            if kept in RESERVED or kept in outputs:
+                raise ValueError(f"kept column {kept!r} has the name of an output column; rename the output or leave it out of keep")
+        for name in outputs & RESERVED:
+            raise ValueError(f"output {name!r} has the name of a column that every run writes; rename it")
+        return self
+
+    @classmethod
+    def load(cls, path: str | Path | None = None, words: Iterable[str] = ()) -> Self:
+        """Read a TOML file, apply `section.key=value` words over it, and validate.
+
+        Raises:
+            SpecError: one sentence per problem, each naming the field.
+        """
+        tree: dict[str, Any] = {}
+        if path is not None:
+            try:
+                tree = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+            except (OSError, UnicodeDecodeError) as error:
+                raise SpecError(f"{path}: can't read the spec: {error}") from error
+            except tomllib.TOMLDecodeError as error:
+                raise SpecError(f"{path}: not a TOML file: {error}") from error
+        for word in words:
+            _apply(tree, word)
+        return cls.parse(tree)
+
+    @classmethod
+    def parse(cls, tree: Mapping[str, Any]) -> Self:
+        """Validate a nested mapping, as `load` does."""
+        try:
+            return cls.model_validate(dict(tree))
+        except ValidationError as error:
+            raise SpecError("\n".join(_sentence(cls, detail) for detail in error.errors())) from error
+
+
+def _apply(tree: dict[str, Any], word: str) -> None:
+    """Set one `section.key=value`; the value is a TOML literal, or a string where it is none."""
+    address, equals, text = word.partition("=")
+    keys = address.strip().split(".")
+    if not equals or not all(keys):
+        raise SpecError(f"{word!r}: expected section.key=value, for example source.path=data/")
+    try:
+        value: Any = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    here: Any = tree
+    for depth, key in enumerate(keys):
+        last = depth == len(keys) - 1
+        if isinstance(here, list):
+            if not key.isdigit() or int(key) > len(here):
+                raise SpecError(f"{word!r}: {key!r} is not an index of {'.'.join(keys[:depth])}, which has {len(here)} items")
+            if int(key) == len(here):
+                here.append({})
+        elif not isinstance(here, dict):
+            raise SpecError(f"{word!r}: {'.'.join(keys[:depth])} is a value, not a section")
+        place: Any = int(key) if isinstance(here, list) else key
+        if last:
+            here[place] = value
+        elif isinstance(here, list):
+            here = here[place]
+        else:
+            here = here.setdefault(place, [] if keys[depth + 1].isdigit() else {})
+
+
+def _sentence(model: type[BaseModel], detail: Mapping[str, Any]) -> str:
+    """Word one pydantic error: which field, what was found, what is expected."""
+    # pydantic adds the names of union members to the address; only field names and indexes help a user.
+    address, here = [], model
+    for part in detail["loc"]:
+        if isinstance(part, int) or part in getattr(here, "model_fields", {}) or part == detail["loc"][-1]:
+            address.append(str(part))
+        if isinstance(part, str) and part in getattr(here, "model_fields", {}):
+            here = _inner(here, part)
+    name = ".".join(address) or "spec"
+    if detail["type"] == "extra_forbidden":
+        key = str(detail["loc"][-1])
+        known = list(here.model_fields)
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+        where = f"section [{'.'.join(address[:-1])}]" if len(address) > 1 else "the spec"
+        return f"{name}: unknown key in {where}; {hint}"
+    if detail["type"] == "missing":
+        return f"{name}: required and not given ({_describe(here, str(detail['loc'][-1]))})"
+    message = str(detail["msg"]).removeprefix("Value error, ")
+    return f"{name}: {message}" + ("" if isinstance(detail["input"], dict | BaseModel) else f", found {detail['input']!r}")
+
+
+def _inner(model: type[BaseModel], name: str) -> type[BaseModel]:
+    """Give the section class of a field, also where it stands inside a tuple; the model itself for a plain field."""
+    annotation = model.model_fields[name].annotation
+    for candidate in (annotation, *getattr(annotation, "__args__", ())):
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            return candidate
+    return model
+
+
+def _describe(model: type[BaseModel], name: str) -> str:
+    field = model.model_fields.get(name)
+    return (field.description if field else None) or f"section [{name}]"
+
+
+def fields(model: type[BaseModel] = Spec, prefix: str = "") -> list[tuple[str, str, str]]:
+    """List every field of the spec as (address, default, meaning): the help of the verbs."""
+    rows = []
+    for name, field in model.model_fields.items():
+        inner = _inner(model, name)
+        if inner is not model:
+            item = ".0" if getattr(field.annotation, "__args__", ()) else ""
+            rows += fields(inner, f"{prefix}{name}{item}.")
+        else:
+            default = "required" if field.is_required() else repr(field.default).replace("'", '"').replace("None", "none")
+            rows.append((f"{prefix}{name}", default, field.description or ""))
+    return rows

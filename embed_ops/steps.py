@@ -1,0 +1,278 @@
+"""The three steps of the job, each on one unit: read and prepare, embed, write. Plain functions, tested without Ray.
+
+A unit travels between them as a one-row table: `meta` (JSON) and Arrow IPC payloads. A step that fails sends the error
+along in `meta`, so that the driver hears of it: an exception would be dropped by the engine, and the unit with it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import socket
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from embed_ops import __version__
+from embed_ops.batching import padded_positions, token_batches
+from embed_ops.encoders.base import Encoder, FloatArray
+from embed_ops.errors import EmbedOpsError
+from embed_ops.job import Again, Job, Work
+from embed_ops.plan import UNIT_TEXT_BYTES
+from embed_ops.registry import make_encoder, make_source
+from embed_ops.retry import in_source_order, merge
+from embed_ops.run_dir import Record, RunDir
+from embed_ops.schema import FILE_LEVEL, MESSAGE, REASON, ROW, SOURCE, Reason
+from embed_ops.sinks.parquet import vector_column, vectors_of
+from embed_ops.sources.base import Source
+from embed_ops.sources.rows import TEXT, Rows
+from embed_ops.sources.units import Cursor, Unit, read_units
+
+PAYLOADS = ("rows", "inputs", "vectors", "rejects")
+_INPUT = "_input"
+_UNBOUNDED = 1 << 62
+
+
+def pack(table: pa.Table) -> bytes:
+    """Write a table as an Arrow IPC stream."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
+
+
+def unpack(message: pa.Table, name: str) -> pa.Table:
+    """Read a payload of a message without copying it."""
+    return pa.ipc.open_stream(message.column(name).combine_chunks()[0].as_buffer()).read_all()
+
+
+def message(meta: Mapping[str, Any], **payloads: bytes) -> pa.Table:
+    """Make the one-row table that travels."""
+    columns: dict[str, pa.Array] = {"meta": pa.array([json.dumps(meta)])}
+    for name in PAYLOADS:
+        columns[name] = pa.array([payloads.get(name)], pa.large_binary())
+    return pa.table(columns)
+
+
+def read_meta(received: pa.Table) -> dict[str, Any]:
+    """Read the metadata of a message."""
+    meta: dict[str, Any] = json.loads(received.column("meta")[0].as_py())
+    return meta
+
+
+def failure(error: BaseException, unit: str | None) -> dict[str, Any]:
+    """Describe an error for the driver."""
+    return {
+        "error": str(error) if isinstance(error, EmbedOpsError) else f"{type(error).__name__}: {error}",
+        "kind": type(error).__name__,
+        "traceback": "".join(traceback.format_exception(error)),
+        "unit": unit,
+    }
+
+
+def peak_memory() -> int:
+    """Measure the most bytes this process has held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+@dataclass(frozen=True)
+class _Parts:
+    source: Source
+    rows: Rows
+    encoder: Encoder
+
+
+_PARTS: dict[str, _Parts] = {}
+
+
+def parts_of(job: Job) -> _Parts:
+    """Build source, rows and encoder once per process: tokenizers are slow to load."""
+    if job.attempt not in _PARTS:
+        _PARTS.clear()
+        spec = job.spec
+        _PARTS[job.attempt] = _Parts(make_source(spec.source), Rows(spec.source, job.columns), make_encoder(spec.encoder))
+    return _PARTS[job.attempt]
+
+
+def read_and_prepare(received: pa.Table, job: Job) -> Iterator[pa.Table]:
+    """Turn one `Work` into its missing units, one at a time, prepared for the replica."""
+    unit_name: str | None = None
+    try:
+        parts = parts_of(job)
+        work = Work.load(received.column("work")[0].as_py())
+        places = {piece.source: job.place(piece.source) for piece in work.span.pieces}
+        cursor = Cursor(parts.source, parts.rows, places, work.span)
+        limits = (job.spec.resources.unit_rows, UNIT_TEXT_BYTES) if work.retry is None else (_UNBOUNDED, _UNBOUNDED)
+        for unit in read_units(cursor, work.done, *limits):
+            unit_name = unit.name
+            yield _prepare(unit, parts.encoder, work.retry)
+            if job.deadline is not None and time.time() > job.deadline:
+                return
+    except Exception as error:
+        yield message(failure(error, unit_name))
+
+
+def _prepare(unit: Unit, encoder: Encoder, retry: dict[str, Again] | None) -> pa.Table:
+    started = time.perf_counter()
+    table = unit.table if retry is None else _only(unit.table, retry)
+    fine = table.filter(pc.is_null(table.column(REASON)))
+    prepared = encoder.prepare(fine.column(TEXT).combine_chunks())
+    used = prepared.index >= 0
+    reasons: list[str | None] = [None] * len(fine)
+    messages: list[str | None] = [None] * len(fine)
+    for rejected in prepared.rejects:
+        reasons[rejected.row], messages[rejected.row] = rejected.reason, rejected.message
+    refused = fine.set_column(fine.schema.get_field_index(REASON), REASON, pa.array(reasons, pa.string()))
+    refused = refused.set_column(fine.schema.get_field_index(MESSAGE), MESSAGE, pa.array(messages, pa.string()))
+    rejects = pa.concat_tables([table.filter(pc.is_valid(table.column(REASON))), refused.filter(pa.array(~used))])
+    rows = fine.drop_columns([TEXT, REASON, MESSAGE]).filter(pa.array(used))
+    rows = rows.append_column(_INPUT, pa.array(prepared.index[used]))
+    meta = {
+        "unit": unit.name,
+        "ranges": [asdict(part) for part in unit.ranges],
+        "next_source": unit.end.source,
+        "next_position": unit.end.position,
+        "filtered": unit.filtered,
+        "truncated": int(prepared.truncated[prepared.index[used]].sum()),
+        "retry": retry is not None,
+        "read": unit.read_seconds,
+        "prepare": time.perf_counter() - started,
+        "prepared_at": time.time(),
+        "reader_memory": peak_memory(),
+    }
+    return message(meta, rows=pack(rows), inputs=pack(prepared.inputs), rejects=pack(rejects.drop_columns([TEXT])))
+
+
+def _only(table: pa.Table, again: Mapping[str, Again]) -> pa.Table:
+    """Keep the rows that are to be read again."""
+    places = zip(table.column(SOURCE).to_pylist(), table.column(ROW).to_pylist(), strict=True)
+    return table.filter(pa.array([again.get(source, Again()).has(row) for source, row in places], pa.bool_()))
+
+
+def embed_inputs(encoder: Encoder, inputs: pa.Table, budget: int) -> tuple[dict[str, FloatArray], npt.NDArray[np.int32], int]:
+    """Embed a unit's inputs in token batches formed from these inputs alone.
+
+    Returns:
+        {output: (inputs, dim) float32} in the order given, (inputs,) lengths, and the padded positions.
+    """
+    lengths = encoder.lengths(inputs)
+    batches = token_batches(lengths, budget)
+    vectors = {name: np.empty((len(inputs), encoder.dim(name)), np.float32) for name in encoder.outputs()}
+    whole = inputs.combine_chunks()
+    for batch in batches:
+        for name, part in encoder.forward(whole.take(pa.array(batch))).items():
+            vectors[name][batch] = part
+    return vectors, lengths, padded_positions(lengths, batches)
+
+
+class Replica:
+    """One loaded copy of the model: embeds one unit at a time."""
+
+    def __init__(self, job: Job) -> None:
+        """Load the model on this process's share of the machine, and measure what that share can do."""
+        from embed_ops.encoders.device import gemm_flops_per_second, use_threads
+
+        self._job = job
+        use_threads(job.resolved.threads_per_replica)
+        self._encoder = make_encoder(job.spec.encoder)
+        self._encoder.load(job.resolved.device, job.resolved.dtype)
+        self._gemm = gemm_flops_per_second(job.resolved.device, job.resolved.dtype)
+        self._name = f"{socket.gethostname()}:{os.getpid()}"
+        self._free_since: float | None = None
+
+    def __call__(self, received: pa.Table) -> pa.Table:
+        """Embed a prepared unit."""
+        meta = read_meta(received)
+        if "error" in meta:
+            return received
+        try:
+            return self._embed(received, meta)
+        except (Exception, SystemExit) as error:
+            # The engine never replaces an actor that left by SystemExit.
+            return message(failure(error, meta["unit"]))
+
+    def _embed(self, received: pa.Table, meta: dict[str, Any]) -> pa.Table:
+        started, clock = time.time(), time.perf_counter()
+        idle = 0.0 if self._free_since is None else started - self._free_since
+        # A unit that was ready before this replica was free did not keep it waiting: what came behind did.
+        waited = min(idle, max(0.0, meta["prepared_at"] - (self._free_since or started)))
+        inputs = unpack(received, "inputs")
+        vectors, lengths, positions = embed_inputs(self._encoder, inputs, self._job.resolved.token_budget)
+        meta |= {
+            "idle_input": waited,
+            "idle_output": idle - waited,
+            "inputs": len(inputs),
+            "tokens": int(lengths.sum()),
+            "positions": positions,
+            "flops": self._encoder.flops(lengths),
+            "replica": self._name,
+            "gemm": self._gemm,
+            "replica_memory": peak_memory(),
+            "started": started,
+            "forward": time.perf_counter() - clock,
+        }
+        table = pa.table({name: vector_column(values, "float32") for name, values in vectors.items()})
+        self._free_since = time.time()
+        changed = {"meta": pa.array([json.dumps(meta)]), "vectors": pa.array([pack(table)], pa.large_binary())}
+        changed["inputs"] = pa.nulls(1, pa.large_binary())
+        return pa.table({name: changed.get(name, received.column(name)) for name in received.schema.names})
+
+
+def write_unit(received: pa.Table, job: Job) -> pa.Table:
+    """Write an embedded unit and give its record, as JSON in `record`."""
+    meta = read_meta(received)
+    if "error" not in meta:
+        try:
+            meta = _write(received, meta, job)
+        except Exception as error:
+            meta = failure(error, meta["unit"])
+    return pa.table({"record": [json.dumps(meta)]})
+
+
+def _write(received: pa.Table, meta: dict[str, Any], job: Job) -> dict[str, Any]:
+    clock = time.perf_counter()
+    rows, rejects = unpack(received, "rows"), unpack(received, "rejects")
+    index = rows.column(_INPUT).to_numpy()
+    table = unpack(received, "vectors")
+    vectors = {name: vectors_of(table.column(name))[index] for name in table.schema.names}
+    data = rows.drop_columns([_INPUT])
+    stored = {name: values.astype(job.spec.sink.dtype) for name, values in vectors.items()}
+    finite = np.logical_and.reduce([np.isfinite(values).all(axis=1) for values in stored.values()])
+    if not finite.all():
+        rejects = pa.concat_tables([rejects, _non_finite(data.filter(pa.array(~finite)), rejects.schema)])
+        data, stored = data.filter(pa.array(finite)), {name: values[finite] for name, values in stored.items()}
+    for name, values in stored.items():
+        data = data.append_column(name, vector_column(values, job.spec.sink.dtype))
+    run = RunDir(job.run)
+    if meta["retry"]:
+        data, rejects, meta = merge(run, data, rejects, meta)
+    rejects = in_source_order(rejects, meta["ranges"])
+    of_files = sum(reason in FILE_LEVEL for reason in rejects.column(REASON).to_pylist())
+    counts = {"rows": len(data), "rejects": len(rejects) - of_files, "file_rejects": of_files, "bytes": 0, "sha256": ""}
+    record = Record.parse(meta | counts | {"attempt": job.attempt})
+    record = run.write_unit(record, data, rejects, job.fingerprint, __version__)
+    seconds = {name: meta[name] for name in ("read", "prepare", "forward", "started", "idle_input", "idle_output")}
+    seconds |= {"write": time.perf_counter() - clock, "finished": time.time()}
+    extra = {
+        "replica": meta["replica"],
+        "gemm": meta["gemm"],
+        "memory": {"reader": meta["reader_memory"], "replica": meta["replica_memory"]},
+    }
+    extra["memory"]["writer"] = peak_memory()
+    return {**asdict(record), **extra, "seconds": seconds}
+
+
+def _non_finite(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    columns = {name: rows.column(name) for name in rows.schema.names if name in schema.names}
+    columns[REASON] = pa.array([str(Reason.NON_FINITE)] * len(rows), pa.string())
+    columns[MESSAGE] = pa.array(["the model's vector holds NaN or infinity"] * len(rows), pa.string())
+    return pa.table({name: columns[name] for name in schema.names}, schema)

@@ -1,0 +1,131 @@
+"""What a command shows at its end: tables for a person, on standard output."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from embed_ops.plan import Plan, estimated_units
+from embed_ops.spec import Spec
+
+if TYPE_CHECKING:
+    from embed_ops.run import Run
+    from embed_ops.verify import Verification
+
+_LISTED_FILES = 20
+
+
+def console() -> Console:
+    """Give the console of standard output; without a terminal lines are not wrapped, so that they can be searched."""
+    found = Console(highlight=False)
+    return found if found.is_terminal else Console(highlight=False, width=160)
+
+
+def _number(value: float | None, unit: str = "", digits: int = 0) -> str:
+    return "not measured" if value is None else f"{value:,.{digits}f}{unit}"
+
+
+def _share(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.1%}"
+
+
+def report_rows(report: dict[str, Any]) -> list[tuple[str, str]]:
+    """Word the figures of a report, a (name, value) each."""
+    seconds, idle = report["seconds"], report["idle"]
+    rows = [
+        (
+            "rows",
+            f"{report['rows']:,}, {report['rejected']:,} rejected, {report['truncated']:,} truncated, {report['filtered']:,} filtered",
+        ),
+        ("units", f"{report['units']:,}, of which {report['units_skipped']:,} were done before; {report['spans_read']:,} spans read"),
+    ]
+    if report["file_rejects"]:
+        rows.append(("files not read to their end", f"{report['file_rejects']:,}"))
+    rows.append(
+        ("seconds", f"{seconds['total']:.1f} in all, {_number(seconds['startup'], '', 1)} to start, {seconds['steady']:.1f} steady")
+    )
+    if report["rows_per_second"] is not None:
+        gemm, useful = (None if report[name] is None else report[name] / 1e9 for name in ("gemm_flops_per_second", "flops_per_second"))
+        rows += [
+            ("speed", f"{report['rows_per_second']:,.0f} rows/s, {report['tokens_per_second']:,.0f} tokens/s"),
+            (
+                "utilization",
+                f"{_share(report['utilization'])}: {_number(useful)} of {_number(gemm)} GFLOP/s, {report['replicas']} replicas",
+            ),
+            ("padding waste", _share(report["padding_waste"])),
+            ("replicas idle", f"{_share(idle['input'])} waiting for input, {_share(idle['output'])} for output"),
+        ]
+    for item in report["parity"]:
+        rows.append(
+            (
+                f"parity of {item['output']}",
+                f"cosine {item['mean']:.6f} mean, {item['min']:.6f} min over {item['rows']} rows to {item['reference']}",
+            )
+        )
+    return rows
+
+
+def show_report(run: Run) -> None:
+    """Show the figures of a run."""
+    table = Table(title=f"embed-ops: {run.path}", show_header=False, title_justify="left")
+    for name, value in report_rows(run.report):
+        table.add_row(name, value)
+    console().print(table)
+
+
+@dataclass
+class _FileSum:
+    spans: int = 0
+    units: int = 0
+    rows: int | None = 0
+    bytes: int = 0
+
+
+def show_plan(plan: Plan, spec: Spec) -> None:
+    """Show the files of a plan with their spans and units."""
+    table = Table(title=f"plan: {', '.join(spec.source.paths)}", title_justify="left")
+    for name in ("file", "spans", "units", "rows", "bytes"):
+        table.add_column(name, justify="left" if name == "file" else "right", overflow="fold")
+    units = 0
+    by_file: dict[str, _FileSum] = {}
+    for span in plan.spans:
+        mine = estimated_units(span, spec.resources.unit_rows)
+        units += mine
+        for piece in span.pieces:
+            found = by_file.setdefault(piece.source, _FileSum())
+            share = mine if len(span.pieces) == 1 else 0
+            found.spans += 1
+            found.units += share
+            found.rows = None if found.rows is None or piece.rows is None else found.rows + piece.rows
+            found.bytes += piece.bytes
+    for name, of in list(by_file.items())[:_LISTED_FILES]:
+        listed = f"~{of.units}" if of.units else "shared"
+        table.add_row(name, str(of.spans), listed, "on reading" if of.rows is None else f"{of.rows:,}", f"{of.bytes:,}")
+    if len(by_file) > _LISTED_FILES:
+        table.add_row(f"... and {len(by_file) - _LISTED_FILES} more files")
+    known = plan.rows
+    table.add_section()
+    table.add_row(
+        f"{len(plan.files)} files", str(len(plan.spans)), f"~{units}", "on reading" if known is None else f"{known:,}", f"{plan.bytes:,}"
+    )
+    console().print(table)
+
+
+def show_differences(path: str, result: Verification) -> None:
+    """Show what `verify` found."""
+    if result.ok:
+        console().print(
+            f"verified: {path}: {result.units:,} units, {result.rows:,} rows + {result.rejects:,} rejects + {result.filtered:,} filtered "
+            f"= {result.records:,} records, every row once and in order, every checksum right"
+            + (", source recounted" if result.source else "")
+        )
+        return
+    table = Table(title=f"{len(result.differences)} differences in {path}", title_justify="left")
+    table.add_column("file", overflow="fold")
+    table.add_column("found", overflow="fold")
+    for difference in result.differences:
+        table.add_row(difference.file, difference.found)
+    console().print(table)

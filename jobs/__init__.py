@@ -1,0 +1,1 @@
+"""One module per verb: parse, open a session, one call, exit code."""

@@ -1,0 +1,20 @@
+"""The console script `embed-ops`: collects the verbs."""
+
+from __future__ import annotations
+
+import typer
+
+from jobs import demo, embed, plan, retry, verify
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+for verb in (demo, plan, embed, verify, retry):
+    app.command(name=verb.__name__.rpartition(".")[2], help=verb.HELP)(verb.run)
+
+
+def main() -> None:
+    """Run the verb that the command line names."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""What all verbs share: options, and errors that become one sentence and an exit code."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import re
+import signal
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Annotated, Any, ParamSpec
+
+import typer
+from rich.console import Console
+
+from cluster.session import session
+from embed_ops.errors import EmbedOpsError
+from embed_ops.progress import Style
+from embed_ops.spec import Spec, fields
+
+Parameters = ParamSpec("Parameters")
+
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[SPEC] [section.key=value]...", help="a TOML file, and fields set after it", show_default=False),
+]
+RunPath = Annotated[str, typer.Argument(metavar="RUN", help="a run directory: the sink.path of an embed run")]
+Address = Annotated[
+    str | None, typer.Option(help="Ray cluster to join; by default RAY_ADDRESS, else a Ray of this machine's own", show_default=False)
+]
+Progress = Annotated[Style, typer.Option(help="how to show progress; auto: live on a terminal, plain lines elsewhere")]
+LogLevel = Annotated[str, typer.Option(help="level of log messages, as DEBUG or INFO")]
+StopAfter = Annotated[
+    str | None, typer.Option(help="begin no further unit after this time (90s, 30m, 2h); resume later", show_default=False)
+]
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+EXIT_CODES = """Exit codes: 0 done; 1 done, but more rejects than max_reject_fraction, a file that could not be read to its
+end, or verify found a difference; 2 the spec or the input is unusable; 3 stopped, and the same command goes on."""
+
+
+def field_help() -> str:
+    """List the fields of the spec for the help of a verb."""
+    width = max(len(name) for name, _, _ in fields())
+    listed = "\n".join(f"  {name:<{width}}  {meaning} [{default}]" for name, default, meaning in fields())
+    return f"\b\nFields of SPEC [default]:\n{listed}"
+
+
+def seconds(text: str | None) -> float | None:
+    """Read a duration, as 90s, 30m or 2h.
+
+    Raises:
+        typer.BadParameter: it is not one.
+    """
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text.strip())
+    if found is None:
+        raise typer.BadParameter(f"--stop-after {text!r}: write for example 90s, 30m or 2h")
+    return float(found[1]) * _UNITS[found[2]]
+
+
+def load_spec(words: list[str] | None) -> Spec:
+    """Read the spec from the words of a command line: a file first, if the first word is no assignment."""
+    given = list(words or ())
+    path = given.pop(0) if given and "=" not in given[0] else None
+    return Spec.load(path, given)
+
+
+def opener(address: str | None) -> Callable[[], AbstractContextManager[None]]:
+    """Give what opens the Ray session, once it is needed."""
+    return functools.partial(session, address)
+
+
+def verb(function: Callable[Parameters, int]) -> Callable[Parameters, None]:
+    """Turn a function that returns an exit code into a command: errors are shown as one sentence."""
+
+    @functools.wraps(function)
+    def command(*args: Parameters.args, **kwargs: Parameters.kwargs) -> None:
+        logging.basicConfig(level=str(kwargs.get("log_level", "WARNING")).upper(), format="%(levelname)s %(name)s: %(message)s")
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            code = function(*args, **kwargs)
+        except EmbedOpsError as error:
+            Console(stderr=True, soft_wrap=True).print(f"embed-ops: {error}", markup=False, highlight=False)
+            code = error.exit_code
+        except KeyboardInterrupt:
+            Console(stderr=True).print("embed-ops: interrupted; run the same command again to go on", markup=False)
+            code = 3
+        raise typer.Exit(code)
+
+    return command
+
+
+def run_alone(module: Any) -> None:
+    """Serve `python -m jobs.VERB`."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    app.command(help=module.HELP)(module.run)
+    app()

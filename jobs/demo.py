@@ -1,0 +1,31 @@
+"""`embed-ops demo`: real text, a real model, and what comes of it."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from jobs.command import Address, LogLevel, Progress, opener, run_alone, verb
+
+HELP = "Embed the docstrings of this Python with all-MiniLM-L6-v2, verify the run, and search it in plain English."
+
+
+@verb
+def run(
+    folder: Annotated[str, typer.Argument(help="where the corpus and the run go")] = "demo",
+    rows: Annotated[int, typer.Option(help="docstrings to embed at most")] = 4000,
+    address: Address = None,
+    progress: Progress = "auto",
+    log_level: LogLevel = "WARNING",
+) -> int:
+    """Run the demo."""
+    from embed_ops.demo import demo
+    from embed_ops.progress import reporter
+
+    return demo(folder, rows, session=opener(address), reporter=lambda: reporter(progress))
+
+
+if __name__ == "__main__":
+    run_alone(sys.modules[__name__])
