@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import itertools
 import sysconfig
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -37,25 +38,31 @@ QUESTIONS = (
 )
 _SHOWN = 3
 _ROWS_PER_FILE = 200
-_PACKAGES = 20
+_LEFT_OUT = {"test", "tests", "site-packages", "idlelib", "lib2to3", "encodings"}
+_LEAST_ROWS = 40
+"""Packages with fewer docstrings are left out: a folder each would make many tiny units."""
 
 
-def docstrings(folders: list[Path]) -> Iterator[tuple[str, str, str]]:
-    """Yield (package, qualified name, docstring) of every documented module, class and function, in order of path."""
-    for folder in folders:
-        for path in sorted(folder.rglob("*.py")):
-            relative = path.relative_to(folder)
-            if {"test", "tests", "site-packages", "idlelib"} & set(relative.parts):
-                continue
-            try:
-                tree = ast.parse(path.read_text(encoding="utf-8"))
-            except (OSError, SyntaxError, ValueError, RecursionError):
-                continue
-            module = ".".join(relative.with_suffix("").parts)
-            package = relative.parts[0].removesuffix(".py")
-            for name, node in _documented(tree, module):
-                if text := ast.get_docstring(node):
-                    yield package, name, text
+def docstrings(paths: Iterable[Path], root: Path) -> Iterator[tuple[str, str]]:
+    """Yield (qualified name, docstring) of every documented module, class and function in these Python files."""
+    for path in paths:
+        try:
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+        except (OSError, SyntaxError, ValueError, RecursionError):
+            continue
+        for name, node in _documented(tree, ".".join(path.relative_to(root).with_suffix("").parts)):
+            if text := ast.get_docstring(node):
+                yield name, text
+
+
+def _packages(root: Path) -> dict[str, list[Path]]:
+    """List the Python files below a folder by package, in order; single modules together count as one package."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted(root.rglob("*.py")):
+        parts = path.relative_to(root).parts
+        if not _LEFT_OUT & set(parts):
+            found.setdefault(parts[0] if len(parts) > 1 else root.name, []).append(path)
+    return dict(sorted(found.items(), key=lambda item: (item[0] != root.name, item[0])))
 
 
 def _documented(tree: ast.Module, module: str) -> Iterator[tuple[str, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef]]:
@@ -70,26 +77,28 @@ def _documented(tree: ast.Module, module: str) -> Iterator[tuple[str, ast.Module
 
 
 def write_corpus(folder: Path, rows: int) -> int:
-    """Write docstrings of the standard library and the installed packages as Parquet, a `package=` folder each.
+    """Write docstrings of the standard library, then of installed packages, as Parquet, a `package=` folder each.
 
-    The packages with most to say come first, and none takes more than its share. Returns the number of rows.
+    No package takes more than an eighth, so that there are several. Returns the number of rows.
     """
-    paths = sysconfig.get_paths()
-    found: dict[str, list[tuple[str, str]]] = {}
-    for package, name, text in docstrings([Path(paths["stdlib"]), Path(paths["purelib"])]):
-        found.setdefault(package, []).append((name, text))
-    largest = sorted(found.items(), key=lambda item: (-len(item[1]), item[0]))[:_PACKAGES]
-    share = -(-rows // _PACKAGES)
+    share = max(_LEAST_ROWS, rows // 8)
     written = 0
-    for package, items in largest:
-        chosen = items[: min(share, rows - written)]
-        for part in range(0, len(chosen), _ROWS_PER_FILE):
-            names, texts = zip(*chosen[part : part + _ROWS_PER_FILE], strict=True)
-            target = folder / f"package={package}" / f"part-{part // _ROWS_PER_FILE:04d}.parquet"
-            target.parent.mkdir(parents=True, exist_ok=True)
-            pq.write_table(pa.table({"name": names, "text": texts}), target)
-        written += len(chosen)
+    for root in map(Path, (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"))):
+        for package, paths in _packages(root).items():
+            found = list(itertools.islice(docstrings(paths, root), min(share, rows - written)))
+            if len(found) >= _LEAST_ROWS:
+                _write_package(folder / f"package={package}", found)
+                written += len(found)
+            if rows - written < _LEAST_ROWS:
+                return written
     return written
+
+
+def _write_package(folder: Path, found: list[tuple[str, str]]) -> None:
+    folder.mkdir(parents=True)
+    for part in range(0, len(found), _ROWS_PER_FILE):
+        names, texts = zip(*found[part : part + _ROWS_PER_FILE], strict=True)
+        pq.write_table(pa.table({"name": names, "text": texts}), folder / f"part-{part // _ROWS_PER_FILE:04d}.parquet")
 
 
 def minilm() -> str:

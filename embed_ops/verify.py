@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from embed_ops.filesystem import read_bytes, walk
 from embed_ops.fingerprint import digest_of
 from embed_ops.ledger import chain, take_stock
-from embed_ops.plan import Piece, Plan, Span, compare
+from embed_ops.plan import Piece, Plan, compare
 from embed_ops.run import Run
 from embed_ops.run_dir import DATA, REJECTS, SUFFIX, Record, RunDir
 from embed_ops.schema import FILE_LEVEL, REASON, ROW, SOURCE
@@ -242,23 +242,20 @@ def _check_source(corpus: Corpus, plan: Plan, records: Mapping[str, Record], pla
         for item in chain(span, records):
             if isinstance(item, str) or item.unit not in places:
                 break
-            found = list(_positions(cursor, item, span))
+            found = list(_positions(cursor, item))
             if found != places[item.unit]:
                 result.differences.append(Difference(f"{DATA}/{item.unit}{SUFFIX}", _first_difference(found, places[item.unit])))
 
 
-def _positions(cursor: Cursor, record: Record, span: Span) -> Iterator[tuple[str, int]]:
+def _positions(cursor: Cursor, record: Record) -> Iterator[tuple[str, int]]:
     """Read the positions of a unit's rows from the source; the cursor stands where the unit begins."""
     for part in record.ranges:
         while cursor.piece.source != part["source"]:
             cursor.next_piece()
-        while cursor.position < part["end"] or part["begin"] == part["end"]:
-            chunk = cursor.peek()
-            if chunk is None:
-                break
-            count = int(np.searchsorted(chunk.positions, part["end"]))
-            if not chunk.is_record:
-                count = 1
+        while (chunk := cursor.peek()) is not None:
+            # The mark of an unreadable rest stands at the end of its range, and there the next unit may begin.
+            of_next = (record.next_source, record.next_position) == (part["source"], cursor.position)
+            count = int(np.searchsorted(chunk.positions, part["end"])) if chunk.is_record else int(not of_next)
             if count == 0:
                 break
             taken = cursor.take(count)

