@@ -23,6 +23,8 @@ def session(address: str | None = None) -> Iterator[None]:
         yield
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray's C++ side warns on every actor pool of Ray Data (ray issue 53727): noise that no user can act on.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     place = address or os.environ.get("RAY_ADDRESS") or LOCAL
     ray.init(
         address=place,

@@ -9,15 +9,15 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from embed_ops import parity
-from embed_ops.errors import EmbedOpsError, RunError, Stopped, StorageError
+from embed_ops.errors import EmbedOpsError, EngineError, RunError, SpecError, Stopped, StorageError
 from embed_ops.filesystem import locate
 from embed_ops.fingerprint import digest_of, fingerprint, require_same, resolve, resume
 from embed_ops.job import Job, Resolved, Work
-from embed_ops.ledger import Ledger, take_stock
+from embed_ops.ledger import Ledger, chain, take_stock
 from embed_ops.plan import Plan
 from embed_ops.progress import Reporter, Silent, Totals
 from embed_ops.registry import make_encoder
-from embed_ops.report import Measured, build, reject_fraction
+from embed_ops.report import Measured, build, counts, reject_fraction
 from embed_ops.run import Run
 from embed_ops.run_dir import Record, RunDir, check_space, new_attempt
 from embed_ops.sources.corpus import Corpus
@@ -155,6 +155,7 @@ def retry(path: str, *, session: OpenSession = default_session, reporter: Report
         raise RunError(f"{path}: the run is not finished: about {stock.units_left} units are missing; run its `embed` command first")
     works = retry_work(attempt.run, attempt.plan, stock.done)
     if works:
+        attempt.resolved = resume(path, attempt.header["resolved"], attempt.spec)
         with session():
             _check_parity(attempt)
             _start(attempt)
@@ -173,6 +174,7 @@ def _open(spec: Spec, reporter: Reporter, stop_after_s: float | None) -> _Attemp
     if header is not None:
         require_same(spec.sink.path, header["fingerprint"], found)
     corpus = Corpus.open(spec.source)
+    _require_apart(run, corpus)
     stale: tuple[str, ...] = ()
     records: dict[str, Record] = {}
     if header is None:
@@ -191,6 +193,14 @@ def _open(spec: Spec, reporter: Reporter, stop_after_s: float | None) -> _Attemp
     if header["attempts"] and attempt.stock().works:
         attempt.resolved = resume(spec.sink.path, header["resolved"], spec)
     return attempt
+
+
+def _require_apart(run: RunDir, corpus: Corpus) -> None:
+    """Refuse a run directory inside the source: its files would become source files of the next run."""
+    for root in corpus.roots:
+        if root.fs == run.root.fs and f"{run.root.path}/".startswith(f"{root.path.rstrip('/')}/"):
+            if not any(part.startswith((".", "_")) for part in run.root.path[len(root.path) :].split("/")):
+                raise SpecError(f"sink.path {run.root.path} lies inside the source {root.path}: choose a folder outside it")
 
 
 def _drop_stale(attempt: _Attempt, stale: set[str]) -> None:
@@ -240,6 +250,7 @@ def _run(attempt: _Attempt, works: list[Work], units: int, *, again: bool = True
     errors: list[dict[str, Any]] = []
     totals = Totals(units_expected=units)
     attempt.measured.spans_read += len(works)
+    attempt.measured.replicas = _replicas(attempt, units)
     try:
         for result in _results(attempt, works, units):
             if "error" in result:
@@ -250,6 +261,9 @@ def _run(attempt: _Attempt, works: list[Work], units: int, *, again: bool = True
             _stop_on_rejects(attempt)
     except KeyboardInterrupt:
         raise _stopped(attempt, "interrupted") from None
+    except (StorageError, EngineError):
+        attempt.publish("stopped")
+        raise
     finally:
         attempt.flush(now=True)
     stock = attempt.stock()
@@ -261,9 +275,15 @@ def _run(attempt: _Attempt, works: list[Work], units: int, *, again: bool = True
         first = errors[0]
         raise _stopped(attempt, f"{len(errors)} units failed, the first ({first['unit']}) with: {first['error']}\n{first['traceback']}")
     if not again:
-        raise _stopped(attempt, f"about {stock.units_left} units are missing: their replicas or workers died twice")
+        raise _stopped(attempt, f"about {stock.units_left} units are missing, first {_first_missing(attempt)}: their workers died twice")
     attempt.reporter.say(f"about {stock.units_left} units are missing because a worker died; running them again")
     _run(attempt, list(stock.works), stock.units_left, again=False)
+
+
+def _replicas(attempt: _Attempt, units: int) -> int:
+    from embed_ops.pipeline import replica_count
+
+    return replica_count(attempt.spec.resources, units)[1]
 
 
 def _results(attempt: _Attempt, works: list[Work], units: int) -> Iterator[dict[str, Any]]:
@@ -276,6 +296,11 @@ def _take_error(result: dict[str, Any], errors: list[dict[str, Any]]) -> None:
     if result["kind"] == StorageError.__name__:
         raise StorageError(result["error"])
     errors.append(result)
+
+
+def _first_missing(attempt: _Attempt) -> str:
+    work = attempt.stock().works[0]
+    return next(item for item in chain(work.span, attempt.records) if isinstance(item, str))
 
 
 def _count(totals: Totals, record: Record) -> None:
@@ -304,10 +329,16 @@ def _finish(attempt: _Attempt) -> Run:
     """Write the report and the final status."""
     attempt.measured.memory["driver"] = peak_memory()
     total = time.time() - attempt.began
-    report = build(attempt.stock().done, attempt.measured, total, asdict(attempt.resolved))
+    done = attempt.stock().done
+    report = build(done, attempt.measured, total, asdict(attempt.resolved))
+    if not attempt.measured.records and (earlier := attempt.run.read_json("report.json")):
+        # Rates stay those of the latest attempt that embedded something.
+        report = earlier | counts(done, attempt.measured)
+        report["seconds"]["total"] = total
     attempt.run.write_json("report.json", report, attempt.name)
     if attempt.measured.records or attempt.header["status"] != "finished":
         figures = {name: report[name] for name in ("rows", "units", "units_skipped", "rows_per_second", "seconds")}
         attempt.header["attempts"][-1] |= {"finished": time.time(), **figures}
         attempt.publish("finished")
+    attempt.run.remove_temporary(attempt.name)
     return Run(attempt.spec.sink.path)

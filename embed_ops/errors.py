@@ -7,6 +7,7 @@
     ├── RunError       2   the run directory: another spec, changed source files
     ├── ParityError    2   the vectors differ from the reference
     ├── StorageError   3   reading or writing failed for a reason that is not the data
+    ├── EngineError    3   Ray gave up: replicas that can't start, no progress, a lost cluster
     └── Stopped        3   the run ended early and resumes with the same command
 
 A message says what, where, what was found and what to do.
@@ -45,6 +46,12 @@ class ParityError(EmbedOpsError):
 
 class StorageError(EmbedOpsError):
     """Storage failed, not the data. Mend it and run the same command again."""
+
+    exit_code: ClassVar[int] = 3
+
+
+class EngineError(EmbedOpsError):
+    """Ray gave up, not the data. See its message, mend the cluster and run the same command again."""
 
     exit_code: ClassVar[int] = 3
 

@@ -72,13 +72,11 @@ def list_files(address: str) -> tuple[Location, list[pafs.FileInfo]]:
         StorageError: the listing failed.
     """
     wildcard = _WILDCARD.search(address)
-    root = locate(
-        address[: address.rindex("/", 0, wildcard.start()) + 1]
-        if wildcard and "/" in address[: wildcard.start()]
-        else "."
-        if wildcard
-        else address
-    )
+    folder, pattern = address, ""
+    if wildcard:
+        cut = address.rfind("/", 0, wildcard.start()) + 1
+        folder, pattern = address[:cut] or ".", address[cut:]
+    root = locate(folder)
     try:
         info = root.fs.get_file_info(root.path)
         if info.type == pafs.FileType.NotFound:
@@ -89,16 +87,14 @@ def list_files(address: str) -> tuple[Location, list[pafs.FileInfo]]:
     except OSError as error:
         raise StorageError(f"source.path {address}: can't be listed: {error}") from error
     prefix = len(root.path.rstrip("/")) + 1
-    matches = None
-    if wildcard:
-        full = locate(address).path if _SCHEME.match(address) is None else address.split("://", 1)[1]
-        matches = re.compile(glob_translate(full))
+    # Below the root, since every file system writes what is above it in its own way.
+    matches = re.compile(glob_translate(pattern)) if wildcard else None
     files = [
         info
         for info in found
         if info.type == pafs.FileType.File
         and not any(part.startswith((".", "_")) for part in info.path[prefix:].split("/"))
-        and (matches is None or matches.match(info.path))
+        and (matches is None or matches.match(info.path[prefix:]))
     ]
     files.sort(key=lambda info: info.path[prefix:].split("/"))
     return root, files

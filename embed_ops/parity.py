@@ -79,6 +79,6 @@ def require(found: list[Parity], limits: ParitySpec) -> None:
     table = [f"{item.output:<16} {item.rows:>5} {item.mean:>12.7f} {item.min:>12.7f}  {item.reference}" for item in found]
     raise ParityError(
         "the vectors differ from the reference by more than [parity] allows "
-        f"(min_mean = {limits.min_mean}, min = {limits.min}); nothing was embedded. Use encoder.dtype=float32, or other limits.\n"
-        + "\n".join([head, *table])
+        f"(min_mean = {limits.min_mean}, min = {limits.min}); stopped before the first unit. "
+        "Use encoder.dtype=float32, or other limits.\n" + "\n".join([head, *table])
     )

@@ -20,8 +20,11 @@ from typing import Any, TypeVar
 
 import ray
 import ray.data
+import ray.data.exceptions
+import ray.exceptions
 from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
 
+from embed_ops.errors import EmbedOpsError, EngineError
 from embed_ops.filesystem import Location
 from embed_ops.job import Job, Work
 from embed_ops.spec import ResourcesSpec
@@ -100,15 +103,29 @@ def run_units(job: Job, works: Sequence[Work], units: int) -> Iterator[dict[str,
             )
             .map_batches(write_unit, fn_args=(job,), compute=helpers, num_cpus=WRITER_CPUS, **one_unit)
         )
-        for row in records.iter_rows():
-            yield json.loads(row["record"])
+        try:
+            for row in records.iter_rows():
+                yield json.loads(row["record"])
+        except (ray.exceptions.RayError, ray.data.exceptions.ExecutionTimeoutError, ray.data.exceptions.UserCodeException) as error:
+            raise _engine_error(error) from error
 
 
 def on_a_replica(resources: ResourcesSpec, function: Callable[..., Result], *arguments: Any) -> Result:
     """Call a function once where a replica would run."""
     task = ray.remote(**replica_resources(resources), max_retries=1)(function)
-    result: Result = ray.get(task.remote(*arguments))
+    try:
+        result: Result = ray.get(task.remote(*arguments))
+    except ray.exceptions.RayError as error:
+        raise _engine_error(error) from error
     return result
+
+
+def _engine_error(error: Exception) -> EmbedOpsError:
+    """Give the error of ours that a worker raised, or say that Ray gave up."""
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, EmbedOpsError):
+        return type(cause)(*cause.args)
+    return EngineError(f"Ray gave up: {type(error).__name__}: {str(error).strip()[-2000:]}\nRun the same command again to go on")
 
 
 def read_dataset(folder: Location) -> ray.data.Dataset:

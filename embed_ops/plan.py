@@ -17,8 +17,8 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from embed_ops.errors import SourceError
-from embed_ops.filesystem import Location, list_files
+from embed_ops.errors import RunError, SourceError
+from embed_ops.filesystem import Location, list_files, locate
 
 UNIT_TEXT_BYTES = 4 << 20
 """Most text of a unit: with its vectors it stays near 64 MiB."""
@@ -155,7 +155,8 @@ def list_sources(paths: Sequence[str], extensions: Sequence[str]) -> tuple[list[
     files: list[SourceFile] = []
     for number, address in enumerate(paths):
         root, found = list_files(address)
-        chosen_by_name = len(found) == 1 or any(mark in address for mark in "*?[")
+        is_file = len(found) == 1 and found[0].path == locate(address).path
+        chosen_by_name = is_file or any(mark in address for mark in "*?[")
         chosen = [info for info in found if chosen_by_name or info.path.lower().endswith(tuple(extensions))]
         if not chosen:
             raise SourceError(f"source.path {address}: no file ends in {', '.join(extensions)}; found {_census(found)}")
@@ -187,7 +188,7 @@ def make_spans(files: Sequence[SourceFile], layouts: Sequence[Layout], first_ind
     index = itertools.count(first_index)
     spans: list[Span] = []
     shared: list[Piece] = []
-    shared_folder = ""
+    shared_folder, shared_bytes = "", 0
 
     def close() -> None:
         if shared:
@@ -196,24 +197,28 @@ def make_spans(files: Sequence[SourceFile], layouts: Sequence[Layout], first_ind
 
     for file, layout in zip(files, layouts, strict=True):
         small = file.size <= SMALL_FILE_BYTES and len(layout.pieces) == 1
-        if not small or file.folder != shared_folder or sum(piece.bytes for piece in shared) >= SPAN_BYTES:
+        if not small or file.folder != shared_folder or shared_bytes >= SPAN_BYTES:
             close()
+            shared_bytes = 0
         if small:
             shared.append(layout.pieces[0])
-            shared_folder = file.folder
+            shared_folder, shared_bytes = file.folder, shared_bytes + layout.pieces[0].bytes
         else:
             spans += [Span(next(index), (piece,)) for piece in layout.pieces]
     close()
     return spans
 
 
-def limit_layouts(layouts: Iterable[Layout], limit: int, position_after: Callable[[Piece, int], tuple[int, int]]) -> Iterator[Layout]:
+def limit_layouts(
+    layouts: Iterable[Layout], limit: int, position_after: Callable[[Piece, int], tuple[int, int | None]]
+) -> Iterator[Layout]:
     """Cut layouts after the first `limit` rows of the corpus.
 
     Args:
         layouts: of the files, in order.
         limit: rows.
-        position_after: reads a piece up to a number of rows; gives (rows read, position behind them).
+        position_after: reads a piece up to a number of rows; gives (rows read, position behind them); None for that
+            where the rest of the piece can't be read, which is found again, and reported, on reading.
     """
     left = limit
     for layout in layouts:
@@ -226,7 +231,7 @@ def limit_layouts(layouts: Iterable[Layout], limit: int, position_after: Callabl
             rows = piece.rows
             if rows is None:
                 rows, end = position_after(piece, left)
-                piece = replace(piece, end=end, rows=rows)
+                piece = replace(piece, end=end, rows=None if end is None else rows)
             elif rows > left:
                 piece = replace(piece, end=piece.begin + left, rows=left)
                 rows = left
@@ -255,6 +260,9 @@ def read_plan(source: pa.NativeFile | str, roots: Sequence[Location]) -> Plan:
     Args:
         source: the plan file, open or by path.
         roots: where `source.path` leads; files are looked up below them.
+
+    Raises:
+        RunError: it was made with more roots.
     """
     table = pq.read_table(source)
     read = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(table.schema.metadata[b"columns"])))
@@ -262,6 +270,8 @@ def read_plan(source: pa.NativeFile | str, roots: Sequence[Location]) -> Plan:
     pieces: dict[int, list[Piece]] = {}
     columns = [table.column(name).to_pylist() for name in PLAN_SCHEMA.names]
     for span, source_name, root, size, modified, begin, end, rows, length, _ in zip(*columns, strict=True):
+        if root >= len(roots):
+            raise RunError(f"source.path: {source_name} of this run is in path {root}, but only {len(roots)} are given")
         inside = source_name.partition("/")[2] if len(roots) > 1 else source_name
         files.setdefault(source_name, SourceFile(source_name, root, roots[root].child(inside).path, size, modified))
         pieces.setdefault(span, []).append(Piece(source_name, begin, end, rows, length))

@@ -14,6 +14,7 @@ class Measured:
     """What one attempt measured, record by record.
 
     Attributes:
+        replicas: most that ran at once.
         startup: seconds from the command to the first unit in a replica.
         gemm: best matrix-product rate of each replica, FLOP/s.
         memory: greatest resident bytes by kind of process.
@@ -22,6 +23,7 @@ class Measured:
 
     records: list[Record] = field(default_factory=list)
     spans_read: int = 0
+    replicas: int = 0
     startup: float | None = None
     gemm: dict[str, float] = field(default_factory=dict)
     memory: dict[str, int] = field(default_factory=dict)
@@ -60,6 +62,22 @@ def reject_fraction(records: Sequence[Record]) -> float:
     return rejected / max(1, rejected + sum(record.rows for record in records))
 
 
+def counts(done: Sequence[Record], measured: Measured) -> dict[str, Any]:
+    """Count what the whole run holds, and what this attempt had to do for it."""
+    return {
+        "rows": sum(record.rows for record in done),
+        "rejected": sum(record.rejects for record in done),
+        "file_rejects": sum(record.file_rejects for record in done),
+        "filtered": sum(record.filtered for record in done),
+        "truncated": sum(record.truncated for record in done),
+        "tokens": sum(record.tokens for record in done),
+        "flops": sum(record.flops for record in done),
+        "units": len(done),
+        "units_skipped": len(done) - len(measured.records),
+        "spans_read": measured.spans_read,
+    }
+
+
 def build(done: Sequence[Record], measured: Measured, total_s: float, resolved: Mapping[str, Any]) -> dict[str, Any]:
     """Make `report.json`: counts over the whole run, rates over what this attempt embedded (null where it had nothing to do).
 
@@ -73,16 +91,11 @@ def build(done: Sequence[Record], measured: Measured, total_s: float, resolved: 
     busy = measured.seconds("forward")
     replica_time = busy + measured.seconds("idle_input") + measured.seconds("idle_output")
     flops_per_second = _ratio(measured.sum("flops"), steady)
-    gemm = sum(measured.gemm.values()) or None
+    # A replica that was replaced has measured too: the rate of one, times as many as ran at once.
+    replicas = min(len(measured.gemm), measured.replicas) or len(measured.gemm)
+    gemm = replicas * sum(measured.gemm.values()) / len(measured.gemm) if measured.gemm else None
     return {
-        "rows": sum(record.rows for record in done),
-        "rejected": sum(record.rejects for record in done),
-        "file_rejects": sum(record.file_rejects for record in done),
-        "filtered": sum(record.filtered for record in done),
-        "truncated": sum(record.truncated for record in done),
-        "units": len(done),
-        "units_skipped": len(done) - len(measured.records),
-        "spans_read": measured.spans_read,
+        **counts(done, measured),
         "seconds": {
             "total": total_s,
             "startup": measured.startup,
@@ -90,10 +103,8 @@ def build(done: Sequence[Record], measured: Measured, total_s: float, resolved: 
             **{name: measured.seconds(name) for name in ("read", "prepare", "forward", "write")},
         },
         "rows_per_second": _ratio(measured.sum("rows"), steady),
-        "tokens": sum(record.tokens for record in done),
         "tokens_per_second": _ratio(measured.sum("tokens"), steady),
         "padding_waste": _ratio(measured.sum("positions") - measured.sum("tokens"), measured.sum("positions")),
-        "flops": sum(record.flops for record in done),
         "flops_per_second": flops_per_second,
         "gemm_flops_per_second": gemm,
         "utilization": flops_per_second / gemm if flops_per_second and gemm else None,
@@ -101,7 +112,7 @@ def build(done: Sequence[Record], measured: Measured, total_s: float, resolved: 
             "input": _ratio(measured.seconds("idle_input"), replica_time),
             "output": _ratio(measured.seconds("idle_output"), replica_time),
         },
-        "replicas": len(measured.gemm),
+        "replicas": replicas,
         "parity": measured.parity,
         "peak_memory": measured.memory,
         "resolved": dict(resolved),

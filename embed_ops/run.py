@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from functools import cached_property
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.dataset as pads
+from pyarrow import fs as pafs
 
 from embed_ops.errors import RunError
-from embed_ops.filesystem import read_bytes
 from embed_ops.run_dir import DATA, REJECTS, Record, RunDir
+from embed_ops.schema import MESSAGE, REASON, ROW, SOURCE, SOURCE_TYPE
 from embed_ops.spec import Spec
+
+REJECT_COLUMNS = {SOURCE: SOURCE_TYPE, ROW: pa.int64(), REASON: pa.string(), MESSAGE: pa.string()}
 
 
 class Run:
@@ -46,10 +49,9 @@ class Run:
         Raises:
             RunError: no attempt came to its end yet.
         """
-        content = read_bytes(self._dir.root.child("report.json"))
-        if content is None:
+        found = self._dir.read_json("report.json")
+        if found is None:
             raise RunError(f"{self.path}: no report.json yet; run the same `embed` command again to finish the run")
-        found: dict[str, Any] = json.loads(content)
         return found
 
     @property
@@ -65,18 +67,23 @@ class Run:
         return self._dir.read_manifest()
 
     def open(self) -> pads.Dataset:
-        """Open the vectors as a pyarrow dataset; hive folders are columns."""
-        return self._open(DATA)
+        """Open the vectors as a pyarrow dataset; hive folders are columns.
+
+        Raises:
+            RunError: no unit is done yet.
+        """
+        place = self._dir.root.child(DATA)
+        if place.fs.get_file_info(place.path).type != pafs.FileType.Directory:
+            raise RunError(f"{self.path}: no unit is done yet; run its `embed` command")
+        return pads.dataset(place.path, format="parquet", partitioning="hive", filesystem=place.fs)
 
     def rejects(self) -> pads.Dataset:
         """Open the rejects that the data files name as a pyarrow dataset."""
-        named = [f"{REJECTS}/{record.reject_file}" for record in self.records().values() if record.reject_file]
-        paths = [self._dir.root.child(name).path for name in sorted(named)]
-        return pads.dataset(paths, format="parquet", filesystem=self._dir.root.fs)
-
-    def _open(self, folder: str) -> pads.Dataset:
-        place = self._dir.root.child(folder)
-        return pads.dataset(place.path, format="parquet", partitioning="hive", filesystem=place.fs)
+        named = sorted(record.reject_file for record in self.records().values() if record.reject_file)
+        if not named:
+            return pads.dataset(pa.table({name: pa.array([], kind) for name, kind in REJECT_COLUMNS.items()}))
+        place = self._dir.root.child(REJECTS)
+        return pads.dataset([place.child(name).path for name in named], format="parquet", filesystem=place.fs)
 
     def dataset(self) -> Any:
         """Open the vectors as a Ray Dataset."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -17,6 +18,7 @@ import numpy as np
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyarrow.fs import FileSelector, FileType
 
 from embed_ops.errors import RunError, StorageError
 from embed_ops.filesystem import Location, locate, publish, read_bytes, remove, walk
@@ -74,6 +76,8 @@ class Record:
         return cls(**{item.name: values[item.name] for item in fields(cls) if item.name in values})
 
 
+COUNTED = ("truncated", "inputs", "tokens", "positions", "flops")
+"""What a unit's footer counts beside rows, so that a lost record can be read back whole."""
 SECONDS = ("read", "prepare", "forward", "write", "started", "finished", "idle_input", "idle_output")
 MANIFEST_SCHEMA = pa.schema(
     [
@@ -125,6 +129,7 @@ def footer_of(record: Record, fingerprint: str, version: str) -> dict[str, Any]:
         "rejects": record.rejects,
         "file_rejects": record.file_rejects,
         "filtered": record.filtered,
+        **{name: getattr(record, name) for name in COUNTED},
     }
 
 
@@ -166,6 +171,11 @@ class RunDir:
             raise RunError(f"{self.root.path}/run.json: not a run's: {error!r}; choose another folder") from error
         return header
 
+    def read_json(self, name: str) -> dict[str, Any] | None:
+        """Read a JSON file, None where there is none."""
+        content = read_bytes(self.root.child(name))
+        return None if content is None else dict(json.loads(content))
+
     def write_json(self, name: str, content: Mapping[str, Any], attempt: str) -> None:
         """Replace a JSON file."""
         publish(self.root, name, json.dumps(content, indent=2, default=str).encode(), attempt)
@@ -189,14 +199,23 @@ class RunDir:
             raise RunError(f"{self.root.path}: has no plan.parquet: not a run, or its first start failed") from error
 
     def read_manifest(self) -> dict[str, Record]:
-        """Read all parts: the latest record of each unit, by name."""
+        """Read all parts: the latest record of each unit, by name.
+
+        Raises:
+            RunError: a part can't be read.
+        """
         found: dict[str, Record] = {}
         parts = sorted(name for name, _ in walk(self.root, MANIFEST) if name.endswith(SUFFIX))
         for name in parts:
-            with self.root.fs.open_input_file(self.root.child(f"{MANIFEST}/{name}").path) as file:
-                for row in pq.read_table(file, schema=MANIFEST_SCHEMA).to_pylist():
-                    row["seconds"] = {key: value for key, value in (row["seconds"] or {}).items() if value is not None}
-                    found[row["unit"]] = Record.parse(row)
+            place = self.root.child(f"{MANIFEST}/{name}")
+            try:
+                with self.root.fs.open_input_file(place.path) as file:
+                    rows = pq.read_table(file, schema=MANIFEST_SCHEMA).to_pylist()
+            except (pa.ArrowException, OSError) as error:
+                raise RunError(f"{place.path}: can't be read: {error}; delete it: its records are read back from data/") from error
+            for row in rows:
+                row["seconds"] = {key: value for key, value in (row["seconds"] or {}).items() if value is not None}
+                found[row["unit"]] = Record.parse(row)
         self._part = max((int(name.partition("-")[0]) for name in parts), default=-1) + 1
         return found
 
@@ -252,7 +271,7 @@ class RunDir:
         except (pa.ArrowException, OSError, KeyError, ValueError):
             return None
         rejected = read_bytes(self.root.child(f"{REJECTS}/{footer['reject_file']}")) if footer["reject_file"] else b""
-        if footer["fingerprint"] != fingerprint or rejected is None:
+        if footer["unit"] != unit or footer["fingerprint"] != fingerprint or rejected is None:
             return None
         following = footer["next"] or [None, None]
         record = Record(
@@ -265,7 +284,7 @@ class RunDir:
             min_norm=low,
             max_norm=high,
             flags=["recovered"],
-            **{name: footer[name] for name in ("ranges", "rows", "rejects", "file_rejects", "filtered", "reject_file")},
+            **{name: footer[name] for name in ("ranges", "rows", "rejects", "file_rejects", "filtered", "reject_file", *COUNTED)},
         )
         if not rejected:
             return record
@@ -300,9 +319,14 @@ class RunDir:
         for name, _ in walk(self.root, REJECTS):
             if name not in named:
                 remove(self.root.child(f"{REJECTS}/{name}"))
-        for other in {name.partition("/")[0] for name, _ in walk(self.root, TMP)} - {attempt}:
-            if attempt_is_dead(other):
-                self.root.fs.delete_dir(self.root.child(f"{TMP}/{other}").path)
+        for folder in self.root.fs.get_file_info(FileSelector(self.root.child(TMP).path, allow_not_found=True)):
+            if folder.type == FileType.Directory and folder.base_name != attempt and attempt_is_dead(folder.base_name):
+                self.remove_temporary(folder.base_name)
+
+    def remove_temporary(self, attempt: str) -> None:
+        """Delete the temporary files of an attempt."""
+        with contextlib.suppress(FileNotFoundError):
+            self.root.fs.delete_dir(self.root.child(f"{TMP}/{attempt}").path)
 
 
 def check_space(root: Location, needed: int) -> None:

@@ -15,7 +15,12 @@ ROW = "_row"
 """Position in the source file: row index (Parquet), byte offset (JSONL, text), record index (CSV)."""
 REASON = "reason"
 MESSAGE = "message"
-RESERVED = frozenset({SOURCE, ROW, REASON, MESSAGE})
+TEXT = "_text"
+"""The text, inside a unit's table."""
+INPUT = "_input"
+"""Index of a row's distinct input, inside a unit's table."""
+RESERVED = frozenset({SOURCE, ROW, REASON, MESSAGE, TEXT, INPUT})
+"""Names that no kept column and no output may have."""
 
 FOOTER_KEY = b"embed_ops"
 """Key of the JSON that every data and reject file carries in its Parquet footer."""

@@ -6,7 +6,8 @@ import difflib
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -50,6 +51,10 @@ class SourceSpec(_Section):
             raise ValueError("name exactly one of column and template")
         if len(set(self.keep)) < len(self.keep):
             raise ValueError("keep names a column twice")
+        if not self.paths or not all(self.paths):
+            raise ValueError("path is empty: give a folder, a glob, a file, or a list of them")
+        if self.delimiter is not None and self.delimiter in '\r\n"':
+            raise ValueError(f"delimiter is {self.delimiter!r}, which ends or quotes fields of every CSV file")
         return self
 
     @property
@@ -168,7 +173,8 @@ class Spec(_Section):
         try:
             return cls.model_validate(dict(tree))
         except ValidationError as error:
-            raise SpecError("\n".join(_sentence(cls, detail) for detail in error.errors())) from error
+            # A union's members each complain: their sentence is the same and stands once.
+            raise SpecError("\n".join(dict.fromkeys(_sentence(cls, detail, tree) for detail in error.errors()))) from error
 
 
 def _apply(tree: dict[str, Any], word: str) -> None:
@@ -200,16 +206,23 @@ def _apply(tree: dict[str, Any], word: str) -> None:
             here = here.setdefault(place, [] if keys[depth + 1].isdigit() else {})
 
 
-def _sentence(model: type[BaseModel], detail: Mapping[str, Any]) -> str:
+def _sentence(model: type[BaseModel], detail: Mapping[str, Any], tree: Any) -> str:
     """Word one pydantic error: which field, what was found, what is expected."""
-    # pydantic adds the names of union members to the address; only field names and indexes help a user.
-    address, here = [], model
+    address: list[str] = []
+    here, kind, found = model, None, tree
     for part in detail["loc"]:
-        if isinstance(part, int) or part in getattr(here, "model_fields", {}) or part == detail["loc"][-1]:
-            address.append(str(part))
-        if isinstance(part, str) and part in getattr(here, "model_fields", {}):
-            here = _inner(here, part)
+        address.append(str(part))
+        kind = here.model_fields[part].annotation if part in here.model_fields else None
+        found = found.get(part) if isinstance(found, dict) else detail["input"]
+        if _members(kind):
+            # What follows in pydantic's address names members of the union, in words of its own.
+            break
+        here = _inner(here, part) if part in here.model_fields else here
     name = ".".join(address) or "spec"
+    if detail["type"] == "model_type":
+        kind = BaseModel
+    if _members(kind) or (kind is not None and detail["type"].endswith("_type")):
+        return f"{name}: expected {_expected(kind)}, found {found!r}"
     if detail["type"] == "extra_forbidden":
         key = str(detail["loc"][-1])
         known = list(here.model_fields)
@@ -221,6 +234,27 @@ def _sentence(model: type[BaseModel], detail: Mapping[str, Any]) -> str:
         return f"{name}: required and not given ({_describe(here, str(detail['loc'][-1]))})"
     message = str(detail["msg"]).removeprefix("Value error, ")
     return f"{name}: {message}" + ("" if isinstance(detail["input"], dict | BaseModel) else f", found {detail['input']!r}")
+
+
+def _members(kind: Any) -> list[Any]:
+    """List the types that a union offers beside none; nothing where there is no choice."""
+    members = [member for member in get_args(kind) if member is not NoneType] if get_origin(kind) in (Union, UnionType) else []
+    return members if len(members) > 1 else []
+
+
+def _expected(kind: Any) -> str:
+    """Say in plain words what a type takes."""
+    origin, inside = get_origin(kind), [part for part in get_args(kind) if part is not NoneType]
+    if members := _members(kind):
+        return " or ".join(_expected(member) for member in members)
+    if origin is tuple:
+        return f"a list of {_expected(inside[0]).partition(' ')[2]}s" if Ellipsis in inside else "[min, max] in whole numbers"
+    if origin is Annotated and get_origin(inside[0]) is None:
+        return f"{_expected(inside[0])} above 0"
+    if origin is Literal:
+        return " or ".join(str(word) for word in inside)
+    words = {str: "a string", int: "a whole number", float: "a number", bool: "true or false", dict: "a table of strings"}
+    return words.get(origin or kind) or (_expected(inside[0]) if inside else "a section")
 
 
 def _inner(model: type[BaseModel], name: str) -> type[BaseModel]:

@@ -8,7 +8,7 @@ import re
 import signal
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Annotated, Any, ParamSpec
+from typing import Annotated, Any, Literal, ParamSpec
 
 import typer
 from rich.console import Console
@@ -29,14 +29,15 @@ Address = Annotated[
     str | None, typer.Option(help="Ray cluster to join; by default RAY_ADDRESS, else a Ray of this machine's own", show_default=False)
 ]
 Progress = Annotated[Style, typer.Option(help="how to show progress; auto: live on a terminal, plain lines elsewhere")]
-LogLevel = Annotated[str, typer.Option(help="level of log messages, as DEBUG or INFO")]
+Level = Literal["debug", "info", "warning", "error"]
+LogLevel = Annotated[Level, typer.Option(help="least level of log messages")]
 StopAfter = Annotated[
     str | None, typer.Option(help="begin no further unit after this time (90s, 30m, 2h); resume later", show_default=False)
 ]
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
-EXIT_CODES = """Exit codes: 0 done; 1 done, but more rejects than max_reject_fraction, a file that could not be read to its
-end, or verify found a difference; 2 the spec or the input is unusable; 3 stopped, and the same command goes on."""
+EXIT_CODES = """Exit codes: 0 done; 1 done, but there are more rejects than max_reject_fraction, a file could not be read to
+its end, or verify found a difference; 2 the spec or the input is unusable; 3 stopped, and the same command goes on."""
 
 
 def field_help() -> str:
@@ -77,19 +78,23 @@ def verb(function: Callable[Parameters, int]) -> Callable[Parameters, None]:
 
     @functools.wraps(function)
     def command(*args: Parameters.args, **kwargs: Parameters.kwargs) -> None:
-        logging.basicConfig(level=str(kwargs.get("log_level", "WARNING")).upper(), format="%(levelname)s %(name)s: %(message)s")
+        logging.basicConfig(level=str(kwargs.get("log_level", "warning")).upper(), format="%(levelname)s %(name)s: %(message)s")
         signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             code = function(*args, **kwargs)
         except EmbedOpsError as error:
-            Console(stderr=True, soft_wrap=True).print(f"embed-ops: {error}", markup=False, highlight=False)
+            _complain(str(error))
             code = error.exit_code
         except KeyboardInterrupt:
-            Console(stderr=True).print("embed-ops: interrupted; run the same command again to go on", markup=False)
+            _complain("interrupted; run the same command again to go on")
             code = 3
         raise typer.Exit(code)
 
     return command
+
+
+def _complain(text: str) -> None:
+    Console(stderr=True, soft_wrap=True).print(f"embed-ops: {text}", markup=False, highlight=False)
 
 
 def run_alone(module: Any) -> None:

@@ -18,7 +18,7 @@ def run(
     rows: Annotated[int, typer.Option(help="docstrings to embed at most")] = 4000,
     address: Address = None,
     progress: Progress = "auto",
-    log_level: LogLevel = "WARNING",
+    log_level: LogLevel = "warning",
 ) -> int:
     """Run the demo."""
     from embed_ops.demo import demo

@@ -17,7 +17,7 @@ def run(
     words: Words = None,
     address: Address = None,
     progress: Progress = "auto",
-    log_level: LogLevel = "WARNING",
+    log_level: LogLevel = "warning",
     stop_after: StopAfter = None,
 ) -> int:
     """Embed what is left."""

@@ -11,7 +11,7 @@ HELP = f"List what a spec would read: files, spans, units, rows, bytes. Writes n
 
 
 @verb
-def run(words: Words = None, log_level: LogLevel = "WARNING") -> int:
+def run(words: Words = None, log_level: LogLevel = "warning") -> int:
     """Show the plan."""
     spec = load_spec(words)
     from embed_ops.sources.corpus import Corpus

@@ -15,7 +15,7 @@ def run(
     path: RunPath,
     address: Address = None,
     progress: Progress = "auto",
-    log_level: LogLevel = "WARNING",
+    log_level: LogLevel = "warning",
     stop_after: StopAfter = None,
 ) -> int:
     """Retry the rejects."""

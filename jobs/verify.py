@@ -17,7 +17,7 @@ HELP = f"Prove that a run is complete and unchanged: every row once, in order, e
 def run(
     path: RunPath,
     source: Annotated[bool, typer.Option("--source", help="count the source again as well")] = False,
-    log_level: LogLevel = "WARNING",
+    log_level: LogLevel = "warning",
 ) -> int:
     """Verify a run."""
     from embed_ops.verify import verify

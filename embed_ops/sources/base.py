@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from embed_ops.errors import SpecError
 from embed_ops.filesystem import Location
 from embed_ops.plan import Layout, Piece
 from embed_ops.schema import MESSAGE, REASON, Reason
@@ -27,12 +28,14 @@ class Records:
     """Consecutive records of one file.
 
     Attributes:
-        table: the columns that were asked for, and `reason`, `message` (null where the record is fine).
+        table: the columns that were asked for.
+        faults: `reason` and `message`, null where the record is fine; apart, since columns may have these names too.
         positions: (records,) int64; where each record begins.
         end: position behind the last record.
     """
 
     table: pa.Table
+    faults: pa.Table
     positions: npt.NDArray[np.int64]
     end: int
 
@@ -74,16 +77,20 @@ def template_fields(template: str) -> list[str]:
     """List the columns that a template names, each once, in order.
 
     Raises:
-        ValueError: the template is not a Python format string of plain names.
+        SpecError: the template is not a Python format string of plain names.
     """
     fields: dict[str, None] = {}
-    for _, name, form, conversion in string.Formatter().parse(template):
+    try:
+        parts = list(string.Formatter().parse(template))
+    except ValueError as error:
+        raise SpecError(f"source.template: {error}; write a brace that is text twice") from error
+    for _, name, form, conversion in parts:
         if name is not None:
             if not name or form or conversion:
-                raise ValueError(f"source.template: {{{name}}} must be a plain column name")
+                raise SpecError(f"source.template: {{{name}}} must be a plain column name")
             fields[name] = None
     if not fields:
-        raise ValueError('source.template names no column: write for example "{title}. {body}"')
+        raise SpecError('source.template names no column: write for example "{title}. {body}"')
     return list(fields)
 
 
@@ -113,8 +120,8 @@ def records(
     for index, reason, message in bad:
         if reasons[index] is None:
             reasons[index], messages[index] = reason, message
-    given = {**columns, REASON: pa.array(reasons, pa.string()), MESSAGE: pa.array(messages, pa.string())}
-    return Records(pa.table(given), positions, end)
+    faults = {REASON: pa.array(reasons, pa.string()), MESSAGE: pa.array(messages, pa.string())}
+    return Records(pa.table(columns), pa.table(faults), positions, end)
 
 
 def valid_utf8(column: pa.Array) -> tuple[pa.Array, list[tuple[int, str, str]]]:

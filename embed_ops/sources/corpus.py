@@ -24,7 +24,7 @@ from embed_ops.plan import (
 from embed_ops.registry import make_source
 from embed_ops.schema import REASON
 from embed_ops.sources.base import Source
-from embed_ops.sources.rows import TEXT, Rows, choose_columns
+from embed_ops.sources.rows import TEXT, Rows, check_columns, choose_columns
 from embed_ops.sources.units import Cursor
 from embed_ops.spec import SourceSpec
 
@@ -90,9 +90,9 @@ class Corpus:
         stale = {piece.source for span in hit for piece in span.pieces}
         again = [file for file in self.files if file.name in stale or file.name in new]
         layouts = self._layouts(again)
-        if again:
-            choose_columns(self.spec, again, layouts, self._sample())
-        kept = tuple(span for span in plan.spans if span not in hit)
+        check_columns(self.spec, plan.columns, again, layouts)
+        indexes = {span.index for span in hit}
+        kept = tuple(span for span in plan.spans if span.index not in indexes)
         first = max((span.index for span in plan.spans), default=-1) + 1
         files = [file for file in plan.files if file.name not in stale] + again
         updated = Plan(tuple(files), (*kept, *make_spans(again, layouts, first)), plan.columns)
@@ -121,18 +121,21 @@ class Corpus:
             return layouts
         by_name = {file.name: file for file in self.files}
 
-        def position_after(piece: Piece, rows: int) -> tuple[int, int]:
+        def position_after(piece: Piece, rows: int) -> tuple[int, int | None]:
             cursor = Cursor(
                 self.source,
                 Rows(self.spec.model_copy(update={"where": None}), columns),
                 {piece.source: self.place(by_name[piece.source])},
                 Span(0, (piece,)),
             )
-            seen = 0
+            seen, readable = 0, True
             while seen < rows and (chunk := cursor.peek()) is not None:
                 taken = cursor.take(min(len(chunk), rows - seen))
                 seen += len(taken) if taken.is_record else 0
-            return seen, cursor.position if seen == rows else cursor.piece_end()
+                readable = readable and taken.is_record
+            if seen == rows:
+                return seen, cursor.position
+            return seen, cursor.piece_end() if readable else piece.end
 
         return list(limit_layouts(layouts, self.spec.limit, position_after))
 

@@ -43,21 +43,42 @@ class CsvSource:
         return pa.schema([(name, pa.string()) for name in header])
 
     def _rows(self, at: Location, stream: ByteStream) -> Iterator[list[str]]:
-        """Parse rows, the header first; bytes that are not UTF-8 become surrogates, found again on conversion."""
+        """Parse rows, the header first; bytes that are not UTF-8 become surrogates, found again on conversion.
+
+        Raises:
+            csv.Error: a quote is never closed: what it swallowed, one row or all the rest, can't be told.
+        """
         csv.field_size_limit(MAX_RECORD_BYTES)
         delimiter = self._spec.delimiter or ("\t" if at.path.lower().endswith(_TAB_ENDINGS) else ",")
         text = io.TextIOWrapper(io.BufferedReader(stream, BLOCK_BYTES), encoding="utf-8-sig", errors="surrogateescape", newline="")
-        return (row for row in csv.reader(text, delimiter=delimiter) if row)
+        ended = False
+
+        def lines() -> Iterator[str]:
+            nonlocal ended
+            yield from text
+            ended = True
+
+        for row in csv.reader(lines(), delimiter=delimiter):
+            # The reader gives a row on its last line; it asks for one more only inside quotes.
+            if ended:
+                raise csv.Error("a quote is opened here and never closed")
+            if row:
+                yield row
 
     def read(self, at: Location, piece: Piece, begin: int, schema: pa.Schema) -> Iterator[Records]:
         """Stream records; those before `begin` are parsed and dropped."""
         texts = set(text_columns(self._spec))
         with ByteStream(at) as stream:
             rows = self._rows(at, stream)
-            header = next(rows, [])
+            header = next(rows, None)
+            if header is None:
+                return
             missing = [name for name in schema.names if name not in header]
             if missing:
                 raise ValueError(f"no column {missing[0]!r} in the header {', '.join(header)[:200]!r}")
+            twice = [name for name in schema.names if header.count(name) > 1]
+            if twice:
+                raise ValueError(f"column {twice[0]!r} stands twice in the header")
             wanted = itertools.islice(rows, begin, piece.end)
             position = begin
             for chunk, failure in _chunks(wanted):
@@ -74,12 +95,10 @@ class CsvSource:
             for index, row in enumerate(chunk)
             if len(row) != len(header)
         ]
-        for index, _, _ in bad:
-            chunk[index] = [""] * len(header)
-        columns = {}
+        columns: dict[str, pa.Array] = {}
+        malformed = {index for index, _, _ in bad}
         for field in schema:
             place = header.index(field.name)
-            malformed = {index for index, _, _ in bad}
             values = [None if index in malformed else row[place] for index, row in enumerate(chunk)]
             columns[field.name], wrong = typed_column(values, field, from_text=True, is_text=field.name in texts)
             bad += wrong

@@ -23,6 +23,7 @@ COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 BLOCK_BYTES = 1 << 20
 _SAMPLE_RECORDS = 1000
 _BOM = b"\xef\xbb\xbf"
+_TOO_LARGE = "the line is longer than {} bytes"
 
 Lines = tuple[list[bytes], npt.NDArray[np.int64], int]
 """Lines without their ends, (lines,) int64 offsets, offset behind the last."""
@@ -46,6 +47,7 @@ class ByteStream(io.RawIOBase):
         self._at = at
         self._packed = compression(at.path)
         self._offset = begin
+        self._most = BLOCK_BYTES
         self._stream = self._open()
 
     def _open(self) -> pa.NativeFile:
@@ -59,16 +61,17 @@ class ByteStream(io.RawIOBase):
             left -= skipped
         return stream
 
-    def read(self, size: int = -1) -> bytes:
-        """Read up to `size` bytes; raises what decoding or storage raises."""
+    def read(self, size: int = BLOCK_BYTES) -> bytes:
+        """Read up to `size` bytes, no more than a block; raises what decoding or storage raises."""
         while True:
+            most = min(size, self._most)
             try:
-                data: bytes = self._stream.read(size)
+                data: bytes = self._stream.read(most)
             except (pa.ArrowException, OSError):
-                # Arrow drops what it decoded before the fault; asking for less gets it.
-                if self._packed is None or size <= 1:
+                # Arrow drops what it decoded before the fault; asking for less, from now on, gets it.
+                if self._packed is None or most <= 1:
                     raise
-                size //= 2
+                self._most = most // 2
                 self._stream = self._open()
                 continue
             self._offset += len(data)
@@ -83,6 +86,14 @@ class ByteStream(io.RawIOBase):
         data = self.read(len(buffer))
         buffer[: len(data)] = data
         return len(data)
+
+    def close(self) -> None:
+        """Close the file too."""
+        # There is none where opening failed.
+        stream = getattr(self, "_stream", None)
+        if stream is not None and not self.closed:
+            stream.close()
+        super().close()
 
 
 def line_layout(name: str, at: Location, size: int) -> Layout:
@@ -99,19 +110,15 @@ def read_lines(at: Location, begin: int, end: int | None) -> Iterator[Lines]:
     """Stream the lines that begin at or after `begin` and before `end`.
 
     A position inside a line stands for the next line, so ranges cut anywhere share no line and miss none. A line longer
-    than `MAX_RECORD_BYTES` comes as its first bytes and one more than is allowed, so that the caller can tell.
+    than `MAX_RECORD_BYTES` comes as its first bytes, more than are allowed, so that the caller can tell. A byte order mark
+    belongs to the first line, which begins at 0, and is stripped.
     """
     start = max(begin - 1, 0)
     with ByteStream(at, start) as stream:
         carry, skipping = b"", begin > 0
-        at_start = begin == 0
         while True:
             block = stream.read(BLOCK_BYTES)
             data = carry + block
-            if at_start and data:
-                at_start = False
-                if data.startswith(_BOM):
-                    data, start = data[len(_BOM) :], len(_BOM)
             if skipping:
                 newline = data.find(b"\n")
                 if newline < 0:
@@ -124,9 +131,10 @@ def read_lines(at: Location, begin: int, end: int | None) -> Iterator[Lines]:
             carry = lines.pop()
             if not block and carry:
                 lines, carry = [*lines, carry], b""
-            elif len(carry) > MAX_RECORD_BYTES:
+            elif len(carry) > MAX_RECORD_BYTES + 1:
+                # A carriage return may be stripped from what is kept: one byte more keeps it too long.
                 carry, dropped, block = _drop_line(stream, carry)
-                lines.append(carry[: MAX_RECORD_BYTES + 1])
+                lines.append(carry[: MAX_RECORD_BYTES + 2])
                 yield from _emit(lines, start, end, dropped)
                 start, carry = start + sum(map(len, lines)) + len(lines) + dropped, block
                 if end is not None and start >= end:
@@ -144,9 +152,9 @@ def _drop_line(stream: ByteStream, head: bytes) -> tuple[bytes, int, bytes]:
     while block := stream.read(BLOCK_BYTES):
         newline = block.find(b"\n")
         if newline >= 0:
-            return head, length + newline - (MAX_RECORD_BYTES + 1), block[newline + 1 :]
+            return head, length + newline - (MAX_RECORD_BYTES + 2), block[newline + 1 :]
         length += len(block)
-    return head, length - (MAX_RECORD_BYTES + 1), b""
+    return head, length - (MAX_RECORD_BYTES + 2), b""
 
 
 def _emit(lines: list[bytes], start: int, end: int | None, dropped: int) -> Iterator[Lines]:
@@ -157,6 +165,8 @@ def _emit(lines: list[bytes], start: int, end: int | None, dropped: int) -> Iter
     behind = start + np.cumsum(sizes)
     offsets = behind - sizes
     count = len(lines) if end is None else int(np.searchsorted(offsets, end))
+    if start == 0:
+        lines = [lines[0].removeprefix(_BOM), *lines[1:]]
     for first in range(0, count, RECORDS_PER_READ):
         last = min(first + RECORDS_PER_READ, count)
         yield [_strip_cr(line) for line in lines[first:last]], offsets[first:last], int(behind[last - 1])
@@ -164,11 +174,6 @@ def _emit(lines: list[bytes], start: int, end: int | None, dropped: int) -> Iter
 
 def _strip_cr(line: bytes) -> bytes:
     return line[:-1] if line.endswith(b"\r") else line
-
-
-def _too_large(lines: list[bytes]) -> list[tuple[int, str, str]]:
-    message = f"the line is longer than {MAX_RECORD_BYTES} bytes"
-    return [(index, Reason.TOO_LARGE, message) for index, line in enumerate(lines) if len(line) > MAX_RECORD_BYTES]
 
 
 class TextSource:
@@ -194,7 +199,8 @@ class TextSource:
     def read(self, at: Location, piece: Piece, begin: int, schema: pa.Schema) -> Iterator[Records]:
         """Stream lines."""
         for lines, offsets, behind in read_lines(at, begin, piece.end):
-            bad = _too_large(lines)
+            message = _TOO_LARGE.format(MAX_RECORD_BYTES)
+            bad = [(index, Reason.TOO_LARGE, message) for index, line in enumerate(lines) if len(line) > MAX_RECORD_BYTES]
             for index, _, _ in bad:
                 lines[index] = b""
             text, invalid = valid_utf8(pa.array(lines, pa.binary()))
@@ -220,30 +226,32 @@ class JsonLinesSource:
     def sample_schema(self, at: Location) -> pa.Schema:
         """Find columns and types in the first thousand records; nested values are kept as JSON text."""
         seen: dict[str, list[Any]] = {}
-        count = 0
-        for lines, _, _ in read_lines(at, 0, None):
-            for line in lines:
-                if isinstance(record := _parse(line), dict):
-                    count += 1
-                    for name, value in record.items():
-                        seen.setdefault(name, []).append(value)
-            if count >= _SAMPLE_RECORDS:
-                break
+        dotted = [name for name in (*text_columns(self._spec), *self._spec.keep) if "." in name]
+        lines = itertools.chain.from_iterable(lines for lines, _, _ in read_lines(at, 0, None))
+        parsed = (record for record in map(_parse, lines) if isinstance(record, dict))
+        try:
+            for record in itertools.islice(parsed, _SAMPLE_RECORDS):
+                inside = {name: value for name in dotted if (value := pick(record, name)) is not None}
+                for name, value in (record | inside).items():
+                    seen.setdefault(name, []).append(value)
+        except (pa.ArrowException, OSError):
+            # What can be read of a truncated file will be read, so its columns count.
+            if not seen:
+                raise
         return pa.schema([(name, _infer(values)) for name, values in seen.items()])
 
     def read(self, at: Location, piece: Piece, begin: int, schema: pa.Schema) -> Iterator[Records]:
         """Stream records."""
         texts = set(text_columns(self._spec))
         for lines, offsets, behind in read_lines(at, begin, piece.end):
-            filled = np.array([bool(line.strip()) for line in lines], dtype=bool)
-            kept_lines = [line for line, is_filled in zip(lines, filled, strict=True) if is_filled]
-            parsed = [_parse(line) for line in kept_lines]
-            bad = _too_large(kept_lines) + [(i, value[0], value[1]) for i, value in enumerate(parsed) if isinstance(value, tuple)]
+            filled = np.array([len(line) > MAX_RECORD_BYTES or bool(line.strip()) for line in lines], dtype=bool)
+            parsed = [_parse(line) for line, is_filled in zip(lines, filled, strict=True) if is_filled]
+            bad = [(i, value[0], value[1]) for i, value in enumerate(parsed) if isinstance(value, tuple)]
             columns = {}
             for field in schema:
                 values = [pick(record, field.name) if isinstance(record, dict) else None for record in parsed]
                 if field.name in texts and self._spec.template is not None:
-                    values = [value if value is None or isinstance(value, str) else json.dumps(value) for value in values]
+                    values = [value if value is None or isinstance(value, str) else _json_text(value) for value in values]
                 columns[field.name], wrong = typed_column(values, field, from_text=False, is_text=field.name in texts)
                 bad += wrong
             yield records(columns, offsets[filled], behind, bad)
@@ -251,6 +259,8 @@ class JsonLinesSource:
 
 def _parse(line: bytes) -> dict[str, Any] | tuple[str, str]:
     """Parse one line: the object, or (reason, message)."""
+    if len(line) > MAX_RECORD_BYTES:
+        return Reason.TOO_LARGE, _TOO_LARGE.format(MAX_RECORD_BYTES)
     try:
         value = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
@@ -296,10 +306,10 @@ def typed_column(values: list[Any], field: pa.Field, *, from_text: bool, is_text
             string column takes nested JSON as JSON text.
     """
     if pa.types.is_string(field.type) and not is_text and not from_text:
-        values = [json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value for value in values]
+        values = [_json_text(value) if isinstance(value, dict | list) else value for value in values]
     try:
         return _convert(values, field.type, from_text), []
-    except (pa.ArrowInvalid, pa.ArrowTypeError, UnicodeEncodeError, OverflowError):
+    except (pa.ArrowInvalid, pa.ArrowTypeError, UnicodeEncodeError, OverflowError, RecursionError):
         pass
     bad: list[tuple[int, str, str]] = []
     kept: list[Any] = []
@@ -309,18 +319,31 @@ def typed_column(values: list[Any], field: pa.Field, *, from_text: bool, is_text
         except UnicodeEncodeError:
             kept.append(None)
             bad.append((index, Reason.INVALID_UTF8, f"column {field.name!r} is not valid UTF-8"))
-        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, RecursionError):
             kept.append(None)
-            found = f"{type(value).__name__} {str(value)[:40]!r}"
+            found = type(value).__name__ + ("" if isinstance(value, dict | list) else f" {str(value)[:40]!r}")
             bad.append((index, Reason.WRONG_TYPE, f"column {field.name!r} should be {field.type}, found {found}"))
     return pa.array(kept, field.type), bad
 
 
+def _json_text(value: Any) -> Any:
+    """Write a parsed value as JSON again; one nested too deep for that stays what it is, and is of the wrong type."""
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except RecursionError:
+        return value
+
+
 def _convert(values: list[Any], kind: pa.DataType, from_text: bool) -> pa.Array:
     if from_text:
-        return pa.array(values, pa.string()).cast(kind)
+        # An empty CSV field is no number: it is no value, as everywhere.
+        is_string = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+        return pa.array(values if is_string else [value or None for value in values], pa.string()).cast(kind)
     if pa.types.is_integer(kind) or pa.types.is_floating(kind):
         # Arrow would take true for 1.
         if any(isinstance(value, bool) for value in values):
             raise pa.ArrowTypeError("a boolean is no number")
+    if pa.types.is_integer(kind) and any(isinstance(value, float) and not value.is_integer() for value in values):
+        # Arrow would cut the fraction off.
+        raise pa.ArrowTypeError("a fraction is no whole number")
     return pa.array(values, kind)

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 
 from embed_ops.filesystem import Location
 from embed_ops.plan import SPAN_BYTES, Layout, Piece
-from embed_ops.sources.base import RECORDS_PER_READ, Records, records, text_columns, valid_utf8
+from embed_ops.schema import Reason
+from embed_ops.sources.base import MAX_RECORD_BYTES, RECORDS_PER_READ, Records, records, text_columns, valid_utf8
 from embed_ops.spec import SourceSpec
 
 _READ_BUFFER_BYTES = 1 << 20
@@ -35,7 +36,7 @@ class ParquetSource:
             with at.fs.open_input_file(at.path) as file:
                 metadata = pq.read_metadata(file)
             schema = metadata.schema.to_arrow_schema()
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError):
+        except (pa.ArrowException, OSError, ValueError):
             # Whether the file or the storage is broken shows on reading, where both are told apart.
             return Layout((Piece(name, 0, None, None, size),))
         needed = set(text_columns(self._spec)) | set(self._spec.keep)
@@ -77,12 +78,26 @@ def _records(batch: pa.RecordBatch, first: int, schema: pa.Schema, texts: set[st
     bad: list[tuple[int, str, str]] = []
     for field in schema:
         column = _column(batch, field.name)
-        if field.name in texts and not pa.types.is_null(column.type):
+        if field.name in texts:
+            column, large = _held(column, field.name)
+            bad += large
+        if pa.types.is_string(field.type) and not pa.types.is_null(column.type):
             column, wrong = valid_utf8(_plain_text(column))
             bad += wrong
         columns[field.name] = column.cast(field.type)
     last = first + len(batch)
     return records(columns, np.arange(first, last, dtype=np.int64), last, bad)
+
+
+def _held(column: pa.Array, name: str) -> tuple[pa.Array, list[tuple[int, str, str]]]:
+    """Turn texts longer than a reader may hold into null, and name them."""
+    column = _plain_text(column)
+    if not any(test(column.type) for test in (pa.types.is_string, pa.types.is_binary, pa.types.is_large_binary)):
+        return column, []
+    long = pc.fill_null(pc.greater(pc.binary_length(column), MAX_RECORD_BYTES), False)
+    message = f"column {name!r} is longer than {MAX_RECORD_BYTES} bytes"
+    bad = [(index, str(Reason.TOO_LARGE), message) for index in np.flatnonzero(long.to_numpy(zero_copy_only=False)).tolist()]
+    return (pc.if_else(long, pa.scalar(None, column.type), column) if bad else column), bad
 
 
 def _needed_bytes(group: pq.RowGroupMetaData, names: set[str]) -> int:

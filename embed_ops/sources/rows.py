@@ -14,21 +14,20 @@ import pyarrow.compute as pc
 
 from embed_ops.errors import SourceError, SpecError
 from embed_ops.plan import Layout, SourceFile
-from embed_ops.schema import MESSAGE, REASON, RESERVED
+from embed_ops.schema import MESSAGE, REASON
+from embed_ops.schema import TEXT as TEXT
 from embed_ops.sources.base import hive_columns, template_fields, text_columns
 from embed_ops.spec import SourceSpec
 
-TEXT = "_text"
-"""Name of the text column inside a unit's table."""
 _IDENTIFIER = re.compile(r'"((?:[^"]|"")+)"|([A-Za-z_][A-Za-z0-9_]*)')
 
 
 def field_type(schema: pa.Schema, name: str) -> pa.DataType | None:
     """Find the type of a column or, by a dotted name, of a field inside a struct; None where there is none."""
     if name in schema.names:
-        return schema.field(name).type
+        return schema.field(schema.names.index(name)).type
     head, *path = name.split(".")
-    kind = schema.field(head).type if head in schema.names else None
+    kind = schema.field(schema.names.index(head)).type if head in schema.names else None
     for part in path:
         if kind is None or not pa.types.is_struct(kind) or kind.get_field_index(part) < 0:
             return None
@@ -37,14 +36,28 @@ def field_type(schema: pa.Schema, name: str) -> pa.DataType | None:
 
 
 def _stored(kind: pa.DataType) -> pa.DataType:
-    """Give the type a kept column is stored with: dictionary encoding is a matter of the file."""
-    return kind.value_type if pa.types.is_dictionary(kind) else kind
+    """Give the type a kept column is stored with: dictionary encoding and views are a matter of the file."""
+    if pa.types.is_dictionary(kind):
+        return _stored(kind.value_type)
+    if pa.types.is_fixed_size_list(kind):
+        # Among the columns of a run, fixed-size lists are its vectors.
+        return pa.list_(kind.value_type)
+    if pa.types.is_string_view(kind) or pa.types.is_large_string(kind):
+        return pa.string()
+    return pa.binary() if pa.types.is_binary_view(kind) else kind
 
 
 def _is_text(kind: pa.DataType) -> bool:
     plain = _stored(kind)
-    text_like = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
-    return any(test(plain) for test in (*text_like, pa.types.is_string_view, pa.types.is_null))
+    return any(test(plain) for test in (pa.types.is_string, pa.types.is_binary, pa.types.is_large_binary, pa.types.is_null))
+
+
+def _fits_template(kind: pa.DataType) -> bool:
+    try:
+        pa.array([], kind).cast(pa.string())
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        return _is_text(kind)
+    return True
 
 
 def _where_columns(where: str | None, known: Iterable[str]) -> list[str]:
@@ -69,10 +82,7 @@ def choose_columns(spec: SourceSpec, files: Sequence[SourceFile], layouts: Seque
         SpecError: `where`, `types` or `template` is not valid.
     """
     hive = hive_columns(files[0].name)
-    try:
-        texts = text_columns(spec)
-    except ValueError as error:
-        raise SpecError(str(error)) from error
+    texts = text_columns(spec)
     wanted = dict.fromkeys([*texts, *spec.keep, *_where_columns(spec.where, [*sample.names, *hive])])
     unknown = [name for name in spec.types if name not in wanted]
     if unknown:
@@ -82,21 +92,36 @@ def choose_columns(spec: SourceSpec, files: Sequence[SourceFile], layouts: Seque
         kind = field_type(sample, name)
         if kind is None and name in hive:
             continue
+        if sample.names.count(name) > 1:
+            raise SourceError(f"{files[0].name}: column {name!r} is there twice; rename one of them")
         if kind is None:
             raise SourceError(_missing(files[0].name, name, sample, hive))
         fields.append(pa.field(name, _chosen_type(spec, name, kind, files[0].name, is_text=name in texts)))
     chosen = pa.schema(fields)
+    check_columns(spec, chosen, files, layouts)
+    for keys in {tuple(hive_columns(file.name)) for file in files}:
+        Rows(spec, chosen).check(keys)
+    return chosen
+
+
+def check_columns(spec: SourceSpec, chosen: pa.Schema, files: Sequence[SourceFile], layouts: Sequence[Layout]) -> None:
+    """Check that every file whose columns are known has the chosen ones.
+
+    Raises:
+        SourceError: a column is missing or of another type.
+    """
+    texts = text_columns(spec)
     for file, layout in zip(files, layouts, strict=True):
         if layout.schema is not None:
             _check_same(spec, chosen, file.name, layout.schema, texts)
-    Rows(spec, chosen).check()
-    return chosen
 
 
 def _chosen_type(spec: SourceSpec, name: str, kind: pa.DataType, where: str, *, is_text: bool) -> pa.DataType:
     if is_text:
         if spec.template is None and not _is_text(kind):
             raise SourceError(f"{where}: column {name!r} is {kind}; the text needs a string column")
+        if not _fits_template(kind):
+            raise SourceError(f"{where}: column {name!r} is {kind}, which can't stand in source.template")
         return pa.string()
     if name in spec.types:
         try:
@@ -131,8 +156,8 @@ class Rows:
         self.kept = pa.schema([schema.field(name) for name in spec.keep if name in schema.names])
         self._database: duckdb.DuckDBPyConnection | None = None
 
-    def check(self) -> None:
-        """Try `where` on no rows.
+    def check(self, hive: Sequence[str]) -> None:
+        """Try `where` on no rows, with the columns of hive folders.
 
         Raises:
             SpecError: the condition can't be evaluated on these columns.
@@ -140,12 +165,25 @@ class Rows:
         if self._spec.where is None:
             return
         try:
-            self._test(self.schema.empty_table(), {})
+            alone = self._test(self.schema.empty_table(), dict.fromkeys(hive, ""))
         except duckdb.Error as error:
-            raise SpecError(f"source.where {self._spec.where!r}: {str(error).splitlines()[0]}") from error
+            raise self._refused(error) from error
+        if len(alone):
+            raise SpecError(f"source.where {self._spec.where!r}: must be a condition on one row, found an aggregate")
 
-    def complete(self, source: str, table: pa.Table) -> tuple[pa.Table, npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
+    def _refused(self, error: duckdb.Error) -> SpecError:
+        return SpecError(f"source.where {self._spec.where!r}: {str(error).splitlines()[0]}")
+
+    def complete(self, source: str, table: pa.Table, faults: pa.Table) -> tuple[pa.Table, npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
         """Add the text and choose rows.
+
+        Args:
+            source: name of the file.
+            table: the columns of its records.
+            faults: `reason` and `message`, null where a record is fine.
+
+        Raises:
+            SpecError: `where` fails on a value.
 
         Returns:
             a table of kept columns, `_text`, `reason`, `message`; (rows,) whether `where` lets the row through, always
@@ -153,11 +191,16 @@ class Rows:
         """
         hive = hive_columns(source)
         text = self._text(table, hive)
-        bad = table.column(REASON).is_valid().to_numpy()
-        chosen = np.ones(len(table), np.bool_) if self._spec.where is None else bad | self._test(table, hive)
+        bad = faults.column(REASON).is_valid().to_numpy()
+        chosen = np.ones(len(table), np.bool_)
+        if self._spec.where is not None:
+            try:
+                chosen = bad | self._test(table, hive)
+            except duckdb.Error as error:
+                raise self._refused(error) from error
         size = pc.fill_null(pc.binary_length(text), 0).to_numpy().astype(np.int64)
         columns = {name: table.column(name) for name in self.kept.names}
-        columns |= {TEXT: text, REASON: table.column(REASON), MESSAGE: table.column(MESSAGE)}
+        columns |= {TEXT: text, REASON: faults.column(REASON), MESSAGE: faults.column(MESSAGE)}
         return pa.table(columns), chosen, np.where(chosen, size, 0)
 
     def reject(self, reason: str, message: str) -> pa.Table:
@@ -192,10 +235,12 @@ class Rows:
         """Evaluate `where`, (rows,) bool; unknown (NULL) counts as no."""
         if self._database is None:
             self._database = duckdb.connect(config={"threads": 1, "enable_external_access": False})
-        given = table.drop_columns([name for name in RESERVED if name in table.schema.names])
+        given = table
         for name, value in hive.items():
             if name not in given.schema.names:
                 given = given.append_column(name, pa.array([value] * len(given), pa.string()))
         self._database.register("rows", given)
-        found = self._database.sql(f"SELECT coalesce(({self._spec.where}), false) AS chosen FROM rows").to_arrow_table()
+        # The line break ends a comment; the cast refuses what is no condition.
+        condition = f"SELECT coalesce(CAST(({self._spec.where}\n) AS BOOLEAN), false) AS chosen FROM rows"
+        found = self._database.sql(condition).to_arrow_table()
         return np.asarray(found.column("chosen").to_numpy(), dtype=np.bool_)

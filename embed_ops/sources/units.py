@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from embed_ops.errors import StorageError
+from embed_ops.errors import EmbedOpsError, StorageError
 from embed_ops.filesystem import Location
 from embed_ops.plan import UNIT_TEXT_BYTES, Piece, Span, unit_name
 from embed_ops.schema import ROW, SOURCE, SOURCE_TYPE, Reason
@@ -131,11 +131,17 @@ class Cursor:
             self.take(min(len(chunk), int(np.searchsorted(chunk.positions, where.position))))
 
     def peek(self) -> _Chunk | None:
-        """Give the records read ahead in this piece, reading more if there are none; None at its end."""
+        """Give the records read ahead in this piece, reading more if there are none; None at its end.
+
+        The position moves over what is no record to the first one read ahead. So a unit ends at the same place however
+        reading was cut into chunks, which depends on where it began.
+        """
         while self._chunk is None or len(self._chunk) == 0:
             if self._piece_done:
                 return None
             self._chunk = self._read()
+            if self._chunk is not None:
+                self.position = int(self._chunk.positions[0]) if len(self._chunk) else self._chunk.end
         return self._chunk
 
     def take(self, count: int) -> _Chunk:
@@ -164,8 +170,10 @@ class Cursor:
             if found is None:
                 self._piece_done = True
                 return None
-            table, kept, size = self._rows.complete(self.piece.source, found.table)
+            table, kept, size = self._rows.complete(self.piece.source, found.table, found.faults)
             return _Chunk(table, found.positions, found.end, kept, size)
+        except (EmbedOpsError, MemoryError):
+            raise
         except Exception as error:
             if self._failed_at != self.position:
                 position = self.position

@@ -229,7 +229,7 @@ def test_too_many_rejects_stop_the_job(tiny: str, tmp_path: Path) -> None:
     (tmp_path / "corpus").mkdir()
     pq.write_table(pa.table({"text": texts}), tmp_path / "corpus" / "a.parquet")
     source = {"path": str(tmp_path / "corpus"), "column": "text"}
-    with pytest.raises(Stopped, match="abort_reject_fraction = 0.5"):
+    with pytest.raises(Stopped, match=r"abort_reject_fraction = 0\.5"):
         embed(tiny_spec(tiny, source, tmp_path / "run", resources__unit_rows=20))
     run = embed(tiny_spec(tiny, source, tmp_path / "run", resources__unit_rows=20, abort_reject_fraction=1.0))
     assert (run.report["rows"], run.report["rejected"], run.exit_code) == (150, 450, 1)
