@@ -170,7 +170,8 @@ def _open(spec: Spec, reporter: Reporter, stop_after_s: float | None) -> _Attemp
     began, name = time.time(), new_attempt()
     run = RunDir(locate(spec.sink.path))
     header = run.read_header()
-    found = fingerprint(spec, make_encoder(spec.encoder).fingerprint())
+    encoder = make_encoder(spec.encoder)
+    found = fingerprint(spec, encoder.fingerprint())
     if header is not None:
         require_same(spec.sink.path, header["fingerprint"], found)
     corpus = Corpus.open(spec.source)
@@ -188,11 +189,18 @@ def _open(spec: Spec, reporter: Reporter, stop_after_s: float | None) -> _Attemp
             reporter.say(f"{len(broken)} units are not as they were written and are embedded again: {', '.join(broken[:3])}")
         resolved = Resolved(**header["resolved"])
     deadline = None if stop_after_s is None else began + stop_after_s
+    spec = _pinned(spec, encoder.describe().get("commit"))
     attempt = _Attempt(spec, run, name, began, corpus, plan, found, resolved, records, reporter, header, deadline)
     _drop_stale(attempt, set(stale))
     if header["attempts"] and attempt.stock().works:
         attempt.resolved = resume(spec.sink.path, header["resolved"], spec)
     return attempt
+
+
+def _pinned(spec: Spec, commit: str | None) -> Spec:
+    """Fix the model for all workers: a hub branch to its commit, a folder to its full path."""
+    change = {"revision": commit} if commit else {"model": locate(spec.encoder.model).path}
+    return spec.model_copy(update={"encoder": spec.encoder.model_copy(update=change)})
 
 
 def _require_apart(run: RunDir, corpus: Corpus) -> None:

@@ -190,13 +190,15 @@ class RunDir:
         """Read the plan.
 
         Raises:
-            RunError: there is none.
+            RunError: there is none, or it can't be read.
         """
         try:
             with self.root.fs.open_input_file(self.root.child("plan.parquet").path) as file:
                 return read_plan(file, roots)
         except FileNotFoundError as error:
             raise RunError(f"{self.root.path}: has no plan.parquet: not a run, or its first start failed") from error
+        except (pa.ArrowException, OSError, KeyError) as error:
+            raise RunError(f"{self.root.path}/plan.parquet: can't be read: {error}; restore it, or choose another sink.path") from error
 
     def read_manifest(self) -> dict[str, Record]:
         """Read all parts: the latest record of each unit, by name.

@@ -77,7 +77,8 @@ class EncoderSpec(_Section):
     family: Literal["text"] = Field("text", description="kind of model")
     model: str = Field(description="folder, or hub name")
     revision: str | None = Field(None, description="hub branch, tag or commit")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="compute type; float32 is exact")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="compute type; auto is float32, which is exact")
+    compile: Literal["auto", False] = Field("auto", description="compile the forward pass; auto does not do it yet")
     max_tokens: int | None = Field(None, gt=0, description="cut longer rows here; by default the model's own limit")
     prompt: str | None = Field(None, description="text before every row, or the name of one of the model's prompts")
     outputs: Annotated[tuple[OutputSpec, ...], BeforeValidator(_as_tuple)] = Field(
@@ -109,12 +110,12 @@ class SinkSpec(_Section):
 
 
 class ResourcesSpec(_Section):
-    """What the job may use. Only unit_rows and token_budget touch the bytes."""
+    """What the job may use."""
 
     replicas: Literal["auto"] | Annotated[int, Field(gt=0)] | Annotated[tuple[int, int], BeforeValidator(_as_tuple)] = Field(
         "auto", description="copies of the model: n, [min, max], or auto"
     )
-    threads_per_replica: int = Field(1, gt=0, description="CPU threads of a replica")
+    threads_per_replica: int = Field(1, gt=0, description="CPU threads of a replica; a run keeps them")
     gpus_per_replica: float = Field(0.0, ge=0.0, le=1.0, description="GPU share of a replica")
     unit_rows: int = Field(16_384, gt=0, description="most rows of a unit (commit and resume)")
     token_budget: Literal["auto"] | Annotated[int, Field(gt=0)] = Field("auto", description="padded tokens of one forward pass")
@@ -131,7 +132,7 @@ class Spec(_Section):
 
     max_reject_fraction: float = Field(0.01, ge=0.0, le=1.0, description="more rejects than this share: exit code 1")
     abort_reject_fraction: float = Field(0.5, ge=0.0, le=1.0, description="more than this share after 10 units: stop, exit code 3")
-    seed: int = Field(0, ge=0, description="of everything that draws")
+    seed: int = Field(0, ge=0, description="of everything that draws; embed draws nothing")
     source: SourceSpec
     encoder: EncoderSpec
     parity: ParitySpec = ParitySpec()

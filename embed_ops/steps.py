@@ -97,6 +97,8 @@ _PARTS: dict[str, _Parts] = {}
 def parts_of(job: Job) -> _Parts:
     """Build source, rows and encoder once per process: tokenizers are slow to load."""
     if job.attempt not in _PARTS:
+        # Readers share the machine with replicas: a tokenizer on every core would take theirs.
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         _PARTS.clear()
         spec = job.spec
         _PARTS[job.attempt] = _Parts(make_source(spec.source), Rows(spec.source, job.columns), make_encoder(spec.encoder))

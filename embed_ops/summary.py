@@ -109,7 +109,11 @@ def show_plan(plan: Plan, spec: Spec) -> None:
     known = plan.rows
     table.add_section()
     table.add_row(
-        f"{len(plan.files)} files", str(len(plan.spans)), f"~{units}", "on reading" if known is None else f"{known:,}", f"{plan.bytes:,}"
+        f"{len(plan.files)} files in all",
+        str(len(plan.spans)),
+        f"~{units}",
+        "on reading" if known is None else f"{known:,}",
+        f"{plan.bytes:,}",
     )
     console().print(table)
 

@@ -30,7 +30,7 @@ Address = Annotated[
 ]
 Progress = Annotated[Style, typer.Option(help="how to show progress; auto: live on a terminal, plain lines elsewhere")]
 Level = Literal["debug", "info", "warning", "error"]
-LogLevel = Annotated[Level, typer.Option(help="least level of log messages")]
+LogLevel = Annotated[Level, typer.Option(help="least level of log messages", case_sensitive=False)]
 StopAfter = Annotated[
     str | None, typer.Option(help="begin no further unit after this time (90s, 30m, 2h); resume later", show_default=False)
 ]

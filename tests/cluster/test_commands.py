@@ -43,7 +43,7 @@ def test_help(verb: str) -> None:
 BAD_INPUT = [
     (["source.path=nowhere"], "source.path nowhere: nothing there"),
     (["source.path={empty}"], "no file ends in .parquet"),
-    (["source.path={other}"], "found 2 files (2 .doc)"),
+    (["source.path={other}"], "found 2 files (2 doc)"),
     (["source.column=body"], "no column 'body'; columns: text, id"),
     (["source.column=id"], "column 'id' is int64; the text needs a string column"),
     (["source.keep=['nope']"], "no column 'nope'"),
@@ -103,7 +103,7 @@ def test_plan_lists_and_writes_nothing(tmp_path: Path) -> None:
     words = [f"source.path={tmp_path / 'corpus'}", "source.column=text", "encoder.model=any", f"sink.path={tmp_path / 'run'}"]
     code, said = invoke("plan", *words)
     assert code == 0
-    for part in ("part=0/data.parquet", "2 files", "100", "spans", "units", "rows", "bytes"):
+    for part in ("part=0/data.parquet", "2 files in all", "100", "spans", "units", "rows", "bytes"):
         assert part in said
     assert sorted(tmp_path.rglob("*")) == before
 
