@@ -133,6 +133,11 @@ def footer_of(record: Record, fingerprint: str, version: str) -> dict[str, Any]:
     }
 
 
+def reject_name(unit: str, digest: str) -> str:
+    """Name a unit's reject file, below `rejects/`, by what is in it."""
+    return f"{unit}.{digest[:8]}{SUFFIX}"
+
+
 def norms_of(table: pa.Table) -> tuple[float | None, float | None]:
     """Find the least and the greatest L2 norm over all vector columns of a unit."""
     columns = [name for name, kind in zip(table.schema.names, table.schema.types, strict=True) if pa.types.is_fixed_size_list(kind)]
@@ -275,6 +280,9 @@ class RunDir:
         rejected = read_bytes(self.root.child(f"{REJECTS}/{footer['reject_file']}")) if footer["reject_file"] else b""
         if footer["unit"] != unit or footer["fingerprint"] != fingerprint or rejected is None:
             return None
+        digest = hashlib.sha256(rejected).hexdigest()
+        if footer["reject_file"] not in (None, reject_name(unit, digest)):
+            return None
         following = footer["next"] or [None, None]
         record = Record(
             unit=unit,
@@ -288,9 +296,9 @@ class RunDir:
             flags=["recovered"],
             **{name: footer[name] for name in ("ranges", "rows", "rejects", "file_rejects", "filtered", "reject_file", *COUNTED)},
         )
-        if not rejected:
+        if footer["reject_file"] is None:
             return record
-        return replace(record, reject_bytes=len(rejected), reject_sha256=hashlib.sha256(rejected).hexdigest())
+        return replace(record, reject_bytes=len(rejected), reject_sha256=digest)
 
     def write_unit(self, record: Record, data: pa.Table, rejects: pa.Table, fingerprint: str, version: str) -> Record:
         """Write a unit, its rejects first: the data file, which says that the unit is done, appears last and whole.
@@ -301,7 +309,7 @@ class RunDir:
         if len(rejects):
             content = encode(rejects, {"unit": record.unit, "fingerprint": fingerprint, "version": version})
             digest = hashlib.sha256(content).hexdigest()
-            name = f"{record.unit}.{digest[:8]}{SUFFIX}"
+            name = reject_name(record.unit, digest)
             publish(self.root, f"{REJECTS}/{name}", content, record.attempt)
             record = replace(record, reject_file=name, reject_bytes=content.size, reject_sha256=digest)
         content = encode(data, footer_of(record, fingerprint, version))

@@ -188,7 +188,7 @@ def _read(place: RunDir, name: str, size: int, digest: str | None) -> tuple[pa.T
     try:
         file = pq.ParquetFile(pa.BufferReader(content))
         return file.read(), read_footer(file.metadata), found
-    except (pa.ArrowException, OSError, KeyError) as error:
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         raise OSError(f"changed since it was written, and no longer readable: {error}") from error
 
 

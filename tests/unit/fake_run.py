@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from embed_ops.filesystem import locate
 from embed_ops.fingerprint import digest_of
@@ -44,9 +45,9 @@ def vectors(texts: Iterable[str]) -> np.ndarray[Any, np.dtype[np.float32]]:
 def write(run: RunDir, unit: Unit, attempt: str) -> Record:
     """Write one unit as the job does."""
     fine = pc.and_(pc.is_null(unit.table.column(REASON)), pc.is_valid(unit.table.column(TEXT)))
-    rows, others = unit.table.filter(fine), unit.table.filter(pc.invert(fine))
-    reasons = pc.fill_null(others.column(REASON), "null")
-    rejects = others.drop_columns([TEXT]).set_column(others.schema.get_field_index(REASON), REASON, reasons)
+    rows, rejects = unit.table.filter(fine), unit.table.filter(pc.invert(fine)).drop_columns([TEXT])
+    reasons = pc.fill_null(rejects.column(REASON), "null")
+    rejects = rejects.set_column(rejects.schema.get_field_index(REASON), REASON, reasons)
     data = rows.drop_columns([TEXT, REASON, MESSAGE])
     data = data.append_column("embedding", vector_column(vectors(rows.column(TEXT).to_pylist()), "float32"))
     of_files = sum(reason in FILE_LEVEL for reason in reasons.to_pylist())
@@ -113,6 +114,4 @@ def corpus_of(folder: Path) -> dict[str, Any]:
 
 def table_of(path: Path) -> pa.Table:
     """Read a Parquet file as a table."""
-    import pyarrow.parquet as pq
-
     return pq.ParquetFile(path).read()

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import fsspec
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from reading import corpus, texts, units, write
 
 from embed_ops import plan as plan_module
 from embed_ops.errors import RunError, SourceError, SpecError, StorageError
 from embed_ops.filesystem import Location, list_files, locate, publish, read_bytes, remove, walk
-from embed_ops.plan import Piece, SourceFile, Span, compare, estimated_units, inspect_files, plan_table, read_plan
+from embed_ops.plan import Piece, SourceFile, Span, compare, estimated_units, inspect_files, plan_table
 from embed_ops.run_dir import RunDir
 from embed_ops.sources.corpus import Corpus
 
@@ -221,7 +222,7 @@ def test_a_remote_corpus_is_read() -> None:
     storage = fsspec.filesystem("memory")
     storage.pipe(f"/{base.partition('//')[2]}/x=1/a.jsonl", b'{"text": "a"}\n{"text": "b"}\n')
     sink = pa.BufferOutputStream()
-    pa.parquet.write_table(pa.table({"text": ["p"]}), sink)
+    pq.write_table(pa.table({"text": ["p"]}), sink)
     storage.pipe(f"/{base.partition('//')[2]}/b.parquet", sink.getvalue().to_pybytes())
     found = corpus("jsonl", base)
     assert found.files[0].name == "x=1/a.jsonl"

@@ -142,7 +142,9 @@ def test_what_is_missing_is_named_with_its_meaning() -> None:
     ]
 
 
-@pytest.mark.parametrize(("content", "part"), [(b"a = [", "not a TOML file"), (b"\xff", "can't read the spec"), (None, "can't read the spec")])
+@pytest.mark.parametrize(
+    ("content", "part"), [(b"a = [", "not a TOML file"), (b"\xff", "can't read the spec"), (None, "can't read the spec")]
+)
 def test_an_unreadable_file_is_named(content: bytes | None, part: str, tmp_path: Path) -> None:
     """A spec file that is missing or broken is named, with the reason."""
     file = tmp_path / "run.toml"
@@ -155,7 +157,9 @@ def test_an_unreadable_file_is_named(content: bytes | None, part: str, tmp_path:
 
 NAMES = st.text(min_size=1, max_size=8)
 OUTPUTS = st.lists(
-    st.fixed_dictionaries({"name": NAMES.map("v".__add__)}, optional={"pooling": st.sampled_from(["mean", "cls"]), "normalize": st.booleans()}),
+    st.fixed_dictionaries(
+        {"name": NAMES.map("v".__add__)}, optional={"pooling": st.sampled_from(["mean", "cls"]), "normalize": st.booleans()}
+    ),
     max_size=3,
     unique_by=lambda item: item["name"],
 )

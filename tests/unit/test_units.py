@@ -20,8 +20,8 @@ from embed_ops import plan as plan_module
 from embed_ops.errors import SpecError, StorageError
 from embed_ops.filesystem import Location
 from embed_ops.plan import Plan
-from embed_ops.sources import lines, parquet
 from embed_ops.sources import csv as csv_source
+from embed_ops.sources import lines, parquet
 from embed_ops.sources.corpus import Corpus
 from embed_ops.sources.rows import Rows
 from embed_ops.sources.units import Cursor, Unit, read_units
@@ -216,10 +216,20 @@ def test_small_files_of_a_folder_share_units(tmp_path: Path, monkeypatch: pytest
     found = corpus("text", tmp_path)
     names = [[piece.source.removesuffix(".txt") for piece in span.pieces] for span in found.plan().spans]
     assert names == [["a/1", "a/2", "a/3"], ["a/4"], ["b/1"], ["b/2"], ["b/3"], ["b/c/1"], ["b/d"]]
-    assert [[part.source for part in unit.ranges] for unit in units(found)][0] == ["a/1.txt", "a/2.txt", "a/3.txt"]
+    assert [part.source for part in units(found)[0].ranges] == ["a/1.txt", "a/2.txt", "a/3.txt"]
 
 
-NAMES = ["a b.jsonl", "100%.jsonl", "%41.jsonl", "größe 漢.jsonl", "a.b.c.jsonl", "a.jsonl", "a.jsonl.gz", "x=1/a.jsonl", "x=%20/ü.jsonl.zst"]
+NAMES = [
+    "a b.jsonl",
+    "100%.jsonl",
+    "%41.jsonl",
+    "größe 漢.jsonl",
+    "a.b.c.jsonl",
+    "a.jsonl",
+    "a.jsonl.gz",
+    "x=1/a.jsonl",
+    "x=%20/ü.jsonl.zst",
+]
 
 
 def test_names_are_taken_as_they_are(tmp_path: Path) -> None:
@@ -354,4 +364,3 @@ def test_many_row_groups_are_read_group_by_group(tmp_path: Path) -> None:
         for size in sizes:
             writer.write_table(pa.table({"text": pa.array([str(number) for number in itertools.islice(numbers, size)], pa.string())}))
     assert rows(corpus("parquet", tmp_path), rows=1000) == [(row, str(row), None) for row in range(sum(sizes))]
-
