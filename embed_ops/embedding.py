@@ -215,7 +215,7 @@ def _drop_stale(attempt: _Attempt, stale: set[str]) -> None:
     """Remove the units of source files that have changed, then publish the new plan: a crash between leaves work, never lies."""
     for unit, record in list(attempt.records.items()):
         if any(part["source"] in stale for part in record.ranges):
-            attempt.run.remove_unit(record)
+            attempt.run.remove_unit(record, attempt.name)
             del attempt.records[unit]
     if stale:
         attempt.run.write_plan(attempt.plan, attempt.name)

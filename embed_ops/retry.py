@@ -64,5 +64,5 @@ def merge(run: RunDir, data: pa.Table, rejects: pa.Table, meta: dict[str, Any]) 
     """Put rows that were embedded on retry among those of the unit's data file; the new rejects replace the old ones."""
     old, footer = read_table(run, f"{DATA}/{meta['unit']}{SUFFIX}")
     following = footer["next"] or [None, None]
-    chained = meta | {"next_source": following[0], "next_position": following[1], "flags": ["retried"]}
+    chained = meta | {"next_source": following[0], "next_position": following[1], "flags": ["retried"], "replaces": footer["reject_file"]}
     return in_source_order(pa.concat_tables([old, data.cast(old.schema)]), meta["ranges"]), rejects, chained

@@ -29,6 +29,8 @@ DATA, REJECTS, MANIFEST, TMP = "data", "rejects", "manifest", "tmp"
 SUFFIX = ".parquet"
 _RANGE = pa.struct([("source", pa.string()), ("begin", pa.int64()), ("end", pa.int64()), ("records", pa.int64())])
 _RECOVERY_THREADS = 8
+REMOVED = "removed"
+"""Flag of a record that strikes the unit's earlier ones."""
 
 
 @dataclass(frozen=True)
@@ -223,6 +225,8 @@ class RunDir:
             for row in rows:
                 row["seconds"] = {key: value for key, value in (row["seconds"] or {}).items() if value is not None}
                 found[row["unit"]] = Record.parse(row)
+                if REMOVED in found[row["unit"]].flags:
+                    del found[row["unit"]]
         self._part = max((int(name.partition("-")[0]) for name in parts), default=-1) + 1
         return found
 
@@ -317,11 +321,12 @@ class RunDir:
         low, high = norms_of(data)
         return replace(record, bytes=content.size, sha256=hashlib.sha256(content).hexdigest(), min_norm=low, max_norm=high)
 
-    def remove_unit(self, record: Record) -> None:
-        """Delete a stale unit: the data file first, so that it never stands without its rejects."""
+    def remove_unit(self, record: Record, attempt: str) -> None:
+        """Delete a stale unit and strike its record: the data file first, so that it never stands without its rejects."""
         remove(self.root.child(f"{DATA}/{record.unit}{SUFFIX}"))
         if record.reject_file is not None:
             remove(self.root.child(f"{REJECTS}/{record.reject_file}"))
+        self.append_manifest([replace(record, flags=[REMOVED])], attempt)
 
     def clean(self, records: Mapping[str, Record], attempt: str) -> None:
         """Delete what dead attempts left: their temporary files, and reject files that no data file names."""

@@ -25,11 +25,12 @@ from embed_ops import __version__
 from embed_ops.batching import padded_positions, token_batches
 from embed_ops.encoders.base import Encoder, FloatArray
 from embed_ops.errors import EmbedOpsError
+from embed_ops.filesystem import remove
 from embed_ops.job import Again, Job, Work
 from embed_ops.plan import UNIT_TEXT_BYTES
 from embed_ops.registry import make_encoder, make_source
 from embed_ops.retry import in_source_order, merge
-from embed_ops.run_dir import Record, RunDir
+from embed_ops.run_dir import REJECTS, Record, RunDir
 from embed_ops.schema import FILE_LEVEL, MESSAGE, REASON, ROW, SOURCE, Reason
 from embed_ops.sinks.parquet import vector_column, vectors_of
 from embed_ops.sources.base import Source
@@ -262,6 +263,8 @@ def _write(received: pa.Table, meta: dict[str, Any], job: Job) -> dict[str, Any]
     counts = {"rows": len(data), "rejects": len(rejects) - of_files, "file_rejects": of_files, "bytes": 0, "sha256": ""}
     record = Record.parse(meta | counts | {"attempt": job.attempt})
     record = run.write_unit(record, data, rejects, job.fingerprint, __version__)
+    if (replaced := meta.get("replaces")) and replaced != record.reject_file:
+        remove(job.run.child(f"{REJECTS}/{replaced}"))
     seconds = {name: meta[name] for name in ("read", "prepare", "forward", "started", "idle_input", "idle_output")}
     seconds |= {"write": time.perf_counter() - clock, "finished": time.time()}
     extra = {

@@ -81,6 +81,10 @@ def verify(path: str, *, source: bool = False) -> Verification:
     found_once = [record.unit for record in stock.done if record.unit in chained or record.unit.rpartition(".")[0] in broken]
     planned = {f"{unit}{SUFFIX}" for unit in found_once}
     result.differences += [Difference(f"{DATA}/{name}", "no unit of the plan has this file") for name in sorted(listed - planned)]
+    named = {record.reject_file for record in stock.done}
+    # Where units are missing, their reject files may stand already: they are written first.
+    unnamed = [] if stock.works else sorted(name for name, _ in walk(place.root, REJECTS) if name not in named)
+    result.differences += [Difference(f"{REJECTS}/{name}", "no data file names this reject file") for name in unnamed]
     places: dict[str, Places] = {}
     digest = digest_of(run.header["fingerprint"])
 

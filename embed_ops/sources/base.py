@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import string
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
+from urllib.parse import unquote
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +23,14 @@ MAX_RECORD_BYTES = 64 << 20
 """Most bytes of one record that a reader holds in memory; a longer one is a reject."""
 RECORDS_PER_READ = 4096
 """Records handed on at once: enough to amortise Arrow calls, few enough to stay small."""
+
+
+class Undecodable(Exception):
+    """A source file can't be read on, though its bytes can: what its reader found."""
+
+
+DECODING_FAULTS = (Undecodable, pa.ArrowException, OSError, EOFError, csv.Error)
+"""What a broken file or broken storage raises; anything else is a fault of the program, and no reason for a reject."""
 
 
 @dataclass(frozen=True)
@@ -102,9 +112,9 @@ def text_columns(spec: SourceSpec) -> list[str]:
 
 
 def hive_columns(name: str) -> dict[str, str]:
-    """Read `key=value` folders of a source name."""
+    """Read `key=value` folders of a source name; values are URL-decoded, as Hive and Arrow write them."""
     pairs = (part.partition("=") for part in name.split("/")[:-1])
-    return {key: value for key, equals, value in pairs if equals and key}
+    return {key: unquote(value) for key, equals, value in pairs if equals and key}
 
 
 def records(

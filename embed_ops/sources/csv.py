@@ -13,7 +13,7 @@ import pyarrow as pa
 from embed_ops.filesystem import Location
 from embed_ops.plan import Layout, Piece
 from embed_ops.schema import Reason
-from embed_ops.sources.base import MAX_RECORD_BYTES, RECORDS_PER_READ, Records, records, text_columns
+from embed_ops.sources.base import MAX_RECORD_BYTES, RECORDS_PER_READ, Records, Undecodable, records, text_columns
 from embed_ops.sources.lines import BLOCK_BYTES, ByteStream, typed_column, with_compressions
 from embed_ops.spec import SourceSpec
 
@@ -75,10 +75,10 @@ class CsvSource:
                 return
             missing = [name for name in schema.names if name not in header]
             if missing:
-                raise ValueError(f"no column {missing[0]!r} in the header {', '.join(header)[:200]!r}")
+                raise Undecodable(f"no column {missing[0]!r} in the header {', '.join(header)[:200]!r}")
             twice = [name for name in schema.names if header.count(name) > 1]
             if twice:
-                raise ValueError(f"column {twice[0]!r} stands twice in the header")
+                raise Undecodable(f"column {twice[0]!r} stands twice in the header")
             wanted = itertools.islice(rows, begin, piece.end)
             position = begin
             for chunk, failure in _chunks(wanted):

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from embed_ops.filesystem import Location
 from embed_ops.plan import SPAN_BYTES, Layout, Piece
 from embed_ops.schema import Reason
-from embed_ops.sources.base import MAX_RECORD_BYTES, RECORDS_PER_READ, Records, records, text_columns, valid_utf8
+from embed_ops.sources.base import MAX_RECORD_BYTES, RECORDS_PER_READ, Records, Undecodable, records, text_columns, valid_utf8
 from embed_ops.spec import SourceSpec
 
 _READ_BUFFER_BYTES = 1 << 20
@@ -124,7 +124,7 @@ def _leaves(schema: pa.Schema, names: Sequence[str]) -> list[str]:
     """Name what to read: a column of this name, or a field inside a struct by its dotted path."""
     missing = [name for name in names if name not in schema.names and name.partition(".")[0] not in schema.names]
     if missing:
-        raise ValueError(f"no column {missing[0]!r}; columns: {', '.join(schema.names)}")
+        raise Undecodable(f"no column {missing[0]!r}; columns: {', '.join(schema.names)}")
     return list(names)
 
 

@@ -19,6 +19,8 @@ from embed_ops.schema import TEXT as TEXT
 from embed_ops.sources.base import hive_columns, template_fields, text_columns
 from embed_ops.spec import SourceSpec
 
+KEPT_PER_TEXT = 8
+"""Bytes of kept columns that weigh as one of text: a unit carries at most 32 MiB of them."""
 _IDENTIFIER = re.compile(r'"((?:[^"]|"")+)"|([A-Za-z_][A-Za-z0-9_]*)')
 
 
@@ -146,6 +148,13 @@ def _check_same(spec: SourceSpec, chosen: pa.Schema, where: str, schema: pa.Sche
             raise SourceError(f"{where}: column {field.name!r} is {found}, but {field.type} in the first file; make them the same")
 
 
+def _byte_lengths(columns: Iterable[pa.ChunkedArray]) -> npt.NDArray[np.int64]:
+    """Add up the bytes of text and binary columns, (rows,) int64; others are small."""
+    kinds = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
+    lengths = [pc.fill_null(pc.binary_length(column), 0) for column in columns if any(kind(column.type) for kind in kinds)]
+    return np.sum([length.to_numpy().astype(np.int64) for length in lengths], axis=0) if lengths else np.zeros(1, np.int64)
+
+
 class Rows:
     """Makes rows of records: the text, the constant columns of hive folders, and the choice of `where`."""
 
@@ -187,7 +196,8 @@ class Rows:
 
         Returns:
             a table of kept columns, `_text`, `reason`, `message`; (rows,) whether `where` lets the row through, always
-            for one that is a reject already; (rows,) bytes of text, 0 for rows that are left out.
+            for one that is a reject already; (rows,) bytes of text, or an eighth of those of the kept columns where that is
+            more, 0 for rows that are left out.
         """
         hive = hive_columns(source)
         text = self._text(table, hive)
@@ -198,8 +208,8 @@ class Rows:
                 chosen = bad | self._test(table, hive)
             except duckdb.Error as error:
                 raise self._refused(error) from error
-        size = pc.fill_null(pc.binary_length(text), 0).to_numpy().astype(np.int64)
         columns = {name: table.column(name) for name in self.kept.names}
+        size = np.maximum(_byte_lengths([text]), _byte_lengths(columns.values()) // KEPT_PER_TEXT)
         columns |= {TEXT: text, REASON: faults.column(REASON), MESSAGE: faults.column(MESSAGE)}
         return pa.table(columns), chosen, np.where(chosen, size, 0)
 

@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from embed_ops.errors import EmbedOpsError, StorageError
+from embed_ops.errors import StorageError
 from embed_ops.filesystem import Location
 from embed_ops.plan import UNIT_TEXT_BYTES, Piece, Span, unit_name
 from embed_ops.schema import ROW, SOURCE, SOURCE_TYPE, Reason
-from embed_ops.sources.base import Records, Source
+from embed_ops.sources.base import DECODING_FAULTS, Records, Source
 from embed_ops.sources.rows import Rows
 
 _COPY_BYTES = 4 << 20
@@ -172,9 +172,9 @@ class Cursor:
                 return None
             table, kept, size = self._rows.complete(self.piece.source, found.table, found.faults)
             return _Chunk(table, found.positions, found.end, kept, size)
-        except (EmbedOpsError, MemoryError):
+        except MemoryError:
             raise
-        except Exception as error:
+        except DECODING_FAULTS as error:
             if self._failed_at != self.position:
                 position = self.position
                 self._open(position)

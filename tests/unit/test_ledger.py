@@ -45,7 +45,7 @@ def test_any_units_that_are_lost_are_computed_again_to_the_same_bytes(tmp_path_f
     before = contents(folder / "run")
     for index, record in enumerate(list(records.values())):
         if index in lost:
-            run.remove_unit(record)
+            run.remove_unit(record, "test")
             del records[record.unit]
     stock = take_stock(plan, records, 4)
     assert bool(stock.works) == bool(lost)

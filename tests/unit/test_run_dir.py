@@ -152,8 +152,8 @@ def test_a_removed_unit_leaves_nothing(folder: Path) -> None:
     run = RunDir.at(str(folder))
     record = next(record for record in run.read_manifest().values() if record.reject_file)
     before = set(contents(folder))
-    run.remove_unit(record)
-    run.remove_unit(record)
+    run.remove_unit(record, "test")
+    run.remove_unit(record, "test")
     assert before - set(contents(folder)) == {f"data/{record.unit}.parquet", f"rejects/{record.reject_file}"}
 
 
