@@ -239,10 +239,14 @@ def _check_parity(attempt: _Attempt) -> None:
     texts = attempt.corpus.head(attempt.plan, attempt.spec.parity.rows)
     attempt.reporter.say(f"comparing {len(texts)} rows with the reference")
     spec = attempt.spec
-    found, described = on_a_replica(spec.resources, parity.measure, spec.encoder, attempt.resolved, texts)
-    parity.require(found, spec.parity)
-    attempt.measured.parity = [asdict(item) for item in found]
-    attempt.header["model"] = described
+    measured = on_a_replica(spec.resources, parity.measure, spec.encoder, attempt.resolved, spec.parity, texts)
+    parity.require(measured.found, spec.parity)
+    attempt.resolved = replace(attempt.resolved, dtype=measured.dtype)
+    attempt.measured.parity = [asdict(item) for item in measured.found]
+    attempt.header |= {"model": measured.model, "resolved": asdict(attempt.resolved)}
+    if measured.rates:
+        attempt.header["dtype"] = {"rates": measured.rates, "refused": [asdict(item) for item in measured.refused]}
+        attempt.reporter.say(f"computing in {measured.dtype}")
 
 
 def _start(attempt: _Attempt) -> None:

@@ -12,7 +12,7 @@ from embed_ops import __version__
 from embed_ops.batching import RULE
 from embed_ops.errors import RunError
 from embed_ops.job import Resolved
-from embed_ops.spec import Spec
+from embed_ops.spec import AUTO, Spec
 
 _SOURCE_FIELDS = ("kind", "column", "template", "keep", "where", "limit", "types", "delimiter")
 _ENCODER_FIELDS = ("family", "max_tokens", "prompt", "outputs", "trust_remote_code")
@@ -61,7 +61,8 @@ def resolve(spec: Spec) -> Resolved:
         budget = CPU_TOKEN_BUDGET if device == "cpu" else GPU_TOKEN_BUDGET
     versions = {name: importlib.metadata.version(name) for name in _VERSIONED}
     return Resolved(
-        dtype="float32" if spec.encoder.dtype == "auto" else spec.encoder.dtype,
+        # Settled on a replica, by the parity check; without one nothing vouches for a shorter type.
+        dtype="float32" if spec.encoder.dtype == AUTO and spec.parity.rows == 0 else spec.encoder.dtype,
         compile=False,
         token_budget=budget,
         batch_rule=RULE,
@@ -79,7 +80,7 @@ def resume(where: str, known: Mapping[str, Any], spec: Spec) -> Resolved:
     """
     earlier, now = Resolved(**known), resolve(spec)
     asked = {
-        "encoder.dtype": (earlier.dtype, earlier.dtype if spec.encoder.dtype == "auto" else spec.encoder.dtype),
+        "encoder.dtype": (earlier.dtype, earlier.dtype if spec.encoder.dtype == AUTO else spec.encoder.dtype),
         "resources.token_budget": (
             earlier.token_budget,
             earlier.token_budget if spec.resources.token_budget == "auto" else spec.resources.token_budget,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,8 +13,11 @@ from embed_ops.encoders.base import FloatArray
 from embed_ops.errors import ParityError
 from embed_ops.job import Resolved
 from embed_ops.registry import make_encoder
-from embed_ops.spec import EncoderSpec, ParitySpec
+from embed_ops.spec import AUTO, EncoderSpec, ParitySpec
 from embed_ops.steps import embed_inputs
+
+LEAST_GAIN = 1.5
+"""Times the float32 rate that a matrix product in a shorter type must reach to be worth its rounding."""
 
 
 @dataclass(frozen=True)
@@ -44,27 +49,65 @@ def cosines(left: FloatArray, right: FloatArray) -> FloatArray:
     return np.where(same, 1.0, products / np.where(norms == 0, 1.0, norms)).astype(np.float32)
 
 
-def measure(spec: EncoderSpec, resolved: Resolved, texts: list[str]) -> tuple[list[Parity], dict[str, object]]:
-    """Embed the texts both ways on this machine.
+@dataclass(frozen=True)
+class Measurement:
+    """What one replica found before the first unit.
 
-    Returns:
-        the comparison for every output, and what the model became (`Encoder.describe`).
+    Attributes:
+        dtype: the compute type that was compared, and, for "auto", chosen.
+        found: the comparison for every output.
+        model: what the model became (`Encoder.describe`).
+        refused: for "auto", the comparison of the faster type that missed the limits.
+        rates: matrix-product FLOP/s by compute type, where they were needed to choose.
     """
-    from embed_ops.encoders.device import use_threads
+
+    dtype: str
+    found: list[Parity]
+    model: dict[str, Any]
+    refused: list[Parity]
+    rates: dict[str, float]
+
+
+def measure(spec: EncoderSpec, resolved: Resolved, limits: ParitySpec, texts: list[str]) -> Measurement:
+    """Embed the texts as the job would and through the reference, and settle "auto": the fastest type that is close enough.
+
+    A faster type is one whose matrix products this device really speeds up: emulated bfloat16 is slower than float32.
+    """
+    from embed_ops.encoders.device import gemm_flops_per_second, use_threads
 
     use_threads(resolved.threads_per_replica)
-    encoder = make_encoder(spec)
-    encoder.load(resolved.device, resolved.dtype)
     column = pa.array(texts, pa.string())
+    reference = make_encoder(spec).reference(column)
+    if resolved.dtype != AUTO:
+        return Measurement(resolved.dtype, *_compare(spec, resolved, resolved.dtype, column, reference), [], {})
+    rates = {dtype: gemm_flops_per_second(resolved.device, dtype) for dtype in ("float32", "bfloat16")}
+    refused: list[Parity] = []
+    if texts and rates["bfloat16"] >= LEAST_GAIN * rates["float32"]:
+        found, model = _compare(spec, resolved, "bfloat16", column, reference)
+        if within(found, limits):
+            return Measurement("bfloat16", found, model, [], rates)
+        refused = found
+    found, model = _compare(spec, resolved, "float32", column, reference)
+    return Measurement("float32", found, model, refused, rates)
+
+
+def _compare(
+    spec: EncoderSpec, resolved: Resolved, dtype: str, column: pa.Array, reference: tuple[str, Mapping[str, FloatArray]]
+) -> tuple[list[Parity], dict[str, Any]]:
+    encoder = make_encoder(spec)
+    encoder.load(resolved.device, dtype)
     prepared = encoder.prepare(column)
     vectors, _, _ = embed_inputs(encoder, prepared.inputs, resolved.token_budget)
     found = []
-    if texts:
-        name, reference = encoder.reference(column)
-        for output, expected in reference.items():
-            close = cosines(vectors[output][prepared.index], expected)
-            found.append(Parity(output, name, len(texts), float(close.mean()), float(close.min()), int(close.argmin())))
+    for output, expected in reference[1].items() if len(column) else ():
+        close = cosines(vectors[output][prepared.index], expected)
+        found.append(Parity(output, reference[0], len(column), float(close.mean()), float(close.min()), int(close.argmin())))
     return found, encoder.describe()
+
+
+def within(found: list[Parity], limits: ParitySpec) -> bool:
+    """Tell whether all outputs keep the limits."""
+    return all(item.mean >= limits.min_mean and item.min >= limits.min for item in found)
 
 
 def require(found: list[Parity], limits: ParitySpec) -> None:
@@ -73,7 +116,7 @@ def require(found: list[Parity], limits: ParitySpec) -> None:
     Raises:
         ParityError: holds a table of all outputs.
     """
-    if all(item.mean >= limits.min_mean and item.min >= limits.min for item in found):
+    if within(found, limits):
         return
     head = f"{'output':<16} {'rows':>5} {'mean cosine':>12} {'min cosine':>12}  reference"
     table = [f"{item.output:<16} {item.rows:>5} {item.mean:>12.7f} {item.min:>12.7f}  {item.reference}" for item in found]

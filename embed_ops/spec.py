@@ -21,6 +21,7 @@ def _as_tuple(value: object) -> object:
 
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
+AUTO = "auto"
 PoolingMode = Literal["mean", "cls", "max", "last", "weighted_mean", "mean_sqrt_len"]
 
 
@@ -77,7 +78,9 @@ class EncoderSpec(_Section):
     family: Literal["text"] = Field("text", description="kind of model")
     model: str = Field(description="folder, or hub name")
     revision: str | None = Field(None, description="hub branch, tag or commit")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="compute type; auto is float32, which is exact")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="compute type; auto: the fastest that keeps [parity]; float32 is exact"
+    )
     compile: Literal["auto", False] = Field("auto", description="compile the forward pass; auto does not do it yet")
     max_tokens: int | None = Field(None, gt=0, description="cut longer rows here; by default the model's own limit")
     prompt: str | None = Field(None, description="text before every row, or the name of one of the model's prompts")

@@ -1,0 +1,120 @@
+"""The three steps of the job on one unit, without Ray."""
+
+from __future__ import annotations
+
+import ast
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import tiny_models
+
+import embed_ops
+from embed_ops.filesystem import locate
+from embed_ops.fingerprint import resolve
+from embed_ops.job import Job, Work
+from embed_ops.sources.corpus import Corpus
+from embed_ops.spec import Spec
+from embed_ops.steps import Replica, read_and_prepare, read_meta, write_unit
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Save a seeded two-layer BERT."""
+    return str(tiny_models.build("bert", tmp_path_factory.mktemp("model") / "bert"))
+
+
+def job_of(model: str, folder: Path, rows: int, attempt: str) -> tuple[Job, list[Work]]:
+    """Write a corpus of so many rows in one file, and make the job that embeds it."""
+    (folder / "in").mkdir(parents=True)
+    pq.write_table(pa.table({"text": [f"row {n} of some words" for n in range(rows)]}), folder / "in" / "a.parquet")
+    tree = {"source": {"path": str(folder / "in"), "column": "text"}, "encoder": {"model": model}, "sink": {"path": str(folder / "run")}}
+    spec = Spec.parse(tree | {"parity": {"rows": 0}})
+    corpus = Corpus.open(spec.source)
+    plan = corpus.plan()
+    job = Job(spec, locate(spec.sink.path), corpus.roots, plan.columns, resolve(spec), "f", attempt)
+    return job, [Work(span) for span in plan.spans]
+
+
+def run(job: Job, works: list[Work], replica: Replica) -> list[dict[str, Any]]:
+    """Take every unit through all steps: the records."""
+    found = []
+    for work in works:
+        for prepared in read_and_prepare(pa.table({"work": [work.dump()]}), job):
+            assert prepared.num_rows == 1
+            found.append(json.loads(write_unit(replica(prepared), job).column("record")[0].as_py()))
+    return found
+
+
+def test_what_the_driver_gets_does_not_grow_with_rows(model: str, tmp_path: Path) -> None:
+    """Law 6: the record of a unit of 5,000 rows is as small as that of one of 50."""
+    sizes = {}
+    for rows in (50, 5000):
+        job, works = job_of(model, tmp_path / str(rows), rows, f"a-{rows}-1")
+        records = run(job, works, Replica(job))
+        assert [record["rows"] for record in records] == [rows]
+        sizes[rows] = len(json.dumps(records))
+    assert sizes[5000] < 1.1 * sizes[50] < 3000
+
+
+def test_nothing_asks_for_a_whole_dataset() -> None:
+    """Law 6: no module calls what would bring a corpus to one machine."""
+    forbidden = {"take_all", "to_pandas", "materialize", "to_arrow_refs", "to_numpy_refs", "to_torch"}
+    calls = {
+        (path.name, node.func.attr)
+        for path in Path(embed_ops.__file__).parent.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in forbidden
+    }
+    assert calls == set()
+
+
+def test_a_failing_step_reaches_the_driver(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error in any step becomes the unit's record: with its name, kind and traceback, and nothing is written."""
+    job, works = job_of(model, tmp_path, 20, "a-20-2")
+    replica = Replica(job)
+
+    def broken(*_: object) -> None:
+        raise SystemExit("native code left")
+
+    monkeypatch.setattr(replica._encoder, "forward", broken)
+    record = run(job, works, replica)[0]
+    assert (record["kind"], record["unit"]) == ("SystemExit", "a.parquet.000000000000")
+    assert "native code left" in record["error"]
+    assert "Traceback" in record["traceback"]
+    assert not (tmp_path / "run" / "data").exists()
+
+
+def test_non_finite_vectors_are_rejects(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A vector with NaN is never written: its row is a reject, and the others keep their places."""
+    job, works = job_of(model, tmp_path, 20, "a-20-3")
+    replica = Replica(job)
+    forward = replica._encoder.forward
+
+    def poisoned(batch: pa.Table) -> dict[str, np.ndarray]:
+        found = {name: vectors.copy() for name, vectors in forward(batch).items()}
+        for vectors in found.values():
+            vectors[0, 3] = np.nan
+        return found
+
+    monkeypatch.setattr(replica._encoder, "forward", poisoned)
+    record = run(job, works, replica)[0]
+    assert (record["rows"] + record["rejects"], record["rejects"] > 0) == (20, True)
+    rejects = pq.read_table(tmp_path / "run" / "rejects" / record["reject_file"]).to_pylist()
+    assert {row["reason"] for row in rejects} == {"non_finite"}
+    kept = pq.read_table(tmp_path / "run" / "data" / "a.parquet.000000000000.parquet")
+    assert np.isfinite(kept.column("embedding").combine_chunks().flatten().to_numpy()).all()
+    assert sorted(kept.column("_row").to_pylist() + [row["_row"] for row in rejects]) == list(range(20))
+
+
+def test_a_deadline_lets_the_unit_in_hand_finish(model: str, tmp_path: Path) -> None:
+    """After the deadline a reader hands out the unit it has and begins no other."""
+    job, works = job_of(model, tmp_path, 40, "a-40-4")
+    spec = job.spec.model_copy(update={"resources": job.spec.resources.model_copy(update={"unit_rows": 10})})
+    late = Job(spec, job.run, job.roots, job.columns, job.resolved, "f", "a-40-5", deadline=1.0)
+    units = [read_meta(unit)["unit"] for unit in read_and_prepare(pa.table({"work": [works[0].dump()]}), late)]
+    assert units == ["a.parquet.000000000000"]
