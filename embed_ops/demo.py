@@ -60,7 +60,8 @@ def _packages(root: Path) -> dict[str, list[Path]]:
     found: dict[str, list[Path]] = {}
     for path in sorted(root.rglob("*.py")):
         parts = path.relative_to(root).parts
-        if not _LEFT_OUT & set(parts):
+        private = any(part.startswith("_") and part != "__init__.py" for part in parts)
+        if not private and not _LEFT_OUT & set(parts):
             found.setdefault(parts[0] if len(parts) > 1 else root.name, []).append(path)
     return dict(sorted(found.items(), key=lambda item: (item[0] != root.name, item[0])))
 
@@ -79,9 +80,9 @@ def _documented(tree: ast.Module, module: str) -> Iterator[tuple[str, ast.Module
 def write_corpus(folder: Path, rows: int) -> int:
     """Write docstrings of the standard library, then of installed packages, as Parquet, a `package=` folder each.
 
-    No package takes more than an eighth, so that there are several. Returns the number of rows.
+    No package takes more than a quarter, so that there are several. Returns the number of rows.
     """
-    share = max(_LEAST_ROWS, rows // 8)
+    share = max(_LEAST_ROWS, rows // 4)
     written = 0
     for root in map(Path, (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"))):
         for package, paths in _packages(root).items():

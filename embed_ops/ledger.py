@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from embed_ops.job import Work
 from embed_ops.plan import Plan, Span, estimated_units, unit_name
-from embed_ops.run_dir import Record
+from embed_ops.record import Record
 from embed_ops.sources.units import UnitEnd
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from embed_ops.run_dir import Record
+from embed_ops.record import Record
 
 
 @dataclass

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 
 from embed_ops.job import Again, Work
 from embed_ops.plan import Piece, Plan, Span
-from embed_ops.run_dir import DATA, REJECTS, SUFFIX, Record, RunDir
+from embed_ops.record import SUFFIX, Record
+from embed_ops.run_dir import DATA, REJECTS, RunDir
 from embed_ops.schema import FILE_LEVEL, REASON, ROW, SOURCE
 from embed_ops.sinks.parquet import read_footer
 

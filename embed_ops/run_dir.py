@@ -11,10 +11,9 @@ import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, replace
 from typing import Any, Self
 
-import numpy as np
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,85 +22,11 @@ from pyarrow.fs import FileSelector, FileType
 from embed_ops.errors import RunError, StorageError
 from embed_ops.filesystem import Location, locate, publish, read_bytes, remove, walk
 from embed_ops.plan import Plan, plan_table, read_plan
-from embed_ops.sinks.parquet import encode, read_footer, vectors_of
+from embed_ops.record import COUNTED, MANIFEST_SCHEMA, REMOVED, SUFFIX, Record, footer_of, norms_of, reject_name
+from embed_ops.sinks.parquet import encode, read_footer
 
 DATA, REJECTS, MANIFEST, TMP = "data", "rejects", "manifest", "tmp"
-SUFFIX = ".parquet"
-_RANGE = pa.struct([("source", pa.string()), ("begin", pa.int64()), ("end", pa.int64()), ("records", pa.int64())])
 _RECOVERY_THREADS = 8
-REMOVED = "removed"
-"""Flag of a record that strikes the unit's earlier ones."""
-
-
-@dataclass(frozen=True)
-class Record:
-    """What is known of one unit that is done: a row of the manifest.
-
-    Attributes:
-        unit: its name; the data file is `data/<unit>.parquet`.
-        ranges: {source, begin, end, records} of each source file in it.
-        next_source: where the next unit of the span begins; None behind the last.
-        rows: embedded rows; `rejects`, `file_rejects` and `filtered` count the others.
-        reject_file: below `rejects/`, None where there are none.
-        min_norm: least L2 norm of the unit's vectors, None where it has none.
-        tokens: of distinct inputs; `positions` has the padding too.
-        seconds: by part; empty for a unit whose record was lost and read back.
-    """
-
-    unit: str
-    attempt: str
-    ranges: list[dict[str, Any]]
-    next_source: str | None
-    next_position: int | None
-    rows: int
-    rejects: int
-    file_rejects: int
-    filtered: int
-    bytes: int
-    sha256: str
-    reject_file: str | None = None
-    reject_bytes: int = 0
-    reject_sha256: str | None = None
-    truncated: int = 0
-    min_norm: float | None = None
-    max_norm: float | None = None
-    inputs: int = 0
-    tokens: int = 0
-    positions: int = 0
-    flops: float = 0.0
-    seconds: dict[str, float] = field(default_factory=dict)
-    flags: list[str] = field(default_factory=list)
-
-    @classmethod
-    def parse(cls, values: Mapping[str, Any]) -> Self:
-        """Take the known keys of a mapping."""
-        return cls(**{item.name: values[item.name] for item in fields(cls) if item.name in values})
-
-
-COUNTED = ("truncated", "inputs", "tokens", "positions", "flops")
-"""What a unit's footer counts beside rows, so that a lost record can be read back whole."""
-SECONDS = ("read", "prepare", "forward", "write", "started", "finished", "idle_input", "idle_output")
-MANIFEST_SCHEMA = pa.schema(
-    [
-        ("unit", pa.string()),
-        ("attempt", pa.string()),
-        ("ranges", pa.list_(_RANGE)),
-        ("next_source", pa.string()),
-        ("next_position", pa.int64()),
-        *((name, pa.int64()) for name in ("rows", "rejects", "file_rejects", "filtered", "bytes")),
-        ("sha256", pa.string()),
-        ("reject_file", pa.string()),
-        ("reject_bytes", pa.int64()),
-        ("reject_sha256", pa.string()),
-        ("truncated", pa.int64()),
-        ("min_norm", pa.float64()),
-        ("max_norm", pa.float64()),
-        *((name, pa.int64()) for name in ("inputs", "tokens", "positions")),
-        ("flops", pa.float64()),
-        ("seconds", pa.struct([(name, pa.float64()) for name in SECONDS])),
-        ("flags", pa.list_(pa.string())),
-    ]
-)
 
 
 def new_attempt() -> str:
@@ -111,42 +36,12 @@ def new_attempt() -> str:
 
 def attempt_is_dead(attempt: str) -> bool:
     """Tell whether the process of an attempt is gone; one on another host is taken to live for a day."""
-    host, pid, started = attempt.rsplit("-", 2)
+    host, pid, started = attempt.rsplit("-", 2) if attempt.count("-") >= 2 else ("", "", "")
+    if not (pid.isdigit() and started.isdigit()):
+        return False
     if host == socket.gethostname():
         return not (psutil.pid_exists(int(pid)) and psutil.Process(int(pid)).create_time() * 1000 <= int(started) + 1000)
     return time.time() * 1000 - int(started) > 86_400_000
-
-
-def footer_of(record: Record, fingerprint: str, version: str) -> dict[str, Any]:
-    """Make the footer of a unit's data file: what chains the units, and which reject file counts."""
-    return {
-        "unit": record.unit,
-        "fingerprint": fingerprint,
-        "version": version,
-        "reject_file": record.reject_file,
-        "ranges": record.ranges,
-        "next": None if record.next_source is None else [record.next_source, record.next_position],
-        "last": record.next_source is None,
-        "rows": record.rows,
-        "rejects": record.rejects,
-        "file_rejects": record.file_rejects,
-        "filtered": record.filtered,
-        **{name: getattr(record, name) for name in COUNTED},
-    }
-
-
-def reject_name(unit: str, digest: str) -> str:
-    """Name a unit's reject file, below `rejects/`, by what is in it."""
-    return f"{unit}.{digest[:8]}{SUFFIX}"
-
-
-def norms_of(table: pa.Table) -> tuple[float | None, float | None]:
-    """Find the least and the greatest L2 norm over all vector columns of a unit."""
-    columns = [name for name, kind in zip(table.schema.names, table.schema.types, strict=True) if pa.types.is_fixed_size_list(kind)]
-    if not columns or len(table) == 0:
-        return None, None
-    norms = [np.linalg.norm(vectors_of(table.column(name)).astype(np.float32), axis=1) for name in columns]
-    return float(min(values.min() for values in norms)), float(max(values.max() for values in norms))
 
 
 class RunDir:

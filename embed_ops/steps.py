@@ -28,9 +28,10 @@ from embed_ops.errors import EmbedOpsError
 from embed_ops.filesystem import remove
 from embed_ops.job import Again, Job, Work
 from embed_ops.plan import UNIT_TEXT_BYTES
+from embed_ops.record import Record
 from embed_ops.registry import make_encoder, make_source
 from embed_ops.retry import in_source_order, merge
-from embed_ops.run_dir import REJECTS, Record, RunDir
+from embed_ops.run_dir import REJECTS, RunDir
 from embed_ops.schema import FILE_LEVEL, MESSAGE, REASON, ROW, SOURCE, Reason
 from embed_ops.sinks.parquet import vector_column, vectors_of
 from embed_ops.sources.base import Source

@@ -14,7 +14,8 @@ from embed_ops.filesystem import Location
 from embed_ops.plan import Layout, Piece
 from embed_ops.schema import Reason
 from embed_ops.sources.base import MAX_RECORD_BYTES, RECORDS_PER_READ, Records, Undecodable, records, text_columns
-from embed_ops.sources.lines import BLOCK_BYTES, ByteStream, typed_column, with_compressions
+from embed_ops.sources.streams import BLOCK_BYTES, ByteStream, with_compressions
+from embed_ops.sources.values import typed_column
 from embed_ops.spec import SourceSpec
 
 _TAB_ENDINGS = with_compressions(".tsv", ".tab")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from embed_ops.job import Again, Work
 from embed_ops.ledger import chain, take_stock
 from embed_ops.plan import Piece, Plan, Span
-from embed_ops.run_dir import Record
+from embed_ops.record import Record
 from embed_ops.sources.corpus import Corpus
 from embed_ops.sources.units import UnitEnd
 

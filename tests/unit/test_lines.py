@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from reading import PACKINGS, corpus, pack, rows, table, texts, write
 
 from embed_ops.errors import SourceError
-from embed_ops.sources import base, lines
+from embed_ops.sources import base, lines, streams
 
 packings = pytest.mark.parametrize("packing", PACKINGS)
 
@@ -163,10 +163,11 @@ def test_the_text_column_may_have_any_name(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("ending", [b"\n", b"\r\n", b""])
 def test_a_line_too_long_costs_itself(kind: str, ending: bytes, packing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A line above the limit is one reject; the next one is found behind it, wherever blocks end."""
-    monkeypatch.setattr(lines, "MAX_RECORD_BYTES", 100)
+    for module in (lines, streams):
+        monkeypatch.setattr(module, "MAX_RECORD_BYTES", 100)
     make = (lambda text: text) if kind == "text" else (lambda text: b'{"text": "' + text + b'"}')
     for block in (7, 64, 101, 1000):
-        monkeypatch.setattr(lines, "BLOCK_BYTES", block)
+        monkeypatch.setattr(streams, "BLOCK_BYTES", block)
         for size in (100, 101, 102, 300, 5000):
             filler = size - len(make(b""))
             content = make(b"a") + b"\n" + make(b"x" * filler) + ending
@@ -180,8 +181,9 @@ def test_a_line_too_long_costs_itself(kind: str, ending: bytes, packing: str, tm
 
 def test_a_carriage_return_where_a_long_line_is_cut_does_not_hide_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is kept of a long line stays too long, whatever its bytes are."""
-    monkeypatch.setattr(lines, "MAX_RECORD_BYTES", 100)
-    monkeypatch.setattr(lines, "BLOCK_BYTES", 150)
+    for module in (lines, streams):
+        monkeypatch.setattr(module, "MAX_RECORD_BYTES", 100)
+    monkeypatch.setattr(streams, "BLOCK_BYTES", 150)
     write(tmp_path / "a.txt", b"\r" * 1000 + b"\nb\n")
     assert rows(corpus("text", tmp_path)) == [(0, None, "too_large"), (1001, "b", None)]
 
@@ -261,10 +263,10 @@ def test_ranges_cut_anywhere_share_no_line_and_miss_none(
     at = corpus("text", path).place(corpus("text", path).files[0])
     ends = sorted({cut for cut in cuts if 0 < cut < len(whole)})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lines, "BLOCK_BYTES", block)
+        patch.setattr(streams, "BLOCK_BYTES", block)
         by_range: list[tuple[int, bytes]] = []
         for begin, end in zip([0, *ends], [*ends, None], strict=True):
-            for found, offsets, _ in lines.read_lines(at, begin, end):
+            for found, offsets, _ in streams.read_lines(at, begin, end):
                 by_range += zip(offsets.tolist(), found, strict=True)
     expected, place = [], 0
     split = whole.split(b"\n")

@@ -20,8 +20,9 @@ from reading import write
 
 from embed_ops.errors import RunError, StorageError
 from embed_ops.filesystem import locate
+from embed_ops.record import Record, norms_of
 from embed_ops.run import Run
-from embed_ops.run_dir import Record, RunDir, attempt_is_dead, check_space, new_attempt, norms_of
+from embed_ops.run_dir import RunDir, attempt_is_dead, check_space, new_attempt
 from embed_ops.sinks.parquet import vector_column
 
 

@@ -21,7 +21,7 @@ from embed_ops.errors import SpecError, StorageError
 from embed_ops.filesystem import Location
 from embed_ops.plan import Plan
 from embed_ops.sources import csv as csv_source
-from embed_ops.sources import lines, parquet
+from embed_ops.sources import parquet, streams
 from embed_ops.sources.corpus import Corpus
 from embed_ops.sources.rows import Rows
 from embed_ops.sources.units import Cursor, Unit, read_units
@@ -105,12 +105,12 @@ def test_spans_and_units_hold_every_record_once_in_order(
     with pytest.MonkeyPatch.context() as patch:
         span_bytes = data.draw(st.sampled_from([7, 40, 200, 1 << 20]))
         small_bytes = data.draw(st.sampled_from([0, 60, 1 << 20]))
-        for module in (lines, parquet, plan_module):
+        for module in (streams, parquet, plan_module):
             patch.setattr(module, "SPAN_BYTES", span_bytes)
         patch.setattr(plan_module, "SMALL_FILE_BYTES", small_bytes)
-        patch.setattr(lines, "BLOCK_BYTES", data.draw(st.sampled_from([5, 50, 1 << 20])))
+        patch.setattr(streams, "BLOCK_BYTES", data.draw(st.sampled_from([5, 50, 1 << 20])))
         at_once = data.draw(st.sampled_from([1, 3, 4096]))
-        for reader in (csv_source, lines, parquet):
+        for reader in (csv_source, streams, parquet):
             patch.setattr(reader, "RECORDS_PER_READ", at_once)
         found = corpus(kind, folder)
         plan = found.plan() if any(expected(kind, values) for values in files) or kind == "text" else None
@@ -130,7 +130,7 @@ def test_spans_and_units_hold_every_record_once_in_order(
 
 def test_a_unit_ends_at_the_same_place_wherever_reading_began(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Blank lines between units belong to the earlier one, also where a chunk of lines ends among them."""
-    monkeypatch.setattr(lines, "RECORDS_PER_READ", 4)
+    monkeypatch.setattr(streams, "RECORDS_PER_READ", 4)
     write(tmp_path / "a.jsonl", content_of("jsonl", ["a", "b", "c", None, None, "d", "e", None, None, "f", "g", None, "h"]))
     found = corpus("jsonl", tmp_path)
     read = units(found, rows=3)
@@ -182,7 +182,7 @@ def test_a_condition_that_fails_is_a_mistake_of_the_spec(where: str, part: str, 
 @pytest.mark.parametrize("limit", [1, 5, 9, 10, 11, 20, 99])
 def test_a_limit_cuts_exactly(kind: str, packing: str, limit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A limit takes the first rows of the corpus, across spans and files, before any condition."""
-    for module in (lines, parquet, plan_module):
+    for module in (streams, parquet, plan_module):
         monkeypatch.setattr(module, "SPAN_BYTES", 50)
     values: list[str | None] = [f"text {number}" for number in range(20)]
     write(tmp_path / f"a.{ENDINGS[kind]}{packing}", content_of(kind, values[:10]), **({"row_group_size": 3} if kind == "parquet" else {}))

@@ -17,8 +17,9 @@ from fake_run import contents, corpus_of, make, spec_of, table_of
 from reading import PACKINGS, pack, write
 
 from embed_ops.errors import RunError
+from embed_ops.record import Record
 from embed_ops.run import Run
-from embed_ops.run_dir import Record, RunDir
+from embed_ops.run_dir import RunDir
 from embed_ops.sinks.parquet import encode, read_footer, vector_column
 from embed_ops.verify import Verification, verify
 

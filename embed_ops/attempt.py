@@ -1,0 +1,147 @@
+"""One command on a run directory: what it finds there, and how it keeps what comes in."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from embed_ops.errors import SpecError
+from embed_ops.filesystem import locate
+from embed_ops.fingerprint import digest_of, fingerprint, require_same, resolve, resume
+from embed_ops.job import Job, Resolved
+from embed_ops.ledger import Ledger, take_stock
+from embed_ops.plan import Plan
+from embed_ops.progress import Reporter
+from embed_ops.record import Record
+from embed_ops.registry import make_encoder
+from embed_ops.report import Measured
+from embed_ops.run_dir import RunDir, new_attempt
+from embed_ops.sources.corpus import Corpus
+from embed_ops.spec import Spec
+
+_FLUSH_S = 10.0
+_FLUSH_RECORDS = 1000
+
+
+@dataclass
+class Attempt:
+    """One command on a run directory."""
+
+    spec: Spec
+    run: RunDir
+    name: str
+    began: float
+    corpus: Corpus
+    plan: Plan
+    fingerprint: dict[str, Any]
+    resolved: Resolved
+    records: dict[str, Record]
+    reporter: Reporter
+    header: dict[str, Any]
+    deadline: float | None
+    measured: Measured = field(default_factory=Measured)
+    unwritten: list[Record] = field(default_factory=list)
+    flushed: float = 0.0
+
+    @property
+    def job(self) -> Job:
+        """What workers are told."""
+        digest = digest_of(self.fingerprint)
+        roots = tuple(self.corpus.roots)
+        return Job(self.spec, self.run.root, roots, self.plan.columns, self.resolved, digest, self.name, self.deadline)
+
+    def stock(self) -> Ledger:
+        """Compare the plan with what is done."""
+        return take_stock(self.plan, self.records, self.spec.resources.unit_rows)
+
+    def publish(self, status: str) -> None:
+        """Write `run.json`, and the plan where it is new."""
+        self.header["status"] = status
+        self.header["finished"] = time.time() if status == "finished" else None
+        self.run.write_json("run.json", self.header, self.name)
+
+    def flush(self, *, now: bool) -> None:
+        """Append the records that came in to the manifest, every few seconds or now."""
+        due = time.monotonic() - self.flushed > _FLUSH_S or len(self.unwritten) >= _FLUSH_RECORDS
+        if now or due:
+            self.run.append_manifest(self.unwritten, self.name)
+            self.unwritten.clear()
+            self.flushed = time.monotonic()
+
+    def take(self, result: dict[str, Any]) -> Record:
+        """Keep the record of a unit that is done."""
+        record = Record.parse(result)
+        earlier = self.records.get(record.unit)
+        if "retried" in record.flags and earlier is not None:
+            record = _added(record, earlier)
+        if self.measured.startup is None:
+            self.measured.startup = record.seconds["started"] - self.began
+        self.measured.add(record, result)
+        self.records[record.unit] = record
+        self.unwritten.append(record)
+        self.flush(now=False)
+        return record
+
+
+def _added(record: Record, earlier: Record) -> Record:
+    """Keep what was counted for the rows that were done before."""
+    names = ("truncated", "inputs", "tokens", "positions", "flops")
+    sums = {name: getattr(record, name) + getattr(earlier, name) for name in names}
+    return replace(record, **sums, flags=sorted({*earlier.flags, *record.flags}))
+
+
+def open_attempt(spec: Spec, reporter: Reporter, stop_after_s: float | None) -> Attempt:
+    """Compare the spec with the run directory and the corpus; only recovered records are written."""
+    began, name = time.time(), new_attempt()
+    run = RunDir(locate(spec.sink.path))
+    header = run.read_header()
+    encoder = make_encoder(spec.encoder)
+    found = fingerprint(spec, encoder.fingerprint())
+    if header is not None:
+        require_same(spec.sink.path, header["fingerprint"], found)
+    corpus = Corpus.open(spec.source)
+    _require_apart(run, corpus)
+    stale: tuple[str, ...] = ()
+    records: dict[str, Record] = {}
+    if header is None:
+        plan, resolved = corpus.plan(), resolve(spec)
+        header = {"spec": spec.model_dump(mode="json"), "fingerprint": found, "resolved": asdict(resolved)}
+        header |= {"parent": None, "started": began, "finished": None, "status": "new", "attempts": []}
+    else:
+        plan, stale = corpus.update(run.read_plan(corpus.roots))
+        records, broken = run.load_records(digest_of(found), name)
+        if broken:
+            reporter.say(f"{len(broken)} units are not as they were written and are embedded again: {', '.join(broken[:3])}")
+        resolved = Resolved(**header["resolved"])
+    deadline = None if stop_after_s is None else began + stop_after_s
+    spec = _pinned(spec, encoder.describe().get("commit"))
+    attempt = Attempt(spec, run, name, began, corpus, plan, found, resolved, records, reporter, header, deadline)
+    _drop_stale(attempt, set(stale))
+    if header["attempts"] and attempt.stock().works:
+        attempt.resolved = resume(spec.sink.path, header["resolved"], spec)
+    return attempt
+
+
+def _pinned(spec: Spec, commit: str | None) -> Spec:
+    """Fix the model for all workers: a hub branch to its commit, a folder to its full path."""
+    change = {"revision": commit} if commit else {"model": locate(spec.encoder.model).path}
+    return spec.model_copy(update={"encoder": spec.encoder.model_copy(update=change)})
+
+
+def _require_apart(run: RunDir, corpus: Corpus) -> None:
+    """Refuse a run directory inside the source: its files would become source files of the next run."""
+    for root in corpus.roots:
+        if root.fs == run.root.fs and f"{run.root.path}/".startswith(f"{root.path.rstrip('/')}/"):
+            if not any(part.startswith((".", "_")) for part in run.root.path[len(root.path) :].split("/")):
+                raise SpecError(f"sink.path {run.root.path} lies inside the source {root.path}: choose a folder outside it")
+
+
+def _drop_stale(attempt: Attempt, stale: set[str]) -> None:
+    """Remove the units of source files that have changed, then publish the new plan: a crash between leaves work, never lies."""
+    for unit, record in list(attempt.records.items()):
+        if any(part["source"] in stale for part in record.ranges):
+            attempt.run.remove_unit(record, attempt.name)
+            del attempt.records[unit]
+    if stale:
+        attempt.run.write_plan(attempt.plan, attempt.name)
