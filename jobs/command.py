@@ -6,6 +6,7 @@ import functools
 import logging
 import re
 import signal
+import traceback
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Annotated, Any, Literal, ParamSpec
@@ -85,6 +86,11 @@ def verb(function: Callable[Parameters, int]) -> Callable[Parameters, None]:
         except EmbedOpsError as error:
             _complain(str(error))
             code = error.exit_code
+        except Exception:
+            # A fault of the program: its traceback is what a report needs, and no exit code of a job that is done.
+            traceback.print_exc()
+            _complain("failed for a reason that it does not know; please report the lines above")
+            code = 3
         except KeyboardInterrupt:
             _complain("interrupted; run the same command again to go on")
             code = 3

@@ -59,8 +59,9 @@ def minilm_run(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> t
 
 
 def tiny_spec(model: str, source: dict[str, Any], run: Path, **fields: Any) -> Spec:
-    """Make a spec for the tiny model without the parity check, `section__key` for other fields."""
+    """Make a spec for the tiny model with one replica and no parity check, `section__key` for other fields."""
     tree: dict[str, Any] = {"source": source, "encoder": {"model": model}, "sink": {"path": str(run)}, "parity": {"rows": 0}}
+    tree["resources"] = {"replicas": 1}
     for name, value in fields.items():
         section, _, key = name.partition("__")
         if key:
