@@ -13,14 +13,14 @@ LOCAL = "local"
 
 
 @contextmanager
-def session(address: str | None = None) -> Iterator[None]:
+def session(address: str | None = None) -> Iterator[bool]:
     """Open a session for the time of a `with`.
 
     A Ray that this process has joined already is used as it is. Otherwise `address`, then `RAY_ADDRESS` (set inside a
-    Ray job), then a Ray of its own on this machine.
+    Ray job), then a Ray of its own on this machine. Gives whether it is such a one, to which no node will be added.
     """
     if ray.is_initialized():
-        yield
+        yield False
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray's C++ side warns on every actor pool of Ray Data (ray issue 53727): noise that no user can act on.
@@ -35,6 +35,6 @@ def session(address: str | None = None) -> Iterator[None]:
     for name in ("ray.data", "ray.tune"):
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
-        yield
+        yield place == LOCAL
     finally:
         ray.shutdown()

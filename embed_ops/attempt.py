@@ -7,13 +7,13 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from embed_ops.errors import SpecError
-from embed_ops.filesystem import locate
+from embed_ops.filesystem import full_address, locate
 from embed_ops.fingerprint import digest_of, fingerprint, require_same, resolve, resume
 from embed_ops.job import Job, Resolved
 from embed_ops.ledger import Ledger, take_stock
 from embed_ops.plan import Plan
 from embed_ops.progress import Reporter
-from embed_ops.record import Record
+from embed_ops.record import COUNTED, Record
 from embed_ops.registry import make_encoder
 from embed_ops.report import Measured
 from embed_ops.run_dir import RunDir, new_attempt
@@ -40,6 +40,7 @@ class Attempt:
     reporter: Reporter
     header: dict[str, Any]
     deadline: float | None
+    stale: frozenset[str]
     measured: Measured = field(default_factory=Measured)
     unwritten: list[Record] = field(default_factory=list)
     flushed: float = 0.0
@@ -73,32 +74,30 @@ class Attempt:
         """Keep the record of a unit that is done."""
         record = Record.parse(result)
         earlier = self.records.get(record.unit)
+        new = record
         if "retried" in record.flags and earlier is not None:
-            record = _added(record, earlier)
+            # The record counts the whole unit; this attempt embedded what came back.
+            new = replace(record, **{name: getattr(record, name) - getattr(earlier, name) for name in ("rows", *COUNTED)})
         if self.measured.startup is None:
             self.measured.startup = record.seconds["started"] - self.began
-        self.measured.add(record, result)
+        self.measured.add(new, result)
         self.records[record.unit] = record
         self.unwritten.append(record)
         self.flush(now=False)
         return record
 
 
-def _added(record: Record, earlier: Record) -> Record:
-    """Keep what was counted for the rows that were done before."""
-    names = ("truncated", "inputs", "tokens", "positions", "flops")
-    sums = {name: getattr(record, name) + getattr(earlier, name) for name in names}
-    return replace(record, **sums, flags=sorted({*earlier.flags, *record.flags}))
-
-
 def open_attempt(spec: Spec, reporter: Reporter, stop_after_s: float | None) -> Attempt:
     """Compare the spec with the run directory and the corpus; only recovered records are written."""
     began, name = time.time(), new_attempt()
     run = RunDir(locate(spec.sink.path))
+    run.require_folder()
     header = run.read_header()
     encoder = make_encoder(spec.encoder)
     found = fingerprint(spec, encoder.fingerprint())
-    if header is not None:
+    if header is None:
+        run.require_empty()
+    else:
         require_same(spec.sink.path, header["fingerprint"], found)
     corpus = Corpus.open(spec.source)
     _require_apart(run, corpus)
@@ -106,7 +105,7 @@ def open_attempt(spec: Spec, reporter: Reporter, stop_after_s: float | None) -> 
     records: dict[str, Record] = {}
     if header is None:
         plan, resolved = corpus.plan(), resolve(spec)
-        header = {"spec": spec.model_dump(mode="json"), "fingerprint": found, "resolved": asdict(resolved)}
+        header = {"spec": None, "fingerprint": found, "resolved": asdict(resolved)}
         header |= {"parent": None, "started": began, "finished": None, "status": "new", "attempts": []}
     else:
         plan, stale = corpus.update(run.read_plan(corpus.roots))
@@ -115,18 +114,26 @@ def open_attempt(spec: Spec, reporter: Reporter, stop_after_s: float | None) -> 
             reporter.say(f"{len(broken)} units are not as they were written and are embedded again: {', '.join(broken[:3])}")
         resolved = Resolved(**header["resolved"])
     deadline = None if stop_after_s is None else began + stop_after_s
-    spec = _pinned(spec, encoder.describe().get("commit"))
-    attempt = Attempt(spec, run, name, began, corpus, plan, found, resolved, records, reporter, header, deadline)
-    _drop_stale(attempt, set(stale))
+    spec = _anchored(spec, encoder.describe().get("commit"))
+    header["spec"] = spec.model_dump(mode="json")
+    records = {unit: record for unit, record in records.items() if not any(part["source"] in stale for part in record.ranges)}
+    attempt = Attempt(spec, run, name, began, corpus, plan, found, resolved, records, reporter, header, deadline, frozenset(stale))
     if header["attempts"] and attempt.stock().works:
         attempt.resolved = resume(spec.sink.path, header["resolved"], spec)
     return attempt
 
 
-def _pinned(spec: Spec, commit: str | None) -> Spec:
-    """Fix the model for all workers: a hub branch to its commit, a folder to its full path."""
-    change = {"revision": commit} if commit else {"model": locate(spec.encoder.model).path}
-    return spec.model_copy(update={"encoder": spec.encoder.model_copy(update=change)})
+def _anchored(spec: Spec, commit: str | None) -> Spec:
+    """Make the spec mean the same in every process and later: full paths, and a hub branch as its commit."""
+    model = {"revision": commit} if commit else {"model": full_address(spec.encoder.model)}
+    source = {"path": tuple(full_address(path) for path in spec.source.paths)}
+    return spec.model_copy(
+        update={
+            "source": spec.source.model_copy(update=source),
+            "encoder": spec.encoder.model_copy(update=model),
+            "sink": spec.sink.model_copy(update={"path": full_address(spec.sink.path)}),
+        }
+    )
 
 
 def _require_apart(run: RunDir, corpus: Corpus) -> None:
@@ -135,13 +142,3 @@ def _require_apart(run: RunDir, corpus: Corpus) -> None:
         if root.fs == run.root.fs and f"{run.root.path}/".startswith(f"{root.path.rstrip('/')}/"):
             if not any(part.startswith((".", "_")) for part in run.root.path[len(root.path) :].split("/")):
                 raise SpecError(f"sink.path {run.root.path} lies inside the source {root.path}: choose a folder outside it")
-
-
-def _drop_stale(attempt: Attempt, stale: set[str]) -> None:
-    """Remove the units of source files that have changed, then publish the new plan: a crash between leaves work, never lies."""
-    for unit, record in list(attempt.records.items()):
-        if any(part["source"] in stale for part in record.ranges):
-            attempt.run.remove_unit(record, attempt.name)
-            del attempt.records[unit]
-    if stale:
-        attempt.run.write_plan(attempt.plan, attempt.name)

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from typing import Any
 
 from embed_ops import parity
 from embed_ops.attempt import Attempt, open_attempt
-from embed_ops.errors import EmbedOpsError, EngineError, RunError, Stopped, StorageError
+from embed_ops.errors import EmbedOpsError, RunError, Stopped, StorageError
 from embed_ops.fingerprint import resume
 from embed_ops.job import Work
 from embed_ops.ledger import Ledger, chain
 from embed_ops.progress import Reporter, Silent, Totals
 from embed_ops.record import Record
 from embed_ops.registry import make_encoder
-from embed_ops.report import build, counts, reject_fraction
+from embed_ops.report import build, counts
 from embed_ops.run import Run
 from embed_ops.run_dir import check_space
 from embed_ops.spec import Spec
@@ -25,10 +25,10 @@ from embed_ops.steps import peak_memory
 
 _UNITS_BEFORE_ABORT = 10
 
-OpenSession = Callable[[], AbstractContextManager[None]]
+OpenSession = Callable[[], AbstractContextManager[bool]]
 
 
-def default_session() -> AbstractContextManager[None]:
+def default_session() -> AbstractContextManager[bool]:
     """Open a Ray of this machine's own, or the one that `RAY_ADDRESS` names."""
     from cluster.session import session
 
@@ -59,14 +59,10 @@ def embed(
     stock = attempt.stock()
     if stock.works:
         check_space(attempt.run.root, _space_needed(attempt, stock))
-        with session():
-            _check_parity(attempt)
-            _start(attempt)
-            _run(attempt, list(stock.works), stock.units_left)
+        _work(attempt, session, stock.works, stock.units_left)
     else:
         attempt.reporter.say("nothing is left to embed")
-        if attempt.header["status"] != "finished":
-            _start(attempt)
+        _start(attempt)
     return _finish(attempt)
 
 
@@ -79,20 +75,32 @@ def retry(path: str, *, session: OpenSession = default_session, reporter: Report
     """
     from embed_ops.retry import retry_work
 
-    attempt = open_attempt(Run(path).spec, reporter or Silent(), stop_after_s)
+    spec = Run(path).spec
+    here = {"source": spec.source.model_copy(update={"on_change": "error"}), "sink": spec.sink.model_copy(update={"path": path})}
+    attempt = open_attempt(spec.model_copy(update=here), reporter or Silent(), stop_after_s)
     stock = attempt.stock()
     if stock.works:
         raise RunError(f"{path}: the run is not finished: about {stock.units_left} units are missing; run its `embed` command first")
     works = retry_work(attempt.run, attempt.plan, stock.done)
     if works:
         attempt.resolved = resume(path, attempt.header["resolved"], attempt.spec)
-        with session():
-            _check_parity(attempt)
-            _start(attempt)
-            _run(attempt, works, len(works), again=False)
+        _work(attempt, session, works, len(works))
     else:
         attempt.reporter.say("no rejects to retry")
+        _start(attempt)
     return _finish(attempt)
+
+
+def _work(attempt: Attempt, session: OpenSession, works: Sequence[Work], units: int) -> None:
+    """Open a session, check what can be checked there, and run the works."""
+    from embed_ops.pipeline import require_room
+
+    with session() as alone:
+        if alone:
+            require_room(attempt.spec.resources)
+        _check_parity(attempt)
+        _start(attempt)
+        _run(attempt, works, units)
 
 
 def _space_needed(attempt: Attempt, stock: Ledger) -> int:
@@ -124,16 +132,22 @@ def _check_parity(attempt: Attempt) -> None:
 
 
 def _start(attempt: Attempt) -> None:
-    """Publish what the run is, before its first unit."""
-    attempt.run.clean(attempt.records, attempt.name)
-    attempt.run.write_plan(attempt.plan, attempt.name)
+    """Publish what the run is, before its first unit.
+
+    Stale outputs go before the new plan says so: a crash between leaves work, never lies.
+    """
     attempt.header["attempts"].append({"attempt": attempt.name, "started": attempt.began})
     attempt.publish("running")
+    if attempt.stale:
+        attempt.run.remove_stale(attempt.stale, attempt.records, attempt.name)
+    attempt.run.clean(attempt.records, attempt.name)
+    attempt.run.write_plan(attempt.plan, attempt.name)
 
 
-def _run(attempt: Attempt, works: list[Work], units: int, *, again: bool = True) -> None:
+def _run(attempt: Attempt, works: Sequence[Work], units: int, *, again: bool = True) -> None:
     """Run the works; units that are missing afterwards, because a replica died on them, get one more wave."""
     errors: list[dict[str, Any]] = []
+    returned: set[str] = set()
     totals = Totals(units_expected=units)
     attempt.measured.spans_read += len(works)
     attempt.measured.replicas = _replicas(attempt, units)
@@ -142,28 +156,39 @@ def _run(attempt: Attempt, works: list[Work], units: int, *, again: bool = True)
             if "error" in result:
                 _take_error(result, errors)
                 continue
-            _count(totals, attempt.take(result))
-            attempt.reporter.update(totals)
-            _stop_on_rejects(attempt)
+            returned.add(result["unit"])
+            if "unchanged" not in result:
+                _count(totals, attempt.take(result))
+                attempt.reporter.update(totals)
+                _stop_on_rejects(attempt, totals, retrying=works[0].retry is not None)
     except KeyboardInterrupt:
         raise _stopped(attempt, "interrupted") from None
-    except (StorageError, EngineError):
+    except Stopped:
+        raise
+    except BaseException:
         attempt.publish("stopped")
         raise
     finally:
         attempt.flush(now=True)
-    stock = attempt.stock()
-    if not stock.works and not errors:
-        return
-    if attempt.deadline is not None and time.time() > attempt.deadline:
-        raise _stopped(attempt, "stopped in time, as asked")
+    left = _left(attempt, works, returned)
     if errors:
         first = errors[0]
         raise _stopped(attempt, f"{len(errors)} units failed, the first ({first['unit']}) with: {first['error']}\n{first['traceback']}")
+    if not left:
+        return
+    if attempt.job.late():
+        raise _stopped(attempt, "stopped in time, as asked")
     if not again:
-        raise _stopped(attempt, f"about {stock.units_left} units are missing, first {_first_missing(attempt)}: their workers died twice")
-    attempt.reporter.say(f"about {stock.units_left} units are missing because a worker died; running them again")
-    _run(attempt, list(stock.works), stock.units_left, again=False)
+        raise _stopped(attempt, f"units are missing, first {_first_missing(attempt, left[0])}: their workers died twice")
+    attempt.reporter.say(f"units of {len(left)} spans are missing because a worker died; running them again")
+    _run(attempt, left, len(left), again=False)
+
+
+def _left(attempt: Attempt, works: Sequence[Work], returned: set[str]) -> Sequence[Work]:
+    """List the works that have not come back whole; a retry is of units that are done, so only the answers tell."""
+    if works[0].retry is not None:
+        return [work for work in works if work.span.first_unit not in returned]
+    return attempt.stock().works
 
 
 def _replicas(attempt: Attempt, units: int) -> int:
@@ -172,7 +197,7 @@ def _replicas(attempt: Attempt, units: int) -> int:
     return replica_count(attempt.spec.resources, units)[1]
 
 
-def _results(attempt: Attempt, works: list[Work], units: int) -> Iterator[dict[str, Any]]:
+def _results(attempt: Attempt, works: Sequence[Work], units: int) -> Iterator[dict[str, Any]]:
     from embed_ops.pipeline import run_units
 
     return run_units(attempt.job, works, units)
@@ -184,9 +209,9 @@ def _take_error(result: dict[str, Any], errors: list[dict[str, Any]]) -> None:
     errors.append(result)
 
 
-def _first_missing(attempt: Attempt) -> str:
-    work = attempt.stock().works[0]
-    return next(item for item in chain(work.span, attempt.records) if isinstance(item, str))
+def _first_missing(attempt: Attempt, work: Work) -> str:
+    missing = (item for item in chain(work.span, attempt.records) if isinstance(item, str))
+    return work.span.first_unit if work.retry is not None else next(missing)
 
 
 def _count(totals: Totals, record: Record) -> None:
@@ -197,10 +222,11 @@ def _count(totals: Totals, record: Record) -> None:
     totals.rejects += record.rejects + record.file_rejects
 
 
-def _stop_on_rejects(attempt: Attempt) -> None:
-    records = attempt.measured.records
+def _stop_on_rejects(attempt: Attempt, totals: Totals, *, retrying: bool) -> None:
+    """Stop a job that burns its hours on rejects; a retry is about rejects, and goes on."""
     limit = attempt.spec.abort_reject_fraction
-    if len(records) >= _UNITS_BEFORE_ABORT and (share := reject_fraction(records)) > limit:
+    share = totals.rejects / max(1, totals.rejects + totals.rows)
+    if not retrying and totals.units >= _UNITS_BEFORE_ABORT and share > limit:
         raise _stopped(attempt, f"{share:.0%} of the rows are rejects, more than abort_reject_fraction = {limit}; see rejects/ for why")
 
 
@@ -222,9 +248,8 @@ def _finish(attempt: Attempt) -> Run:
         report = earlier | counts(done, attempt.measured)
         report["seconds"]["total"] = total
     attempt.run.write_json("report.json", report, attempt.name)
-    if attempt.measured.records or attempt.header["status"] != "finished":
-        figures = {name: report[name] for name in ("rows", "units", "units_skipped", "rows_per_second", "seconds")}
-        attempt.header["attempts"][-1] |= {"finished": time.time(), **figures}
-        attempt.publish("finished")
+    figures = {name: report[name] for name in ("rows", "units", "units_skipped", "rows_per_second", "seconds")}
+    attempt.header["attempts"][-1] |= {"finished": time.time(), **figures}
+    attempt.publish("finished")
     attempt.run.remove_temporary(attempt.name)
     return Run(attempt.spec.sink.path)

@@ -59,6 +59,11 @@ def locate(address: str) -> Location:
     return Location(pafs.PyFileSystem(pafs.FSSpecHandler(opened)), path)
 
 
+def full_address(address: str) -> str:
+    """Give an address that means the same from every working directory."""
+    return address if _SCHEME.match(address) else str(Path(address).expanduser().absolute())
+
+
 def list_files(address: str) -> tuple[Location, list[pafs.FileInfo]]:
     """List the files that a folder, a glob or a file address names, with the folder their names are relative to.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
@@ -52,6 +53,10 @@ class Job:
     deadline: float | None = None
     """Seconds since 1970 after which no further unit is begun."""
 
+    def late(self) -> bool:
+        """Tell whether no further unit may be begun."""
+        return self.deadline is not None and time.time() > self.deadline
+
     def place(self, source: str) -> Location:
         """Find a source file by its name."""
         if len(self.roots) == 1:
@@ -64,7 +69,7 @@ class Job:
 class Again:
     """Rows of one source file that are read again: single positions, and everything from `tail` on."""
 
-    rows: tuple[int, ...] = ()
+    rows: frozenset[int] = frozenset()
     tail: int | None = None
 
     def has(self, row: int) -> bool:
@@ -80,15 +85,17 @@ class Work:
         span: what to read; on retry, the stretches of one unit.
         done: units to jump over.
         retry: None, or the rows to read again by source file.
+        replaces: on retry, the unit's reject file.
     """
 
     span: Span
     done: dict[str, UnitEnd] = field(default_factory=dict)
     retry: dict[str, Again] | None = None
+    replaces: str | None = None
 
     def dump(self) -> str:
         """Write as JSON."""
-        return json.dumps(asdict(self))
+        return json.dumps(asdict(self), default=sorted)
 
     @classmethod
     def load(cls, text: str) -> Self:
@@ -96,5 +103,5 @@ class Work:
         values: dict[str, Any] = json.loads(text)
         span = Span(values["span"]["index"], tuple(Piece(**piece) for piece in values["span"]["pieces"]))
         done = {name: UnitEnd(**end) for name, end in values["done"].items()}
-        retry = values["retry"] and {name: Again(tuple(again["rows"]), again["tail"]) for name, again in values["retry"].items()}
-        return cls(span, done, retry)
+        retry = values["retry"] and {name: Again(frozenset(again["rows"]), again["tail"]) for name, again in values["retry"].items()}
+        return cls(span, done, retry, values["replaces"])

@@ -100,8 +100,12 @@ def _compare(
     vectors, _, _ = embed_inputs(encoder, prepared.inputs, resolved.token_budget)
     found = []
     for output, expected in reference[1].items() if len(column) else ():
-        close = cosines(vectors[output][prepared.index], expected)
-        found.append(Parity(output, reference[0], len(column), float(close.mean()), float(close.min()), int(close.argmin())))
+        # A text without any token has no vector, here and there.
+        finite = np.isfinite(expected).all(axis=1) & (prepared.index >= 0)
+        if finite.any():
+            close = cosines(vectors[output][prepared.index[finite]], expected[finite])
+            rows = np.flatnonzero(finite)
+            found.append(Parity(output, reference[0], len(rows), float(close.mean()), float(close.min()), int(rows[close.argmin()])))
     return found, encoder.describe()
 
 

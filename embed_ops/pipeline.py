@@ -24,7 +24,7 @@ import ray.data.exceptions
 import ray.exceptions
 from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
 
-from embed_ops.errors import EmbedOpsError, EngineError
+from embed_ops.errors import EmbedOpsError, EngineError, SpecError
 from embed_ops.filesystem import Location
 from embed_ops.job import Job, Work
 from embed_ops.spec import ResourcesSpec
@@ -41,7 +41,8 @@ CPUS_PER_READER = 2
 REPLICA_CPU_SHARE = 0.75
 """CPU claimed per thread of a CPU replica: the rest of each core is the readers' and writers'."""
 MODEL_LOAD_TRIES = 3
-NO_PROGRESS_S = 1800
+NO_PROGRESS_S = 6 * 3600
+"""Patience with units of large models on slow devices: the engine counts only whole units as progress."""
 
 
 def replica_count(resources: ResourcesSpec, units: int) -> tuple[int, int]:
@@ -59,11 +60,25 @@ def replica_count(resources: ResourcesSpec, units: int) -> tuple[int, int]:
     return fitting, fitting
 
 
-def replica_resources(resources: ResourcesSpec) -> dict[str, float]:
-    """Say what one replica claims."""
+def replica_resources(resources: ResourcesSpec, replicas: int = 1) -> dict[str, float]:
+    """Say what each of so many replicas claims; where they are more than the cores, less, so that readers find room."""
     if resources.gpus_per_replica > 0:
         return {"num_gpus": resources.gpus_per_replica, "num_cpus": READER_CPUS}
-    return {"num_cpus": resources.threads_per_replica * REPLICA_CPU_SHARE}
+    room = max(0.5, ray.cluster_resources().get("CPU", 1) - READER_CPUS - WRITER_CPUS)
+    share = min(REPLICA_CPU_SHARE, room / (replicas * resources.threads_per_replica))
+    return {"num_cpus": round(resources.threads_per_replica * share, 3)}
+
+
+def require_room(resources: ResourcesSpec) -> None:
+    """Refuse what this machine alone can never place; on a cluster more nodes may come.
+
+    Raises:
+        SpecError: names what is asked for and what is there.
+    """
+    needed, there = replica_resources(resources), ray.cluster_resources()
+    for name, key, field in (("num_gpus", "GPU", "gpus_per_replica"), ("num_cpus", "CPU", "threads_per_replica")):
+        if needed.get(name, 0) > there.get(key, 0):
+            raise SpecError(f"resources.{field}: a replica needs {needed[name]:g} {key}, this machine has {there.get(key, 0):g}")
 
 
 def run_units(job: Job, works: Sequence[Work], units: int) -> Iterator[dict[str, Any]]:
@@ -88,6 +103,8 @@ def run_units(job: Job, works: Sequence[Work], units: int) -> Iterator[dict[str,
     one_unit = {"batch_size": 1, "batch_format": "pyarrow"}
     helpers = TaskPoolStrategy(size=max(1, int(ray.cluster_resources().get("CPU", 1)) // CPUS_PER_READER))
     for first in range(0, len(works), SPANS_PER_WAVE):
+        if job.late():
+            return
         wave = [{"work": work.dump()} for work in works[first : first + SPANS_PER_WAVE]]
         records = (
             ray.data.from_items(wave, override_num_blocks=len(wave))
@@ -98,7 +115,7 @@ def run_units(job: Job, works: Sequence[Work], units: int) -> Iterator[dict[str,
                 compute=ActorPoolStrategy(min_size=least, max_size=most),
                 max_task_retries=1,
                 max_restarts=-1,
-                **replica_resources(job.spec.resources),
+                **replica_resources(job.spec.resources, most),
                 **one_unit,
             )
             .map_batches(write_unit, fn_args=(job,), compute=helpers, num_cpus=WRITER_CPUS, **one_unit)

@@ -56,12 +56,6 @@ def _ratio(part: float, whole: float) -> float | None:
     return part / whole if whole > 0 else None
 
 
-def reject_fraction(records: Sequence[Record]) -> float:
-    """Tell which share of the rows became rejects."""
-    rejected = sum(record.rejects + record.file_rejects for record in records)
-    return rejected / max(1, rejected + sum(record.rows for record in records))
-
-
 def counts(done: Sequence[Record], measured: Measured) -> dict[str, Any]:
     """Count what the whole run holds, and what this attempt had to do for it."""
     return {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -11,7 +10,7 @@ import pyarrow.parquet as pq
 
 from embed_ops.job import Again, Work
 from embed_ops.plan import Piece, Plan, Span
-from embed_ops.record import SUFFIX, Record
+from embed_ops.record import COUNTED, SUFFIX, Record
 from embed_ops.run_dir import DATA, REJECTS, RunDir
 from embed_ops.schema import FILE_LEVEL, REASON, ROW, SOURCE
 from embed_ops.sinks.parquet import read_footer
@@ -43,12 +42,16 @@ def retry_work(run: RunDir, plan: Plan, records: Iterable[Record]) -> list[Work]
         if record.reject_file is None:
             continue
         table, _ = read_table(run, f"{REJECTS}/{record.reject_file}")
-        again: dict[str, Again] = {}
+        singles: dict[str, set[int]] = {}
+        tails: dict[str, int] = {}
         for source, row, reason in zip(*(table.column(name).to_pylist() for name in (SOURCE, ROW, REASON)), strict=True):
-            known = again.get(source, Again())
-            again[source] = replace(known, tail=row) if reason in FILE_LEVEL else replace(known, rows=(*known.rows, row))
+            if reason in FILE_LEVEL:
+                tails[source] = row
+            else:
+                singles.setdefault(source, set()).add(row)
+        again = {source: Again(frozenset(singles.get(source, ())), tails.get(source)) for source in {*singles, *tails}}
         pieces = tuple(_piece(part, again, planned) for part in record.ranges)
-        works.append(Work(Span(index, pieces), retry=again))
+        works.append(Work(Span(index, pieces), retry=again, replaces=record.reject_file))
     return works
 
 
@@ -62,8 +65,19 @@ def _piece(part: Mapping[str, Any], again: Mapping[str, Again], planned: Mapping
 
 
 def merge(run: RunDir, data: pa.Table, rejects: pa.Table, meta: dict[str, Any]) -> tuple[pa.Table, pa.Table, dict[str, Any]]:
-    """Put rows that were embedded on retry among those of the unit's data file; the new rejects replace the old ones."""
+    """Put rows that were embedded on retry among those of the unit's data file; the new rejects replace the old ones.
+
+    Returns:
+        data, rejects, and `meta` with the unit's counts and its place in the chain.
+    """
     old, footer = read_table(run, f"{DATA}/{meta['unit']}{SUFFIX}")
     following = footer["next"] or [None, None]
-    chained = meta | {"next_source": following[0], "next_position": following[1], "flags": ["retried"], "replaces": footer["reject_file"]}
+    sums = {name: footer[name] + meta[name] for name in COUNTED}
+    chained = meta | sums | {"next_source": following[0], "next_position": following[1], "flags": ["retried"]}
     return in_source_order(pa.concat_tables([old, data.cast(old.schema)]), meta["ranges"]), rejects, chained
+
+
+def merged_before(run: RunDir, meta: dict[str, Any]) -> bool:
+    """Tell whether the unit's files are newer than the rejects that were read: a worker died after it had merged them."""
+    with run.root.fs.open_input_file(run.root.child(f"{DATA}/{meta['unit']}{SUFFIX}").path) as opened:
+        return bool(read_footer(pq.read_metadata(opened))["reject_file"] != meta["replaces"])

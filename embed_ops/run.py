@@ -76,7 +76,7 @@ class Run:
         place = self._dir.root.child(DATA)
         if place.fs.get_file_info(place.path).type != pafs.FileType.Directory:
             raise RunError(f"{self.path}: no unit is done yet; run its `embed` command")
-        return pads.dataset(place.path, format="parquet", partitioning="hive", filesystem=place.fs)
+        return pads.dataset(place.path, format="parquet", partitioning="hive", filesystem=place.fs, ignore_prefixes=[])
 
     def rejects(self) -> pads.Dataset:
         """Open the rejects that the data files name as a pyarrow dataset."""

@@ -9,7 +9,7 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from typing import Any, Self
@@ -56,6 +56,15 @@ class RunDir:
     def at(cls, address: str) -> Self:
         """Take the place by its address."""
         return cls(locate(address))
+
+    def require_folder(self) -> None:
+        """Refuse a place that is a file.
+
+        Raises:
+            RunError: it is.
+        """
+        if self.root.fs.get_file_info(self.root.path).type == FileType.File:
+            raise RunError(f"{self.root.path}: is a file; sink.path must be a folder, or nothing yet")
 
     def read_header(self) -> dict[str, Any] | None:
         """Read `run.json`, None where there is no run.
@@ -152,7 +161,8 @@ class RunDir:
             if record is None:
                 lost.append(unit)
             elif size != record.bytes or (record.reject_file is not None and rejects.get(record.reject_file) != record.reject_bytes):
-                broken.append(unit)
+                # Newer than its record, where a retry was killed, or damaged: the footer tells.
+                lost.append(unit)
             else:
                 records[unit] = record
         with ThreadPoolExecutor(_RECOVERY_THREADS) as pool:
@@ -222,6 +232,29 @@ class RunDir:
         if record.reject_file is not None:
             remove(self.root.child(f"{REJECTS}/{record.reject_file}"))
         self.append_manifest([replace(record, flags=[REMOVED])], attempt)
+
+    def require_empty(self) -> None:
+        """Refuse a folder that holds a run's files but no `run.json`.
+
+        Raises:
+            RunError: names what is there.
+        """
+        for folder in (DATA, REJECTS, MANIFEST):
+            for name, _ in walk(self.root, folder):
+                raise RunError(
+                    f"{self.root.path}: has no run.json, but {folder}/{name}: neither empty nor a whole run; choose another sink.path"
+                )
+
+    def remove_stale(self, sources: Set[str], kept: Mapping[str, Record], attempt: str) -> None:
+        """Delete the data files of units that begin in these source files, but for those kept, and strike their records."""
+        known = self.read_manifest()
+        for name in [name for name, _ in walk(self.root, DATA)]:
+            unit = name.removesuffix(SUFFIX)
+            if unit.rpartition(".")[0] in sources and unit not in kept:
+                if unit in known:
+                    self.remove_unit(known[unit], attempt)
+                else:
+                    remove(self.root.child(f"{DATA}/{name}"))
 
     def clean(self, records: Mapping[str, Record], attempt: str) -> None:
         """Delete what dead attempts left: their temporary files, and reject files that no data file names."""

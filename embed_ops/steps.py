@@ -13,7 +13,7 @@ import socket
 import time
 import traceback
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,13 +24,13 @@ import pyarrow.compute as pc
 from embed_ops import __version__
 from embed_ops.batching import padded_positions, token_batches
 from embed_ops.encoders.base import Encoder, FloatArray
-from embed_ops.errors import EmbedOpsError
+from embed_ops.errors import EmbedOpsError, StorageError
 from embed_ops.filesystem import remove
 from embed_ops.job import Again, Job, Work
 from embed_ops.plan import UNIT_TEXT_BYTES
 from embed_ops.record import Record
 from embed_ops.registry import make_encoder, make_source
-from embed_ops.retry import in_source_order, merge
+from embed_ops.retry import in_source_order, merge, merged_before
 from embed_ops.run_dir import REJECTS, RunDir
 from embed_ops.schema import FILE_LEVEL, MESSAGE, REASON, ROW, SOURCE, Reason
 from embed_ops.sinks.parquet import vector_column, vectors_of
@@ -116,18 +116,17 @@ def read_and_prepare(received: pa.Table, job: Job) -> Iterator[pa.Table]:
         places = {piece.source: job.place(piece.source) for piece in work.span.pieces}
         cursor = Cursor(parts.source, parts.rows, places, work.span)
         limits = (job.spec.resources.unit_rows, UNIT_TEXT_BYTES) if work.retry is None else (_UNBOUNDED, _UNBOUNDED)
-        for unit in read_units(cursor, work.done, *limits):
+        units = read_units(cursor, work.done, *limits)
+        while not job.late() and (unit := next(units, None)) is not None:
             unit_name = unit.name
-            yield _prepare(unit, parts.encoder, work.retry)
-            if job.deadline is not None and time.time() > job.deadline:
-                return
+            yield _prepare(unit, parts.encoder, work)
     except Exception as error:
         yield message(failure(error, unit_name))
 
 
-def _prepare(unit: Unit, encoder: Encoder, retry: dict[str, Again] | None) -> pa.Table:
+def _prepare(unit: Unit, encoder: Encoder, work: Work) -> pa.Table:
     started = time.perf_counter()
-    table = unit.table if retry is None else _only(unit.table, retry)
+    table = unit.table if work.retry is None else _only(unit.table, work.retry)
     fine = table.filter(pc.is_null(table.column(REASON)))
     prepared = encoder.prepare(fine.column(TEXT).combine_chunks())
     used = prepared.index >= 0
@@ -147,7 +146,8 @@ def _prepare(unit: Unit, encoder: Encoder, retry: dict[str, Again] | None) -> pa
         "next_position": unit.end.position,
         "filtered": unit.filtered,
         "truncated": int(prepared.truncated[prepared.index[used]].sum()),
-        "retry": retry is not None,
+        "retry": work.retry is not None,
+        "replaces": work.replaces,
         "read": unit.read_seconds,
         "prepare": time.perf_counter() - started,
         "prepared_at": time.time(),
@@ -157,9 +157,18 @@ def _prepare(unit: Unit, encoder: Encoder, retry: dict[str, Again] | None) -> pa
 
 
 def _only(table: pa.Table, again: Mapping[str, Again]) -> pa.Table:
-    """Keep the rows that are to be read again."""
-    places = zip(table.column(SOURCE).to_pylist(), table.column(ROW).to_pylist(), strict=True)
-    return table.filter(pa.array([again.get(source, Again()).has(row) for source, row in places], pa.bool_()))
+    """Keep the rows that are to be read again.
+
+    Raises:
+        StorageError: not all of them can be reached: the file reads worse than it did.
+    """
+    places = list(zip(table.column(SOURCE).to_pylist(), table.column(ROW).to_pylist(), strict=True))
+    keep = [again.get(source, Again()).has(row) for source, row in places]
+    missing = {(source, row) for source, rows in again.items() for row in rows.rows} - set(places)
+    if missing:
+        source, row = min(missing)
+        raise StorageError(f"{source}: row {row} can't be reached, though it was read before; restore the file and run `retry` again")
+    return table.filter(pa.array(keep, pa.bool_()))
 
 
 def embed_inputs(encoder: Encoder, inputs: pa.Table, budget: int) -> tuple[dict[str, FloatArray], npt.NDArray[np.int32], int]:
@@ -258,14 +267,23 @@ def _write(received: pa.Table, meta: dict[str, Any], job: Job) -> dict[str, Any]
         data = data.append_column(name, vector_column(values, job.spec.sink.dtype))
     run = RunDir(job.run)
     if meta["retry"]:
+        record = run.recover(meta["unit"], job.fingerprint, job.attempt) if merged_before(run, meta) else None
+        if record is not None:
+            return _result(job, meta, replace(record, flags=["retried"]), clock)
+        if len(data) == 0:
+            return {"unit": meta["unit"], "unchanged": True}
         data, rejects, meta = merge(run, data, rejects, meta)
     rejects = in_source_order(rejects, meta["ranges"])
     of_files = sum(reason in FILE_LEVEL for reason in rejects.column(REASON).to_pylist())
     counts = {"rows": len(data), "rejects": len(rejects) - of_files, "file_rejects": of_files, "bytes": 0, "sha256": ""}
     record = Record.parse(meta | counts | {"attempt": job.attempt})
-    record = run.write_unit(record, data, rejects, job.fingerprint, __version__)
-    if (replaced := meta.get("replaces")) and replaced != record.reject_file:
-        remove(job.run.child(f"{REJECTS}/{replaced}"))
+    return _result(job, meta, run.write_unit(record, data, rejects, job.fingerprint, __version__), clock)
+
+
+def _result(job: Job, meta: dict[str, Any], record: Record, clock: float) -> dict[str, Any]:
+    """Make what the driver gets; a reject file that was replaced goes, now that no data file names it."""
+    if meta["replaces"] is not None and meta["replaces"] != record.reject_file:
+        remove(job.run.child(f"{REJECTS}/{meta['replaces']}"))
     seconds = {name: meta[name] for name in ("read", "prepare", "forward", "started", "idle_input", "idle_output")}
     seconds |= {"write": time.perf_counter() - clock, "finished": time.time()}
     extra = {

@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 
 from cluster.session import session
-from embed_ops.errors import EmbedOpsError
+from embed_ops.errors import EmbedOpsError, SpecError
 from embed_ops.progress import Style
 from embed_ops.spec import Spec, fields
 
@@ -52,13 +52,13 @@ def seconds(text: str | None) -> float | None:
     """Read a duration, as 90s, 30m or 2h.
 
     Raises:
-        typer.BadParameter: it is not one.
+        SpecError: it is not one.
     """
     if text is None:
         return None
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text.strip())
     if found is None:
-        raise typer.BadParameter(f"--stop-after {text!r}: write for example 90s, 30m or 2h")
+        raise SpecError(f"--stop-after {text!r}: write for example 90s, 30m or 2h")
     return float(found[1]) * _UNITS[found[2]]
 
 
@@ -69,7 +69,7 @@ def load_spec(words: list[str] | None) -> Spec:
     return Spec.load(path, given)
 
 
-def opener(address: str | None) -> Callable[[], AbstractContextManager[None]]:
+def opener(address: str | None) -> Callable[[], AbstractContextManager[bool]]:
     """Give what opens the Ray session, once it is needed."""
     return functools.partial(session, address)
 

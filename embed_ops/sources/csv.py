@@ -18,6 +18,7 @@ from embed_ops.sources.streams import BLOCK_BYTES, ByteStream, with_compressions
 from embed_ops.sources.values import typed_column
 from embed_ops.spec import SourceSpec
 
+_CHUNK_CHARACTERS = 16 << 20
 _TAB_ENDINGS = with_compressions(".tsv", ".tab")
 
 
@@ -110,12 +111,14 @@ class CsvSource:
 def _chunks(rows: Iterator[list[str]]) -> Iterator[tuple[list[list[str]], Exception | None]]:
     """Group rows; where parsing fails, give the rows before the fault together with it."""
     chunk: list[list[str]] = []
+    size = 0
     try:
         for row in rows:
             chunk.append(row)
-            if len(chunk) == RECORDS_PER_READ:
+            size += sum(map(len, row))
+            if len(chunk) == RECORDS_PER_READ or size > _CHUNK_CHARACTERS:
                 yield chunk, None
-                chunk = []
+                chunk, size = [], 0
     except (csv.Error, pa.ArrowException, OSError) as error:
         yield chunk, error
         return

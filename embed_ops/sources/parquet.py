@@ -16,6 +16,7 @@ from embed_ops.sources.base import MAX_RECORD_BYTES, RECORDS_PER_READ, Records, 
 from embed_ops.spec import SourceSpec
 
 _READ_BUFFER_BYTES = 1 << 20
+_BATCH_BYTES = 16 << 20
 
 
 class ParquetSource:
@@ -66,11 +67,17 @@ class ParquetSource:
             leaves = _leaves(file.schema_arrow, schema.names)
             # Group by group, so that batches begin at the same rows wherever reading began.
             for group, position in _groups_of(file.metadata, begin, end):
-                for whole in file.iter_batches(RECORDS_PER_READ, row_groups=[group], columns=leaves):
+                for whole in file.iter_batches(_batch_rows(file.metadata.row_group(group)), row_groups=[group], columns=leaves):
                     first, last = max(begin, position), min(end, position + len(whole))
                     if first < last:
                         yield _records(whole.slice(first - position, last - first), first, schema, texts)
                     position += len(whole)
+
+
+def _batch_rows(group: pq.RowGroupMetaData) -> int:
+    """Choose the rows of a batch so that large rows do not fill the memory; from the file alone, so that batches stay the same."""
+    row_bytes: int = max(1, group.total_byte_size // max(1, group.num_rows))
+    return max(16, min(RECORDS_PER_READ, _BATCH_BYTES // row_bytes))
 
 
 def _records(batch: pa.RecordBatch, first: int, schema: pa.Schema, texts: set[str]) -> Records:
@@ -84,9 +91,27 @@ def _records(batch: pa.RecordBatch, first: int, schema: pa.Schema, texts: set[st
         if pa.types.is_string(field.type) and not pa.types.is_null(column.type):
             column, wrong = valid_utf8(_plain_text(column))
             bad += wrong
-        columns[field.name] = column.cast(field.type)
+        columns[field.name], wrong = _cast(column, field)
+        bad += wrong
     last = first + len(batch)
     return records(columns, np.arange(first, last, dtype=np.int64), last, bad)
+
+
+def _cast(column: pa.Array, field: pa.Field) -> tuple[pa.Array, list[tuple[int, str, str]]]:
+    """Cast a column; values that do not fit become null and are named."""
+    try:
+        return column.cast(field.type), []
+    except pa.ArrowInvalid:
+        pass
+    parts: list[pa.Array] = []
+    bad: list[tuple[int, str, str]] = []
+    for row in range(len(column)):
+        try:
+            parts.append(column.slice(row, 1).cast(field.type))
+        except pa.ArrowInvalid as error:
+            parts.append(pa.nulls(1, field.type))
+            bad.append((row, str(Reason.WRONG_TYPE), f"column {field.name!r} should be {field.type}: {error}"))
+    return pa.concat_arrays(parts), bad
 
 
 def _held(column: pa.Array, name: str) -> tuple[pa.Array, list[tuple[int, str, str]]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import string
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -14,7 +15,7 @@ import pyarrow.compute as pc
 
 from embed_ops.errors import SourceError, SpecError
 from embed_ops.plan import Layout, SourceFile
-from embed_ops.schema import MESSAGE, REASON
+from embed_ops.schema import MESSAGE, REASON, Reason
 from embed_ops.schema import TEXT as TEXT
 from embed_ops.sources.base import hive_columns, template_fields, text_columns
 from embed_ops.spec import SourceSpec
@@ -177,6 +178,9 @@ class Rows:
             alone = self._test(self.schema.empty_table(), dict.fromkeys(hive, ""))
         except duckdb.Error as error:
             raise self._refused(error) from error
+        kind = self._query("SELECT ({}\n) AS chosen FROM rows").types[0]
+        if str(kind) not in ("BOOLEAN", '"NULL"'):
+            raise SpecError(f"source.where {self._spec.where!r}: must be true or false, found {kind}")
         if len(alone):
             raise SpecError(f"source.where {self._spec.where!r}: must be a condition on one row, found an aggregate")
 
@@ -191,9 +195,6 @@ class Rows:
             table: the columns of its records.
             faults: `reason` and `message`, null where a record is fine.
 
-        Raises:
-            SpecError: `where` fails on a value.
-
         Returns:
             a table of kept columns, `_text`, `reason`, `message`; (rows,) whether `where` lets the row through, always
             for one that is a reject already; (rows,) bytes of text, or an eighth of those of the kept columns where that is
@@ -206,8 +207,8 @@ class Rows:
         if self._spec.where is not None:
             try:
                 chosen = bad | self._test(table, hive)
-            except duckdb.Error as error:
-                raise self._refused(error) from error
+            except duckdb.Error:
+                chosen, faults = self._test_each(table, hive, faults)
         columns = {name: table.column(name) for name in self.kept.names}
         size = np.maximum(_byte_lengths([text]), _byte_lengths(columns.values()) // KEPT_PER_TEXT)
         columns |= {TEXT: text, REASON: faults.column(REASON), MESSAGE: faults.column(MESSAGE)}
@@ -241,6 +242,18 @@ class Rows:
                 parts.append(column(name))
         return pc.binary_join_element_wise(*parts, "", null_handling="emit_null")
 
+    def _test_each(self, table: pa.Table, hive: dict[str, str], faults: pa.Table) -> tuple[npt.NDArray[np.bool_], pa.Table]:
+        """Evaluate `where` row by row, after it failed on a value: (rows,) bool, and the faults with those rows added."""
+        reasons, messages = faults.column(REASON).to_pylist(), faults.column(MESSAGE).to_pylist()
+        chosen = np.ones(len(table), np.bool_)
+        for row in range(len(table)):
+            if reasons[row] is None:
+                try:
+                    chosen[row] = self._test(table.slice(row, 1), hive)[0]
+                except duckdb.Error as error:
+                    reasons[row], messages[row] = str(Reason.WRONG_TYPE), f"where fails on this row: {str(error).splitlines()[0]}"
+        return chosen, pa.table({REASON: pa.array(reasons, pa.string()), MESSAGE: pa.array(messages, pa.string())})
+
     def _test(self, table: pa.Table, hive: dict[str, str]) -> npt.NDArray[np.bool_]:
         """Evaluate `where`, (rows,) bool; unknown (NULL) counts as no."""
         if self._database is None:
@@ -250,7 +263,10 @@ class Rows:
             if name not in given.schema.names:
                 given = given.append_column(name, pa.array([value] * len(given), pa.string()))
         self._database.register("rows", given)
-        # The line break ends a comment; the cast refuses what is no condition.
-        condition = f"SELECT coalesce(CAST(({self._spec.where}\n) AS BOOLEAN), false) AS chosen FROM rows"
-        found = self._database.sql(condition).to_arrow_table()
+        # The line break ends a comment.
+        found = self._query("SELECT coalesce(CAST(({}\n) AS BOOLEAN), false) AS chosen FROM rows").to_arrow_table()
         return np.asarray(found.column("chosen").to_numpy(), dtype=np.bool_)
+
+    def _query(self, query: str) -> Any:
+        """Run a query with the condition in its braces on the rows that were registered last."""
+        return self._database.sql(query.format(self._spec.where)) if self._database is not None else None

@@ -71,7 +71,7 @@ def tiny_spec(model: str, source: dict[str, Any], run: Path, **fields: Any) -> S
     return Spec.parse(tree)
 
 
-def no_session() -> contextlib.AbstractContextManager[None]:
+def no_session() -> contextlib.AbstractContextManager[bool]:
     """Stand where a run must not need Ray."""
     raise AssertionError("a Ray session was opened although nothing is left to embed")
 

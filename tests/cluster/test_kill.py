@@ -114,6 +114,7 @@ def test_interrupt(corpus: Path, tiny: str, tmp_path: Path, untouched: dict[str,
     assert process.returncode == 3, output
     assert "run the same command again to go on" in output
     assert "Traceback" not in output
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "stopped"
     command.finish()
     assert contents(tmp_path / "run") == untouched
 
@@ -126,12 +127,13 @@ def test_kill_with_bad_rows(tiny: str, tmp_path: Path) -> None:
     straight, killed = (Command(tmp_path / "corpus", tiny, tmp_path / name) for name in ("straight", "killed"))
     for command in (straight, killed):
         command.line += words
-    subprocess.run(straight.line, capture_output=True, check=False)
+    assert subprocess.run(straight.line, capture_output=True, check=False).returncode == 1
     for units in (2, 9, 25):
         process = killed.start()
         killed.wait_for(process, units)
         process.send_signal(signal.SIGKILL)
         process.wait()
+        assert process.returncode == -signal.SIGKILL, "the job was over before it could be killed"
         _wait_for_workers(process.pid)
     assert subprocess.run(killed.line, capture_output=True, check=False).returncode == 1
     assert contents(tmp_path / "killed") == contents(tmp_path / "straight")

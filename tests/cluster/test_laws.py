@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -236,13 +237,14 @@ def test_too_many_rejects_stop_the_job(tiny: str, tmp_path: Path) -> None:
 
 
 def test_stop_after_and_go_on(tiny: str, tmp_path: Path) -> None:
-    """A deadline lets the units in flight finish; the next call goes on, to the bytes of a straight run."""
+    """After the deadline no unit is begun; the next call goes on, to the bytes of a straight run."""
     write_parquet(tmp_path / "corpus", docstrings(400), files=20)
     source = {"path": str(tmp_path / "corpus"), "column": "text"}
     with pytest.raises(Stopped, match="as asked"):
         embed(tiny_spec(tiny, source, tmp_path / "run", resources__unit_rows=10), stop_after_s=0.01)
     done = len(contents(tmp_path / "run"))
-    assert 0 < done < 40
+    assert done == 0, "a unit was begun after the deadline"
+    assert Run(str(tmp_path / "run")).status == "stopped"
     report = embed(tiny_spec(tiny, source, tmp_path / "run", resources__unit_rows=10)).report
     assert report["units_skipped"] == done
     embed(tiny_spec(tiny, source, tmp_path / "straight", resources__unit_rows=10))
@@ -275,3 +277,81 @@ def test_template_where_limit(tiny: str, tmp_path: Path) -> None:
     found = vectors_of(run.open().to_table().sort_by("_row").column("embedding"))
     np.testing.assert_allclose(found, expected, atol=1e-6)
     assert verify(run.path, source=True).differences == []
+
+
+def test_re_embed_that_is_refused_removes_nothing(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stale vectors go only once everything is checked: a refused `re-embed` leaves the run as it was."""
+    corpus = tmp_path / "corpus"
+    write_parquet(corpus, docstrings(40), files=2)
+    source = {"path": str(corpus), "column": "text"}
+    embed(tiny_spec(tiny, source, tmp_path / "run"))
+    before = contents(tmp_path / "run")
+    pq.write_table(pa.table({"text": ["another", "text"]}), corpus / "part=1" / "data.parquet")
+    again = tiny_spec(tiny, source | {"on_change": "re-embed"}, tmp_path / "run")
+    real = metadata.version
+    with monkeypatch.context() as patch:
+        patch.setattr(metadata, "version", lambda name: "0.0" if name == "torch" else real(name))
+        with pytest.raises(RunError, match="version of torch"):
+            embed(again, session=no_session)
+    with pytest.raises(AssertionError):
+        embed(again, session=no_session)
+    with pytest.raises(RunError, match="shortened"):
+        main_job.retry(str(tmp_path / "run"), session=no_session)
+    assert contents(tmp_path / "run") == before
+    assert embed(again).report["rows"] == 22
+    assert verify(str(tmp_path / "run"), source=True).differences == []
+
+
+def test_retry_notices_units_that_do_not_come_back(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A unit that the engine drops on retry stops the retry; nothing is lost, and the next one goes on."""
+    (tmp_path / "corpus").mkdir()
+    pq.write_table(pa.table({"text": ["one", None, "three"]}), tmp_path / "corpus" / "a.parquet")
+    source = {"path": str(tmp_path / "corpus"), "column": "text"}
+    run = embed(tiny_spec(tiny, source, tmp_path / "run", max_reject_fraction=1.0))
+    before = contents(tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(main_job, "_results", lambda attempt, works, units: iter(()))
+        with pytest.raises(Stopped, match=r"a\.parquet\.000000000000"):
+            main_job.retry(run.path)
+    assert main_job.retry(run.path).report["rejected"] == 1
+    assert contents(tmp_path / "run") == before, "a retry that brings nothing back writes nothing"
+
+
+def test_a_killed_retry_goes_on(tiny: str, tmp_path: Path) -> None:
+    """A unit that is newer than its record, as after a retry that was killed, is read back and not computed again."""
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    lines = [json.dumps({"text": text}) for text in docstrings(20)]
+    good = "\n".join(lines)
+    (corpus / "a.jsonl").write_text(good.replace(lines[5], "x" * len(lines[5])))
+    stamp = (corpus / "a.jsonl").stat()
+    source = {"kind": "jsonl", "path": str(corpus), "column": "text"}
+    run = embed(tiny_spec(tiny, source, tmp_path / "run", max_reject_fraction=1.0))
+    old = {path: path.read_bytes() for path in (tmp_path / "run" / "manifest").iterdir()}
+    (corpus / "a.jsonl").write_text(good)
+    os.utime(corpus / "a.jsonl", ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    main_job.retry(run.path)
+    after = contents(tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "manifest")
+    (tmp_path / "run" / "manifest").mkdir()
+    for path, content in old.items():
+        path.write_bytes(content)
+    again = main_job.retry(run.path, session=no_session)
+    assert (again.report["rows"], again.report["rejected"]) == (20, 0)
+    assert contents(tmp_path / "run") == after
+    assert verify(run.path, source=True).differences == []
+
+
+def test_a_moved_run_and_another_limit(tiny: str, tmp_path: Path) -> None:
+    """A run that was moved is retried where it is now, and the latest command's reject limit decides the exit code."""
+    (tmp_path / "corpus").mkdir()
+    pq.write_table(pa.table({"text": ["one", None, "three"]}), tmp_path / "corpus" / "a.parquet")
+    source = {"path": str(tmp_path / "corpus"), "column": "text"}
+    assert embed(tiny_spec(tiny, source, tmp_path / "run")).exit_code == 1
+    assert embed(tiny_spec(tiny, source, tmp_path / "run", max_reject_fraction=0.5), session=no_session).exit_code == 0
+    (tmp_path / "run").rename(tmp_path / "moved")
+    assert main_job.retry(str(tmp_path / "moved")).path == str(tmp_path / "moved")
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "moved" / "run.json").unlink()
+    with pytest.raises(RunError, match=r"has no run\.json"):
+        embed(tiny_spec(tiny, source, tmp_path / "moved"), session=no_session)

@@ -16,7 +16,10 @@ import tiny_models
 import embed_ops
 from embed_ops.filesystem import locate
 from embed_ops.fingerprint import resolve
-from embed_ops.job import Job, Work
+from embed_ops.job import Again, Job, Work
+from embed_ops.record import Record
+from embed_ops.retry import retry_work
+from embed_ops.run_dir import RunDir
 from embed_ops.sources.corpus import Corpus
 from embed_ops.spec import Spec
 from embed_ops.steps import Replica, read_and_prepare, read_meta, write_unit
@@ -111,10 +114,49 @@ def test_non_finite_vectors_are_rejects(model: str, tmp_path: Path, monkeypatch:
     assert sorted(kept.column("_row").to_pylist() + [row["_row"] for row in rejects]) == list(range(20))
 
 
-def test_a_deadline_lets_the_unit_in_hand_finish(model: str, tmp_path: Path) -> None:
-    """After the deadline a reader hands out the unit it has and begins no other."""
+def test_a_deadline_lets_the_unit_in_hand_finish(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A unit that is begun before the deadline is handed out, and no other is begun after it."""
     job, works = job_of(model, tmp_path, 40, "a-40-4")
     spec = job.spec.model_copy(update={"resources": job.spec.resources.model_copy(update={"unit_rows": 10})})
-    late = Job(spec, job.run, job.roots, job.columns, job.resolved, "f", "a-40-5", deadline=1.0)
-    units = [read_meta(unit)["unit"] for unit in read_and_prepare(pa.table({"work": [works[0].dump()]}), late)]
-    assert units == ["a.parquet.000000000000"]
+    timed = Job(spec, job.run, job.roots, job.columns, job.resolved, "f", "a-40-5", deadline=10.0)
+    answers = iter([False, False, True])
+    monkeypatch.setattr(Job, "late", lambda self: next(answers))
+    units = [read_meta(unit)["unit"] for unit in read_and_prepare(pa.table({"work": [works[0].dump()]}), timed)]
+    assert units == ["a.parquet.000000000000", "a.parquet.000000000010"]
+
+
+def test_writing_a_retried_unit_twice_changes_nothing(model: str, tmp_path: Path) -> None:
+    """The engine may run a task again whose worker died after it had written: no row is doubled, none is lost."""
+    (tmp_path / "in").mkdir()
+    source = tmp_path / "in" / "a.jsonl"
+    lines = [json.dumps({"text": f"row {n} of some words"}) for n in range(6)]
+    good = "\n".join([*lines, json.dumps({"text": None})])
+    source.write_text(good.replace(lines[2], "x" * len(lines[2])))
+    tree = {"source": {"kind": "jsonl", "path": str(tmp_path / "in"), "column": "text"}, "encoder": {"model": model}}
+    spec = Spec.parse(tree | {"sink": {"path": str(tmp_path / "run")}, "parity": {"rows": 0}})
+    corpus = Corpus.open(spec.source)
+    plan = corpus.plan()
+    job = Job(spec, locate(spec.sink.path), corpus.roots, plan.columns, resolve(spec), "f", "a-1-6")
+    replica = Replica(job)
+    first = Record.parse(run(job, [Work(span) for span in plan.spans], replica)[0])
+    assert (first.rows, first.rejects) == (5, 2)
+    source.write_text(good)
+    works = retry_work(RunDir(job.run), plan, [first])
+    message = replica(next(read_and_prepare(pa.table({"work": [works[0].dump()]}), job)))
+    records = [json.loads(write_unit(message, job).column("record")[0].as_py()) for _ in range(2)]
+    for record in records:
+        assert (record["rows"], record["rejects"], record["flags"]) == (6, 1, ["retried"])
+    assert records[0]["sha256"] == records[1]["sha256"]
+    assert records[0]["tokens"] == 6 * first.tokens // 5
+    rows = pq.read_table(tmp_path / "run" / "data" / "a.jsonl.000000000000.parquet").column("_row").to_pylist()
+    assert rows == sorted(set(rows))
+    assert len(list((tmp_path / "run" / "rejects").iterdir())) == 1
+
+
+def test_a_retry_that_reaches_less_fails_whole(model: str, tmp_path: Path) -> None:
+    """A file that reads worse than before fails the unit's retry and leaves its rejects alone."""
+    job, works = job_of(model, tmp_path, 20, "a-20-7")
+    again = Work(works[0].span, retry={"a.parquet": Again(frozenset({3, 99}))}, replaces="a")
+    meta = read_meta(next(read_and_prepare(pa.table({"work": [again.dump()]}), job)))
+    assert meta["kind"] == "StorageError"
+    assert "row 99 can't be reached" in meta["error"]

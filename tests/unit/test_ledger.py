@@ -79,9 +79,9 @@ def test_records_of_no_planned_file_are_left_out() -> None:
 def test_work_travels_as_json() -> None:
     """A work is the same after the way to a worker."""
     span = Span(3, (Piece('ü"b/c.jsonl', 5, None, None, 9), Piece("d", 0, 4, 4, 1)))
-    for work in (Work(span), Work(span, {"u": UnitEnd("d", 2), "v": UnitEnd()}), Work(span, {}, {"d": Again((1, 3), 4)})):
+    for work in (Work(span), Work(span, {"u": UnitEnd("d", 2), "v": UnitEnd()}), Work(span, {}, {"d": Again(frozenset({1, 3}), 4)})):
         assert Work.load(work.dump()) == work
-    again = Again((1, 3), 7)
+    again = Again(frozenset({1, 3}), 7)
     assert [row for row in range(10) if again.has(row)] == [1, 3, 7, 8, 9]
 
 

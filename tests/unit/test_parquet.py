@@ -212,3 +212,11 @@ def test_a_column_named_twice_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "a.parquet", pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], ["text", "text"]))
     with pytest.raises(SourceError, match="column 'text' is there twice"):
         corpus("parquet", tmp_path).plan()
+
+
+def test_a_value_that_does_not_fit_costs_its_row(tmp_path: Path) -> None:
+    """With `types`, one value that can't be converted is one reject, and the rest of the file is read."""
+    write(tmp_path / "a.parquet", pa.table({"text": ["a", "b", "c"], "n": [1, 1 << 40, 3]}))
+    read = table(corpus("parquet", tmp_path, keep=["n"], types={"n": "int32"}))
+    assert read.column("n").to_pylist() == [1, None, 3]
+    assert read.column("reason").to_pylist() == [None, "wrong_type", None]

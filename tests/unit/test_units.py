@@ -166,16 +166,25 @@ def test_a_reject_passes_the_condition(tmp_path: Path) -> None:
         ("nope = 1", "nope"),
         ("n >", "syntax"),
         ("count(*) > 1", "one row"),
-        ("text", "Conversion"),
-        ("CAST(text AS INTEGER) > 1", "Conversion"),
+        ("text", "VARCHAR"),
+        ("n + 1", "BIGINT"),
     ],
 )
 def test_a_condition_that_fails_is_a_mistake_of_the_spec(where: str, part: str, tmp_path: Path) -> None:
-    """A condition that can't be evaluated, on the columns or on a value, is a SpecError and no damage of the file."""
+    """A condition that can't be evaluated on the columns, or is none, is a SpecError."""
     write(tmp_path / "a.jsonl", b'{"text": "a", "n": 1}\n')
     with pytest.raises(SpecError, match=r"source\.where") as caught:
         units(corpus("jsonl", tmp_path, where=where))
     assert part.lower() in str(caught.value).lower()
+
+
+def test_a_condition_that_fails_on_a_value_costs_the_row(tmp_path: Path) -> None:
+    """Where the condition can't be evaluated on one row, that row is a reject and the others are chosen as ever."""
+    write(tmp_path / "a.jsonl", b'{"text": "1"}\n{"text": "x"}\n{"text": "7"}\n')
+    read = units(corpus("jsonl", tmp_path, where="CAST(text AS INTEGER) > 1"))[0]
+    assert read.filtered == 1
+    assert read.table.column("_text").to_pylist() == ["x", "7"]
+    assert read.table.column("reason").to_pylist() == ["wrong_type", None]
 
 
 @pytest.mark.parametrize(("kind", "packing"), PACKED)
