@@ -63,7 +63,7 @@ def embed(
     else:
         attempt.reporter.say("nothing is left to embed")
         _start(attempt)
-    return _finish(attempt)
+    return _finish(attempt, spec.sink.path)
 
 
 def retry(path: str, *, session: OpenSession = default_session, reporter: Reporter | None = None, stop_after_s: float | None = None) -> Run:
@@ -88,7 +88,7 @@ def retry(path: str, *, session: OpenSession = default_session, reporter: Report
     else:
         attempt.reporter.say("no rejects to retry")
         _start(attempt)
-    return _finish(attempt)
+    return _finish(attempt, path)
 
 
 def _work(attempt: Attempt, session: OpenSession, works: Sequence[Work], units: int) -> None:
@@ -237,8 +237,8 @@ def _stopped(attempt: Attempt, why: str) -> EmbedOpsError:
     return Stopped(f"{why}. {done} units are done and kept; run the same command again to go on")
 
 
-def _finish(attempt: Attempt) -> Run:
-    """Write the report and the final status."""
+def _finish(attempt: Attempt, path: str) -> Run:
+    """Write the report and the final status; the run is named as the user named it."""
     attempt.measured.memory["driver"] = peak_memory()
     total = time.time() - attempt.began
     done = attempt.stock().done
@@ -252,4 +252,4 @@ def _finish(attempt: Attempt) -> Run:
     attempt.header["attempts"][-1] |= {"finished": time.time(), **figures}
     attempt.publish("finished")
     attempt.run.remove_temporary(attempt.name)
-    return Run(attempt.spec.sink.path)
+    return Run(path)
