@@ -30,6 +30,8 @@ from embed_ops.spec import SourceSpec
 
 _NAMED = 5
 """Changed files that a message names."""
+_MOST_LOOKED_AT = 100_000
+"""Records that the driver reads to find rows for the parity check."""
 
 
 @dataclass(frozen=True)
@@ -140,15 +142,21 @@ class Corpus:
         return list(limit_layouts(layouts, self.spec.limit, position_after))
 
     def head(self, plan: Plan, rows: int) -> list[str]:
-        """Read the first texts of the plan that are no rejects, for comparison with a reference."""
-        texts: list[str] = []
-        for text in self._texts(plan):
-            if len(texts) >= rows:
-                break
-            texts.append(text)
-        return texts
+        """Read the first texts of the plan that are no rejects, for comparison with a reference.
 
-    def _texts(self, plan: Plan) -> Iterator[str]:
+        Looks at no more than `_MOST_LOOKED_AT` records: with a `where` that lets hardly anything through there may be fewer.
+        """
+        texts: list[str] = []
+        looked_at = 0
+        for records, found in self._texts(plan):
+            texts += found
+            looked_at += records
+            if len(texts) >= rows or looked_at >= _MOST_LOOKED_AT:
+                break
+        return texts[:rows]
+
+    def _texts(self, plan: Plan) -> Iterator[tuple[int, list[str]]]:
+        """Stream the texts of the plan: (records read, texts among them)."""
         places = {file.name: self.place(file) for file in plan.files}
         for span in plan.spans:
             cursor = Cursor(self.source, Rows(self.spec, plan.columns), places, span)
@@ -159,8 +167,7 @@ class Corpus:
                     continue
                 cursor.take(len(chunk))
                 fine = chunk.kept & chunk.table.column(REASON).is_null().to_numpy()
-                texts = chunk.table.column(TEXT).filter(pa.array(fine))
-                yield from texts.drop_null().to_pylist()
+                yield len(chunk), chunk.table.column(TEXT).filter(pa.array(fine)).drop_null().to_pylist()
 
 
 def _changed_message(changed: dict[str, str]) -> str:
