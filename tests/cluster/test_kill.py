@@ -25,7 +25,9 @@ class Command:
     def __init__(self, corpus: Path, model: str, run: Path) -> None:
         self.run = run
         words = [f"source.path={corpus}", "source.column=text", f"encoder.model={model}", f"sink.path={run}"]
-        words += ["source.keep=['id']", "resources.unit_rows=20", "resources.replicas=2", "parity.rows=4"]
+        words += ["source.keep=['id']", "resources.unit_rows=20", "resources.replicas=2"]
+        # bfloat16, so that law 2 is held where rounding is coarse; without the parity check a start takes half the time.
+        words += ["encoder.dtype=bfloat16", "parity.rows=0"]
         # A slow forward pass leaves time to kill between units: one thread, one text at a time.
         words += ["resources.token_budget=1"]
         self.line = [sys.executable, "-m", "jobs.embed", *words, "--progress", "plain"]
