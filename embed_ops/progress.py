@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Task as RichTask
 from rich.text import Text
 
@@ -93,8 +93,8 @@ class _Rates(ProgressColumn):
         totals: Totals | None = task.fields.get("totals")
         if totals is None:
             return Text("starting")
-        figures = f"{totals.rows:,} rows  {totals.rate(totals.rows):,.0f} rows/s  {totals.rate(totals.tokens):,.0f} tokens/s"
-        return Text(figures + f"  {totals.rejects:,} rejects")
+        figures = f"{totals.rows:,} rows, {totals.rate(totals.rows):,.0f}/s, {totals.rate(totals.tokens):,.0f} tokens/s"
+        return Text(figures + f", {totals.rejects:,} rejects")
 
 
 class Live:
@@ -126,10 +126,9 @@ def reporter(style: Style = "auto") -> Iterator[Reporter]:
     else:
         columns = (
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=10),
             MofNCompleteColumn(),
             _Rates(),
-            TimeElapsedColumn(),
             TimeRemainingColumn(),
         )
         with Progress(*columns, console=Console(stderr=True)) as progress:
