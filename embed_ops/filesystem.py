@@ -46,11 +46,12 @@ def locate(address: str) -> Location:
     """
     scheme = _SCHEME.match(address)
     if scheme is None:
-        return Location(pafs.LocalFileSystem(), str(Path(address).expanduser().absolute()))
+        return Location(pafs.LocalFileSystem(), full_address(address))
     try:
         filesystem, path = pafs.FileSystem.from_uri(address)
         return Location(filesystem, path)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        # A scheme that Arrow does not serve, or was built without: fsspec may.
         pass
     try:
         opened, path = fsspec.core.url_to_fs(address)

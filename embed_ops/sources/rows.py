@@ -59,6 +59,7 @@ def _fits_template(kind: pa.DataType) -> bool:
     try:
         pa.array([], kind).cast(pa.string())
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        # Arrow has no cast to text for this type, as for lists; views and binary become text by our own way.
         return _is_text(kind)
     return True
 
