@@ -18,8 +18,9 @@ _SOURCE_FIELDS = ("kind", "column", "template", "keep", "where", "limit", "types
 _ENCODER_FIELDS = ("family", "max_tokens", "prompt", "outputs", "trust_remote_code")
 _VERSIONED = ("torch", "transformers", "tokenizers", "numpy", "pyarrow")
 CPU_TOKEN_BUDGET = 4_096
-"""Positions of a forward pass on a CPU: larger ones were no faster for MiniLM and leave the cache."""
+"""Positions of a forward pass on a CPU: a size that is common for small models; not tuned here."""
 GPU_TOKEN_BUDGET = 65_536
+"""The same on a GPU: a guess that no test here has run."""
 
 
 def fingerprint(spec: Spec, model: Mapping[str, str]) -> dict[str, Any]:
