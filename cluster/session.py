@@ -10,6 +10,9 @@ from contextlib import contextmanager
 import ray
 
 LOCAL = "local"
+_IDLE_WORKERS = 16
+"""Idle worker processes that a Ray of its own keeps. By default it keeps as many as there are cores, actors counted, so that
+on a small machine full of replicas every reading or writing task would start a process anew: two seconds of a core."""
 
 
 @contextmanager
@@ -31,6 +34,7 @@ def session(address: str | None = None) -> Iterator[bool]:
         include_dashboard=False if place == LOCAL else None,
         logging_level=logging.ERROR,
         log_to_driver=False,
+        _system_config={"num_workers_soft_limit": (os.cpu_count() or 1) + _IDLE_WORKERS} if place == LOCAL else None,
     )
     for name in ("ray.data", "ray.tune"):
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -46,6 +46,11 @@ class Attempt:
     flushed: float = 0.0
 
     @property
+    def fresh(self) -> bool:
+        """Tell whether no earlier attempt has settled what "auto" means."""
+        return not self.header["attempts"]
+
+    @property
     def job(self) -> Job:
         """What workers are told."""
         digest = digest_of(self.fingerprint)

@@ -18,13 +18,13 @@ from rich.table import Table
 from embed_ops.embedding import OpenSession, embed
 from embed_ops.encoders.base import FloatArray
 from embed_ops.errors import ModelError
+from embed_ops.forward import embed_inputs
 from embed_ops.progress import Reporter
 from embed_ops.registry import make_encoder
 from embed_ops.run import Run
 from embed_ops.schema import ROW, SOURCE
 from embed_ops.sinks.parquet import vectors_of
 from embed_ops.spec import EncoderSpec, Spec
-from embed_ops.steps import embed_inputs
 from embed_ops.summary import console, show_differences, show_report
 from embed_ops.verify import verify
 
@@ -128,7 +128,8 @@ def nearest(run: Run, questions: tuple[str, ...], rows: int) -> list[list[tuple[
     encoder = make_encoder(EncoderSpec(model=run.spec.encoder.model))
     encoder.load("cpu", "float32")
     prepared = encoder.prepare(pa.array(questions))
-    asked = embed_inputs(encoder, prepared.inputs, run.header["resolved"]["token_budget"])[0]["embedding"][prepared.index]
+    budget = run.header["resolved"]["token_budget"]
+    asked = embed_inputs(encoder, prepared.inputs, budget).vectors["embedding"][prepared.index]
     best: list[list[tuple[float, str, int]]] = [[] for _ in questions]
     for batch in run.open().to_batches(columns=["embedding", SOURCE, ROW]):
         if len(batch) == 0:

@@ -8,12 +8,12 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from typing import Any
 
-from embed_ops import parity
 from embed_ops.attempt import Attempt, open_attempt
 from embed_ops.errors import EmbedOpsError, RunError, Stopped, StorageError
-from embed_ops.fingerprint import resume
+from embed_ops.fingerprint import choices, resume
 from embed_ops.job import Work
 from embed_ops.ledger import Ledger, chain
+from embed_ops.parity import require
 from embed_ops.progress import Reporter, Silent, Totals
 from embed_ops.record import Record
 from embed_ops.registry import make_encoder
@@ -22,6 +22,7 @@ from embed_ops.run import Run
 from embed_ops.run_dir import check_space
 from embed_ops.spec import Spec
 from embed_ops.steps import peak_memory
+from embed_ops.tuning import Planned, settle
 
 _UNITS_BEFORE_ABORT = 10
 
@@ -93,12 +94,15 @@ def retry(path: str, *, session: OpenSession = default_session, reporter: Report
 
 def _work(attempt: Attempt, session: OpenSession, works: Sequence[Work], units: int) -> None:
     """Open a session, check what can be checked there, and run the works."""
-    from embed_ops.pipeline import require_room
+    from embed_ops.pipeline import require_room, threads_for
 
     with session() as alone:
         if alone:
             require_room(attempt.spec.resources)
-        _check_parity(attempt)
+        if attempt.fresh:
+            weights = make_encoder(attempt.spec.encoder).weight_bytes()
+            attempt.resolved = replace(attempt.resolved, threads_per_replica=threads_for(attempt.spec.resources, units, weights))
+        _settle(attempt, units)
         _start(attempt)
         _run(attempt, works, units)
 
@@ -112,23 +116,34 @@ def _space_needed(attempt: Attempt, stock: Ledger) -> int:
     return rows * width
 
 
-def _check_parity(attempt: Attempt) -> None:
+def _settle(attempt: Attempt, units: int) -> None:
+    """Let a replica compare the first rows with the reference and, on a new run, choose what is "auto"."""
     from embed_ops.pipeline import on_a_replica
 
-    if attempt.spec.parity.rows == 0:
-        attempt.header["model"] = make_encoder(attempt.spec.encoder).describe()
-        return
-    texts = attempt.corpus.head(attempt.plan, attempt.spec.parity.rows)
-    attempt.reporter.say(f"comparing {len(texts)} rows with the reference")
     spec = attempt.spec
-    measured = on_a_replica(spec.resources, parity.measure, spec.encoder, attempt.resolved, spec.parity, texts)
-    parity.require(measured.found, spec.parity)
-    attempt.resolved = replace(attempt.resolved, dtype=measured.dtype)
-    attempt.measured.parity = [asdict(item) for item in measured.found]
-    attempt.header |= {"model": measured.model, "resolved": asdict(attempt.resolved)}
-    if measured.rates:
-        attempt.header["dtype"] = {"rates": measured.rates, "refused": [asdict(item) for item in measured.refused]}
-        attempt.reporter.say(f"computing in {measured.dtype}")
+    attempt.header["resolved"] = asdict(attempt.resolved)
+    if spec.parity.rows == 0:
+        attempt.header["model"] = make_encoder(spec.encoder).describe()
+        return
+    texts = attempt.corpus.head(attempt.plan, spec.parity.rows)
+    attempt.reporter.say(f"comparing {len(texts)} rows with the reference")
+    open_choices = choices(spec) if attempt.fresh else frozenset()
+    stock = attempt.stock()
+    planned = Planned(stock.rows_left, attempt.plan.bytes, _replicas(attempt, units))
+    resolved = attempt.resolved
+    found = on_a_replica(
+        spec.resources, resolved.threads_per_replica, settle, spec.encoder, resolved, open_choices, spec.parity, texts, planned
+    )
+    require(found.found, spec.parity)
+    attempt.resolved = found.resolved
+    attempt.measured.parity = [asdict(item) for item in found.found]
+    attempt.header |= {"model": found.model, "resolved": asdict(found.resolved)}
+    if open_choices:
+        attempt.header["measured"] = found.measured
+        compiled = ", compiled" if found.resolved.compile else ""
+        attempt.reporter.say(f"computing in {found.resolved.dtype}{compiled}, {found.resolved.token_budget} tokens at a time")
+        if missing := found.measured.get("compile", {}).get("not tried"):
+            attempt.reporter.say(f"not compiled: {missing}")
 
 
 def _start(attempt: Attempt) -> None:
@@ -194,7 +209,7 @@ def _left(attempt: Attempt, works: Sequence[Work], returned: set[str]) -> Sequen
 def _replicas(attempt: Attempt, units: int) -> int:
     from embed_ops.pipeline import replica_count
 
-    return replica_count(attempt.spec.resources, units)[1]
+    return replica_count(attempt.spec.resources, units, attempt.resolved.threads_per_replica)[1]
 
 
 def _results(attempt: Attempt, works: Sequence[Work], units: int) -> Iterator[dict[str, Any]]:

@@ -17,10 +17,8 @@ from embed_ops.spec import AUTO, Spec
 _SOURCE_FIELDS = ("kind", "column", "template", "keep", "where", "limit", "types", "delimiter")
 _ENCODER_FIELDS = ("family", "max_tokens", "prompt", "outputs", "trust_remote_code")
 _VERSIONED = ("torch", "transformers", "tokenizers", "numpy", "pyarrow")
-CPU_TOKEN_BUDGET = 4_096
-"""Positions of a forward pass on a CPU: a size that is common for small models; not tuned here."""
-GPU_TOKEN_BUDGET = 65_536
-"""The same on a GPU: a guess that no test here has run."""
+TOKEN_BUDGETS = {"cpu": 4_096, "cuda": 65_536}
+"""Positions of a forward pass, unless a trial on the device finds a faster size."""
 
 
 def fingerprint(spec: Spec, model: Mapping[str, str]) -> dict[str, Any]:
@@ -55,22 +53,27 @@ def _short(value: Any) -> str:
 
 
 def resolve(spec: Spec) -> Resolved:
-    """Decide what "auto" means on this machine."""
+    """Give every setting a value: the spec's, or the safe one that "auto" has until a replica has measured a better."""
     device = "cuda" if spec.resources.gpus_per_replica > 0 else "cpu"
-    budget = spec.resources.token_budget
-    if budget == "auto":
-        budget = CPU_TOKEN_BUDGET if device == "cpu" else GPU_TOKEN_BUDGET
+    budget, threads = spec.resources.token_budget, spec.resources.threads_per_replica
     versions = {name: importlib.metadata.version(name) for name in _VERSIONED}
     return Resolved(
-        # Settled on a replica, by the parity check; without one nothing vouches for a shorter type.
-        dtype="float32" if spec.encoder.dtype == AUTO and spec.parity.rows == 0 else spec.encoder.dtype,
-        compile=False,
-        token_budget=budget,
+        dtype="float32" if spec.encoder.dtype == AUTO else spec.encoder.dtype,
+        compile=spec.encoder.compile is True,
+        token_budget=TOKEN_BUDGETS[device] if budget == AUTO else budget,
         batch_rule=RULE,
-        threads_per_replica=spec.resources.threads_per_replica,
+        threads_per_replica=1 if threads == AUTO else threads,
         device=device,
         versions={"embed-ops": __version__, **versions},
     )
+
+
+def choices(spec: Spec) -> frozenset[str]:
+    """Name the settings that are "auto", for a replica to choose; none without a parity check, which must vouch for them."""
+    if spec.parity.rows == 0:
+        return frozenset()
+    asked = {"dtype": spec.encoder.dtype, "compile": spec.encoder.compile, "token_budget": spec.resources.token_budget}
+    return frozenset(name for name, value in asked.items() if value == AUTO)
 
 
 def resume(where: str, known: Mapping[str, Any], spec: Spec) -> Resolved:
@@ -80,13 +83,14 @@ def resume(where: str, known: Mapping[str, Any], spec: Spec) -> Resolved:
         RunError: names what can't be honoured, with both values.
     """
     earlier, now = Resolved(**known), resolve(spec)
+    given = {
+        "encoder.dtype": (earlier.dtype, spec.encoder.dtype),
+        "encoder.compile": (earlier.compile, spec.encoder.compile),
+        "resources.token_budget": (earlier.token_budget, spec.resources.token_budget),
+        "resources.threads_per_replica": (earlier.threads_per_replica, spec.resources.threads_per_replica),
+    }
     asked = {
-        "encoder.dtype": (earlier.dtype, earlier.dtype if spec.encoder.dtype == AUTO else spec.encoder.dtype),
-        "resources.token_budget": (
-            earlier.token_budget,
-            earlier.token_budget if spec.resources.token_budget == "auto" else spec.resources.token_budget,
-        ),
-        "resources.threads_per_replica": (earlier.threads_per_replica, now.threads_per_replica),
+        **{name: (known, known if value == AUTO else value) for name, (known, value) in given.items()},
         "device": (earlier.device, now.device),
         "batch rule": (earlier.batch_rule, now.batch_rule),
         **{f"version of {name}": (earlier.versions.get(name), version) for name, version in now.versions.items()},

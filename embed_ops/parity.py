@@ -4,20 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
-from embed_ops.encoders.base import FloatArray
+from embed_ops.encoders.base import FloatArray, IntArray
 from embed_ops.errors import ParityError
-from embed_ops.job import Resolved
-from embed_ops.registry import make_encoder
-from embed_ops.spec import AUTO, EncoderSpec, ParitySpec
-from embed_ops.steps import embed_inputs
-
-LEAST_GAIN = 1.5
-"""Times the float32 rate that a matrix product in a shorter type must reach to be worth its rounding."""
+from embed_ops.spec import ParitySpec
 
 
 @dataclass(frozen=True)
@@ -49,64 +41,23 @@ def cosines(left: FloatArray, right: FloatArray) -> FloatArray:
     return np.where(same, 1.0, products / np.where(norms == 0, 1.0, norms)).astype(np.float32)
 
 
-@dataclass(frozen=True)
-class Measurement:
-    """What one replica found before the first unit.
+def compare(vectors: Mapping[str, FloatArray], index: IntArray, reference: tuple[str, Mapping[str, FloatArray]]) -> list[Parity]:
+    """Compare the vectors of a column's inputs with the reference of its rows, output by output.
 
-    Attributes:
-        dtype: the compute type that was compared, and, for "auto", chosen.
-        found: the comparison for every output.
-        model: what the model became (`Encoder.describe`).
-        refused: for "auto", the comparison of the faster type that missed the limits.
-        rates: matrix-product FLOP/s by compute type, where they were needed to choose.
+    Args:
+        vectors: {output: (inputs, dim) float32}.
+        index: (rows,) the input of each row, -1 for a reject.
+        reference: its name and {output: (rows, dim) float32}.
     """
-
-    dtype: str
-    found: list[Parity]
-    model: dict[str, Any]
-    refused: list[Parity]
-    rates: dict[str, float]
-
-
-def measure(spec: EncoderSpec, resolved: Resolved, limits: ParitySpec, texts: list[str]) -> Measurement:
-    """Embed the texts as the job would and through the reference, and settle "auto": the fastest type that is close enough.
-
-    A faster type is one whose matrix products this device really speeds up: emulated bfloat16 is slower than float32.
-    """
-    from embed_ops.encoders.device import gemm_flops_per_second, use_threads
-
-    use_threads(resolved.threads_per_replica)
-    column = pa.array(texts, pa.string())
-    reference = make_encoder(spec).reference(column)
-    if resolved.dtype != AUTO:
-        return Measurement(resolved.dtype, *_compare(spec, resolved, resolved.dtype, column, reference), [], {})
-    rates = {dtype: gemm_flops_per_second(resolved.device, dtype) for dtype in ("float32", "bfloat16")}
-    refused: list[Parity] = []
-    if texts and rates["bfloat16"] >= LEAST_GAIN * rates["float32"]:
-        found, model = _compare(spec, resolved, "bfloat16", column, reference)
-        if within(found, limits):
-            return Measurement("bfloat16", found, model, [], rates)
-        refused = found
-    found, model = _compare(spec, resolved, "float32", column, reference)
-    return Measurement("float32", found, model, refused, rates)
-
-
-def _compare(
-    spec: EncoderSpec, resolved: Resolved, dtype: str, column: pa.Array, reference: tuple[str, Mapping[str, FloatArray]]
-) -> tuple[list[Parity], dict[str, Any]]:
-    encoder = make_encoder(spec)
-    encoder.load(resolved.device, dtype)
-    prepared = encoder.prepare(column)
-    vectors, _, _ = embed_inputs(encoder, prepared.inputs, resolved.token_budget)
     found = []
-    for output, expected in reference[1].items() if len(column) else ():
+    for output, expected in reference[1].items() if len(index) else ():
         # A text without any token has no vector, here and there.
-        finite = np.isfinite(expected).all(axis=1) & (prepared.index >= 0)
+        finite = np.isfinite(expected).all(axis=1) & (index >= 0)
         if finite.any():
-            close = cosines(vectors[output][prepared.index[finite]], expected[finite])
+            close = cosines(vectors[output][index[finite]], expected[finite])
             rows = np.flatnonzero(finite)
             found.append(Parity(output, reference[0], len(rows), float(close.mean()), float(close.min()), int(rows[close.argmin()])))
-    return found, encoder.describe()
+    return found
 
 
 def within(found: list[Parity], limits: ParitySpec) -> bool:

@@ -27,7 +27,7 @@ from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
 from embed_ops.errors import EmbedOpsError, EngineError, SpecError
 from embed_ops.filesystem import Location
 from embed_ops.job import Job, Work
-from embed_ops.spec import ResourcesSpec
+from embed_ops.spec import AUTO, ResourcesSpec
 from embed_ops.steps import Replica, read_and_prepare, write_unit
 
 Result = TypeVar("Result")
@@ -40,12 +40,36 @@ CPUS_PER_READER = 2
 """One reader tokenises for far more than two CPU replicas; more of them would only take their cores."""
 REPLICA_CPU_SHARE = 0.75
 """CPU claimed per thread of a CPU replica: the rest of each core is the readers' and writers'."""
+MOST_THREADS = 16
+"""More threads gain nothing on batches of a few thousand tokens."""
+REPLICA_BYTES = 2**30
+"""Memory of a replica beside its weights: Python, torch, transformers, a batch's hidden states."""
+WEIGHT_COPIES = 2
+"""Times the weight files that a replica holds while it loads or compiles them."""
 MODEL_LOAD_TRIES = 3
 NO_PROGRESS_S = 6 * 3600
 """Patience with units of large models on slow devices: the engine counts only whole units as progress."""
 
 
-def replica_count(resources: ResourcesSpec, units: int) -> tuple[int, int]:
+def threads_for(resources: ResourcesSpec, units: int, weight_bytes: int) -> int:
+    """Decide the CPU threads of a replica: one, unless units or memory allow fewer replicas than there are cores.
+
+    Replicas of one thread do more together than fewer of many: a product split over threads waits for its slowest
+    part (`bench/scaling.py` measures it).
+    """
+    if resources.threads_per_replica != AUTO:
+        return resources.threads_per_replica
+    if resources.gpus_per_replica > 0 or resources.replicas != AUTO:
+        return 1
+    cluster = ray.cluster_resources()
+    cores = int(cluster.get("CPU", 1))
+    in_memory = int(cluster.get("memory", 0) / (REPLICA_BYTES + WEIGHT_COPIES * weight_bytes))
+    replicas = max(1, min(units, cores, in_memory))
+    of_a_node = min((int(node["Resources"].get("CPU", 1)) for node in ray.nodes() if node["Alive"]), default=1)
+    return max(1, min(cores // replicas, of_a_node, MOST_THREADS))
+
+
+def replica_count(resources: ResourcesSpec, units: int, threads: int) -> tuple[int, int]:
     """Decide least and most replicas; "auto": what the cluster has room for beside its readers, and no more than units."""
     if isinstance(resources.replicas, int):
         return resources.replicas, resources.replicas
@@ -55,18 +79,18 @@ def replica_count(resources: ResourcesSpec, units: int) -> tuple[int, int]:
     if resources.gpus_per_replica > 0:
         fitting = int(cluster.get("GPU", 0) / resources.gpus_per_replica)
     else:
-        fitting = int(cluster.get("CPU", 1) / resources.threads_per_replica)
+        fitting = int(cluster.get("CPU", 1) / threads)
     fitting = max(1, min(fitting, units))
     return fitting, fitting
 
 
-def replica_resources(resources: ResourcesSpec, replicas: int = 1) -> dict[str, float]:
+def replica_resources(resources: ResourcesSpec, threads: int, replicas: int = 1) -> dict[str, float]:
     """Say what each of so many replicas claims; where they are more than the cores, less, so that readers find room."""
     if resources.gpus_per_replica > 0:
         return {"num_gpus": resources.gpus_per_replica, "num_cpus": READER_CPUS}
     room = max(0.5, ray.cluster_resources().get("CPU", 1) - READER_CPUS - WRITER_CPUS)
-    share = min(REPLICA_CPU_SHARE, room / (replicas * resources.threads_per_replica))
-    return {"num_cpus": round(resources.threads_per_replica * share, 3)}
+    share = min(REPLICA_CPU_SHARE, room / (replicas * threads))
+    return {"num_cpus": round(threads * share, 3)}
 
 
 def require_room(resources: ResourcesSpec) -> None:
@@ -75,7 +99,8 @@ def require_room(resources: ResourcesSpec) -> None:
     Raises:
         SpecError: names what is asked for and what is there.
     """
-    needed, there = replica_resources(resources), ray.cluster_resources()
+    threads = resources.threads_per_replica
+    needed, there = replica_resources(resources, 1 if threads == AUTO else threads), ray.cluster_resources()
     for name, key, field in (("num_gpus", "GPU", "gpus_per_replica"), ("num_cpus", "CPU", "threads_per_replica")):
         if needed.get(name, 0) > there.get(key, 0):
             raise SpecError(f"resources.{field}: a replica needs {needed[name]:g} {key}, this machine has {there.get(key, 0):g}")
@@ -99,7 +124,8 @@ def run_units(job: Job, works: Sequence[Work], units: int) -> Iterator[dict[str,
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     # The restart options have no other spelling in Ray 2.60.
     warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
-    least, most = replica_count(job.spec.resources, units)
+    threads = job.resolved.threads_per_replica
+    least, most = replica_count(job.spec.resources, units, threads)
     one_unit = {"batch_size": 1, "batch_format": "pyarrow"}
     helpers = TaskPoolStrategy(size=max(1, int(ray.cluster_resources().get("CPU", 1)) // CPUS_PER_READER))
     for first in range(0, len(works), SPANS_PER_WAVE):
@@ -115,7 +141,7 @@ def run_units(job: Job, works: Sequence[Work], units: int) -> Iterator[dict[str,
                 compute=ActorPoolStrategy(min_size=least, max_size=most),
                 max_task_retries=1,
                 max_restarts=-1,
-                **replica_resources(job.spec.resources, most),
+                **replica_resources(job.spec.resources, threads, most),
                 **one_unit,
             )
             .map_batches(write_unit, fn_args=(job,), compute=helpers, num_cpus=WRITER_CPUS, **one_unit)
@@ -127,9 +153,9 @@ def run_units(job: Job, works: Sequence[Work], units: int) -> Iterator[dict[str,
             raise _engine_error(error) from error
 
 
-def on_a_replica(resources: ResourcesSpec, function: Callable[..., Result], *arguments: Any) -> Result:
+def on_a_replica(resources: ResourcesSpec, threads: int, function: Callable[..., Result], *arguments: Any) -> Result:
     """Call a function once where a replica would run."""
-    task = ray.remote(**replica_resources(resources), max_retries=1)(function)
+    task = ray.remote(**replica_resources(resources, threads), max_retries=1)(function)
     try:
         result: Result = ray.get(task.remote(*arguments))
     except ray.exceptions.RayError as error:

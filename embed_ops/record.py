@@ -15,6 +15,8 @@ SUFFIX = ".parquet"
 _RANGE = pa.struct([("source", pa.string()), ("begin", pa.int64()), ("end", pa.int64()), ("records", pa.int64())])
 REMOVED = "removed"
 """Flag of a record that strikes the unit's earlier ones."""
+HALVED = "halved"
+"""Flag of a unit of which some batch did not fit into memory and was halved: other batches may mean other last bits."""
 
 
 @dataclass(frozen=True)

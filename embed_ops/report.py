@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from embed_ops.record import Record
+from embed_ops.record import HALVED, Record
 
 
 @dataclass
@@ -50,6 +50,30 @@ class Measured:
         if not self.records:
             return 0.0
         return max(r.seconds["finished"] for r in self.records) - min(r.seconds["started"] for r in self.records)
+
+
+def _time_shares(measured: Measured, gemm: float | None, replicas: int) -> dict[str, float] | None:
+    """Divide the replicas' time between the first unit in and the last unit out; shares add up to 1.
+
+    `useful`: what the run's operations would take at the device's matrix-product rate. `padding`: the same for positions
+    without a token. `forward`: the rest of the forward passes. `input`, `output`: waiting for a unit, or for room behind.
+    `uneven`: the rest, when some replica had begun late or was done early.
+    """
+    whole, busy = replicas * measured.steady, measured.seconds("forward")
+    tokens, positions = measured.sum("tokens"), measured.sum("positions")
+    if not gemm or not whole or not tokens:
+        return None
+    useful = min(busy, measured.sum("flops") * replicas / gemm)
+    padding = min(busy - useful, useful * (positions - tokens) / tokens)
+    seconds = {
+        "useful": useful,
+        "padding": padding,
+        "forward": busy - useful - padding,
+        "input": measured.seconds("idle_input"),
+        "output": measured.seconds("idle_output"),
+    }
+    shares = {name: value / whole for name, value in seconds.items()}
+    return shares | {"uneven": max(0.0, 1.0 - sum(shares.values()))}
 
 
 def _ratio(part: float, whole: float) -> float | None:
@@ -106,7 +130,9 @@ def build(done: Sequence[Record], measured: Measured, total_s: float, resolved: 
             "input": _ratio(measured.seconds("idle_input"), replica_time),
             "output": _ratio(measured.seconds("idle_output"), replica_time),
         },
+        "time": _time_shares(measured, gemm, replicas),
         "replicas": replicas,
+        "halved": sum(HALVED in record.flags for record in measured.records),
         "parity": measured.parity,
         "peak_memory": measured.memory,
         "resolved": dict(resolved),

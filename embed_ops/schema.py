@@ -42,7 +42,7 @@ class Reason(enum.StrEnum):
     WRONG_TYPE = "wrong_type"
     """The text, or a kept column, is not of the type that the column has elsewhere."""
     TOO_LARGE = "too_large"
-    """The record is larger than a reader may hold (64 MiB)."""
+    """The record is larger than a reader may hold (64 MiB), or the forward pass runs out of memory on it alone."""
     UNREADABLE = "unreadable"
     """File-level: from this row on the file can't be decoded; the message says how many rows are lost, if known."""
     NON_FINITE = "non_finite"

@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
+from typing import Annotated, Any, Final, Literal, Self, Union, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -21,7 +21,7 @@ def _as_tuple(value: object) -> object:
 
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
-AUTO = "auto"
+AUTO: Final = "auto"
 PoolingMode = Literal["mean", "cls", "max", "last", "weighted_mean", "mean_sqrt_len"]
 
 
@@ -81,7 +81,7 @@ class EncoderSpec(_Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="compute type; auto: the fastest that keeps [parity]; float32 is exact"
     )
-    compile: Literal["auto", False] = Field("auto", description="compile the forward pass; auto does not do it yet")
+    compile: Literal["auto"] | bool = Field("auto", description="compile the forward pass; auto: where the work repays it")
     max_tokens: int | None = Field(None, gt=0, description="cut longer rows here; by default the model's own limit")
     prompt: str | None = Field(None, description="text before every row, or the name of one of the model's prompts")
     outputs: Annotated[tuple[OutputSpec, ...], BeforeValidator(_as_tuple)] = Field(
@@ -118,7 +118,9 @@ class ResourcesSpec(_Section):
     replicas: Literal["auto"] | Annotated[int, Field(gt=0)] | Annotated[tuple[int, int], BeforeValidator(_as_tuple)] = Field(
         "auto", description="copies of the model: n, [min, max], or auto"
     )
-    threads_per_replica: int = Field(1, gt=0, description="CPU threads of a replica; a run keeps them")
+    threads_per_replica: Literal["auto"] | Annotated[int, Field(gt=0)] = Field(
+        "auto", description="CPU threads of a replica; auto: one, more where units or memory are few"
+    )
     gpus_per_replica: float = Field(0.0, ge=0.0, le=1.0, description="GPU share of a replica")
     unit_rows: int = Field(16_384, gt=0, description="most rows of a unit (commit and resume)")
     token_budget: Literal["auto"] | Annotated[int, Field(gt=0)] = Field("auto", description="padded tokens of one forward pass")

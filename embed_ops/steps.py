@@ -22,13 +22,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from embed_ops import __version__
-from embed_ops.batching import padded_positions, token_batches
-from embed_ops.encoders.base import Encoder, FloatArray
+from embed_ops.encoders.base import Encoder
 from embed_ops.errors import EmbedOpsError, StorageError
 from embed_ops.filesystem import remove
+from embed_ops.forward import Room, embed_inputs
 from embed_ops.job import Again, Job, Work
 from embed_ops.plan import UNIT_TEXT_BYTES
-from embed_ops.record import Record
+from embed_ops.record import HALVED, Record
 from embed_ops.registry import make_encoder, make_source
 from embed_ops.retry import in_source_order, merge, merged_before
 from embed_ops.run_dir import REJECTS, RunDir
@@ -41,6 +41,8 @@ from embed_ops.sources.units import Cursor, Unit, read_units
 PAYLOADS = ("rows", "inputs", "vectors", "rejects")
 _INPUT = "_input"
 _UNBOUNDED = 1 << 62
+_TOO_LARGE = (Reason.TOO_LARGE, "the forward pass runs out of memory on this row alone; a smaller encoder.max_tokens would cut it")
+_NON_FINITE = (Reason.NON_FINITE, "the model's vector holds NaN or infinity")
 
 
 def pack(table: pa.Table) -> bytes:
@@ -171,22 +173,6 @@ def _only(table: pa.Table, again: Mapping[str, Again]) -> pa.Table:
     return table.filter(pa.array(keep, pa.bool_()))
 
 
-def embed_inputs(encoder: Encoder, inputs: pa.Table, budget: int) -> tuple[dict[str, FloatArray], npt.NDArray[np.int32], int]:
-    """Embed a unit's inputs in token batches formed from these inputs alone.
-
-    Returns:
-        {output: (inputs, dim) float32} in the order given, (inputs,) lengths, and the padded positions.
-    """
-    lengths = encoder.lengths(inputs)
-    batches = token_batches(lengths, budget)
-    vectors = {name: np.empty((len(inputs), encoder.dim(name)), np.float32) for name in encoder.outputs()}
-    whole = inputs.combine_chunks()
-    for batch in batches:
-        for name, part in encoder.forward(whole.take(pa.array(batch))).items():
-            vectors[name][batch] = part
-    return vectors, lengths, padded_positions(lengths, batches)
-
-
 class Replica:
     """One loaded copy of the model: embeds one unit at a time."""
 
@@ -197,9 +183,10 @@ class Replica:
         self._job = job
         use_threads(job.resolved.threads_per_replica)
         self._encoder = make_encoder(job.spec.encoder)
-        self._encoder.load(job.resolved.device, job.resolved.dtype)
+        self._encoder.load(job.resolved.device, job.resolved.dtype, compiled=job.resolved.compile)
         self._gemm = gemm_flops_per_second(job.resolved.device, job.resolved.dtype)
         self._name = f"{socket.gethostname()}:{os.getpid()}"
+        self._room = Room()
         self._free_since: float | None = None
 
     def __call__(self, received: pa.Table) -> pa.Table:
@@ -219,21 +206,23 @@ class Replica:
         # A unit that was ready before this replica was free did not keep it waiting: what came behind did.
         waited = min(idle, max(0.0, meta["prepared_at"] - (self._free_since or started)))
         inputs = unpack(received, "inputs")
-        vectors, lengths, positions = embed_inputs(self._encoder, inputs, self._job.resolved.token_budget)
+        embedded = embed_inputs(self._encoder, inputs, self._job.resolved.token_budget, self._room)
         meta |= {
             "idle_input": waited,
             "idle_output": idle - waited,
             "inputs": len(inputs),
-            "tokens": int(lengths.sum()),
-            "positions": positions,
-            "flops": self._encoder.flops(lengths),
+            "tokens": int(embedded.lengths.sum()),
+            "positions": embedded.positions,
+            "flops": self._encoder.flops(embedded.lengths),
+            "flags": [HALVED] if embedded.halved else [],
+            "too_large": embedded.too_large,
             "replica": self._name,
             "gemm": self._gemm,
             "replica_memory": peak_memory(),
             "started": started,
             "forward": time.perf_counter() - clock,
         }
-        table = pa.table({name: vector_column(values, "float32") for name, values in vectors.items()})
+        table = pa.table({name: vector_column(values, "float32") for name, values in embedded.vectors.items()})
         self._free_since = time.time()
         changed = {"meta": pa.array([json.dumps(meta)]), "vectors": pa.array([pack(table)], pa.large_binary())}
         changed["inputs"] = pa.nulls(1, pa.large_binary())
@@ -261,7 +250,8 @@ def _write(received: pa.Table, meta: dict[str, Any], job: Job) -> dict[str, Any]
     stored = {name: values.astype(job.spec.sink.dtype) for name, values in vectors.items()}
     finite = np.logical_and.reduce([np.isfinite(values).all(axis=1) for values in stored.values()])
     if not finite.all():
-        rejects = pa.concat_tables([rejects, _non_finite(data.filter(pa.array(~finite)), rejects.schema)])
+        too_large = np.isin(index[~finite], meta["too_large"])
+        rejects = pa.concat_tables([rejects, _without_vector(data.filter(pa.array(~finite)), too_large, rejects.schema)])
         data, stored = data.filter(pa.array(finite)), {name: values[finite] for name, values in stored.items()}
     for name, values in stored.items():
         data = data.append_column(name, vector_column(values, job.spec.sink.dtype))
@@ -295,8 +285,10 @@ def _result(job: Job, meta: dict[str, Any], record: Record, clock: float) -> dic
     return {**asdict(record), **extra, "seconds": seconds}
 
 
-def _non_finite(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+def _without_vector(rows: pa.Table, too_large: npt.NDArray[np.bool_], schema: pa.Schema) -> pa.Table:
+    """Make rejects of rows whose input did not fit into memory alone, or whose vector is not finite."""
     columns = {name: rows.column(name) for name in rows.schema.names if name in schema.names}
-    columns[REASON] = pa.array([str(Reason.NON_FINITE)] * len(rows), pa.string())
-    columns[MESSAGE] = pa.array(["the model's vector holds NaN or infinity"] * len(rows), pa.string())
+    why = [_TOO_LARGE if large else _NON_FINITE for large in too_large.tolist()]
+    columns[REASON] = pa.array([str(reason) for reason, _ in why], pa.string())
+    columns[MESSAGE] = pa.array([sentence for _, sentence in why], pa.string())
     return pa.table({name: columns[name] for name in schema.names}, schema)

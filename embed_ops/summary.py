@@ -58,6 +58,14 @@ def report_rows(report: dict[str, Any]) -> list[tuple[str, str]]:
             ("padding waste", _share(report["padding_waste"])),
             ("replicas idle", f"{_share(idle['input'])} waiting for input, {_share(idle['output'])} for output"),
         ]
+        if report.get("time"):
+            rows.append(("where time went", where_time_went(report)))
+        if report.get("halved"):
+            rows.append(("out of memory", f"{report['halved']} units had batches that did not fit and were halved; lower token_budget"))
+        chosen = report["resolved"]
+        compiled = "compiled" if chosen["compile"] else "not compiled"
+        settings = f"{chosen['dtype']}, {compiled}, {chosen['token_budget']} tokens a batch, {chosen['threads_per_replica']} threads"
+        rows.append(("computed in", settings))
     for item in report["parity"]:
         rows.append(
             (
@@ -66,6 +74,35 @@ def report_rows(report: dict[str, Any]) -> list[tuple[str, str]]:
             )
         )
     return rows
+
+
+_PARTS = {
+    "useful": "useful products",
+    "padding": "padding",
+    "forward": "rest of the forward pass",
+    "input": "waiting for input",
+    "output": "waiting for output",
+    "uneven": "replicas that began late or were done early",
+}
+_REMEDIES = {
+    "padding": "larger resources.unit_rows gives batches of more equal length",
+    "forward": "larger resources.token_budget or encoder.compile=true may help, if anything does",
+    "input": "more CPUs for readers, or fewer replicas, would help",
+    "output": "more CPUs for writers, or faster storage, would help",
+    "uneven": "smaller resources.unit_rows would spread the work more evenly",
+}
+_SMALL = 0.1
+
+
+def where_time_went(report: dict[str, Any]) -> str:
+    """Say in one line what the replicas' time went into, and what would help most."""
+    shares: dict[str, float] = report["time"]
+    line = ", ".join(f"{share:.0%} {_PARTS[name]}" for name, share in shares.items() if share >= 0.005)
+    seconds = report["seconds"]
+    if seconds["startup"] and seconds["startup"] > seconds["steady"]:
+        return f"{line}; starting took longer than embedding: more rows in one run would help"
+    worst = max(_REMEDIES, key=lambda name: shares[name])
+    return f"{line}; {_REMEDIES[worst]}" if shares[worst] >= _SMALL else line
 
 
 def show_report(run: Run) -> None:

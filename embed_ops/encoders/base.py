@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -46,7 +46,7 @@ class Encoder(Protocol):
     """A model family, built inside the worker from the spec. It knows no Ray and does no I/O but loading weights.
 
     `prepare` and `lengths` run on CPU workers and must not load weights; `load` is called once per
-    replica, before `forward`.
+    replica, before `launch`.
     """
 
     def prepare(self, column: pa.Array) -> Prepared:
@@ -57,12 +57,16 @@ class Encoder(Protocol):
         """Give the cost of each input in positions (text: tokens), shape (inputs,) int32."""
         ...
 
-    def load(self, device: str, dtype: str) -> None:
-        """Load the weights to `device` ("cpu", "cuda") in `dtype` ("float32", "bfloat16", "float16")."""
+    def load(self, device: str, dtype: str, *, compiled: bool = False) -> None:
+        """Load the weights to `device` ("cpu", "cuda") in `dtype` ("float32", "bfloat16", "float16"); compile the forward pass if asked."""
         ...
 
-    def forward(self, batch: pa.Table) -> Mapping[str, FloatArray]:
-        """Embed a batch of inputs of similar length: {output name: (inputs, dim) float32}."""
+    def launch(self, batch: pa.Table) -> Callable[[], Mapping[str, FloatArray]]:
+        """Start embedding a batch of inputs of similar length.
+
+        Returns:
+            a function that waits for it and gives {output name: (inputs, dim) float32}.
+        """
         ...
 
     def dim(self, output: str) -> int:
@@ -86,6 +90,10 @@ class Encoder(Protocol):
 
     def describe(self) -> dict[str, Any]:
         """Say what the model became (architecture, max tokens, pooling, prompt), for `run.json`."""
+        ...
+
+    def weight_bytes(self) -> int:
+        """Give the size of the weight files, 0 where they are not on this machine yet."""
         ...
 
     def fingerprint(self) -> dict[str, str]:

@@ -138,3 +138,9 @@ def fingerprint(folder: Folder, parts: Iterable[str], code: bool) -> dict[str, s
             with file.open("rb") as stream:
                 hashes[file.relative_to(folder.path).as_posix()] = hashlib.file_digest(stream, "sha256").hexdigest()
     return hashes if folder.commit is None else {**hashes, "commit": folder.commit}
+
+
+def weight_bytes(path: Path) -> int:
+    """Add up the sizes of the weight files that would be loaded, 0 where they are not here yet."""
+    files = list(path.glob("*.safetensors")) or list(path.glob("pytorch_model*.bin"))
+    return sum(file.stat().st_size for file in files)

@@ -5,7 +5,7 @@ Importing this module imports no torch: CPU workers call `prepare` only.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -18,13 +18,14 @@ from embed_ops.encoders.column import distinct
 from embed_ops.encoders.modules import Dense, LayerNorm, Pooling, read_pipeline, width
 from embed_ops.encoders.settings import Transformer, read_json
 from embed_ops.encoders.tokenizer import TextTokenizer
-from embed_ops.encoders.transformer import Cost, cost, hidden_size, load_model, pad, token_limit, weightless_cost
+from embed_ops.encoders.transformer import Cost, cost, hidden_size, load_model, pad, to_device, token_limit, weightless_cost
 from embed_ops.errors import ModelError
 from embed_ops.spec import EncoderSpec, OutputSpec
 
 if TYPE_CHECKING:
     import torch
 
+    from embed_ops.encoders.compiled import CompiledModel
     from embed_ops.encoders.heads import Heads
 
 
@@ -50,9 +51,10 @@ class TextEncoder:
         self._prompt = self._resolve_prompt()
         self._columns = spec.outputs or (OutputSpec(),)
         self._model: Any = None
+        self._compiled: CompiledModel | None = None
         self._heads: Heads | None = None
         self._prompt_tokens = 0
-        self._loaded: dict[str, str] = {}
+        self._loaded: dict[str, Any] = {}
 
     def _resolve_prompt(self) -> str:
         """Give the text before every row: a prompt of the model by name, else the spec's own text, else the model's default."""
@@ -94,11 +96,11 @@ class TextEncoder:
         parts = [np.diff(chunk.offsets.to_numpy(zero_copy_only=False)) for chunk in inputs.column("tokens").chunks]
         return np.concatenate(parts).astype(np.int32) if parts else np.zeros(0, np.int32)
 
-    def load(self, device: str, dtype: str) -> None:
+    def load(self, device: str, dtype: str, *, compiled: bool = False) -> None:
         """Load the weights to `device` in `dtype`; pooling and what follows it stay in float32.
 
         Raises:
-            ModelError: weights are missing, broken or incomplete.
+            ModelError: weights are missing, broken or incomplete, or can't be compiled.
         """
         from embed_ops.encoders.heads import Heads
 
@@ -110,28 +112,47 @@ class TextEncoder:
             self._heads = Heads(modules, self._folder.path, device)
             if self._prompt and any(isinstance(module, Pooling) and not module.include_prompt for module in modules):
                 self._prompt_tokens = self._tokenizer.prompt_length(self._prompt)
-        self._loaded = {"device": device, "dtype": dtype, "attention": str(self._model.config._attn_implementation)}
+        if compiled:
+            from embed_ops.encoders.compiled import CompiledModel
 
-    def forward(self, batch: pa.Table) -> Mapping[str, FloatArray]:
-        """Embed a batch with the column `tokens`: {output: (inputs, dim) float32}. An input without any token gives NaN.
+            self._compiled = CompiledModel(self._model, self._spec.model)
+        attention = str(self._model.config._attn_implementation)
+        self._loaded = {"device": device, "dtype": dtype, "compiled": compiled, "attention": attention}
+
+    def launch(self, batch: pa.Table) -> Callable[[], Mapping[str, FloatArray]]:
+        """Start embedding a batch with the column `tokens`; an input without any token gives NaN.
+
+        Returns:
+            a function that waits for {output: (inputs, dim) float32}.
 
         Raises:
             ModelError: `load` was not called.
         """
         if self._model is None:
-            raise ModelError(f"{self._spec.model}: forward was called before load; call load(device, dtype) first")
+            raise ModelError(f"{self._spec.model}: launch was called before load; call load(device, dtype) first")
         import torch
 
         if batch.num_rows == 0:
-            return {column.name: np.zeros((0, self.dim(column.name)), np.float32) for column in self._columns}
+            empty = {column.name: np.zeros((0, self.dim(column.name)), np.float32) for column in self._columns}
+            return lambda: empty
         # Padding never reaches a vector, so any id in the vocabulary would do.
         ids, mask = pad(batch.column("tokens"), max(0, getattr(self._model.config, "pad_token_id", None) or 0))
-        ids, mask = ids.to(self._model.device), mask.to(self._model.device)
+        ids, mask = to_device(ids, self._model.device), to_device(mask, self._model.device)
         with torch.inference_mode():
-            hidden = self._model(input_ids=ids, attention_mask=mask).last_hidden_state
-            vectors = self._vectors(hidden, mask)
-            empty = ~mask.bool().any(dim=1, keepdim=True)
-            return {name: vector.masked_fill(empty, float("nan")).cpu().numpy() for name, vector in vectors.items()}
+            vectors = self._vectors(self._hidden(ids, mask), mask)
+            none = ~mask.bool().any(dim=1, keepdim=True)
+            found = {name: vector.masked_fill(none, float("nan")) for name, vector in vectors.items()}
+        return lambda: {name: vector.cpu().numpy() for name, vector in found.items()}
+
+    def forward(self, batch: pa.Table) -> Mapping[str, FloatArray]:
+        """Embed a batch: `launch`, and wait for it."""
+        return self.launch(batch)()
+
+    def _hidden(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        if self._compiled is not None:
+            return self._compiled.hidden(ids, mask)
+        found: torch.Tensor = self._model(input_ids=ids, attention_mask=mask).last_hidden_state
+        return found
 
     def _vectors(self, hidden: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
         """Make all outputs from one forward pass: (B, T, D), (B, T) -> {output: (B, dim) float32}."""
@@ -205,6 +226,10 @@ class TextEncoder:
             },
             **self._loaded,
         }
+
+    def weight_bytes(self) -> int:
+        """Give the size of the transformer's weight files, 0 where they are not on this machine yet."""
+        return folders.weight_bytes(self._path)
 
     def fingerprint(self) -> dict[str, str]:
         """Hash everything of the model folder that changes vectors, {file: sha256}; a hub model's weights stand as `commit`."""

@@ -156,6 +156,13 @@ def pad(tokens: pa.ChunkedArray | pa.Array, pad_id: int) -> tuple[torch.Tensor, 
     return torch.from_numpy(ids), torch.from_numpy(mask.astype(np.int64))
 
 
+def to_device(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copy to the device; to a GPU from pinned memory, without waiting for it."""
+    if device.type == "cpu":
+        return values
+    return values.pin_memory().to(device, non_blocking=True)  # not run by any test here: needs a GPU
+
+
 @dataclass(frozen=True)
 class Cost:
     """What a forward pass costs: weights of linear layers used per token, and each layer's attention (width, keys seen or None: all)."""

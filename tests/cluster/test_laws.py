@@ -20,9 +20,9 @@ from corpora import docstrings, write_bad, write_parquet
 from embed_ops import Run, embed
 from embed_ops import embedding as main_job
 from embed_ops.errors import RunError, Stopped
+from embed_ops.forward import embed_inputs
 from embed_ops.registry import make_encoder
 from embed_ops.sinks.parquet import vectors_of
-from embed_ops.steps import embed_inputs
 from embed_ops.verify import verify
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -130,7 +130,7 @@ def test_alone_is_together(minilm_run: tuple[Run, list[str]]) -> None:
     encoder.load("cpu", "float32")
     for row in range(0, 2000, 10):
         inputs = encoder.prepare(pa.array([texts[row]])).inputs
-        alone = embed_inputs(encoder, inputs, run.header["resolved"]["token_budget"])[0]["embedding"][0]
+        alone = embed_inputs(encoder, inputs, run.header["resolved"]["token_budget"]).vectors["embedding"][0]
         assert float(alone @ vectors[row]) >= 0.99999
 
 
@@ -273,7 +273,7 @@ def test_template_where_limit(tiny: str, tmp_path: Path) -> None:
     encoder.load("cpu", "float32")
     texts = [f"{row['title']}. {row['body']}" for row in rows[:40] if row["lang"]]
     prepared = encoder.prepare(pa.array(texts))
-    expected = embed_inputs(encoder, prepared.inputs, 4096)[0]["embedding"][prepared.index]
+    expected = embed_inputs(encoder, prepared.inputs, 4096).vectors["embedding"][prepared.index]
     found = vectors_of(run.open().to_table().sort_by("_row").column("embedding"))
     np.testing.assert_allclose(found, expected, atol=1e-6)
     assert verify(run.path, source=True).differences == []
