@@ -1,4 +1,4 @@
-"""Rows per second of the whole job against sentence-transformers' `encode`, on the same texts, in turn."""
+"""Rows per second of the whole job against other ways to embed the same files with the same model, in turn."""
 
 from __future__ import annotations
 
@@ -9,74 +9,79 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
-import pyarrow.dataset as pads
+import numpy as np
+from corpora import CORPORA, write
+from peers import PEERS, Vectors
 from record import spread, write_record
 
-from embed_ops.demo import minilm, write_corpus
-
-_RIVAL = """
-import json, sys, time
-began = time.perf_counter()
-import pyarrow.dataset as pads
-from sentence_transformers import SentenceTransformer
-texts = pads.dataset(sys.argv[1], format="parquet", partitioning="hive").to_table(columns=["text"])["text"].to_pylist()
-model = SentenceTransformer(sys.argv[2], device="cpu")
-model.encode(texts[:32])
-start = time.perf_counter()
-model.encode(texts)
-end = time.perf_counter()
-print(json.dumps({"steady": len(texts) / (end - start), "whole": end - began}))
-"""
+from embed_ops import Run
+from embed_ops.demo import minilm
+from embed_ops.parity import cosines
+from embed_ops.sinks.parquet import vectors_of
 
 
-def ours(corpus: Path, folder: Path, words: list[str]) -> dict[str, float]:
-    """Run the command; rows/s from the first unit in to the last unit out, and seconds of the whole command."""
+def ours(files: Path, folder: Path, words: list[str]) -> tuple[dict[str, Any], Vectors]:
+    """Run the command; rows/s from the first unit in to the last unit out, seconds of the whole command, and the vectors."""
     run = Path(tempfile.mkdtemp(dir=folder)) / "run"
-    line = [sys.executable, "-m", "jobs.embed", f"source.path={corpus}", "source.column=text", f"encoder.model={minilm()}"]
+    line = [sys.executable, "-m", "jobs.embed", f"source.path={files}", "source.column=text", f"encoder.model={minilm()}"]
     began = time.perf_counter()
     subprocess.run([*line, f"sink.path={run}", *words, "--progress", "none"], check=True, capture_output=True)
     whole = time.perf_counter() - began
-    report = json.loads((run / "report.json").read_text())
-    names = ("utilization", "padding_waste")
-    return {"steady": report["rows_per_second"], "whole": whole, **{name: report[name] for name in names}}
+    done = Run(str(run))
+    report = done.report
+    found = {"steady": report["rows_per_second"], "whole": whole, "resolved": report["resolved"], "time": report["time"]}
+    found |= {name: report[name] for name in ("utilization", "padding_waste", "gemm_flops_per_second", "flops_per_second")}
+    return found, np.asarray(vectors_of(done.open().to_table(columns=["embedding"])["embedding"]), np.float32)
 
 
-def rival(corpus: Path) -> dict[str, float]:
-    """Run sentence-transformers at its defaults: rows/s of `encode`, and seconds with loading."""
-    done = subprocess.run([sys.executable, "-c", _RIVAL, str(corpus), minilm()], check=True, capture_output=True, text=True)
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
+def peer(name: str, files: Path, folder: Path) -> tuple[dict[str, Any], Vectors]:
+    """Run one peer in a process of its own."""
+    out = folder / f"{name}.npy"
+    line = [sys.executable, str(Path(__file__).parent / "peers.py"), name, str(files), minilm(), str(out)]
+    done = subprocess.run(line, check=True, capture_output=True, text=True)
+    return json.loads(done.stdout.splitlines()[-1]), np.load(out)
 
 
 def main() -> None:
-    """Run both sides in turn, print medians and ratios, write a record."""
+    """Run all sides in turn, print medians and ratios, write a record."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--corpus", choices=sorted(CORPORA), default="docstrings")
     parser.add_argument("--rows", type=int, default=4000)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--against", default="st", help=f"comma-separated: {', '.join(PEERS)}")
     parser.add_argument("words", nargs="*", help="section.key=value for our side")
     options = parser.parse_args()
+    against = options.against.split(",")
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in [*against, "embed-ops"]}
+    vectors: dict[str, Vectors] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_corpus(folder / "corpus", options.rows)
-        rows = pads.dataset(folder / "corpus", format="parquet").count_rows()
-        mine, theirs = [], []
+        rows = write(options.corpus, folder, options.rows)
+        files = folder / options.corpus
         for _ in range(options.repeats):
-            theirs.append(rival(folder / "corpus"))
-            mine.append(ours(folder / "corpus", folder, options.words))
-            print(f"sentence-transformers {theirs[-1]['steady']:.1f} rows/s, embed-ops {mine[-1]['steady']:.1f} rows/s", flush=True)
-    figures = {
-        "embed-ops rows/s": spread([run["steady"] for run in mine]),
-        "sentence-transformers rows/s": spread([run["steady"] for run in theirs]),
-        "embed-ops whole command, s": spread([run["whole"] for run in mine]),
-        "sentence-transformers whole script, s": spread([run["whole"] for run in theirs]),
-        "utilization": spread([run["utilization"] for run in mine]),
-        "padding waste": spread([run["padding_waste"] for run in mine]),
-    }
-    figures["ratio of medians"] = figures["embed-ops rows/s"]["median"] / figures["sentence-transformers rows/s"]["median"]
-    settings = {"corpus": "docstrings", "rows": rows, "words": options.words, "model": "all-MiniLM-L6-v2", "order": "alternating"}
-    path = write_record("text", settings, figures)
-    print(f"{figures['ratio of medians']:.2f} times sentence-transformers; record in {path}")
+            for side in runs:
+                found, vectors[side] = ours(files, folder, options.words) if side == "embed-ops" else peer(side, files, folder)
+                runs[side].append(found)
+                sys.stdout.write(f"{side} {found['steady']:.1f} rows/s, whole {found['whole']:.1f} s\n")
+                sys.stdout.flush()
+    figures: dict[str, Any] = {f"{side} rows/s": spread([run["steady"] for run in found]) for side, found in runs.items()}
+    figures |= {f"{side} whole, s": spread([run["whole"] for run in found]) for side, found in runs.items()}
+    mine = runs["embed-ops"]
+    for figure in ("utilization", "padding_waste", "gemm_flops_per_second", "flops_per_second"):
+        figures[figure] = spread([run[figure] for run in mine])
+    figures["time of the last run"] = mine[-1]["time"]
+    best = figures["embed-ops rows/s"]["median"]
+    figures["ratio of medians"] = {side: best / figures[f"{side} rows/s"]["median"] for side in against}
+    for side in against:
+        close = cosines(vectors["embed-ops"], vectors[side])
+        figures[f"cosine to {side}"] = {"mean": float(close.mean()), "min": float(close.min())}
+    settings = {"corpus": options.corpus, "rows": rows, "words": options.words, "model": "all-MiniLM-L6-v2", "order": "alternating"}
+    path = write_record("text", settings | {"resolved": mine[-1]["resolved"]}, figures)
+    for side, ratio in figures["ratio of medians"].items():
+        sys.stdout.write(f"{ratio:.2f} times {side}, cosine {figures[f'cosine to {side}']}\n")
+    sys.stdout.write(f"utilization {figures['utilization']}, padding {figures['padding_waste']}; record in {path}\n")
 
 
 if __name__ == "__main__":
