@@ -70,6 +70,7 @@ print(hashlib.sha256(b"".join(found[shape] for shape in LENGTHS)).hexdigest())
 """
 
 
+@pytest.mark.slow
 def test_other_processes_threads_and_caches_give_the_same_bits(model: Path, tmp_path: Path) -> None:
     """A process that compiles anew, one that reads its cache, and one with two threads agree to the bit."""
     folders = ":".join(str(Path(__file__).parent.parent / name) for name in ("contract", "unit"))

