@@ -21,6 +21,8 @@ from embed_ops.demo import minilm
 from embed_ops.parity import cosines
 from embed_ops.sinks.parquet import vectors_of
 
+OURS, EXACT = "embed-ops", "embed-ops float32"
+
 
 def ours(files: Path, folder: Path, words: list[str]) -> tuple[dict[str, Any], Vectors]:
     """Run the command; rows/s from the first unit in to the last unit out, seconds of the whole command, and the vectors."""
@@ -51,10 +53,12 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=4000)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--against", default="st", help=f"comma-separated: {', '.join(PEERS)}")
+    parser.add_argument("--float32", action="store_true", help="run our side in float32 too")
     parser.add_argument("words", nargs="*", help="section.key=value for our side")
     options = parser.parse_args()
     against = options.against.split(",")
-    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in [*against, "embed-ops"]}
+    mine = {OURS: options.words} | ({EXACT: [*options.words, "encoder.dtype=float32"]} if options.float32 else {})
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in [*against, *mine]}
     vectors: dict[str, Vectors] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -62,26 +66,25 @@ def main() -> None:
         files = folder / options.corpus
         for _ in range(options.repeats):
             for side in runs:
-                found, vectors[side] = ours(files, folder, options.words) if side == "embed-ops" else peer(side, files, folder)
+                found, vectors[side] = ours(files, folder, mine[side]) if side in mine else peer(side, files, folder)
                 runs[side].append(found)
                 sys.stdout.write(f"{side} {found['steady']:.1f} rows/s, whole {found['whole']:.1f} s\n")
                 sys.stdout.flush()
     figures: dict[str, Any] = {f"{side} rows/s": spread([run["steady"] for run in found]) for side, found in runs.items()}
     figures |= {f"{side} whole, s": spread([run["whole"] for run in found]) for side, found in runs.items()}
-    mine = runs["embed-ops"]
-    for figure in ("utilization", "padding_waste", "gemm_flops_per_second", "flops_per_second"):
-        figures[figure] = spread([run[figure] for run in mine])
-    figures["time of the last run"] = mine[-1]["time"]
-    best = figures["embed-ops rows/s"]["median"]
-    figures["ratio of medians"] = {side: best / figures[f"{side} rows/s"]["median"] for side in against}
-    for side in against:
-        close = cosines(vectors["embed-ops"], vectors[side])
-        figures[f"cosine to {side}"] = {"mean": float(close.mean()), "min": float(close.min())}
+    for name in mine:
+        for figure in ("utilization", "padding_waste", "gemm_flops_per_second", "flops_per_second"):
+            figures[f"{name} {figure}"] = spread([run[figure] for run in runs[name]])
+        figures[f"{name} time of the last run"] = runs[name][-1]["time"]
+        for side in against:
+            figures[f"{name} times {side}"] = figures[f"{name} rows/s"]["median"] / figures[f"{side} rows/s"]["median"]
+            close = cosines(vectors[name], vectors[side])
+            figures[f"{name} cosine to {side}"] = {"mean": float(close.mean()), "min": float(close.min())}
     settings = {"corpus": options.corpus, "rows": rows, "words": options.words, "model": "all-MiniLM-L6-v2", "order": "alternating"}
-    path = write_record("text", settings | {"resolved": mine[-1]["resolved"]}, figures)
-    for side, ratio in figures["ratio of medians"].items():
-        sys.stdout.write(f"{ratio:.2f} times {side}, cosine {figures[f'cosine to {side}']}\n")
-    sys.stdout.write(f"utilization {figures['utilization']}, padding {figures['padding_waste']}; record in {path}\n")
+    path = write_record("text", settings | {"resolved": runs[OURS][-1]["resolved"]}, figures)
+    for name, figure in figures.items():
+        sys.stdout.write(f"{name}: {figure}\n")
+    sys.stdout.write(f"record in {path}\n")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ from embed_ops.errors import SourceError, SpecError, StorageError
 
 _SCHEME = re.compile(r"^([a-z][a-z0-9+.-]+)://")
 _WILDCARD = re.compile(r"[*?\[]")
+_OPTIONS = re.compile(r"\?[A-Za-z_]\w*=.*$")
+"""What an address with a scheme tells its file system: `s3://bucket/path?region=eu-west-1`."""
 
 
 @dataclass(frozen=True)
@@ -77,11 +79,13 @@ def list_files(address: str) -> tuple[Location, list[pafs.FileInfo]]:
         SourceError: nothing is there.
         StorageError: the listing failed.
     """
-    wildcard = _WILDCARD.search(address)
+    options = _OPTIONS.search(address) if _SCHEME.match(address) else None
+    path, told = (address[: options.start()], options[0]) if options else (address, "")
+    wildcard = _WILDCARD.search(path)
     folder, pattern = address, ""
     if wildcard:
-        cut = address.rfind("/", 0, wildcard.start()) + 1
-        folder, pattern = address[:cut] or ".", address[cut:]
+        cut = path.rfind("/", 0, wildcard.start()) + 1
+        folder, pattern = (path[:cut] or ".") + told, path[cut:]
     root = locate(folder)
     try:
         info = root.fs.get_file_info(root.path)

@@ -12,6 +12,7 @@ still reads, are never merged or split, and take the same way to CPU and GPU rep
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import warnings
@@ -151,6 +152,11 @@ def run_units(job: Job, works: Sequence[Work], units: int) -> Iterator[dict[str,
                 yield json.loads(row["record"])
         except (ray.exceptions.RayError, ray.data.exceptions.ExecutionTimeoutError, ray.data.exceptions.UserCodeException) as error:
             raise _engine_error(error) from error
+        finally:
+            # The pool's actors go when nothing refers to them, and the engine's objects refer to each other in circles: until
+            # they are collected, actors that are done would keep the cores that the next wave waits for.
+            del records
+            gc.collect()
 
 
 def on_a_replica(resources: ResourcesSpec, threads: int, function: Callable[..., Result], *arguments: Any) -> Result:

@@ -44,7 +44,7 @@ PLAN_SCHEMA = pa.schema(
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SourceFile:
     """One file of the corpus.
 
@@ -68,7 +68,7 @@ class SourceFile:
         return self.name.rpartition("/")[0]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Piece:
     """A stretch of one source file: positions `begin` to `end`.
 
@@ -87,7 +87,7 @@ class Piece:
     bytes: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Span:
     """Pieces that one reader streams, in order: one large file's stretch, or a run of small files of one folder."""
 

@@ -19,7 +19,7 @@ HALVED = "halved"
 """Flag of a unit of which some batch did not fit into memory and was halved: other batches may mean other last bits."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Record:
     """What is known of one unit that is done: a row of the manifest.
 

@@ -121,6 +121,23 @@ def test_invariant(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert contents(tmp_path / "one") == contents(tmp_path / "two") == contents(tmp_path / "reverse")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_invariant_compiled(tiny: str, tmp_path: Path, dtype: str) -> None:
+    """Law 3 with a compiled forward pass: one replica and two write the same bytes, also after a unit was lost."""
+    write_parquet(tmp_path / "corpus", docstrings(300), files=4)
+    source = {"path": str(tmp_path / "corpus"), "column": "text"}
+    fields = {"encoder__compile": True, "encoder__dtype": dtype, "resources__unit_rows": 40}
+    one, two = (tiny_spec(tiny, source, tmp_path / name, resources__replicas=count, **fields) for name, count in (("one", 1), ("two", 2)))
+    embed(one)
+    embed(two)
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    next((tmp_path / "two" / "data").rglob("*.parquet")).unlink()
+    embed(two)
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    assert Run(str(tmp_path / "two")).report["resolved"]["compile"] is True
+
+
 def test_alone_is_together(minilm_run: tuple[Run, list[str]]) -> None:
     """Law 4: 200 rows embedded alone have the vectors that they have in the corpus."""
     run, texts = minilm_run
