@@ -34,6 +34,7 @@ check: $(READY)  ## style, types, import directions
 
 bench: $(READY)  ## measure, and append records to bench/results/
 	$(BIN)/python bench/text.py
+	$(BIN)/python bench/scaling.py
 	$(BIN)/python bench/memory.py
 	$(BIN)/python bench/plan.py
 
