@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ def test_a_failing_step_reaches_the_driver(model: str, tmp_path: Path, monkeypat
     def broken(*_: object) -> None:
         raise SystemExit("native code left")
 
-    monkeypatch.setattr(replica._encoder, "forward", broken)
+    monkeypatch.setattr(replica._encoder, "launch", broken)
     record = run(job, works, replica)[0]
     assert (record["kind"], record["unit"]) == ("SystemExit", "a.parquet.000000000000")
     assert "native code left" in record["error"]
@@ -96,15 +97,15 @@ def test_non_finite_vectors_are_rejects(model: str, tmp_path: Path, monkeypatch:
     """A vector with NaN is never written: its row is a reject, and the others keep their places."""
     job, works = job_of(model, tmp_path, 20, "a-20-3")
     replica = Replica(job)
-    forward = replica._encoder.forward
+    launch = replica._encoder.launch
 
-    def poisoned(batch: pa.Table) -> dict[str, np.ndarray]:
-        found = {name: vectors.copy() for name, vectors in forward(batch).items()}
+    def poisoned(batch: pa.Table) -> Callable[[], dict[str, np.ndarray]]:
+        found = {name: vectors.copy() for name, vectors in launch(batch)().items()}
         for vectors in found.values():
             vectors[0, 3] = np.nan
-        return found
+        return lambda: found
 
-    monkeypatch.setattr(replica._encoder, "forward", poisoned)
+    monkeypatch.setattr(replica._encoder, "launch", poisoned)
     record = run(job, works, replica)[0]
     assert (record["rows"] + record["rejects"], record["rejects"] > 0) == (20, True)
     rejects = pq.read_table(tmp_path / "run" / "rejects" / record["reject_file"]).to_pylist()
@@ -112,6 +113,28 @@ def test_non_finite_vectors_are_rejects(model: str, tmp_path: Path, monkeypatch:
     kept = pq.read_table(tmp_path / "run" / "data" / "a.parquet.000000000000.parquet")
     assert np.isfinite(kept.column("embedding").combine_chunks().flatten().to_numpy()).all()
     assert sorted(kept.column("_row").to_pylist() + [row["_row"] for row in rejects]) == list(range(20))
+
+
+def test_rows_that_memory_cannot_hold_are_rejects(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the forward pass runs out of memory, batches are halved and flagged; a row that never fits is a reject."""
+    job, works = job_of(model, tmp_path, 20, "a-20-6")
+    replica = Replica(job)
+    launch = replica._encoder.launch
+    longest = read_meta(replica(next(read_and_prepare(pa.table({"work": [works[0].dump()]}), job))))["tokens"] // 20 + 1
+
+    def short(batch: pa.Table) -> Any:
+        tokens = [len(row) for row in batch.column("tokens").to_pylist()]
+        if len(tokens) > 2 or max(tokens) >= longest:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return launch(batch)
+
+    monkeypatch.setattr(replica._encoder, "launch", short)
+    record = run(job, works, replica)[0]
+    rejects = pq.read_table(tmp_path / "run" / "rejects" / record["reject_file"]).to_pylist()
+    assert {row["reason"] for row in rejects} == {"too_large"}
+    assert record["rows"] + len(rejects) == 20
+    assert record["rows"] > 0
+    assert record["flags"] == ["halved"]
 
 
 def test_a_deadline_lets_the_unit_in_hand_finish(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
