@@ -55,11 +55,11 @@ def rows(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     return figures
 
 
-def _bare(job: Job, works: list[Work], ready: Any, results: Any) -> None:
+def _bare(job: Job, works: list[Work], number: int, processes: int, ready: Any, results: Any) -> None:
     """Do what a replica does, and the writing, without Ray: units are prepared before the clock starts."""
     from embed_ops.steps import Replica, read_and_prepare, write_unit
 
-    units = [unit for work in works for unit in read_and_prepare(pa.table({"work": [work.dump()]}), job)]
+    units = [unit for work in works for unit in read_and_prepare(pa.table({"work": [work.dump()]}), job)][number::processes]
     replica = Replica(job)
     ready.wait()
     began, done = time.time(), 0
@@ -82,8 +82,8 @@ def bare(run: Path, out: Path, threads: int, processes: int) -> float:
     job = Job(spec, locate(str(out)), corpus.roots, plan.columns, resolved, "bench", new_attempt())
     context = multiprocessing.get_context("spawn")
     ready, results = context.Barrier(processes), context.Queue()
-    shares = [[Work(span) for span in plan.spans[number::processes]] for number in range(processes)]
-    workers = [context.Process(target=_bare, args=(job, share, ready, results)) for share in shares]
+    works = [Work(span) for span in plan.spans]
+    workers = [context.Process(target=_bare, args=(job, works, number, processes, ready, results)) for number in range(processes)]
     for worker in workers:
         worker.start()
     found = [results.get() for _ in workers]
