@@ -8,6 +8,7 @@
     ├── ParityError    2   the vectors differ from the reference
     ├── StorageError   3   reading or writing failed for a reason that is not the data
     ├── EngineError    3   Ray gave up: replicas that can't start, no progress, a lost cluster
+    ├── HeldError      3   another command is at work on the run directory
     └── Stopped        3   the run ended early and resumes with the same command
 
 A message says what, where, what was found and what to do.
@@ -52,6 +53,12 @@ class StorageError(EmbedOpsError):
 
 class EngineError(EmbedOpsError):
     """Ray gave up, not the data. See its message, mend the cluster and run the same command again."""
+
+    exit_code: ClassVar[int] = 3
+
+
+class HeldError(EmbedOpsError):
+    """Another command is at work on the run directory. Wait for it, or stop it; then run the same command again."""
 
     exit_code: ClassVar[int] = 3
 

@@ -13,8 +13,9 @@ import pyarrow as pa
 
 from embed_ops.batching import padded_positions, token_batches
 from embed_ops.encoders.base import Encoder, FloatArray, IntArray
+from embed_ops.schema import Reason
 
-_Batch = npt.NDArray[np.int64]
+Batch = npt.NDArray[np.int64]
 _Launched = Callable[[], Mapping[str, FloatArray]]
 Result = TypeVar("Result")
 
@@ -42,27 +43,44 @@ class Embedded:
         lengths: (inputs,) int32.
         positions: what went through the model, padding included.
         halved: batches that memory could not hold.
-        too_large: inputs that memory can't hold alone.
+        refused: {place of an input that has no vector: why}, such as those that memory can't hold alone.
     """
 
     vectors: dict[str, FloatArray]
     lengths: IntArray
     positions: int
     halved: int = 0
-    too_large: list[int] = field(default_factory=list)
+    refused: dict[int, Reason] = field(default_factory=dict)
 
 
-def embed_inputs(encoder: Encoder, inputs: pa.Table, budget: int, room: Room | None = None) -> Embedded:
+def embed_inputs(
+    encoder: Encoder,
+    inputs: pa.Table,
+    budget: int,
+    room: Room | None = None,
+    before: Callable[[Batch], None] | None = None,
+    *,
+    overlap: bool = True,
+) -> Embedded:
     """Embed a unit's inputs in token batches formed from these inputs alone.
 
     A batch is collected only after the next one is launched, so that a GPU never waits for the host to pad it.
+
+    Args:
+        encoder: loaded.
+        inputs: one row per distinct input.
+        budget: padded positions of a batch.
+        room: what the replica has learned of its memory.
+        before: called with the places of a batch, (batch,) int64, before it is launched.
+        overlap: launch a batch before the one in front of it is collected.
     """
     lengths = encoder.lengths(inputs)
     batches = token_batches(lengths, budget)
     vectors = {name: np.full((len(inputs), encoder.dim(name)), np.nan, np.float32) for name in encoder.outputs()}
-    flight = _Flight(encoder, inputs.combine_chunks(), lengths, vectors, room or Room())
+    flight = _Flight(encoder, inputs.combine_chunks(), lengths, vectors, room or Room(), before, overlap)
     flight.run(batches)
-    return Embedded(vectors, lengths, padded_positions(lengths, batches), flight.halved, sorted(flight.too_large))
+    refused = dict.fromkeys(sorted(flight.too_large), Reason.TOO_LARGE)
+    return Embedded(vectors, lengths, padded_positions(lengths, batches), flight.halved, refused)
 
 
 @dataclass
@@ -74,13 +92,15 @@ class _Flight:
     lengths: IntArray
     vectors: dict[str, FloatArray]
     room: Room
+    before: Callable[[Batch], None] | None
+    overlap: bool
     halved: int = 0
     too_large: list[int] = field(default_factory=list)
 
-    def run(self, batches: list[_Batch]) -> None:
+    def run(self, batches: list[Batch]) -> None:
         """Embed all batches, halving as needed."""
         queue = deque(batches)
-        waiting: tuple[_Batch, _Launched] | None = None
+        waiting: tuple[Batch, _Launched] | None = None
         while queue or waiting:
             batch = queue.popleft() if queue else None
             if batch is not None and len(batch) > 1 and self.room.refuses(self._positions(batch)):
@@ -95,15 +115,20 @@ class _Flight:
             if batch is not None and launched is None:
                 self._did_not_fit(batch, queue)
             waiting = None if batch is None or launched is None else (batch, launched)
+            if waiting is not None and not self.overlap:
+                self._collect(*waiting, queue)
+                waiting = None
 
-    def _positions(self, batch: _Batch) -> int:
+    def _positions(self, batch: Batch) -> int:
         return len(batch) * int(self.lengths[batch].max())
 
-    def _launch(self, batch: _Batch) -> _Launched | None:
+    def _launch(self, batch: Batch) -> _Launched | None:
         """Start a batch; None where memory ran out."""
+        if self.before is not None:
+            self.before(batch)
         return self._unless_out_of_memory(lambda: self.encoder.launch(self.inputs.take(pa.array(batch))))
 
-    def _collect(self, batch: _Batch, launched: _Launched, queue: deque[_Batch]) -> None:
+    def _collect(self, batch: Batch, launched: _Launched, queue: deque[Batch]) -> None:
         found = self._unless_out_of_memory(launched)
         if found is None:
             self._did_not_fit(batch, queue)
@@ -111,14 +136,14 @@ class _Flight:
         for name, part in found.items():
             self.vectors[name][batch] = part
 
-    def _did_not_fit(self, batch: _Batch, queue: deque[_Batch]) -> None:
+    def _did_not_fit(self, batch: Batch, queue: deque[Batch]) -> None:
         if len(batch) == 1:
             self.too_large.append(int(batch[0]))
         else:
             self.room.too_many = self._positions(batch)
             self._halve(batch, queue)
 
-    def _halve(self, batch: _Batch, queue: deque[_Batch]) -> None:
+    def _halve(self, batch: Batch, queue: deque[Batch]) -> None:
         self.halved += 1
         middle = len(batch) // 2
         queue.extendleft([batch[middle:], batch[:middle]])

@@ -17,6 +17,8 @@ REMOVED = "removed"
 """Flag of a record that strikes the unit's earlier ones."""
 HALVED = "halved"
 """Flag of a unit of which some batch did not fit into memory and was halved: other batches may mean other last bits."""
+ISOLATED = "isolated"
+"""Flag of a unit that was embedded in isolation, since workers died or hung on it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,10 @@ class Reason(enum.StrEnum):
     """File-level: from this row on the file can't be decoded; the message says how many rows are lost, if known."""
     NON_FINITE = "non_finite"
     """The model gave NaN or infinity."""
+    CRASHED = "crashed"
+    """The process that embeds this row dies, each time."""
+    HUNG = "hung"
+    """Embedding this row does not come to an end."""
 
 
 FILE_LEVEL = frozenset({Reason.UNREADABLE})

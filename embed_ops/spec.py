@@ -124,6 +124,7 @@ class ResourcesSpec(_Section):
     gpus_per_replica: float = Field(0.0, ge=0.0, le=1.0, description="GPU share of a replica")
     unit_rows: int = Field(16_384, gt=0, description="most rows of a unit (commit and resume)")
     token_budget: Literal["auto"] | Annotated[int, Field(gt=0)] = Field("auto", description="padded tokens of one forward pass")
+    hang_seconds: int = Field(900, gt=0, description="a token batch, or a unit's reading, that takes longer has hung: its worker is ended")
 
     @model_validator(mode="after")
     def _range(self) -> Self:

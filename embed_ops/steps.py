@@ -1,7 +1,6 @@
 """The three steps of the job, each on one unit: read and prepare, embed, write. Plain functions, tested without Ray.
 
-A unit travels between them as a one-row table: `meta` (JSON) and Arrow IPC payloads. A step that fails sends the error
-along in `meta`, so that the driver hears of it: an exception would be dropped by the engine, and the unit with it.
+A unit travels between them as a message (`message.py`), and so does an error.
 """
 
 from __future__ import annotations
@@ -11,81 +10,50 @@ import os
 import resource
 import socket
 import time
-import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from embed_ops import __version__
 from embed_ops.encoders.base import Encoder
-from embed_ops.errors import EmbedOpsError, StorageError
+from embed_ops.errors import StorageError
 from embed_ops.filesystem import remove
-from embed_ops.forward import Room, embed_inputs
+from embed_ops.forward import Batch, Embedded, Room, embed_inputs
 from embed_ops.job import Again, Job, Work
+from embed_ops.message import failure, message, pack, read_meta, unpack
 from embed_ops.plan import UNIT_TEXT_BYTES
 from embed_ops.record import HALVED, Record
 from embed_ops.registry import make_encoder, make_source
 from embed_ops.retry import in_source_order, merge, merged_before
 from embed_ops.run_dir import REJECTS, RunDir
-from embed_ops.schema import FILE_LEVEL, MESSAGE, REASON, ROW, SOURCE, Reason
+from embed_ops.schema import FILE_LEVEL, INPUT, MESSAGE, REASON, ROW, SOURCE, TEXT, Reason
 from embed_ops.sinks.parquet import vector_column, vectors_of
 from embed_ops.sources.base import Source
-from embed_ops.sources.rows import TEXT, Rows
+from embed_ops.sources.rows import Rows
 from embed_ops.sources.units import Cursor, Unit, read_units
 
-PAYLOADS = ("rows", "inputs", "vectors", "rejects")
-_INPUT = "_input"
 _UNBOUNDED = 1 << 62
-_TOO_LARGE = (Reason.TOO_LARGE, "the forward pass runs out of memory on this row alone; a smaller encoder.max_tokens would cut it")
-_NON_FINITE = (Reason.NON_FINITE, "the model's vector holds NaN or infinity")
-
-
-def pack(table: pa.Table) -> bytes:
-    """Write a table as an Arrow IPC stream."""
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    content: bytes = sink.getvalue().to_pybytes()
-    return content
-
-
-def unpack(message: pa.Table, name: str) -> pa.Table:
-    """Read a payload of a message without copying it."""
-    return pa.ipc.open_stream(message.column(name).combine_chunks()[0].as_buffer()).read_all()
-
-
-def message(meta: Mapping[str, Any], **payloads: bytes) -> pa.Table:
-    """Make the one-row table that travels."""
-    columns: dict[str, pa.Array] = {"meta": pa.array([json.dumps(meta)])}
-    for name in PAYLOADS:
-        columns[name] = pa.array([payloads.get(name)], pa.large_binary())
-    return pa.table(columns)
-
-
-def read_meta(received: pa.Table) -> dict[str, Any]:
-    """Read the metadata of a message."""
-    meta: dict[str, Any] = json.loads(received.column("meta")[0].as_py())
-    return meta
-
-
-def failure(error: BaseException, unit: str | None) -> dict[str, Any]:
-    """Describe an error for the driver."""
-    return {
-        "error": str(error) if isinstance(error, EmbedOpsError) else f"{type(error).__name__}: {error}",
-        "kind": type(error).__name__,
-        "traceback": "".join(traceback.format_exception(error)),
-        "unit": unit,
-    }
+_WHY = {
+    Reason.TOO_LARGE: "the forward pass runs out of memory on this row alone; a smaller encoder.max_tokens would cut it",
+    Reason.NON_FINITE: "the model's vector holds NaN or infinity",
+    Reason.CRASHED: "the process that embeds this row dies, each time",
+    Reason.HUNG: "embedding this row does not end; with a slow device a larger resources.hang_seconds may help",
+}
+"""Why a row that was prepared has no vector, in a sentence."""
 
 
 def peak_memory() -> int:
     """Measure the most bytes this process has held."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def never() -> bool:
+    """Stand for a job that nobody asked to stop."""
+    return False
 
 
 @dataclass(frozen=True)
@@ -109,26 +77,33 @@ def parts_of(job: Job) -> _Parts:
     return _PARTS[job.attempt]
 
 
-def read_and_prepare(received: pa.Table, job: Job) -> Iterator[pa.Table]:
-    """Turn one `Work` into its missing units, one at a time, prepared for the replica."""
+def read_and_prepare(received: pa.Table, job: Job, stopping: Callable[[], bool] = never) -> Iterator[pa.Table]:
+    """Turn one `Work` into its missing units, one at a time, prepared for the replica; begins none once it is `stopping`."""
     unit_name: str | None = None
     try:
-        parts = parts_of(job)
         work = Work.load(received.column("work")[0].as_py())
-        places = {piece.source: job.place(piece.source) for piece in work.span.pieces}
-        cursor = Cursor(parts.source, parts.rows, places, work.span)
-        limits = (job.spec.resources.unit_rows, UNIT_TEXT_BYTES) if work.retry is None else (_UNBOUNDED, _UNBOUNDED)
-        units = read_units(cursor, work.done, *limits)
-        while not job.late() and (unit := next(units, None)) is not None:
+        unit_name = work.span.first_unit
+        units = units_of(job, work)
+        while not (job.late() or stopping()) and (unit := next(units, None)) is not None:
             unit_name = unit.name
-            yield _prepare(unit, parts.encoder, work)
+            yield prepare_unit(unit, parts_of(job).encoder, work)
     except Exception as error:
         yield message(failure(error, unit_name))
 
 
-def _prepare(unit: Unit, encoder: Encoder, work: Work) -> pa.Table:
-    started = time.perf_counter()
-    table = unit.table if work.retry is None else _only(unit.table, work.retry)
+def units_of(job: Job, work: Work) -> Iterator[Unit]:
+    """Read the units that a work lacks; on retry the rows that are asked for."""
+    parts = parts_of(job)
+    places = {piece.source: job.place(piece.source) for piece in work.span.pieces}
+    cursor = Cursor(parts.source, parts.rows, places, work.span)
+    limits = (job.spec.resources.unit_rows, UNIT_TEXT_BYTES) if work.retry is None else (_UNBOUNDED, _UNBOUNDED)
+    for unit in read_units(cursor, work.done, *limits):
+        yield unit if work.retry is None else replace(unit, table=_only(unit.table, work.retry))
+
+
+def prepare_unit(unit: Unit, encoder: Encoder, work: Work) -> pa.Table:
+    """Tokenize a unit: the message for a replica."""
+    started, table = time.perf_counter(), unit.table
     fine = table.filter(pc.is_null(table.column(REASON)))
     prepared = encoder.prepare(fine.column(TEXT).combine_chunks())
     used = prepared.index >= 0
@@ -140,7 +115,7 @@ def _prepare(unit: Unit, encoder: Encoder, work: Work) -> pa.Table:
     refused = refused.set_column(fine.schema.get_field_index(MESSAGE), MESSAGE, pa.array(messages, pa.string()))
     rejects = pa.concat_tables([table.filter(pc.is_valid(table.column(REASON))), refused.filter(pa.array(~used))])
     rows = fine.drop_columns([TEXT, REASON, MESSAGE]).filter(pa.array(used))
-    rows = rows.append_column(_INPUT, pa.array(prepared.index[used]))
+    rows = rows.append_column(INPUT, pa.array(prepared.index[used]))
     meta = {
         "unit": unit.name,
         "ranges": [asdict(part) for part in unit.ranges],
@@ -180,19 +155,19 @@ class Replica:
         """Load the model on this process's share of the machine, and measure what that share can do."""
         from embed_ops.encoders.device import gemm_flops_per_second, use_threads
 
-        self._job = job
+        self.job = job
         use_threads(job.resolved.threads_per_replica)
-        self._encoder = make_encoder(job.spec.encoder)
-        self._encoder.load(job.resolved.device, job.resolved.dtype, compiled=job.resolved.compile)
+        self.encoder = make_encoder(job.spec.encoder)
+        self.encoder.load(job.resolved.device, job.resolved.dtype, compiled=job.resolved.compile)
         self._gemm = gemm_flops_per_second(job.resolved.device, job.resolved.dtype)
-        self._name = f"{socket.gethostname()}:{os.getpid()}"
+        self.name = f"{socket.gethostname()}:{os.getpid()}"
         self._room = Room()
         self._free_since: float | None = None
 
     def __call__(self, received: pa.Table) -> pa.Table:
         """Embed a prepared unit."""
         meta = read_meta(received)
-        if "error" in meta:
+        if "error" in meta or "skipped" in meta:
             return received
         try:
             return self._embed(received, meta)
@@ -200,23 +175,30 @@ class Replica:
             # The engine never replaces an actor that left by SystemExit.
             return message(failure(error, meta["unit"]))
 
+    def compute(self, inputs: pa.Table) -> Embedded:
+        """Put the inputs through the model; `before_batch` is called before each batch."""
+        return embed_inputs(self.encoder, inputs, self.job.resolved.token_budget, self._room, self.before_batch)
+
+    def before_batch(self, batch: Batch) -> None:
+        """Do nothing: for replicas that are watched."""
+
     def _embed(self, received: pa.Table, meta: dict[str, Any]) -> pa.Table:
         started, clock = time.time(), time.perf_counter()
         idle = 0.0 if self._free_since is None else started - self._free_since
         # A unit that was ready before this replica was free did not keep it waiting: what came behind did.
         waited = min(idle, max(0.0, meta["prepared_at"] - (self._free_since or started)))
         inputs = unpack(received, "inputs")
-        embedded = embed_inputs(self._encoder, inputs, self._job.resolved.token_budget, self._room)
+        embedded = self.compute(inputs)
         meta |= {
             "idle_input": waited,
             "idle_output": idle - waited,
             "inputs": len(inputs),
             "tokens": int(embedded.lengths.sum()),
             "positions": embedded.positions,
-            "flops": self._encoder.flops(embedded.lengths),
+            "flops": self.encoder.flops(embedded.lengths),
             "flags": [HALVED] if embedded.halved else [],
-            "too_large": embedded.too_large,
-            "replica": self._name,
+            "refused": embedded.refused,
+            "replica": self.name,
             "gemm": self._gemm,
             "replica_memory": peak_memory(),
             "started": started,
@@ -232,7 +214,7 @@ class Replica:
 def write_unit(received: pa.Table, job: Job) -> pa.Table:
     """Write an embedded unit and give its record, as JSON in `record`."""
     meta = read_meta(received)
-    if "error" not in meta:
+    if "error" not in meta and "skipped" not in meta:
         try:
             meta = _write(received, meta, job)
         except Exception as error:
@@ -243,15 +225,15 @@ def write_unit(received: pa.Table, job: Job) -> pa.Table:
 def _write(received: pa.Table, meta: dict[str, Any], job: Job) -> dict[str, Any]:
     clock = time.perf_counter()
     rows, rejects = unpack(received, "rows"), unpack(received, "rejects")
-    index = rows.column(_INPUT).to_numpy()
+    index = rows.column(INPUT).to_numpy()
     table = unpack(received, "vectors")
     vectors = {name: vectors_of(table.column(name))[index] for name in table.schema.names}
-    data = rows.drop_columns([_INPUT])
+    data = rows.drop_columns([INPUT])
     stored = {name: values.astype(job.spec.sink.dtype) for name, values in vectors.items()}
     finite = np.logical_and.reduce([np.isfinite(values).all(axis=1) for values in stored.values()])
     if not finite.all():
-        too_large = np.isin(index[~finite], meta["too_large"])
-        rejects = pa.concat_tables([rejects, _without_vector(data.filter(pa.array(~finite)), too_large, rejects.schema)])
+        why = [Reason(meta["refused"].get(str(place), Reason.NON_FINITE)) for place in index[~finite].tolist()]
+        rejects = pa.concat_tables([rejects, _without_vector(data.filter(pa.array(~finite)), why, rejects.schema)])
         data, stored = data.filter(pa.array(finite)), {name: values[finite] for name, values in stored.items()}
     for name, values in stored.items():
         data = data.append_column(name, vector_column(values, job.spec.sink.dtype))
@@ -285,10 +267,9 @@ def _result(job: Job, meta: dict[str, Any], record: Record, clock: float) -> dic
     return {**asdict(record), **extra, "seconds": seconds}
 
 
-def _without_vector(rows: pa.Table, too_large: npt.NDArray[np.bool_], schema: pa.Schema) -> pa.Table:
-    """Make rejects of rows whose input did not fit into memory alone, or whose vector is not finite."""
+def _without_vector(rows: pa.Table, why: Sequence[Reason], schema: pa.Schema) -> pa.Table:
+    """Make rejects of rows that were prepared and have no vector."""
     columns = {name: rows.column(name) for name in rows.schema.names if name in schema.names}
-    why = [_TOO_LARGE if large else _NON_FINITE for large in too_large.tolist()]
-    columns[REASON] = pa.array([str(reason) for reason, _ in why], pa.string())
-    columns[MESSAGE] = pa.array([sentence for _, sentence in why], pa.string())
+    columns[REASON] = pa.array([str(reason) for reason in why], pa.string())
+    columns[MESSAGE] = pa.array([_WHY[reason] for reason in why], pa.string())
     return pa.table({name: columns[name] for name in schema.names}, schema)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -55,6 +55,10 @@ class Encoder(Protocol):
 
     def lengths(self, inputs: pa.Table) -> IntArray:
         """Give the cost of each input in positions (text: tokens), shape (inputs,) int32."""
+        ...
+
+    def blank(self, inputs: pa.Table, places: Collection[int]) -> pa.Table:
+        """Replace some inputs by harmless ones of the same length, so that all others meet the same batches as before."""
         ...
 
     def load(self, device: str, dtype: str, *, compiled: bool = False) -> None:

@@ -5,7 +5,7 @@ Importing this module imports no torch: CPU workers call `prepare` only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -95,6 +95,15 @@ class TextEncoder:
         """Count the tokens of each input, shape (inputs,) int32."""
         parts = [np.diff(chunk.offsets.to_numpy(zero_copy_only=False)) for chunk in inputs.column("tokens").chunks]
         return np.concatenate(parts).astype(np.int32) if parts else np.zeros(0, np.int32)
+
+    def blank(self, inputs: pa.Table, places: Collection[int]) -> pa.Table:
+        """Replace the tokens of some inputs, special ones too, by the first of the vocabulary."""
+        column = inputs.column("tokens").combine_chunks()
+        values = column.flatten().to_numpy(zero_copy_only=False).copy()
+        offsets = np.concatenate([[0], np.cumsum(self.lengths(inputs))]).astype(np.int32)
+        for place in places:
+            values[offsets[place] : offsets[place + 1]] = 0
+        return pa.table({"tokens": pa.ListArray.from_arrays(pa.array(offsets), pa.array(values, pa.int32()))})
 
     def load(self, device: str, dtype: str, *, compiled: bool = False) -> None:
         """Load the weights to `device` in `dtype`; pooling and what follows it stay in float32.

@@ -18,12 +18,13 @@ import embed_ops
 from embed_ops.filesystem import locate
 from embed_ops.fingerprint import resolve
 from embed_ops.job import Again, Job, Work
+from embed_ops.message import read_meta
 from embed_ops.record import Record
 from embed_ops.retry import retry_work
 from embed_ops.run_dir import RunDir
 from embed_ops.sources.corpus import Corpus
 from embed_ops.spec import Spec
-from embed_ops.steps import Replica, read_and_prepare, read_meta, write_unit
+from embed_ops.steps import Replica, read_and_prepare, write_unit
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +86,7 @@ def test_a_failing_step_reaches_the_driver(model: str, tmp_path: Path, monkeypat
     def broken(*_: object) -> None:
         raise SystemExit("native code left")
 
-    monkeypatch.setattr(replica._encoder, "launch", broken)
+    monkeypatch.setattr(replica.encoder, "launch", broken)
     record = run(job, works, replica)[0]
     assert (record["kind"], record["unit"]) == ("SystemExit", "a.parquet.000000000000")
     assert "native code left" in record["error"]
@@ -97,7 +98,7 @@ def test_non_finite_vectors_are_rejects(model: str, tmp_path: Path, monkeypatch:
     """A vector with NaN is never written: its row is a reject, and the others keep their places."""
     job, works = job_of(model, tmp_path, 20, "a-20-3")
     replica = Replica(job)
-    launch = replica._encoder.launch
+    launch = replica.encoder.launch
 
     def poisoned(batch: pa.Table) -> Callable[[], dict[str, np.ndarray]]:
         found = {name: vectors.copy() for name, vectors in launch(batch)().items()}
@@ -105,7 +106,7 @@ def test_non_finite_vectors_are_rejects(model: str, tmp_path: Path, monkeypatch:
             vectors[0, 3] = np.nan
         return lambda: found
 
-    monkeypatch.setattr(replica._encoder, "launch", poisoned)
+    monkeypatch.setattr(replica.encoder, "launch", poisoned)
     record = run(job, works, replica)[0]
     assert (record["rows"] + record["rejects"], record["rejects"] > 0) == (20, True)
     rejects = pq.read_table(tmp_path / "run" / "rejects" / record["reject_file"]).to_pylist()
@@ -119,7 +120,7 @@ def test_rows_that_memory_cannot_hold_are_rejects(model: str, tmp_path: Path, mo
     """Where the forward pass runs out of memory, batches are halved and flagged; a row that never fits is a reject."""
     job, works = job_of(model, tmp_path, 20, "a-20-6")
     replica = Replica(job)
-    launch = replica._encoder.launch
+    launch = replica.encoder.launch
     longest = read_meta(replica(next(read_and_prepare(pa.table({"work": [works[0].dump()]}), job))))["tokens"] // 20 + 1
 
     def short(batch: pa.Table) -> Any:
@@ -128,7 +129,7 @@ def test_rows_that_memory_cannot_hold_are_rejects(model: str, tmp_path: Path, mo
             raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return launch(batch)
 
-    monkeypatch.setattr(replica._encoder, "launch", short)
+    monkeypatch.setattr(replica.encoder, "launch", short)
     record = run(job, works, replica)[0]
     rejects = pq.read_table(tmp_path / "run" / "rejects" / record["reject_file"]).to_pylist()
     assert {row["reason"] for row in rejects} == {"too_large"}

@@ -65,7 +65,7 @@ def test_every_input_keeps_its_place(room: int, late: bool) -> None:
     found = embed_inputs(cast(Encoder, encoder), inputs_of(LENGTHS), 24)
     expected = np.array([[n, length] for n, length in enumerate(LENGTHS)], np.float32)
     np.testing.assert_array_equal(found.vectors["embedding"], expected)
-    assert found.too_large == []
+    assert found.refused == {}
     assert (found.halved > 0) == (room < 24)
 
 
@@ -73,9 +73,9 @@ def test_every_input_keeps_its_place(room: int, late: bool) -> None:
 def test_an_input_that_never_fits_is_named(late: bool) -> None:
     """Inputs too large alone have no vector; all others do."""
     found = embed_inputs(cast(Encoder, Narrow(3, late=late)), inputs_of(LENGTHS), 24)
-    assert found.too_large == [n for n, length in enumerate(LENGTHS) if length > 3]
+    assert found.refused == {n: "too_large" for n, length in enumerate(LENGTHS) if length > 3}
     missing = np.isnan(found.vectors["embedding"]).any(axis=1)
-    assert np.flatnonzero(missing).tolist() == found.too_large
+    assert np.flatnonzero(missing).tolist() == list(found.refused)
 
 
 def test_what_did_not_fit_is_not_tried_again() -> None:
