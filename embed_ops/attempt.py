@@ -9,6 +9,7 @@ from typing import Any
 from embed_ops.errors import SpecError
 from embed_ops.filesystem import full_address, locate
 from embed_ops.fingerprint import digest_of, fingerprint, require_same, resolve, resume
+from embed_ops.heartbeat import Heartbeat
 from embed_ops.job import Job, Resolved
 from embed_ops.ledger import Ledger, take_stock
 from embed_ops.plan import Plan
@@ -42,8 +43,13 @@ class Attempt:
     deadline: float | None
     stale: frozenset[str]
     measured: Measured = field(default_factory=Measured)
+    heartbeat: Heartbeat = field(init=False)
     unwritten: list[Record] = field(default_factory=list)
     flushed: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Make the heartbeat; it does not beat yet."""
+        self.heartbeat = Heartbeat(self.run.root, self.name)
 
     @property
     def fresh(self) -> bool:

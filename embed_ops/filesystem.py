@@ -159,3 +159,11 @@ def walk(root: Location, relative: str) -> Iterator[tuple[str, int]]:
     for info in base.fs.get_file_info(selector):
         if info.type == pafs.FileType.File:
             yield info.path[len(base.path) + 1 :], info.size
+
+
+def create(at: Location, content: bytes) -> bool:
+    """Write a file only where none is; tells whether it did."""
+    if at.fs.get_file_info(at.path).type != pafs.FileType.NotFound:
+        return False
+    publish(Location(at.fs, at.path.rpartition("/")[0]), at.path.rpartition("/")[2], content, "create")
+    return True

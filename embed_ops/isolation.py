@@ -113,6 +113,8 @@ def embed_unit(job: Job, work: Work) -> dict[str, Any] | None:
             return ending
         if ending.stage not in _NARROWED or (ending.stage == "prepare" and findings.careful):
             return failure(EngineError(f"a worker process {ending.how} at this step: {ending.stage}"), work.span.first_unit)
+        if ending.stage in ("batch", "trial") and findings.inputs.keys() >= set(ending.suspects):
+            return failure(EngineError(f"a worker process {ending.how} though its rows were left out"), work.span.first_unit)
         if findings.fruitless == 0 and not findings.longest:
             # A single bad row lets one half or the other through before so many deaths.
             hopeless = len(ending.suspects).bit_length() + _SPARE_DEATHS

@@ -115,6 +115,11 @@ def reject_name(unit: str, digest: str) -> str:
     return f"{unit}.{digest[:8]}{SUFFIX}"
 
 
+def reject_unit(name: str) -> str:
+    """Read the unit off a name that `reject_name` made."""
+    return name.removesuffix(SUFFIX).rpartition(".")[0]
+
+
 def norms_of(table: pa.Table) -> tuple[float | None, float | None]:
     """Find the least and the greatest L2 norm over all vector columns of a unit."""
     columns = [name for name, kind in zip(table.schema.names, table.schema.types, strict=True) if pa.types.is_fixed_size_list(kind)]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from embed_ops.record import HALVED, Record
+from embed_ops.record import HALVED, ISOLATED, Record
 
 
 @dataclass
@@ -19,6 +19,7 @@ class Measured:
         gemm: best matrix-product rate of each replica, FLOP/s.
         memory: greatest resident bytes by kind of process.
         parity: the comparison with the reference, by output.
+        deaths: times that a replica died.
     """
 
     records: list[Record] = field(default_factory=list)
@@ -28,6 +29,7 @@ class Measured:
     gemm: dict[str, float] = field(default_factory=dict)
     memory: dict[str, int] = field(default_factory=dict)
     parity: list[dict[str, Any]] = field(default_factory=list)
+    deaths: int = 0
 
     def add(self, record: Record, extra: Mapping[str, Any]) -> None:
         """Take in one unit."""
@@ -133,6 +135,8 @@ def build(done: Sequence[Record], measured: Measured, total_s: float, resolved: 
         "time": _time_shares(measured, gemm, replicas),
         "replicas": replicas,
         "halved": sum(HALVED in record.flags for record in measured.records),
+        "isolated": sum(ISOLATED in record.flags for record in measured.records),
+        "replica_deaths": measured.deaths,
         "parity": measured.parity,
         "peak_memory": measured.memory,
         "resolved": dict(resolved),

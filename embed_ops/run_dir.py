@@ -22,7 +22,7 @@ from pyarrow.fs import FileSelector, FileType
 from embed_ops.errors import RunError, StorageError
 from embed_ops.filesystem import Location, locate, publish, read_bytes, remove, walk
 from embed_ops.plan import Plan, plan_table, read_plan
-from embed_ops.record import COUNTED, MANIFEST_SCHEMA, REMOVED, SUFFIX, Record, footer_of, norms_of, reject_name
+from embed_ops.record import COUNTED, MANIFEST_SCHEMA, REMOVED, SUFFIX, Record, footer_of, norms_of, reject_name, reject_unit
 from embed_ops.sinks.parquet import encode, read_footer
 
 DATA, REJECTS, MANIFEST, TMP = "data", "rejects", "manifest", "tmp"
@@ -34,14 +34,24 @@ def new_attempt() -> str:
     return f"{socket.gethostname()}-{os.getpid()}-{time.time_ns() // 1_000_000}"
 
 
+def attempt_parts(attempt: str) -> tuple[str, int, float]:
+    """Read host, pid and start (seconds since 1970) off an attempt's name; ("", 0, 0.0) where it is none."""
+    host, pid, started = attempt.rsplit("-", 2) if attempt.count("-") >= 2 else ("", "", "")
+    return (host, int(pid), int(started) / 1000) if pid.isdigit() and started.isdigit() else ("", 0, 0.0)
+
+
 def attempt_is_dead(attempt: str) -> bool:
     """Tell whether the process of an attempt is gone; one on another host is taken to live for a day."""
-    host, pid, started = attempt.rsplit("-", 2) if attempt.count("-") >= 2 else ("", "", "")
-    if not (pid.isdigit() and started.isdigit()):
+    host, pid, started = attempt_parts(attempt)
+    if not pid:
         return False
     if host == socket.gethostname():
-        return not (psutil.pid_exists(int(pid)) and psutil.Process(int(pid)).create_time() * 1000 <= int(started) + 1000)
-    return time.time() * 1000 - int(started) > 86_400_000
+        try:
+            process = psutil.Process(pid)
+            return bool(process.status() == psutil.STATUS_ZOMBIE or process.create_time() > started + 1)
+        except psutil.NoSuchProcess:
+            return True
+    return time.time() - started > 86_400
 
 
 class RunDir:
@@ -256,12 +266,21 @@ class RunDir:
                 else:
                     remove(self.root.child(f"{DATA}/{name}"))
 
-    def clean(self, records: Mapping[str, Record], attempt: str) -> None:
-        """Delete what dead attempts left: their temporary files, and reject files that no data file names."""
-        named = {record.reject_file for record in records.values()}
-        for name, _ in walk(self.root, REJECTS):
-            if name not in named:
+    def remove_unnamed_rejects(self, done: Iterable[Record]) -> None:
+        """Delete the reject files that dead attempts left: no data file names them. Only when no unit is missing.
+
+        While units are missing another command may be about to write the data file that names one. What the records say is
+        asked of the data file again, since another command may have written it later.
+        """
+        named = {record.reject_file for record in done}
+        for name in [name for name, _ in walk(self.root, REJECTS) if name not in named]:
+            unit = reject_unit(name)
+            content = read_bytes(self.root.child(f"{DATA}/{unit}{SUFFIX}"))
+            if content is None or read_footer(pq.read_metadata(pa.BufferReader(content)))["reject_file"] != name:
                 remove(self.root.child(f"{REJECTS}/{name}"))
+
+    def clean(self, attempt: str) -> None:
+        """Delete the temporary files of dead attempts."""
         for folder in self.root.fs.get_file_info(FileSelector(self.root.child(TMP).path, allow_not_found=True)):
             if folder.type == FileType.Directory and folder.base_name != attempt and attempt_is_dead(folder.base_name):
                 self.remove_temporary(folder.base_name)
