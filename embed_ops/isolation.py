@@ -36,8 +36,10 @@ MOST_DEATHS = 200
 _NARROWED = ("prepare", "row", "batch", "trial")
 """Stages of which it can be told which row is at fault."""
 _SPARE_DEATHS = 3
-_LEAST_PATIENCE_S = 120.0
-"""A trial child loads the model first."""
+_STEP_PATIENCE_S = 300.0
+"""Least patience with steps that are no row's fault: reading, loading the model, writing."""
+_TRIAL_PATIENCE_S = 30.0
+"""Least patience with a trial, once it is known how long a batch takes."""
 _ORPHAN_S = 60
 """Seconds beyond its parent's patience after which a child ends itself: its parent is gone."""
 _PRELOADED = ["embed_ops.isolation", "torch", "transformers.models.auto.modeling_auto", "pyarrow.parquet"]
@@ -65,10 +67,12 @@ class Findings:
     longest: float = 0.0
     fruitless: int = 0
 
-    def patience(self, hang_seconds: int) -> float:
-        """Give the seconds after which a child that says nothing is taken for hung; trials of one batch are short."""
-        if self.trials and self.longest:
-            return min(float(hang_seconds), max(_LEAST_PATIENCE_S, 10 * self.longest))
+    def patience(self, stage: str, hang_seconds: int) -> float:
+        """Give the seconds after which a child that is at a stage and says nothing is taken for hung."""
+        if stage not in _NARROWED:
+            return max(_STEP_PATIENCE_S, hang_seconds)
+        if stage == "trial" and self.longest:
+            return min(float(hang_seconds), max(_TRIAL_PATIENCE_S, 10 * self.longest))
         return float(hang_seconds)
 
 
@@ -154,15 +158,15 @@ def _run_child(job: Job, work: Work, findings: Findings) -> dict[str, Any] | Dea
     """Run one child to its end: the record, None if no unit is missing, or how it died."""
     context = _context()
     ours, theirs = context.Pipe(duplex=False)
-    patience = findings.patience(job.spec.resources.hang_seconds)
-    child = context.Process(target=_child, args=(job, work, findings, theirs, patience), daemon=True)
+    hang_seconds = job.spec.resources.hang_seconds
+    child = context.Process(target=_child, args=(job, work, findings, theirs), daemon=True)
     child.start()
     theirs.close()
     stage: str = "start"
     suspects: list[int] = []
     since = time.monotonic()
     try:
-        while ours.poll(patience):
+        while ours.poll(findings.patience(stage, hang_seconds)):
             said, content = ours.recv()
             if stage in ("batch", "trial"):
                 findings.longest = max(findings.longest, time.monotonic() - since)
@@ -176,7 +180,7 @@ def _run_child(job: Job, work: Work, findings: Findings) -> dict[str, Any] | Dea
             else:
                 stage, suspects = said, content
         child.kill()
-        return Death(stage, suspects, Reason.HUNG, f"said nothing for {patience:.0f} s")
+        return Death(stage, suspects, Reason.HUNG, f"said nothing for {time.monotonic() - since:.0f} s")
     except EOFError:
         child.join()
         return Death(stage, suspects, Reason.CRASHED, _how(child.exitcode))
@@ -197,16 +201,16 @@ class _Teller:
     """Tells the parent what is about to be done, and ends the process where the parent can't."""
 
     connection: Connection
-    patience: float
+    hang_seconds: int
 
     def say(self, stage: str, content: Any = ()) -> None:
-        faulthandler.dump_traceback_later(self.patience + _ORPHAN_S, exit=True)
+        faulthandler.dump_traceback_later(max(_STEP_PATIENCE_S, self.hang_seconds) + _ORPHAN_S, exit=True)
         self.connection.send((stage, content))
 
 
-def _child(job: Job, work: Work, findings: Findings, connection: Connection, patience: float) -> None:
+def _child(job: Job, work: Work, findings: Findings, connection: Connection) -> None:
     """Embed one unit, saying each step before it is taken."""
-    teller = _Teller(connection, patience)
+    teller = _Teller(connection, job.spec.resources.hang_seconds)
     try:
         result = _steps(job, work, findings, teller)
     except (Exception, SystemExit) as error:

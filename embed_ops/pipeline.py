@@ -15,22 +15,11 @@ end themselves; units whose workers died are missing at the end, and `isolate_un
 
 from __future__ import annotations
 
-import faulthandler
 import gc
-import json
-import logging
-import os
-import socket
-import sys
-import threading
-import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, TypeVar
 
-import pyarrow as pa
 import ray
 import ray.data
 import ray.data.exceptions
@@ -41,14 +30,12 @@ from embed_ops import pulse
 from embed_ops.errors import EmbedOpsError, EngineError, SpecError
 from embed_ops.feed import Feed
 from embed_ops.filesystem import Location
-from embed_ops.forward import Batch
-from embed_ops.isolation import isolate
 from embed_ops.job import Job, Resolved, Work
-from embed_ops.message import failure, message, read_meta
+from embed_ops.lookout import LOOK_UP_S, Control, Lookout
+from embed_ops.message import failure
 from embed_ops.spec import AUTO, EncoderSpec, ResourcesSpec
-from embed_ops.steps import Replica, read_and_prepare, write_unit
-from embed_ops.stopping import StopRequest
-from embed_ops.watch import Watch
+from embed_ops.steps import write_unit
+from embed_ops.workers import WatchedReplica, call_guarded, isolate_watched, read
 
 Result = TypeVar("Result")
 
@@ -73,8 +60,6 @@ NO_PROGRESS_S = 6 * 3600
 """Patience of the engine's own guard, which counts only whole units as progress; ours looks into them (`watch.py`)."""
 TRIAL_PATIENCE = 8
 """Times `hang_seconds` that the comparison of the first rows may take: it embeds them several times, one by one too."""
-LOOK_UP_S = 0.5
-WATCH_EVERY_S = 5.0
 
 
 def threads_for(resources: ResourcesSpec, units: int, weight_bytes: int) -> int:
@@ -132,77 +117,7 @@ def require_room(resources: ResourcesSpec) -> None:
             raise SpecError(f"resources.{field}: a replica needs {needed[name]:g} {key}, this machine has {there.get(key, 0):g}")
 
 
-@dataclass
-class Control:
-    """How the driver steers a job: may ask it to stop, and sees whether it lives."""
-
-    stop: StopRequest
-    watch: Watch
-
-
-@contextmanager
-def _guard(seconds: float) -> Iterator[Callable[[], None]]:
-    """End this worker process where it does not come to an end in time; gives what renews the time.
-
-    The timer runs in native code: it ends a process that holds the interpreter's lock, too. What the process was doing
-    goes to the worker's log.
-    """
-
-    def renew() -> None:
-        faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__ or sys.stderr)
-
-    renew()
-    try:
-        yield renew
-    finally:
-        faulthandler.cancel_dump_traceback_later()
-
-
-def _read(received: pa.Table, job: Job) -> Iterator[pa.Table]:
-    """Read and prepare, watched."""
-    life = pulse.Pulse(job.attempt, f"{socket.gethostname()}:{os.getpid()}")
-    units = read_and_prepare(received, job, lambda: pulse.asked_to_stop(job.attempt))
-    while True:
-        life.beat("reading")
-        with _guard(job.spec.resources.hang_seconds):
-            unit = next(units, None)
-        if unit is None:
-            return
-        yield unit
-
-
-class _WatchedReplica(Replica):
-    """A replica that gives signs of life, ends itself where a batch hangs, and begins no unit once the job is to stop."""
-
-    def __init__(self, job: Job) -> None:
-        self._life = pulse.Pulse(job.attempt, f"{socket.gethostname()}:{os.getpid()}")
-        loaded = threading.Event()
-        threading.Thread(target=self._while_loading, args=(loaded,), daemon=True).start()
-        try:
-            super().__init__(job)
-        finally:
-            loaded.set()
-
-    def _while_loading(self, loaded: threading.Event) -> None:
-        while not loaded.wait(LOOK_UP_S):
-            self._life.beat("loading the model")
-
-    def __call__(self, received: pa.Table) -> pa.Table:
-        """Embed a prepared unit, unless it comes too late."""
-        meta = read_meta(received)
-        if self.job.late() or pulse.asked_to_stop(self.job.attempt):
-            return received if "error" in meta else message({"unit": meta["unit"], "skipped": True})
-        self._life.beat("embedding")
-        with _guard(self.job.spec.resources.hang_seconds) as self._renew:
-            return super().__call__(received)
-
-    def before_batch(self, batch: Batch) -> None:
-        """Give a sign of life, and this batch its time."""
-        self._life.beat("embedding")
-        self._renew()
-
-
-def run_units(job: Job, works: Sequence[Work], units: int, control: Control) -> Iterator[dict[str, Any]]:
+def run_units(job: Job, works: Sequence[Work], units: int, control: Control) -> Generator[dict[str, Any], None, None]:
     """Run every unit that the works lack, and yield its record, or the error that it met, as soon as it is known.
 
     Args:
@@ -226,7 +141,7 @@ def run_units(job: Job, works: Sequence[Work], units: int, control: Control) -> 
         records = _dataset(job, works[first : first + SPANS_PER_WAVE], units)
         try:
             with Feed(records.iter_rows) as feed:
-                yield from _watched(job.attempt, feed, control)
+                yield from Lookout(job.attempt, control).units(feed)
         except (ray.exceptions.RayError, ray.data.exceptions.ExecutionTimeoutError, ray.data.exceptions.UserCodeException) as error:
             raise _engine_error(error) from error
         finally:
@@ -245,9 +160,9 @@ def _dataset(job: Job, works: Sequence[Work], units: int) -> ray.data.Dataset:
     wave = [{"work": work.dump()} for work in works]
     return (
         ray.data.from_items(wave, override_num_blocks=len(wave))
-        .map_batches(_read, fn_args=(job,), compute=helpers, num_cpus=READER_CPUS, max_retries=TASK_RETRIES, **one_unit)
+        .map_batches(read, fn_args=(job,), compute=helpers, num_cpus=READER_CPUS, max_retries=TASK_RETRIES, **one_unit)
         .map_batches(
-            _WatchedReplica,
+            WatchedReplica,
             fn_constructor_args=(job,),
             compute=ActorPoolStrategy(min_size=least, max_size=most),
             max_task_retries=1,
@@ -259,55 +174,12 @@ def _dataset(job: Job, works: Sequence[Work], units: int) -> ray.data.Dataset:
     )
 
 
-def _watched(attempt: str, feed: Feed[dict[str, Any]], control: Control) -> Iterator[dict[str, Any]]:
-    """Yield what the feed gives, and look up between: at requests to stop, and at the pool."""
-    earlier = set(pulse.actors_of_this_job())
-    looked, told = time.monotonic(), False
-    with _first_cause() as cause:
-        try:
-            while True:
-                row = feed.take(LOOK_UP_S)
-                now = time.monotonic()
-                if row is not None:
-                    control.watch.came_through(now)
-                    yield json.loads(row["record"])
-                if control.stop.asked and not told:
-                    pulse.ask_to_stop(attempt)
-                    told = True
-                if control.stop.expired:
-                    return
-                if now - looked > WATCH_EVERY_S:
-                    looked = now
-                    if why := control.watch.judge(pulse.pulses(attempt), pulse.pool_of(earlier, cause.text), now):
-                        raise EngineError(f"{why}. Run the same command again to go on")
-        except StopIteration:
-            control.watch.judge({}, pulse.pool_of(earlier, cause.text), time.monotonic())
-        finally:
-            pulse.forget(attempt)
-
-
-@contextmanager
-def _first_cause() -> Iterator[pulse.FirstCause]:
-    """Take the engine's error log to a place where it can be quoted, and off the terminal."""
-    log, cause = logging.getLogger("ray.data"), pulse.FirstCause()
-    log.setLevel(logging.ERROR)
-    shown = [handler for handler in log.handlers if type(handler) is logging.StreamHandler or "Console" in type(handler).__name__]
-    for handler in shown:
-        log.removeHandler(handler)
-    log.addHandler(cause)
-    try:
-        yield cause
-    finally:
-        log.removeHandler(cause)
-        for handler in shown:
-            log.addHandler(handler)
-
-
-def isolate_units(job: Job, works: Sequence[Work], control: Control) -> Iterator[dict[str, Any]]:
+def isolate_units(job: Job, works: Sequence[Work], control: Control) -> Generator[dict[str, Any], None, None]:
     """Embed the units that the works lack in processes of their own, a task for each work; yields as `run_units` does."""
     claim = replica_resources(job.spec.resources, job.resolved.threads_per_replica)
-    task = ray.remote(**claim, max_retries=1)(isolate)
+    task = ray.remote(**claim, max_retries=1)(isolate_watched)
     waiting = {task.remote(job, work.dump()): work for work in works}
+    lookout = Lookout(job.attempt, control)
     try:
         while waiting and not control.stop.expired:
             done, _ = ray.wait(list(waiting), timeout=LOOK_UP_S)
@@ -317,9 +189,11 @@ def isolate_units(job: Job, works: Sequence[Work], control: Control) -> Iterator
                     yield from ray.get(ref)
                 except ray.exceptions.RayError as error:
                     yield failure(_engine_error(error), work.span.first_unit)
+            lookout.look_up()
     finally:
         for ref in waiting:
             ray.cancel(ref, force=True)
+        pulse.forget(job.attempt)
 
 
 class WorkerDied(EngineError):
@@ -336,7 +210,7 @@ def on_a_replica(
     """
     resolved: Resolved = arguments[1]
     patience = TRIAL_PATIENCE * resources.hang_seconds
-    task = ray.remote(**replica_resources(resources, resolved.threads_per_replica), max_retries=1)(_guarded)
+    task = ray.remote(**replica_resources(resources, resolved.threads_per_replica), max_retries=1)(call_guarded)
     try:
         result: Result = ray.get(task.remote(patience, function, *arguments))
     except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
@@ -344,11 +218,6 @@ def on_a_replica(
     except ray.exceptions.RayError as error:
         raise _engine_error(error) from error
     return result
-
-
-def _guarded(patience: float, function: Callable[..., Result], *arguments: Any) -> Result:
-    with _guard(patience):
-        return function(*arguments)
 
 
 def _engine_error(error: Exception) -> EmbedOpsError:

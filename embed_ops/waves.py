@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from embed_ops.attempt import Attempt
 from embed_ops.errors import EmbedOpsError, Stopped, StorageError
@@ -15,6 +16,9 @@ from embed_ops.progress import Totals
 from embed_ops.record import Record
 from embed_ops.stopping import StopRequest
 from embed_ops.watch import Watch
+
+if TYPE_CHECKING:
+    from embed_ops.metrics import Metrics
 
 _UNITS_BEFORE_ABORT = 10
 _ERRORS_BEFORE_ABORT = 10
@@ -60,6 +64,7 @@ class _Waves:
     attempt: Attempt
     stop: StopRequest
     totals: Totals
+    metrics: Metrics | None = None
     errors: list[dict[str, Any]] = field(default_factory=list)
     returned: set[str] = field(default_factory=set)
 
@@ -77,14 +82,18 @@ class _Waves:
 
     def _wave(self, works: Sequence[Work], now: Sequence[Work], units: int) -> Sequence[Work]:
         """Run some works, in isolation if `units` is 0, and list those that have not come back whole."""
-        from embed_ops.pipeline import Control, isolate_units, run_units
+        from embed_ops.lookout import Control
+        from embed_ops.metrics import Metrics
+        from embed_ops.pipeline import isolate_units, run_units
 
-        control = Control(self.stop, Watch(self.attempt.spec.resources.hang_seconds, self.attempt.measured.replicas, time.monotonic()))
+        watch = Watch(self.attempt.spec.resources.hang_seconds, self.attempt.measured.replicas, time.monotonic())
+        self.metrics = self.metrics or Metrics(self.attempt.spec.sink.path)
+        control = Control(self.stop, watch, self.metrics)
         job = self.attempt.job
         try:
-            self._take(
-                run_units(job, now, units, control) if units else isolate_units(job, now, control), retrying=works[0].retry is not None
-            )
+            # Closed by hand: an error that ends the wave would keep the generator, and with it the pool, alive.
+            with closing(run_units(job, now, units, control) if units else isolate_units(job, now, control)) as results:
+                self._take(results, retrying=works[0].retry is not None)
         finally:
             self.attempt.measured.deaths += control.watch.pool.deaths
             self.attempt.flush(now=True)
@@ -112,7 +121,10 @@ class _Waves:
                 continue
             self.returned.add(result["unit"])
             if "unchanged" not in result:
-                self._count(attempt.take(result))
+                record = attempt.take(result)
+                self._count(record)
+                if self.metrics is not None:
+                    self.metrics.unit(record, result, totals)
                 attempt.reporter.update(totals)
                 if not retrying:
                     self._stop_on_rejects()

@@ -35,6 +35,9 @@ LogLevel = Annotated[Level, typer.Option(help="least level of log messages", cas
 StopAfter = Annotated[
     str | None, typer.Option(help="begin no further unit after this time (90s, 30m, 2h); resume later", show_default=False)
 ]
+Grace = Annotated[
+    str, typer.Option(help="after SIGTERM, time for the units in flight (10s, 2m); then stop all the same", show_default=True)
+]
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 EXIT_CODES = """Exit codes: 0 done; 1 done, but there are more rejects than max_reject_fraction, a file could not be read to
@@ -48,18 +51,24 @@ def field_help() -> str:
     return f"\b\nFields of SPEC [default]:\n{listed}"
 
 
-def seconds(text: str | None) -> float | None:
+def seconds(option: str, text: str) -> float:
     """Read a duration, as 90s, 30m or 2h.
 
     Raises:
         SpecError: it is not one.
     """
-    if text is None:
-        return None
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text.strip())
     if found is None:
-        raise SpecError(f"--stop-after {text!r}: write for example 90s, 30m or 2h")
+        raise SpecError(f"{option} {text!r}: write for example 90s, 30m or 2h")
     return float(found[1]) * _UNITS[found[2]]
+
+
+def limits(stop_after: str | None, grace: str) -> dict[str, Any]:
+    """Give what `embed` and `retry` take for `--stop-after` and `--grace`."""
+    from embed_ops.stopping import StopRequest
+
+    after = None if stop_after is None else seconds("--stop-after", stop_after)
+    return {"stop_after_s": after, "stop": StopRequest(seconds("--grace", grace))}
 
 
 def load_spec(words: list[str] | None) -> Spec:

@@ -5,7 +5,21 @@ from __future__ import annotations
 import sys
 
 from embed_ops.summary import show_report
-from jobs.command import EXIT_CODES, Address, LogLevel, Progress, StopAfter, Words, field_help, load_spec, opener, run_alone, seconds, verb
+from jobs.command import (
+    EXIT_CODES,
+    Address,
+    Grace,
+    LogLevel,
+    Progress,
+    StopAfter,
+    Words,
+    field_help,
+    limits,
+    load_spec,
+    opener,
+    run_alone,
+    verb,
+)
 
 HELP = (
     f"Embed a corpus: every row to a vector, or to a reject with a reason; resumes where it was stopped.\n\n{EXIT_CODES}\n\n{field_help()}"
@@ -19,6 +33,7 @@ def run(
     progress: Progress = "auto",
     log_level: LogLevel = "warning",
     stop_after: StopAfter = None,
+    grace: Grace = "25s",
 ) -> int:
     """Embed what is left."""
     spec = load_spec(words)
@@ -26,7 +41,7 @@ def run(
     from embed_ops.progress import reporter
 
     with reporter(progress) as shown:
-        done = embed(spec, session=opener(address), reporter=shown, stop_after_s=seconds(stop_after))
+        done = embed(spec, session=opener(address), reporter=shown, **limits(stop_after, grace))
     show_report(done)
     return done.exit_code
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from embed_ops.summary import show_report
-from jobs.command import EXIT_CODES, Address, LogLevel, Progress, RunPath, StopAfter, opener, run_alone, seconds, verb
+from jobs.command import EXIT_CODES, Address, Grace, LogLevel, Progress, RunPath, StopAfter, limits, opener, run_alone, verb
 
 HELP = f"Read the rejects of a run again, embed those that can be, and merge them back in source order.\n\n{EXIT_CODES}"
 
@@ -17,13 +17,14 @@ def run(
     progress: Progress = "auto",
     log_level: LogLevel = "warning",
     stop_after: StopAfter = None,
+    grace: Grace = "25s",
 ) -> int:
     """Retry the rejects."""
     from embed_ops.embedding import retry
     from embed_ops.progress import reporter
 
     with reporter(progress) as shown:
-        done = retry(path, session=opener(address), reporter=shown, stop_after_s=seconds(stop_after))
+        done = retry(path, session=opener(address), reporter=shown, **limits(stop_after, grace))
     show_report(done)
     return done.exit_code
 

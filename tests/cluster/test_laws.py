@@ -17,7 +17,7 @@ import pytest
 from conftest import contents, no_session, tiny_spec
 from corpora import docstrings, write_bad, write_parquet
 
-from embed_ops import Run, embed
+from embed_ops import Run, embed, pipeline
 from embed_ops import embedding as main_job
 from embed_ops.errors import RunError, Stopped
 from embed_ops.forward import embed_inputs
@@ -115,8 +115,8 @@ def test_invariant(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     source = {"path": str(tmp_path / "corpus"), "column": "text", "keep": ["id"]}
     embed(tiny_spec(tiny, source, tmp_path / "one", resources__unit_rows=30, resources__replicas=1))
     embed(tiny_spec(tiny, source, tmp_path / "two", resources__unit_rows=30, resources__replicas=2))
-    in_order = main_job._results
-    monkeypatch.setattr(main_job, "_results", lambda attempt, works, units: in_order(attempt, works[::-1], units))
+    in_order = pipeline.run_units
+    monkeypatch.setattr(pipeline, "run_units", lambda job, works, *others: in_order(job, works[::-1], *others))
     embed(tiny_spec(tiny, source, tmp_path / "reverse", resources__unit_rows=30, resources__replicas=2))
     assert contents(tmp_path / "one") == contents(tmp_path / "two") == contents(tmp_path / "reverse")
 
@@ -327,7 +327,8 @@ def test_retry_notices_units_that_do_not_come_back(tiny: str, tmp_path: Path, mo
     run = embed(tiny_spec(tiny, source, tmp_path / "run", max_reject_fraction=1.0))
     before = contents(tmp_path / "run")
     with monkeypatch.context() as patch:
-        patch.setattr(main_job, "_results", lambda attempt, works, units: iter(()))
+        patch.setattr(pipeline, "run_units", lambda *given: (unit for unit in ()))
+        patch.setattr(pipeline, "isolate_units", lambda *given: (unit for unit in ()))
         with pytest.raises(Stopped, match=r"a\.parquet\.000000000000"):
             main_job.retry(run.path)
     assert main_job.retry(run.path).report["rejected"] == 1

@@ -140,7 +140,8 @@ def test_what_dead_attempts_left_is_removed(folder: Path) -> None:
     run = RunDir.at(str(folder))
     records = run.read_manifest()
     before = contents(folder)
-    run.clean(records, ours)
+    run.clean(ours)
+    run.remove_unnamed_rejects(records.values())
     assert {path.name for path in (folder / "tmp").iterdir()} == {ours, alive, elsewhere} | writers
     assert contents(folder) == {name: content for name, content in before.items() if "left" not in name}
     assert attempt_is_dead(dead)
