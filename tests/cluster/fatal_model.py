@@ -67,7 +67,7 @@ from transformers import BertTokenizer
 
 class Fatal:
     def normalize(self, text):
-        if "poison" in str(text) and pathlib.Path("{orders}").exists():
+        if "poison" in text.normalized and pathlib.Path("{orders}").exists():
             os._exit(9)
 
 class FatalTokenizer(BertTokenizer):
