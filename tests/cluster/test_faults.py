@@ -179,7 +179,7 @@ def test_every_unit_kills(fatal: FatalModel, tmp_path: Path) -> None:
     source = write_corpus(tmp_path / "corpus", (), rows=200)
     straight = quiet(fatal, source, tmp_path / "straight")
     fatal.order("exit", everywhere=True)
-    with pytest.raises(EngineError, match=r"replicas died \d+ times and no unit came through; the first: ActorDied"):
+    with pytest.raises(EngineError, match=r"replicas died \d+ times and no unit came through; the first: Actor"):
         embed(fatal_spec(fatal, source, tmp_path / "run"))
     assert Run(str(tmp_path / "run")).status == "stopped"
     fatal.obey_nothing()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ import pytest
 from conftest import contents
 from corpora import docstrings, write_bad, write_parquet
 
+from embed_ops import Run
 from embed_ops.verify import verify
 
 UNITS = 30
@@ -119,6 +121,45 @@ def test_interrupt(corpus: Path, tiny: str, tmp_path: Path, untouched: dict[str,
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "stopped"
     command.finish()
     assert contents(tmp_path / "run") == untouched
+
+
+def test_second_command_and_sigterm(corpus: Path, tiny: str, tmp_path: Path, untouched: dict[str, bytes]) -> None:
+    """A second command on a run says who is at work there, and stops; SIGTERM commits the units in flight and ends with exit code 3."""
+    command = Command(corpus, tiny, tmp_path / "run")
+    process = command.start()
+    command.wait_for(process, 2)
+    second = subprocess.run(command.line, capture_output=True, text=True, check=False)
+    assert second.returncode == 3, second.stderr
+    assert f"another command is at work on this run: host {socket.gethostname()}, pid {process.pid}, since 20" in second.stderr
+    assert "Traceback" not in second.stderr
+    process.send_signal(signal.SIGTERM)
+    output = process.communicate()[0].decode()
+    assert process.returncode == 3, output
+    assert "stopped by a request (SIGTERM)" in output
+    assert "Traceback" not in output
+    done = {name: content for name, content in contents(tmp_path / "run").items() if name.startswith("data/")}
+    assert done.items() <= untouched.items()
+    assert len(done) < UNITS, "the job was over before it was stopped"
+    records = Run(str(tmp_path / "run")).records()
+    assert len(records) == len(done), "a unit in flight was written and not recorded"
+    assert not (tmp_path / "run" / "heartbeat.json").exists()
+    command.finish()
+    assert contents(tmp_path / "run") == untouched
+
+
+@pytest.mark.slow
+def test_two_commands_at_once(corpus: Path, tiny: str, tmp_path: Path, untouched: dict[str, bytes]) -> None:
+    """Where two commands run at once all the same, the result is right."""
+    commands = [Command(corpus, tiny, tmp_path / "run") for _ in range(2)]
+    first = commands[0].start()
+    while first.poll() is None and not (tmp_path / "run" / "heartbeat.json").exists():
+        time.sleep(0.01)
+    (tmp_path / "run" / "heartbeat.json").unlink()
+    second = commands[1].start()
+    outputs = [process.communicate()[0].decode() for process in (first, second)]
+    assert [first.returncode, second.returncode] == [0, 0], outputs
+    assert contents(tmp_path / "run") == untouched
+    assert verify(str(tmp_path / "run"), source=True).differences == []
 
 
 @pytest.mark.slow
