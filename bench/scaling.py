@@ -1,10 +1,12 @@
-"""How the job scales: rows, replicas against bare processes, resume, and the ledger of ten billion planned rows."""
+"""How the job scales: rows, nodes, replicas against bare processes, resume, and the ledger of ten billion planned rows."""
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import multiprocessing
+import os
 import resource
 import subprocess
 import sys
@@ -14,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from cluster.local import local_cluster
 from corpora import write
 from memory import write_model, write_rows
 from record import spread, write_record
@@ -29,11 +32,12 @@ from embed_ops.run_dir import RunDir, new_attempt
 from embed_ops.sources.corpus import Corpus
 
 
-def command(folder: Path, corpus: Path, model: str, *words: str) -> tuple[float, dict[str, Any]]:
-    """Run the command to its end: its seconds, and the report."""
+def command(folder: Path, corpus: Path, model: str, *words: str, address: str | None = None) -> tuple[float, dict[str, Any]]:
+    """Run the command to its end, on a cluster if an address is given: its seconds, and the report."""
     line = [sys.executable, "-m", "jobs.embed", f"source.path={corpus}", "source.column=text", f"encoder.model={model}"]
     began = time.perf_counter()
-    subprocess.run([*line, f"sink.path={folder}", *words, "--progress", "none"], check=True, capture_output=True)
+    line += [f"sink.path={folder}", *words, "--progress", "none", *(["--address", address] if address else [])]
+    subprocess.run(line, check=True, capture_output=True)
     return time.perf_counter() - began, Run(str(folder)).report
 
 
@@ -53,6 +57,32 @@ def rows(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
             "the same command on the finished run, s": again,
         }
     return figures
+
+
+def _bytes(run: Path) -> str:
+    """Hash all data files of a run."""
+    digest = hashlib.sha256()
+    for path in sorted((run / "data").rglob("*.parquet")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def nodes(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Embed docstrings on one to four local nodes of one CPU, one replica each: rows/s, driver memory, and the same bytes."""
+    write("docstrings", folder, options.docstrings)
+    found: dict[int, dict[str, list[float]]] = {count: {"rows/s, steady": [], "driver, bytes": []} for count in options.nodes}
+    hashes = set()
+    for turn in range(options.repeats):
+        for count in options.nodes:
+            run = folder / f"run{turn}{count}"
+            words = (f"resources.replicas={count}", "resources.threads_per_replica=1", "resources.unit_rows=128", *options.words)
+            with local_cluster(count, cpus=1) as cluster:
+                _, report = command(run, folder / "docstrings", minilm(), *words, address=cluster.address)
+            found[count]["rows/s, steady"].append(report["rows_per_second"])
+            found[count]["driver, bytes"].append(report["peak_memory"]["driver"])
+            hashes.add(_bytes(run))
+    figures: dict[str, Any] = {f"{count} nodes": {name: spread(values) for name, values in of.items()} for count, of in found.items()}
+    return figures | {"cores": os.cpu_count(), "same bytes everywhere": len(hashes) == 1}
 
 
 def _bare(job: Job, works: list[Work], number: int, processes: int, ready: Any, results: Any) -> None:
@@ -114,8 +144,8 @@ def replicas(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 def ledger(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Write plan and manifest of ten billion rows, half of them done, then read both and take stock, as a resume does."""
-    per_file, per_span, per_unit = 1_000_000, 163_840, 16_384
-    count = options.ledger_rows // per_file
+    count, per_span, per_unit = options.ledger_files, 163_840, 16_384
+    per_file = options.ledger_rows // count
     files = [SourceFile(f"part={n // 1000:04d}/{n:06d}.parquet", 0, f"/corpus/{n:06d}.parquet", 10**8, 0) for n in range(count)]
     starts = range(0, per_file, per_span)
     pieces = [Piece(f.name, at, min(at + per_span, per_file), min(per_span, per_file - at), 32 * 2**20) for f in files for at in starts]
@@ -158,7 +188,7 @@ def _read_ledger(path: str, results: Any) -> None:
     )
 
 
-PARTS = {"rows": rows, "replicas": replicas, "ledger": ledger}
+PARTS = {"rows": rows, "nodes": nodes, "replicas": replicas, "ledger": ledger}
 
 
 def main() -> None:
@@ -169,6 +199,8 @@ def main() -> None:
     parser.add_argument("--docstrings", type=int, default=3000)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--ledger-rows", type=int, default=10_000_000_000)
+    parser.add_argument("--ledger-files", type=int, default=100_000)
+    parser.add_argument("--nodes", type=int, nargs="+", default=[1, 2, 3, 4])
     parser.add_argument("words", nargs="*", help="section.key=value")
     options = parser.parse_args()
     for name, part in PARTS.items():

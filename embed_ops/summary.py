@@ -62,6 +62,10 @@ def report_rows(report: dict[str, Any]) -> list[tuple[str, str]]:
             rows.append(("where time went", where_time_went(report)))
         if report.get("halved"):
             rows.append(("out of memory", f"{report['halved']} units had batches that did not fit and were halved; lower token_budget"))
+        if report.get("replica_deaths"):
+            rows.append(
+                ("replicas that died", f"{report['replica_deaths']:,} times; {report['isolated']:,} units were embedded in isolation")
+            )
         chosen = report["resolved"]
         compiled = "compiled" if chosen["compile"] else "not compiled"
         settings = f"{chosen['dtype']}, {compiled}, {chosen['token_budget']} tokens a batch, {chosen['threads_per_replica']} threads"
