@@ -25,7 +25,7 @@ from pathlib import Path, PurePosixPath
 
 from pyarrow import fs as pafs
 
-from embed_ops.encoders.fetching import here, once_per_node, patiently, reason
+from embed_ops.encoders.fetching import here, may_pass, once_per_node, patiently, reason
 from embed_ops.errors import ModelError, StorageError
 from embed_ops.filesystem import Location, locate
 
@@ -33,7 +33,8 @@ _CHUNK_BYTES = 32 * 2**20
 """Bytes of a request, unless the file is smaller."""
 _DEAD_AFTER_S = 3600
 """A temporary file that nobody has written to for so long belongs to nobody."""
-
+_ANSWERS = ("ACCESS_DENIED", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH")
+"""What Arrow quotes of answers that will be the same again."""
 
 Stamp = tuple[int, int | None]
 """Size in bytes, and time of change in nanoseconds, where the store tells it."""
@@ -113,16 +114,19 @@ def _list(address: str) -> dict[str, Stamp]:
     at = locate(address)
     base = at.path.rstrip("/")
 
-    def act() -> list[pafs.FileInfo]:
-        if at.fs.get_file_info(base).type != pafs.FileType.Directory:
-            return []
-        return list(at.fs.get_file_info(pafs.FileSelector(base, recursive=True)))
-
+    # Nothing is asked about the prefix itself: a policy that allows to list it and to read below it need not allow that.
+    selector = pafs.FileSelector(base, allow_not_found=True, recursive=True)
     try:
-        infos = patiently(address, act)
+        infos = patiently(address, lambda: at.fs.get_file_info(selector), _passes)
+    except NotADirectoryError:
+        infos = []
     except Exception as error:
         raise StorageError(f"encoder.model {address}: can't be listed ({reason(error)}); mend it and run the same command again") from error
     return {info.path[len(base) + 1 :]: (info.size, info.mtime_ns) for info in infos if info.type == pafs.FileType.File}
+
+
+def _passes(error: BaseException) -> bool:
+    return may_pass(error) and not any(answer in str(error) for answer in _ANSWERS)
 
 
 def _recall(digest: str) -> dict[str, Stamp] | None:
@@ -172,7 +176,7 @@ def _copied(prefix: Prefix, wanted: Sequence[str]) -> Path:
         temporary = _temporary()
         for name in missing:
             (temporary / name).parent.mkdir(parents=True, exist_ok=True)
-            patiently(f"{prefix.address}: {name}", partial(_copy, at, name, prefix.files[name][0], temporary / name))
+            patiently(f"{prefix.address}: {name}", partial(_copy, at, name, prefix.files[name][0], temporary / name), _passes)
         there = _list(prefix.address)
         if changed := [name for name in missing if there.get(name) != prefix.files[name]]:
             raise StorageError(f"encoder.model {prefix.address}: {changed[0]} has changed while it was copied; run the same command again")
