@@ -16,6 +16,7 @@ import json
 import os
 import re
 import shutil
+import tempfile
 import time
 import uuid
 from collections.abc import Iterable, Sequence
@@ -26,7 +27,7 @@ from pathlib import Path, PurePosixPath
 from pyarrow import fs as pafs
 
 from embed_ops.encoders.fetching import here, may_pass, once_per_node, patiently, reason
-from embed_ops.errors import ModelError, StorageError
+from embed_ops.errors import EmbedOpsError, ModelError, StorageError
 from embed_ops.filesystem import Location, locate
 
 _CHUNK_BYTES = 32 * 2**20
@@ -35,9 +36,11 @@ _DEAD_AFTER_S = 3600
 """A temporary file that nobody has written to for so long belongs to nobody."""
 _ANSWERS = ("ACCESS_DENIED", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH")
 """What Arrow quotes of answers that will be the same again."""
+_VERSIONS = ("ETag", "etag", "generation", "md5Hash", "LastModified", "last_modified", "updated", "mtime", "created")
+"""Keys under which file systems of fsspec tell a file's version."""
 
-Stamp = tuple[int, int | None]
-"""Size in bytes, and time of change in nanoseconds, where the store tells it."""
+Stamp = tuple[int, str]
+"""Size in bytes, and what the store tells that differs from one version of a file to the next: a time, a tag."""
 
 
 @dataclass(frozen=True)
@@ -112,17 +115,29 @@ def _matching(names: Iterable[str], kept: Sequence[str], unused: Sequence[str]) 
 
 def _list(address: str) -> dict[str, Stamp]:
     at = locate(address)
-    base = at.path.rstrip("/")
-
-    # Nothing is asked about the prefix itself: a policy that allows to list it and to read below it need not allow that.
-    selector = pafs.FileSelector(base, allow_not_found=True, recursive=True)
     try:
-        infos = patiently(address, lambda: at.fs.get_file_info(selector), _passes)
-    except NotADirectoryError:
-        infos = []
+        return patiently(address, lambda: _stamps(at), _passes)
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
     except Exception as error:
         raise StorageError(f"encoder.model {address}: can't be listed ({reason(error)}); mend it and run the same command again") from error
-    return {info.path[len(base) + 1 :]: (info.size, info.mtime_ns) for info in infos if info.type == pafs.FileType.File}
+
+
+def _stamps(at: Location) -> dict[str, Stamp]:
+    """List the files below a place; nothing is asked about the place itself, as a policy may allow no more than that."""
+    base = at.path.rstrip("/")
+    handler = getattr(at.fs, "handler", None)
+    if isinstance(handler, pafs.FSSpecHandler):
+        # Arrow would pass on no more than size and `mtime`, which most of these name otherwise: a change would not be seen.
+        handler.fs.invalidate_cache()
+        told = handler.fs.find(base, detail=True)
+        return {
+            path[len(base) + 1 :]: (info["size"], " ".join(str(info[key]) for key in _VERSIONS if info.get(key) is not None))
+            for path, info in told.items()
+            if path.startswith(f"{base}/")
+        }
+    infos = at.fs.get_file_info(pafs.FileSelector(base, allow_not_found=True, recursive=True))
+    return {info.path[len(base) + 1 :]: (info.size, str(info.mtime_ns)) for info in infos if info.type == pafs.FileType.File}
 
 
 def _passes(error: BaseException) -> bool:
@@ -135,7 +150,7 @@ def _recall(digest: str) -> dict[str, Stamp] | None:
         return None
     try:
         listed = json.loads((_cache() / "models" / f"{digest}.json").read_text(encoding="utf-8"))
-        return {str(name): (int(size), changed) for name, (size, changed) in listed["files"].items()}
+        return {str(name): (int(size), str(version)) for name, (size, version) in listed["files"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
@@ -144,7 +159,7 @@ def _remember(prefix: Prefix) -> None:
     file = prefix.path.with_name(f"{prefix.digest}.json")
     try:
         if not file.is_file():
-            temporary = _temporary()
+            temporary = _scratch() / uuid.uuid4().hex
             temporary.write_text(json.dumps({"files": prefix.files}), encoding="utf-8")
             file.parent.mkdir(parents=True, exist_ok=True)
             temporary.replace(file)
@@ -152,10 +167,10 @@ def _remember(prefix: Prefix) -> None:
         raise _unwritable(error) from error
 
 
-def _temporary() -> Path:
+def _scratch() -> Path:
     folder = _cache() / "tmp"
     folder.mkdir(parents=True, exist_ok=True)
-    return folder / uuid.uuid4().hex
+    return folder
 
 
 def _unwritable(error: OSError) -> StorageError:
@@ -170,27 +185,32 @@ def _missing(prefix: Prefix, wanted: Sequence[str]) -> list[str]:
 
 def _copied(prefix: Prefix, wanted: Sequence[str]) -> Path:
     """Copy what is missing to a temporary folder, and rename file by file once the store still has what was listed."""
-    at, missing = locate(prefix.address), _missing(prefix, wanted)
     try:
         _sweep()
-        temporary = _temporary()
-        for name in missing:
-            (temporary / name).parent.mkdir(parents=True, exist_ok=True)
-            patiently(f"{prefix.address}: {name}", partial(_copy, at, name, prefix.files[name][0], temporary / name), _passes)
-        there = _list(prefix.address)
-        if changed := [name for name in missing if there.get(name) != prefix.files[name]]:
-            raise StorageError(f"encoder.model {prefix.address}: {changed[0]} has changed while it was copied; run the same command again")
-        for name in missing:
-            (prefix.path / name).parent.mkdir(parents=True, exist_ok=True)
-            (temporary / name).replace(prefix.path / name)
-        shutil.rmtree(temporary, ignore_errors=True)
-    except OSError as error:
-        if here(error):
+        with tempfile.TemporaryDirectory(dir=_scratch(), ignore_cleanup_errors=True) as folder:
+            _copy_to(Path(folder), prefix, _missing(prefix, wanted))
+    except EmbedOpsError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and here(error):
             raise _unwritable(error) from error
         raise StorageError(
             f"encoder.model {prefix.address}: can't be copied ({reason(error)}); mend the storage and run the same command again"
         ) from error
     return prefix.path
+
+
+def _copy_to(folder: Path, prefix: Prefix, names: Sequence[str]) -> None:
+    at = locate(prefix.address)
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        patiently(f"{prefix.address}: {name}", partial(_copy, at, name, prefix.files[name][0], folder / name), _passes)
+    there = _list(prefix.address)
+    if changed := [name for name in names if there.get(name) != prefix.files[name]]:
+        raise StorageError(f"encoder.model {prefix.address}: {changed[0]} has changed while it was copied; run the same command again")
+    for name in names:
+        (prefix.path / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).replace(prefix.path / name)
 
 
 def _copy(at: Location, name: str, size: int, target: Path) -> None:

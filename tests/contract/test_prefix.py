@@ -103,7 +103,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def files(model: Path) -> dict[str, bytes]:
     """Give what a prefix holds: the model, and what nobody needs."""
-    others = ("tf_model.h5", "onnx/model.onnx", "README.md", "checkpoint-5/model.safetensors")
+    others = ("pytorch_model.bin", "tf_model.h5", "onnx/model.onnx", "README.md", "checkpoint-5/model.safetensors")
     return {path.name: path.read_bytes() for path in model.iterdir()} | dict.fromkeys(others, b"x")
 
 
@@ -212,6 +212,15 @@ def test_changed_prefix(store: Store, files: dict[str, bytes], monkeypatch: pyte
         folder.locate(address, old.revision, False)
     with pytest.raises(ModelError, match="leave revision out"):
         folder.locate(address, "../../main", False)
+
+
+def test_same_size_is_another_file(files: dict[str, bytes]) -> None:
+    """New weights of the old size are seen, on a file system that tells no `mtime` too."""
+    address = memory(files)
+    old = folder.locate(address, None, False).revision
+    assert folder.locate(address, None, False).revision == old
+    change(address, {"model.safetensors": bytes(len(files["model.safetensors"]))})
+    assert folder.locate(address, None, False).revision != old
 
 
 def test_changed_while_copied(files: dict[str, bytes], cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
