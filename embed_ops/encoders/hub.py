@@ -54,19 +54,23 @@ def commit_of(model: str, revision: str | None) -> str:
     """
     if revision is not None and re.fullmatch(r"[0-9a-f]{40}", revision):
         return revision
-    branch, down = revision or constants.DEFAULT_REVISION, is_offline_mode()
+    branch = revision or constants.DEFAULT_REVISION
+
+    def ask() -> str:
+        # resolve_revision alone would wait for a silent hub for ever, and take one that stumbles for one that is down.
+        HfApi().model_info(model, revision=branch, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+        return str(resolve_revision(model, revision=branch).resolved)
+
     error: Exception | None = None
-    if not down:
+    if not is_offline_mode():
         try:
-            # resolve_revision alone would wait for a silent hub for ever, and take one that stumbles for one that is down.
-            timeout = constants.HF_HUB_ETAG_TIMEOUT
-            patiently(model, lambda: HfApi().model_info(model, revision=branch, timeout=timeout), _passes, _asked)
+            return patiently(model, ask, _passes, _asked)
         except Exception as found:
             if not _passes(found):
                 raise _explained(found, model, branch) from found
-            error, down = found, True
+            error = found
     try:
-        commit = str(resolve_revision(model, revision=branch, local_files_only=down).resolved)
+        commit = str(resolve_revision(model, revision=branch, local_files_only=True).resolved)
     except Exception as found:
         raise _explained(error or found, model, branch) from found
     if error is not None:
