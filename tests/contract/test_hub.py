@@ -150,7 +150,7 @@ def test_branch(fetch: Fetch) -> None:
 def test_throttled(fetch: Fetch) -> None:
     """429, 5xx and connections that break in the middle of the weights are waited out, 429 for as long as it says."""
     hub = fetch.hub
-    hub.fail("GET", BRANCH, 429, times=2, retry_after=1)
+    hub.fail("GET", BRANCH, 429, retry_after=1)
     hub.fail("GET", BRANCH, 503)
     hub.fail("GET", TREE, 503)
     hub.fail("HEAD", "model.safetensors", 500)
@@ -160,7 +160,7 @@ def test_throttled(fetch: Fetch) -> None:
     assert whole(fetch(None))
     assert [fault for fault in hub.faults if fault.times] == []
     times = [request.at for request in hub.requests if request.path == BRANCH]
-    assert min(times[1] - times[0], times[2] - times[1]) >= 1.0
+    assert times[1] - times[0] >= 1.0
 
 
 @pytest.mark.slow
