@@ -76,8 +76,8 @@ class EncoderSpec(_Section):
     """The model."""
 
     family: Literal["text"] = Field("text", description="kind of model")
-    model: str = Field(description="folder, or hub name")
-    revision: str | None = Field(None, description="hub branch, tag or commit")
+    model: str = Field(description="folder, object store prefix, or hub name")
+    revision: str | None = Field(None, description="hub branch, tag or commit; of a prefix, the digest of its listing")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="compute type; auto: the fastest that keeps [parity]; float32 is exact"
     )

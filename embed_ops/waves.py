@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from embed_ops.attempt import Attempt
-from embed_ops.errors import EmbedOpsError, Stopped, StorageError
+from embed_ops.errors import EmbedOpsError, ModelError, Stopped, StorageError
 from embed_ops.job import Work
 from embed_ops.ledger import chain
 from embed_ops.progress import Totals
@@ -113,8 +113,9 @@ class _Waves:
             if "skipped" in result:
                 continue
             if "error" in result:
-                if result["kind"] == StorageError.__name__:
-                    raise StorageError(result["error"])
+                for kind in (StorageError, ModelError):
+                    if result["kind"] == kind.__name__:
+                        raise kind(result["error"])
                 self.errors.append(result)
                 if not totals.units and len(self.errors) >= _ERRORS_BEFORE_ABORT:
                     self._raise_first_error()

@@ -16,10 +16,11 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
+from embed_ops.errors import EmbedOpsError
 from embed_ops.forward import Batch
 from embed_ops.isolation import isolate
 from embed_ops.job import Job
-from embed_ops.message import message, read_meta
+from embed_ops.message import failure, message, read_meta
 from embed_ops.pulse import Pulse, asked_to_stop
 from embed_ops.steps import Replica, read_and_prepare
 
@@ -83,14 +84,21 @@ class WatchedReplica(Replica):
     """A replica that gives signs of life, ends itself where a batch hangs, and begins no unit once the job is to stop."""
 
     def __init__(self, job: Job) -> None:
-        """Load the model; that it takes long is no sign of trouble."""
+        """Load the model; that it takes long is no sign of trouble. An error of ours that other nodes would meet too goes to the driver."""
         self._life = _pulse(job)
-        with _beating(self._life, "loading the model"):
-            super().__init__(job)
+        self._unusable: EmbedOpsError | None = None
+        try:
+            with _beating(self._life, "loading the model"):
+                super().__init__(job)
+        except EmbedOpsError as error:
+            # Raised here, the engine would load the model again and again, and wrap the error beyond recognition.
+            self._unusable = error
 
     def __call__(self, received: pa.Table) -> pa.Table:
         """Embed a prepared unit, unless it comes too late."""
         meta = read_meta(received)
+        if self._unusable is not None:
+            return received if "error" in meta else message(failure(self._unusable, meta["unit"]))
         if self.job.late() or asked_to_stop(self.job.attempt):
             return received if "error" in meta else message({"unit": meta["unit"], "skipped": True})
         self._life.beat("embedding")

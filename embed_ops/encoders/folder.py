@@ -1,13 +1,15 @@
-"""Finds the model folder, here or on the hub, says what is missing in it, and hashes what changes vectors."""
+"""Finds the model folder, here, on a hub or on an object store, says what is missing in it, and hashes what changes vectors."""
 
 from __future__ import annotations
 
 import hashlib
-import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from embed_ops import filesystem
+from embed_ops.encoders import prefix as prefixes
+from embed_ops.encoders.prefix import Prefix
 from embed_ops.encoders.settings import read_json
 from embed_ops.errors import ModelError
 
@@ -17,69 +19,99 @@ NO_VOCABULARY = frozenset({"ByT5Tokenizer", "CanineTokenizer", "PerceiverTokeniz
 """Tokenizers of bytes or characters, which have no vocabulary file."""
 SMALL = ("*.json", "*.txt", "*.model", "*.tiktoken", "*.jinja")
 """Everything but weights and code: tokenizer files and configurations."""
-OTHER_FRAMEWORKS = ("onnx/*", "openvino/*", "coreml/*", "*.onnx*", "*.h5", "*.msgpack", "*.ot")
+UNUSED = ("onnx/*", "openvino/*", "coreml/*", "*.onnx*", "*.h5", "*.msgpack", "*.ot", "checkpoint-*/*")
+"""What is never fetched: weights of other frameworks and of steps of a training."""
+KEPT = (*SMALL, "*.py", "*.safetensors", "*pytorch_model*.bin")
+"""Everything that a model on an object store may need."""
 
 
 @dataclass(frozen=True)
 class Folder:
-    """A model folder on this machine; `commit` is the hub commit it came from, None for a local folder."""
+    """A model folder on this machine, and where it came from.
+
+    Attributes:
+        path: the folder.
+        model: the spec's `encoder.model`.
+        commit: the commit of a hub model.
+        prefix: the listing of a model on an object store.
+    """
 
     path: Path
+    model: str
     commit: str | None = None
+    prefix: Prefix | None = None
+
+    @property
+    def local(self) -> bool:
+        """Whether it is the user's own folder, and so complete as it is."""
+        return self.commit is None and self.prefix is None
+
+    @property
+    def revision(self) -> str | None:
+        """What every other process must ask for to get the same model: the commit, or the digest of the listing."""
+        return self.prefix.digest if self.prefix else self.commit
 
 
-def is_local(model: str) -> bool:
+def _is_local(model: str) -> bool:
     """Say whether the name means a folder here: it is one, or is written like a path."""
     return model.startswith(("./", "../", "~", "/")) or model in (".", "..") or Path(model).exists()
 
 
 def locate(model: str, revision: str | None, trust_remote_code: bool) -> Folder:
-    """Find a model; from the hub, everything but the weights is fetched (CPU workers need no more).
+    """Find a model; from a hub or an object store, everything but the weights is fetched (CPU workers need no more).
 
     Raises:
-        ModelError: no such folder, no such hub model, or no config.json in it.
+        ModelError: no such folder, prefix or hub model, or no config.json in it.
+        StorageError: the hub or the object store can't be reached.
     """
-    if is_local(model):
-        folder = Folder(Path(model).expanduser())
-        if not folder.path.is_dir():
-            kind = "a file" if folder.path.exists() else "nothing"
-            raise ModelError(f"encoder.model: {model} is not a model folder (found {kind} there); correct the path")
-        return folder
     code = ("*.py",) if trust_remote_code else ()
-    path = _fetch(model, revision, (*SMALL, *code))
-    return Folder(path, path.name if re.fullmatch(r"[0-9a-f]{40}", path.name) else None)
+    if "://" in model and not _is_local(model):
+        at = filesystem.locate(model)
+        if at.local:
+            return _own(at.path, model)
+        prefix = prefixes.open_prefix(model, revision, KEPT, UNUSED)
+        return Folder(prefixes.fetch(prefix, (*SMALL, *code), UNUSED), model, prefix=prefix)
+    if _is_local(model):
+        return _own(model, model)
+    from embed_ops.encoders import hub
+
+    commit = hub.commit_of(model, revision)
+    return Folder(hub.fetch(model, commit, (*SMALL, *code), UNUSED), model, commit)
 
 
-def fetch_weights(model: str, folder: Folder, parts: Iterable[str]) -> None:
-    """Fetch a hub model's weights: safetensors, and pytorch_model.bin only for parts without; a local folder is left alone.
+def _own(path: str, model: str) -> Folder:
+    folder = Folder(Path(path).expanduser(), model)
+    if not folder.path.is_dir():
+        kind = "a file" if folder.path.exists() else "nothing"
+        raise ModelError(f"encoder.model: {model} is not a model folder (found {kind} there); correct the path")
+    return folder
+
+
+def fetch_weights(folder: Folder, parts: Iterable[str]) -> None:
+    """Fetch weights: safetensors, and pytorch_model.bin only for parts without; a folder of the user's own is left alone.
 
     Args:
-        model: hub name.
-        folder: what `locate` gave; its commit is fetched, so that weights and tokenizer belong together.
+        folder: what `locate` gave; weights come from the same commit or listing as the tokenizer.
         parts: folders of the transformer and of the modules with weights, relative to the root.
+
+    Raises:
+        ModelError, StorageError: as `locate`.
     """
-    if is_local(model):
+    if folder.local:
         return
-    _fetch(model, folder.commit, [f"{part}/*.safetensors".lstrip("/") for part in parts])
+    _fetch(folder, [f"{part}/*.safetensors".lstrip("/") for part in parts])
     bare = [part for part in parts if not any((folder.path / part).glob("*.safetensors"))]
     if bare:
-        _fetch(model, folder.commit, [f"{part}/pytorch_model*.bin".lstrip("/") for part in bare])
+        _fetch(folder, [f"{part}/pytorch_model*.bin".lstrip("/") for part in bare])
 
 
-def _fetch(model: str, revision: str | None, patterns: Iterable[str]) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+def _fetch(folder: Folder, patterns: Sequence[str]) -> None:
+    if folder.prefix is not None:
+        prefixes.fetch(folder.prefix, patterns, UNUSED)
+    elif folder.commit is not None:
+        from embed_ops.encoders import hub
 
-    at = f" at revision {revision}" if revision else ""
-    try:
-        return Path(snapshot_download(model, revision=revision, allow_patterns=list(patterns), ignore_patterns=list(OTHER_FRAMEWORKS)))
-    except HFValidationError as error:
-        raise ModelError(f"encoder.model: {model} is no folder here and no hub name ({error}); correct the path or the name") from error
-    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
-        raise ModelError(f"encoder.model: {model}{at} is not on the hub (or not for this login), nor a folder here; correct it") from error
-    except Exception as error:  # the network fails in many ways, all with the same remedy
-        reason = (str(error).splitlines() or [repr(error)])[0]
-        raise ModelError(f"encoder.model: {model}{at} can't be fetched ({reason}); check the network, or give a folder") from error
+        hub.fetch(folder.model, folder.commit, patterns, UNUSED)
 
 
 def _found(path: Path) -> str:

@@ -45,7 +45,7 @@ class TextEncoder:
         self._settings = self._pipeline.transformer if self._pipeline else Transformer()
         self._path = self._folder.path / self._settings.path
         folders.check_config(self._path)
-        if folders.is_local(spec.model):
+        if self._folder.local:
             folders.check_weights(self._path)
         self._limit = token_limit(self._path, self._settings, spec.max_tokens)
         self._prompt = self._resolve_prompt()
@@ -113,7 +113,7 @@ class TextEncoder:
         """
         from embed_ops.encoders.heads import Heads
 
-        folders.fetch_weights(self._spec.model, self._folder, self._parts)
+        folders.fetch_weights(self._folder, self._parts)
         folders.check_weights(self._path)
         self._model = load_model(self._path, self._settings.config, self._spec.trust_remote_code, device, dtype)
         if self._pipeline is not None and not self._spec.outputs:
@@ -207,7 +207,7 @@ class TextEncoder:
         """
         from embed_ops.encoders.reference import Reference
 
-        folders.fetch_weights(self._spec.model, self._folder, self._parts)
+        folders.fetch_weights(self._folder, self._parts)
         found = distinct(column)
         result = {name: np.full((len(found.index), self.dim(name)), np.nan, np.float32) for name in self.outputs()}
         judge = Reference(self._spec, self._folder.path, self._path, self._pipeline, self._prompt, self._limit, self._columns)
@@ -223,7 +223,7 @@ class TextEncoder:
         modules = self._pipeline.modules if self._pipeline and not self._spec.outputs else ()
         return {
             "model": self._spec.model,
-            "commit": self._folder.commit,
+            "commit": self._folder.revision,
             "model_type": config.get("model_type"),
             "architectures": config.get("architectures"),
             "max_tokens": self._limit,
@@ -242,5 +242,8 @@ class TextEncoder:
 
     def fingerprint(self) -> dict[str, str]:
         """Hash everything of the model folder that changes vectors, {file: sha256}; a hub model's weights stand as `commit`."""
+        if self._folder.prefix is not None:
+            folders.fetch_weights(self._folder, self._parts)
+            folders.check_weights(self._path)
         parts = self._pipeline.folders if self._pipeline else ("",)
         return folders.fingerprint(self._folder, parts, self._spec.trust_remote_code)

@@ -137,7 +137,7 @@ def test_what_is_missing_is_named_with_its_meaning() -> None:
         Spec.load(None, ["source.path=a", "source.column=t", "encoder.dtype=auto"])
     lines = str(caught.value).split("\n")
     assert lines == [
-        "encoder.model: required and not given (folder, or hub name)",
+        "encoder.model: required and not given (folder, object store prefix, or hub name)",
         "sink: required and not given (section [sink])",
     ]
 

@@ -1,0 +1,132 @@
+"""How files come to a node: one process fetches them while the others wait, and what fails for a while is tried again."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from filelock import FileLock
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+
+from embed_ops.errors import EmbedOpsError, ModelError, StorageError
+
+Fetched = TypeVar("Fetched")
+
+TRIES = 8
+LONGEST_WAIT_S = 30.0
+LONGEST_RETRY_AFTER_S = 330.0
+"""More than a server can ask for: the windows of the hub's rate limits are five minutes long."""
+
+_HERE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG})
+"""What is wrong with this machine's disk, and stays so."""
+_LASTING = (
+    *(FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError),
+    *(ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError, NotImplementedError),
+)
+_SHARED: dict[str, type[EmbedOpsError]] = {kind.__name__: kind for kind in (ModelError, StorageError)}
+
+_log = logging.getLogger(__name__)
+
+
+def reason(error: BaseException) -> str:
+    """Give the first line that an error says of itself."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
+
+
+def here(error: BaseException) -> bool:
+    """Tell whether an error is of this machine's disk: full, read-only, not ours."""
+    return isinstance(error, OSError) and error.errno in _HERE
+
+
+def may_pass(error: BaseException) -> bool:
+    """Tell whether the same call may succeed later: networks and servers recover, full disks and faults of a program do not."""
+    return not here(error) and not isinstance(error, _LASTING)
+
+
+def patiently(
+    what: str,
+    act: Callable[[], Fetched],
+    passing: Callable[[BaseException], bool] = may_pass,
+    asked: Callable[[BaseException], float | None] = lambda error: None,
+) -> Fetched:
+    """Call a function again while it fails with an error that may pass, `TRIES` times in all; the last error is raised.
+
+    Args:
+        what: what is fetched, for the log.
+        act: the call.
+        passing: tells whether an error may pass.
+        asked: the seconds that a server asks to wait. Some more are waited, so that nodes do not come back all at once.
+    """
+    spread = wait_random_exponential(max=LONGEST_WAIT_S)
+
+    def wait(state: RetryCallState) -> float:
+        told = asked(_error(state)) or 0.0
+        return min(told, LONGEST_RETRY_AFTER_S) + spread(state)
+
+    def say(state: RetryCallState) -> None:
+        _log.warning("%s: %s; trying again in %.0f s", what, reason(_error(state)), state.upcoming_sleep)
+
+    again = Retrying(stop=stop_after_attempt(TRIES), retry=retry_if_exception(passing), wait=wait, before_sleep=say, reraise=True)
+    return again(act)
+
+
+def _error(state: RetryCallState) -> BaseException:
+    found = state.outcome.exception() if state.outcome else None
+    return found or RuntimeError("no error")
+
+
+def once_per_node(key: str, find: Callable[[], Fetched | None], fetch: Callable[[], Fetched]) -> Fetched:
+    """Fetch in one process of this node and user, while others that ask for the same wait.
+
+    Args:
+        key: names what is fetched.
+        find: gives what is here already, None where it is missing or not whole; makes no request.
+        fetch: fetches it.
+
+    Raises:
+        ModelError, StorageError: of `fetch`. Who waited meanwhile gets the same error, and does not try in its turn: that would
+            take the patience of all of them together to learn that a server is down.
+    """
+    if (found := find()) is not None:
+        return found
+    began = time.time()
+    place = _lock_folder() / hashlib.sha256(key.encode()).hexdigest()[:32]
+    failed = place.with_suffix(".failed")
+    # The kernel gives the lock of a process that has died to the next one.
+    with FileLock(place.with_suffix(".lock"), mode=0o600):
+        if (found := find()) is not None:
+            return found
+        _raise_if_failed(failed, since=began)
+        try:
+            return fetch()
+        except (ModelError, StorageError) as error:
+            failed.write_text(json.dumps({"kind": type(error).__name__, "message": str(error), "time": time.time()}), encoding="utf-8")
+            raise
+
+
+def _lock_folder() -> Path:
+    """Give the folder of the locks: on the node's own disk, where `flock` works, which a shared home may not offer."""
+    folder = Path(tempfile.gettempdir()) / f"embed-ops-{os.getuid()}"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{folder}: can't be made ({error}), and locks are kept there; set TMPDIR to a writable folder") from error
+    return folder
+
+
+def _raise_if_failed(file: Path, since: float) -> None:
+    try:
+        told = json.loads(file.read_text(encoding="utf-8"))
+        kind, message, at = _SHARED[told["kind"]], str(told["message"]), float(told["time"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    if at >= since:
+        raise kind(message)
