@@ -31,7 +31,8 @@ class Fault:
 
     Attributes:
         kind: a status ("500", "503", "403"); "reset" (the connection, before the request is passed on); "lost" (the same
-            after it was: done, but the answer never comes); "stall" (no answer for `seconds`); "short" (half of the body,
+            after it was: done, but the answer never comes); "stall" (no answer for `seconds`); "never" (the same, then a reset, and it
+            is not passed on); "short" (half of the body,
             then the connection ends); "cut" (half of the body, and a length that says so).
         method: regular expression for the whole method.
         target: regular expression found in path and query, as sent.
@@ -141,9 +142,9 @@ class _Handler(BaseHTTPRequestHandler):
         body = self._body()
         fault = self.server.faulty.fault_for(self.command, self.path)
         kind = fault.kind if fault is not None else ""
-        if fault is not None and kind == "stall":
+        if fault is not None and kind in ("stall", "never"):
             time.sleep(fault.seconds)
-        if kind == "reset":
+        if kind in ("reset", "never"):
             self._reset()
             return
         if kind.isdigit():
