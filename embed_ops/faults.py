@@ -7,6 +7,7 @@ What is here repeats whole operations, so that a store that is away for a minute
 from __future__ import annotations
 
 import errno
+import logging
 import re
 from collections.abc import Callable
 from typing import TypeVar
@@ -42,6 +43,7 @@ _STAYING = re.compile(
 _OF_THE_PROGRAM = (TypeError, AttributeError, NameError, AssertionError, NotImplementedError, MemoryError, RecursionError, EmbedOpsError)
 
 Result = TypeVar("Result")
+_log = logging.getLogger(__name__)
 
 
 class ShortRead(OSError):
@@ -75,7 +77,13 @@ def patiently(what: str, path: str, operation: Callable[[], Result]) -> Result:
         StorageError: it failed for good, or for too long.
         FileNotFoundError: there is no such file.
     """
+
+    def tell(state: tenacity.RetryCallState) -> None:
+        cause = state.outcome.exception() if state.outcome else None
+        _log.warning("%s: can't be %s yet, trying again in %.0f s: %s", path, what, state.upcoming_sleep, cause)
+
     retrying = tenacity.Retrying(
+        before_sleep=tell,
         retry=tenacity.retry_if_exception(passes),
         wait=tenacity.wait_exponential(multiplier=FIRST_WAIT_S, max=LONGEST_WAIT_S) + tenacity.wait_random(0, JITTER_S),
         stop=tenacity.stop_after_attempt(ATTEMPTS) | tenacity.stop_after_delay(PATIENCE_S),
