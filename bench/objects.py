@@ -1,4 +1,7 @@
-"""Listing 100,000 output objects: in an S3 API on loopback, and on a disk. Whose seconds they are: the server's or ours."""
+"""Listing 100,000 output objects: from an S3 API on loopback, and from a disk. Whose seconds they are: the server's or ours.
+
+moto sorts all keys anew for every page, so a second server gives the same pages ready-made: what is left is the client and loopback.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,20 @@ import multiprocessing
 import os
 import resource
 import tempfile
+import threading
 import time
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from multiprocessing.connection import Connection
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 from record import spread, write_record
 
 from embed_ops.filesystem import Location, locate, walk
 
 BUCKET = "bench"
+_PAGE = 1000
 
 
 def serve(names: list[str], line: Connection) -> None:
@@ -39,6 +47,55 @@ def serve(names: list[str], line: Connection) -> None:
     server.stop()
 
 
+def serve_pages(names: list[str], line: Connection) -> None:
+    """Answer ListObjectsV2 with pages that were written before."""
+    pages = [names[start : start + _PAGE] for start in range(0, len(names), _PAGE)]
+    bodies = [_page(page, number, number + 1 < len(pages)) for number, page in enumerate(pages)]
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            token = parse_qs(urlsplit(self.path).query).get("continuation-token", ["0"])[0]
+            self.send_response_only(200)
+            self.send_header("Content-Length", str(len(bodies[int(token)])))
+            self.end_headers()
+            self.wfile.write(bodies[int(token)])
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    line.send(server.server_address[1])
+    line.recv()
+    server.shutdown()
+
+
+def _page(names: list[str], number: int, more: bool) -> bytes:
+    rows = "".join(
+        f"<Contents><Key>run/data/{name}</Key><LastModified>2026-01-01T00:00:00.000Z</LastModified>"
+        f'<ETag>"9dd4e461268c8034f5c8564e155c67a6"</ETag><Size>1</Size><StorageClass>STANDARD</StorageClass></Contents>'
+        for name in names
+    )
+    following = f"<NextContinuationToken>{number + 1}</NextContinuationToken>" if more else ""
+    return (
+        f'<?xml version="1.0" encoding="UTF-8"?><ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Name>{BUCKET}</Name>'
+        f"<Prefix>run/data/</Prefix><KeyCount>{len(names)}</KeyCount><MaxKeys>{_PAGE}</MaxKeys>"
+        f"<IsTruncated>{str(more).lower()}</IsTruncated>{following}{rows}</ListBucketResult>"
+    ).encode()
+
+
+def from_server(serving: Callable[[list[str], Connection], None], names: list[str], repeats: int) -> dict[str, object]:
+    """Start a server, list from it, stop it."""
+    ours, theirs = multiprocessing.get_context("spawn").Pipe()
+    server = multiprocessing.get_context("spawn").Process(target=serving, args=(names, theirs))
+    server.start()
+    address = f"s3://{BUCKET}/run?endpoint_override=127.0.0.1:{ours.recv()}&scheme=http&region=us-east-1"
+    try:
+        return measure(locate(address), names, repeats)
+    finally:
+        ours.send("stop")
+        server.join()
+
+
 def measure(root: Location, names: list[str], repeats: int) -> dict[str, object]:
     """List so many times: wall seconds, and the processor seconds of this process."""
     wall, own = [], []
@@ -60,13 +117,8 @@ def main() -> None:
     options = parser.parse_args()
     os.environ |= {"AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench", "AWS_EC2_METADATA_DISABLED": "true"}
     names = [f"part={number // 1000:04d}/{number:08d}.jsonl.000000000000.parquet" for number in range(options.objects)]
-    ours, theirs = multiprocessing.get_context("spawn").Pipe()
-    server = multiprocessing.get_context("spawn").Process(target=serve, args=(names, theirs))
-    server.start()
-    port = ours.recv()
-    store = measure(locate(f"s3://{BUCKET}/run?endpoint_override=127.0.0.1:{port}&scheme=http&region=us-east-1"), names, options.repeats)
-    ours.send("stop")
-    server.join()
+    ready = from_server(serve_pages, names, options.repeats)
+    moto = from_server(serve, names, 1)
     with tempfile.TemporaryDirectory() as folder:
         for name in names:
             path = Path(folder) / "data" / name
@@ -74,9 +126,9 @@ def main() -> None:
             path.write_bytes(b"x")
         disk = measure(locate(folder), names, options.repeats)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    figures = {"store": store, "disk": disk, "requests": -(-options.objects // 1000), "peak bytes": memory}
-    path = write_record("objects", {"objects": options.objects, "server": "moto on loopback"}, figures)
-    print(f"{options.objects} objects: store {store}, disk {disk}; record in {path}")
+    figures = {"ready-made pages": ready, "moto": moto, "disk": disk, "requests": -(-options.objects // 1000), "peak bytes": memory}
+    path = write_record("objects", {"objects": options.objects, "servers": "processes of their own, on loopback"}, figures)
+    print(f"{options.objects} objects: ready-made pages {ready}, moto {moto}, disk {disk}; record in {path}")
 
 
 if __name__ == "__main__":
