@@ -113,12 +113,13 @@ def main() -> None:
     """Make the objects, list them, record the seconds."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--objects", type=int, default=100_000)
+    parser.add_argument("--moto-objects", type=int, default=10_000, help="its time grows with their square")
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     os.environ |= {"AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench", "AWS_EC2_METADATA_DISABLED": "true"}
     names = [f"part={number // 1000:04d}/{number:08d}.jsonl.000000000000.parquet" for number in range(options.objects)]
     ready = from_server(serve_pages, names, options.repeats)
-    moto = from_server(serve, names, 1)
+    moto = from_server(serve, names[: options.moto_objects], 1)
     with tempfile.TemporaryDirectory() as folder:
         for name in names:
             path = Path(folder) / "data" / name
@@ -127,7 +128,11 @@ def main() -> None:
         disk = measure(locate(folder), names, options.repeats)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     figures = {"ready-made pages": ready, "moto": moto, "disk": disk, "requests": -(-options.objects // 1000), "peak bytes": memory}
-    path = write_record("objects", {"objects": options.objects, "servers": "processes of their own, on loopback"}, figures)
+    path = write_record(
+        "objects",
+        {"objects": options.objects, "moto objects": options.moto_objects, "servers": "processes of their own, on loopback"},
+        figures,
+    )
     print(f"{options.objects} objects: ready-made pages {ready}, moto {moto}, disk {disk}; record in {path}")
 
 
