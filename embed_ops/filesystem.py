@@ -1,70 +1,36 @@
-"""Where files are: any pyarrow or fsspec file system, behind pyarrow's interface."""
+"""Files wherever they are: list, read, write, delete, behind pyarrow's interface. What may pass is waited for."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import re
-import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 
-import fsspec
 import pyarrow as pa
 from fsspec.utils import glob_translate
 from pyarrow import fs as pafs
 
-from embed_ops.errors import SourceError, SpecError, StorageError
+from embed_ops.errors import SourceError
+from embed_ops.faults import patiently, storage_error
+from embed_ops.location import OPTIONS, SCHEME, Location, full_address, locate
+from embed_ops.publishing import create, publish
+from embed_ops.remote_file import RemoteFile
 
-_SCHEME = re.compile(r"^([a-z][a-z0-9+.-]+)://")
+__all__ = [
+    "Location",
+    "create",
+    "file_info",
+    "full_address",
+    "list_files",
+    "locate",
+    "open_file",
+    "publish",
+    "read_bytes",
+    "remove",
+    "walk",
+]
+
 _WILDCARD = re.compile(r"[*?\[]")
-_OPTIONS = re.compile(r"\?[A-Za-z_]\w*=.*$")
-"""What an address with a scheme tells its file system: `s3://bucket/path?region=eu-west-1`."""
-
-
-@dataclass(frozen=True)
-class Location:
-    """A file system and a path inside it."""
-
-    fs: pafs.FileSystem
-    path: str
-
-    def child(self, relative: str) -> Location:
-        """Give the location of a path below this one."""
-        return Location(self.fs, f"{self.path.rstrip('/')}/{relative}")
-
-    @property
-    def local(self) -> bool:
-        """Whether rename is atomic here and files can be synced to disk."""
-        return isinstance(self.fs, pafs.LocalFileSystem)
-
-
-def locate(address: str) -> Location:
-    """Open the file system of an address: a local path, a pyarrow URI, or any fsspec protocol.
-
-    Raises:
-        SpecError: no file system serves the scheme.
-    """
-    scheme = _SCHEME.match(address)
-    if scheme is None:
-        return Location(pafs.LocalFileSystem(), full_address(address))
-    try:
-        filesystem, path = pafs.FileSystem.from_uri(address)
-        return Location(filesystem, path)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        # A scheme that Arrow does not serve, or was built without: fsspec may.
-        pass
-    try:
-        opened, path = fsspec.core.url_to_fs(address)
-    except (ValueError, ImportError) as error:
-        raise SpecError(f"{address}: no file system for {scheme[1]}://: {error}") from error
-    return Location(pafs.PyFileSystem(pafs.FSSpecHandler(opened)), path)
-
-
-def full_address(address: str) -> str:
-    """Give an address that means the same from every working directory."""
-    return address if _SCHEME.match(address) else str(Path(address).expanduser().absolute())
 
 
 def list_files(address: str) -> tuple[Location, list[pafs.FileInfo]]:
@@ -79,7 +45,7 @@ def list_files(address: str) -> tuple[Location, list[pafs.FileInfo]]:
         SourceError: nothing is there.
         StorageError: the listing failed.
     """
-    options = _OPTIONS.search(address) if _SCHEME.match(address) else None
+    options = OPTIONS.search(address) if SCHEME.match(address) else None
     path, told = (address[: options.start()], options[0]) if options else (address, "")
     wildcard = _WILDCARD.search(path)
     folder, pattern = address, ""
@@ -87,15 +53,12 @@ def list_files(address: str) -> tuple[Location, list[pafs.FileInfo]]:
         cut = path.rfind("/", 0, wildcard.start()) + 1
         folder, pattern = (path[:cut] or ".") + told, path[cut:]
     root = locate(folder)
-    try:
-        info = root.fs.get_file_info(root.path)
-        if info.type == pafs.FileType.NotFound:
-            raise SourceError(f"source.path {address}: nothing there; give a folder, a file or a glob that exists")
-        if info.type == pafs.FileType.File and not wildcard:
-            return Location(root.fs, root.path.rpartition("/")[0]), [info]
-        found = root.fs.get_file_info(pafs.FileSelector(root.path, recursive=True))
-    except OSError as error:
-        raise StorageError(f"source.path {address}: can't be listed: {error}") from error
+    info = file_info(root)
+    if info.type == pafs.FileType.NotFound:
+        raise SourceError(f"source.path {address}: nothing there; give a folder, a file or a glob that exists")
+    if info.type == pafs.FileType.File and not wildcard:
+        return Location(root.fs, root.path.rpartition("/")[0]), [info]
+    found = _listing(root)
     prefix = len(root.path.rstrip("/")) + 1
     # Below the root, since every file system writes what is above it in its own way.
     matches = re.compile(glob_translate(pattern)) if wildcard else None
@@ -110,60 +73,79 @@ def list_files(address: str) -> tuple[Location, list[pafs.FileInfo]]:
     return root, files
 
 
-def read_bytes(at: Location) -> bytes | None:
-    """Read a whole small file, None where there is none."""
+def file_info(at: Location) -> pafs.FileInfo:
+    """Look what is at a place: a file, a folder, nothing.
+
+    Raises:
+        StorageError: the storage fails.
+    """
+    return patiently("looked at", at.path, lambda: at.fs.get_file_info(at.path))
+
+
+def _listing(folder: Location) -> list[pafs.FileInfo]:
+    """List everything below a folder, sizes included, without asking for any file alone; nothing where it is missing."""
+    selector = pafs.FileSelector(folder.path, recursive=True, allow_not_found=True)
+
+    def ask() -> list[pafs.FileInfo]:
+        if folder.fsspec is not None:
+            # It remembers listings, and does not hear of what other processes write.
+            folder.fsspec.invalidate_cache()
+        found: list[pafs.FileInfo] = folder.fs.get_file_info(selector)
+        return found
+
+    return patiently("listed", folder.path, ask)
+
+
+def open_file(at: Location) -> pa.NativeFile:
+    """Open a file that should be there for reading anywhere in it.
+
+    Outside of local disks what it raises on reading is `StorageError`, so that everything else is a fault of the content.
+
+    Raises:
+        StorageError: it can't be opened, or is gone.
+    """
     try:
+        if at.local:
+            return patiently("read", at.path, lambda: at.fs.open_input_file(at.path))
+        return pa.PythonFile(RemoteFile(at), mode="r")
+    except FileNotFoundError as error:
+        raise storage_error("read", at.path, error) from error
+
+
+def read_bytes(at: Location) -> bytes | None:
+    """Read a whole small file, None where there is none.
+
+    Raises:
+        StorageError: the storage fails.
+    """
+
+    def read() -> bytes:
         with at.fs.open_input_stream(at.path) as stream:
             return bytes(stream.read())
+
+    try:
+        return patiently("read", at.path, read) if at.local else RemoteFile(at).read()
     except FileNotFoundError:
         return None
 
 
-def publish(root: Location, relative: str, content: bytes | pa.Buffer, attempt: str) -> None:
-    """Let a file appear whole or not at all, replacing one of the same name.
-
-    Local: written under `tmp/<attempt>/`, synced, renamed. Elsewhere: one PUT of bytes that are complete in memory.
+def remove(at: Location) -> None:
+    """Delete a file; one that is gone already is fine.
 
     Raises:
-        StorageError: it could not be written; nothing half-written is visible.
+        StorageError: the storage fails.
     """
-    final = root.child(relative)
-    try:
-        if not root.local:
-            stream = final.fs.open_output_stream(final.path)
-            stream.write(content)
-            stream.close()
-            return
-        temporary = Path(root.child(f"tmp/{attempt}/{uuid.uuid4().hex}").path)
-        temporary.parent.mkdir(parents=True, exist_ok=True)
-        Path(final.path).parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(final.path)
-    except OSError as error:
-        raise StorageError(f"{final.path}: can't be written: {error}; mend the storage and run the same command again") from error
-
-
-def remove(at: Location) -> None:
-    """Delete a file; one that is gone already is fine."""
     with contextlib.suppress(FileNotFoundError):
-        at.fs.delete_file(at.path)
+        patiently("deleted", at.path, lambda: at.fs.delete_file(at.path))
 
 
 def walk(root: Location, relative: str) -> Iterator[tuple[str, int]]:
-    """Yield (path below `relative`, size) of all files there; nothing where the folder is missing."""
+    """Yield (path below `relative`, size) of all files there; nothing where the folder is missing.
+
+    Raises:
+        StorageError: the listing failed.
+    """
     base = root.child(relative)
-    selector = pafs.FileSelector(base.path, recursive=True, allow_not_found=True)
-    for info in base.fs.get_file_info(selector):
+    for info in _listing(base):
         if info.type == pafs.FileType.File:
             yield info.path[len(base.path) + 1 :], info.size
-
-
-def create(at: Location, content: bytes) -> bool:
-    """Write a file only where none is; tells whether it did."""
-    if at.fs.get_file_info(at.path).type != pafs.FileType.NotFound:
-        return False
-    publish(Location(at.fs, at.path.rpartition("/")[0]), at.path.rpartition("/")[2], content, "create")
-    return True

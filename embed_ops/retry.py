@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from embed_ops.filesystem import open_file
 from embed_ops.job import Again, Work
 from embed_ops.plan import Piece, Plan, Span
 from embed_ops.record import COUNTED, SUFFIX, Record
@@ -28,7 +29,7 @@ def in_source_order(table: pa.Table, ranges: Sequence[Mapping[str, Any]]) -> pa.
 
 def read_table(run: RunDir, relative: str) -> tuple[pa.Table, dict[str, Any]]:
     """Read a data or reject file: its rows and its footer."""
-    with run.root.fs.open_input_file(run.root.child(relative).path) as opened:
+    with open_file(run.root.child(relative)) as opened:
         file = pq.ParquetFile(opened)
         footer = read_footer(file.metadata)
         return file.read().replace_schema_metadata(None), footer
@@ -79,5 +80,5 @@ def merge(run: RunDir, data: pa.Table, rejects: pa.Table, meta: dict[str, Any]) 
 
 def merged_before(run: RunDir, meta: dict[str, Any]) -> bool:
     """Tell whether the unit's files are newer than the rejects that were read: a worker died after it had merged them."""
-    with run.root.fs.open_input_file(run.root.child(f"{DATA}/{meta['unit']}{SUFFIX}").path) as opened:
+    with open_file(run.root.child(f"{DATA}/{meta['unit']}{SUFFIX}")) as opened:
         return bool(read_footer(pq.read_metadata(opened))["reject_file"] != meta["replaces"])

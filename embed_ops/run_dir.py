@@ -20,13 +20,15 @@ import pyarrow.parquet as pq
 from pyarrow.fs import FileSelector, FileType
 
 from embed_ops.errors import RunError, StorageError
-from embed_ops.filesystem import Location, locate, publish, read_bytes, remove, walk
+from embed_ops.faults import patiently
+from embed_ops.filesystem import Location, file_info, locate, publish, read_bytes, remove, walk
 from embed_ops.plan import Plan, plan_table, read_plan
 from embed_ops.record import COUNTED, MANIFEST_SCHEMA, REMOVED, SUFFIX, Record, footer_of, norms_of, reject_name, reject_unit
 from embed_ops.sinks.parquet import encode, read_footer
 
 DATA, REJECTS, MANIFEST, TMP = "data", "rejects", "manifest", "tmp"
 _RECOVERY_THREADS = 8
+_MANIFEST_THREADS = 16
 
 
 def new_attempt() -> str:
@@ -73,7 +75,7 @@ class RunDir:
         Raises:
             RunError: it is.
         """
-        if self.root.fs.get_file_info(self.root.path).type == FileType.File:
+        if file_info(self.root).type == FileType.File:
             raise RunError(f"{self.root.path}: is a file; sink.path must be a folder, or nothing yet")
 
     def read_header(self) -> dict[str, Any] | None:
@@ -113,11 +115,11 @@ class RunDir:
         Raises:
             RunError: there is none, or it can't be read.
         """
+        content = read_bytes(self.root.child("plan.parquet"))
+        if content is None:
+            raise RunError(f"{self.root.path}: has no plan.parquet: not a run, or its first start failed")
         try:
-            with self.root.fs.open_input_file(self.root.child("plan.parquet").path) as file:
-                return read_plan(file, roots)
-        except FileNotFoundError as error:
-            raise RunError(f"{self.root.path}: has no plan.parquet: not a run, or its first start failed") from error
+            return read_plan(pa.BufferReader(content), roots)
         except (pa.ArrowException, OSError, KeyError) as error:
             raise RunError(f"{self.root.path}/plan.parquet: can't be read: {error}; restore it, or choose another sink.path") from error
 
@@ -129,20 +131,26 @@ class RunDir:
         """
         found: dict[str, Record] = {}
         parts = sorted(name for name, _ in walk(self.root, MANIFEST) if name.endswith(SUFFIX))
-        for name in parts:
-            place = self.root.child(f"{MANIFEST}/{name}")
-            try:
-                with self.root.fs.open_input_file(place.path) as file:
-                    rows = pq.read_table(file, schema=MANIFEST_SCHEMA).to_pylist()
-            except (pa.ArrowException, OSError) as error:
-                raise RunError(f"{place.path}: can't be read: {error}; delete it: its records are read back from data/") from error
-            for row in rows:
-                row["seconds"] = {key: value for key, value in (row["seconds"] or {}).items() if value is not None}
-                found[row["unit"]] = Record.parse(row)
-                if REMOVED in found[row["unit"]].flags:
-                    del found[row["unit"]]
+        # Small files, many at once: each costs a store its time to answer.
+        with ThreadPoolExecutor(_MANIFEST_THREADS) as pool:
+            for part in pool.map(self._read_part, parts):
+                for row in part.to_pylist():
+                    row["seconds"] = {key: value for key, value in (row["seconds"] or {}).items() if value is not None}
+                    found[row["unit"]] = Record.parse(row)
+                    if REMOVED in found[row["unit"]].flags:
+                        del found[row["unit"]]
         self._part = max((int(name.partition("-")[0]) for name in parts), default=-1) + 1
         return found
+
+    def _read_part(self, name: str) -> pa.Table:
+        place = self.root.child(f"{MANIFEST}/{name}")
+        content = read_bytes(place)
+        if content is None:
+            raise StorageError(f"{place.path}: is listed and can't be found: another command may be at work here; run again")
+        try:
+            return pq.read_table(pa.BufferReader(content), schema=MANIFEST_SCHEMA)
+        except (pa.ArrowException, OSError) as error:
+            raise RunError(f"{place.path}: can't be read: {error}; delete it: its records are read back from data/") from error
 
     def append_manifest(self, records: Iterable[Record], attempt: str) -> None:
         """Write records as the next part; none, no part."""
@@ -281,14 +289,21 @@ class RunDir:
 
     def clean(self, attempt: str) -> None:
         """Delete the temporary files of dead attempts."""
-        for folder in self.root.fs.get_file_info(FileSelector(self.root.child(TMP).path, allow_not_found=True)):
+        if self.root.object_store:
+            # Nothing is written there before it is whole.
+            return
+        selector = FileSelector(self.root.child(TMP).path, allow_not_found=True)
+        for folder in patiently("listed", selector.base_dir, lambda: self.root.fs.get_file_info(selector)):
             if folder.type == FileType.Directory and folder.base_name != attempt and attempt_is_dead(folder.base_name):
                 self.remove_temporary(folder.base_name)
 
     def remove_temporary(self, attempt: str) -> None:
         """Delete the temporary files of an attempt."""
+        if self.root.object_store:
+            return
+        folder = self.root.child(f"{TMP}/{attempt}").path
         with contextlib.suppress(FileNotFoundError):
-            self.root.fs.delete_dir(self.root.child(f"{TMP}/{attempt}").path)
+            patiently("deleted", folder, lambda: self.root.fs.delete_dir(folder))
 
 
 def check_space(root: Location, needed: int) -> None:

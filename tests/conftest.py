@@ -1,6 +1,11 @@
-"""Settings for all tests: hypothesis draws the same examples every time, and no example has a deadline."""
+"""Settings for all tests: hypothesis draws the same examples every time, no example has a deadline, and no test waits for storage."""
 
 from hypothesis import settings
 
+from embed_ops import faults
+
 settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=50, database=None)
 settings.load_profile("repeatable")
+
+# In this process only: commands and workers that tests start wait as users' do.
+faults.FIRST_WAIT_S, faults.LONGEST_WAIT_S, faults.JITTER_S = 0.01, 0.02, 0.0

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from embed_ops.errors import RunError, SourceError
+from embed_ops.faults import is_transport, storage_error
 from embed_ops.filesystem import Location
 from embed_ops.plan import (
     Layout,
@@ -110,6 +111,8 @@ class Corpus:
             try:
                 found = self.source.sample_schema(self.place(file))
             except (OSError, pa.ArrowException, ValueError) as error:
+                if is_transport(error):
+                    raise storage_error("read", file.path, error) from error
                 first_error = first_error or error
                 continue
             if found.names:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from embed_ops.faults import is_transport
 from embed_ops.filesystem import Location
 from embed_ops.plan import Layout, Piece
 from embed_ops.schema import Reason
@@ -80,9 +81,9 @@ class JsonLinesSource:
                 inside = {name: value for name in dotted if (value := pick(record, name)) is not None}
                 for name, value in (record | inside).items():
                     seen.setdefault(name, []).append(value)
-        except (pa.ArrowException, OSError):
+        except (pa.ArrowException, OSError) as error:
             # What can be read of a truncated file will be read, so its columns count.
-            if not seen:
+            if not seen or is_transport(error):
                 raise
         return pa.schema([(name, infer_type(values)) for name, values in seen.items()])
 

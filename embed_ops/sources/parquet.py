@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from embed_ops.filesystem import Location
+from embed_ops.faults import is_transport, storage_error
+from embed_ops.filesystem import Location, open_file
 from embed_ops.plan import SPAN_BYTES, Layout, Piece
 from embed_ops.schema import Reason
 from embed_ops.sources.base import MAX_RECORD_BYTES, RECORDS_PER_READ, Records, Undecodable, records, text_columns, valid_utf8
@@ -34,11 +35,13 @@ class ParquetSource:
     def inspect(self, name: str, at: Location, size: int) -> Layout:
         """Read the footer and group row groups to spans; a file whose footer can't be decoded is one stretch."""
         try:
-            with at.fs.open_input_file(at.path) as file:
+            with open_file(at) as file:
                 metadata = pq.read_metadata(file)
             schema = metadata.schema.to_arrow_schema()
-        except (pa.ArrowException, OSError, ValueError):
-            # Whether the file or the storage is broken shows on reading, where both are told apart.
+        except (pa.ArrowException, OSError, ValueError) as error:
+            if is_transport(error):
+                raise storage_error("read", at.path, error) from error
+            # What is wrong with the file is told by the reject that reading it makes.
             return Layout((Piece(name, 0, None, None, size),))
         needed = set(text_columns(self._spec)) | set(self._spec.keep)
         pieces: list[Piece] = []
@@ -56,13 +59,13 @@ class ParquetSource:
 
     def sample_schema(self, at: Location) -> pa.Schema:
         """Read the schema from the footer."""
-        with at.fs.open_input_file(at.path) as file:
+        with open_file(at) as file:
             return pq.read_schema(file)
 
     def read(self, at: Location, piece: Piece, begin: int, schema: pa.Schema) -> Iterator[Records]:
         """Stream rows, page by page."""
         texts = set(text_columns(self._spec))
-        with at.fs.open_input_file(at.path) as handle, pq.ParquetFile(handle, buffer_size=_READ_BUFFER_BYTES, pre_buffer=False) as file:
+        with open_file(at) as handle, pq.ParquetFile(handle, buffer_size=_READ_BUFFER_BYTES, pre_buffer=False) as file:
             end = file.metadata.num_rows if piece.end is None else piece.end
             leaves = _leaves(file.schema_arrow, schema.names)
             # Group by group, so that batches begin at the same rows wherever reading began.

@@ -11,12 +11,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from embed_ops.filesystem import Location
+from embed_ops.faults import is_transport
+from embed_ops.filesystem import Location, open_file
 from embed_ops.plan import SPAN_BYTES, Layout, Piece
 from embed_ops.sources.base import MAX_RECORD_BYTES, RECORDS_PER_READ
 
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 BLOCK_BYTES = 1 << 20
+_READ_AHEAD_BYTES = 4 << 20
 _BOM = b"\xef\xbb\xbf"
 
 Lines = tuple[list[bytes], npt.NDArray[np.int64], int]
@@ -46,10 +48,11 @@ class ByteStream(io.RawIOBase):
 
     def _open(self) -> pa.NativeFile:
         if self._packed is None:
-            file = self._at.fs.open_input_file(self._at.path)
+            file = open_file(self._at)
             file.seek(self._offset)
             return file
-        stream = self._at.fs.open_input_stream(self._at.path, compression=self._packed)
+        # A decompressor asks for 64 KiB at a time, each of which would be a request to a store.
+        stream = pa.CompressedInputStream(pa.BufferedInputStream(open_file(self._at), _READ_AHEAD_BYTES), self._packed)
         left = self._offset
         while left > 0 and (skipped := len(stream.read(min(left, BLOCK_BYTES)))):
             left -= skipped
@@ -61,9 +64,9 @@ class ByteStream(io.RawIOBase):
             most = min(size, self._most)
             try:
                 data: bytes = self._stream.read(most)
-            except (pa.ArrowException, OSError):
+            except (pa.ArrowException, OSError) as error:
                 # Arrow drops what it decoded before the fault; asking for less, from now on, gets it.
-                if self._packed is None or most <= 1:
+                if self._packed is None or most <= 1 or is_transport(error):
                     raise
                 self._most = most // 2
                 self._stream = self._open()

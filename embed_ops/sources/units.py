@@ -11,7 +11,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from embed_ops.errors import StorageError
-from embed_ops.filesystem import Location
+from embed_ops.faults import is_transport, storage_error
+from embed_ops.filesystem import Location, file_info, open_file
 from embed_ops.plan import UNIT_TEXT_BYTES, Piece, Span, unit_name
 from embed_ops.schema import ROW, SOURCE, SOURCE_TYPE, Reason
 from embed_ops.sources.base import DECODING_FAULTS, Records, Source
@@ -180,7 +181,10 @@ class Cursor:
                 self._open(position)
                 self._failed_at = position
                 return None
-            check_storage(self._at[self.piece.source], error)
+            here = self._at[self.piece.source]
+            if is_transport(error):
+                raise storage_error("read", here.path, error) from error
+            check_storage(here, error)
             self._piece_done = True
             return self._unreadable(error)
 
@@ -199,13 +203,13 @@ def check_storage(at: Location, error: Exception) -> None:
         StorageError: the bytes can't be read.
     """
     try:
-        size = at.fs.get_file_info(at.path).size
-        with at.fs.open_input_stream(at.path, compression=None) as stream:
+        size = file_info(at).size
+        with open_file(at) as file:
             read = 0
-            while block := stream.read(_COPY_BYTES):
+            while block := file.read(_COPY_BYTES):
                 read += len(block)
     except OSError as failure:
-        raise StorageError(f"{at.path}: can't be read: {failure}; mend the storage and run the same command again") from error
+        raise storage_error("read", at.path, failure) from error
     if size is None or read < size:
         raise StorageError(f"{at.path}: only {read} of {size} bytes can be read; mend the storage and run the same command again")
 
