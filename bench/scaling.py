@@ -26,9 +26,10 @@ from embed_ops.demo import minilm
 from embed_ops.filesystem import locate
 from embed_ops.job import Job, Work
 from embed_ops.ledger import take_stock
+from embed_ops.liveness import new_attempt
 from embed_ops.plan import Piece, Plan, SourceFile, Span, unit_name
 from embed_ops.record import Record
-from embed_ops.run_dir import RunDir, new_attempt
+from embed_ops.run_dir import RunDir
 from embed_ops.sources.corpus import Corpus
 
 

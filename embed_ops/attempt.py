@@ -12,12 +12,13 @@ from embed_ops.fingerprint import digest_of, fingerprint, require_same, resolve,
 from embed_ops.heartbeat import Heartbeat
 from embed_ops.job import Job, Resolved
 from embed_ops.ledger import Ledger, take_stock
+from embed_ops.liveness import new_attempt
 from embed_ops.plan import Plan
 from embed_ops.progress import Reporter
 from embed_ops.record import COUNTED, Record
 from embed_ops.registry import make_encoder
 from embed_ops.report import Measured
-from embed_ops.run_dir import RunDir, new_attempt
+from embed_ops.run_dir import RunDir
 from embed_ops.sources.corpus import Corpus
 from embed_ops.spec import Spec
 

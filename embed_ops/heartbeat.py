@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from embed_ops.errors import HeldError, StorageError
 from embed_ops.filesystem import Location, create, publish, read_bytes, remove
-from embed_ops.run_dir import attempt_is_dead, attempt_parts
+from embed_ops.liveness import attempt_is_dead, attempt_parts
 
 BEAT_S = 20.0
 DEAD_AFTER_S = 120.0

@@ -6,8 +6,6 @@ import contextlib
 import hashlib
 import json
 import os
-import socket
-import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +20,7 @@ from pyarrow.fs import FileSelector, FileType
 from embed_ops.errors import RunError, StorageError
 from embed_ops.faults import patiently
 from embed_ops.filesystem import Location, file_info, locate, publish, read_bytes, remove, walk
+from embed_ops.liveness import attempt_is_dead
 from embed_ops.plan import Plan, plan_table, read_plan
 from embed_ops.record import COUNTED, MANIFEST_SCHEMA, REMOVED, SUFFIX, Record, footer_of, norms_of, reject_name, reject_unit
 from embed_ops.sinks.parquet import encode, read_footer
@@ -29,31 +28,6 @@ from embed_ops.sinks.parquet import encode, read_footer
 DATA, REJECTS, MANIFEST, TMP = "data", "rejects", "manifest", "tmp"
 _RECOVERY_THREADS = 8
 _MANIFEST_THREADS = 16
-
-
-def new_attempt() -> str:
-    """Name this process's try at a run: host, pid and time, so that a later one can tell whether it is dead."""
-    return f"{socket.gethostname()}-{os.getpid()}-{time.time_ns() // 1_000_000}"
-
-
-def attempt_parts(attempt: str) -> tuple[str, int, float]:
-    """Read host, pid and start (seconds since 1970) off an attempt's name; ("", 0, 0.0) where it is none."""
-    host, pid, started = attempt.rsplit("-", 2) if attempt.count("-") >= 2 else ("", "", "")
-    return (host, int(pid), int(started) / 1000) if pid.isdigit() and started.isdigit() else ("", 0, 0.0)
-
-
-def attempt_is_dead(attempt: str) -> bool:
-    """Tell whether the process of an attempt is gone; one on another host is taken to live for a day."""
-    host, pid, started = attempt_parts(attempt)
-    if not pid:
-        return False
-    if host == socket.gethostname():
-        try:
-            process = psutil.Process(pid)
-            return bool(process.status() == psutil.STATUS_ZOMBIE or process.create_time() > started + 1)
-        except psutil.NoSuchProcess:
-            return True
-    return time.time() - started > 86_400
 
 
 class RunDir:

@@ -16,9 +16,10 @@ import pyarrow.parquet as pq
 from embed_ops.filesystem import locate
 from embed_ops.fingerprint import digest_of
 from embed_ops.ledger import take_stock
+from embed_ops.liveness import new_attempt
 from embed_ops.plan import Plan
 from embed_ops.record import Record
-from embed_ops.run_dir import RunDir, new_attempt
+from embed_ops.run_dir import RunDir
 from embed_ops.schema import FILE_LEVEL, MESSAGE, REASON
 from embed_ops.sinks.parquet import vector_column
 from embed_ops.sources.corpus import Corpus

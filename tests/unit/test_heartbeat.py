@@ -15,7 +15,7 @@ import pytest
 from embed_ops.errors import HeldError
 from embed_ops.filesystem import locate
 from embed_ops.heartbeat import DEAD_AFTER_S, NAME, Heartbeat
-from embed_ops.run_dir import new_attempt
+from embed_ops.liveness import new_attempt
 
 
 def beat(folder: Path, attempt: str, age: float = 0.0) -> None:

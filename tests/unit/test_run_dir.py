@@ -20,9 +20,10 @@ from reading import write
 
 from embed_ops.errors import RunError, StorageError
 from embed_ops.filesystem import locate
+from embed_ops.liveness import attempt_is_dead, new_attempt
 from embed_ops.record import Record, norms_of
 from embed_ops.run import Run
-from embed_ops.run_dir import RunDir, attempt_is_dead, check_space, new_attempt
+from embed_ops.run_dir import RunDir, check_space
 from embed_ops.sinks.parquet import vector_column
 
 
