@@ -333,7 +333,7 @@ def test_a_run_in_a_store(stored_run: str, s3: FaultyS3, tmp_path: Path) -> None
     }
     assert RunDir.at(address).read_manifest() == records
     publish(place(f"{run}/out"), "rejects/left over.parquet", b"x", "a-1-1")
-    RunDir.at(address).clean(records, "b-2-2")
+    RunDir.at(address).clean("b-2-2")
     RunDir.at(address).remove_temporary("b-2-2")
     assert bytes_of(s3, run) == fake_run.contents(tmp_path / "run")
     assert s3.objects(f"{run}/out/tmp") == {}
@@ -373,7 +373,7 @@ def test_folders_that_are_not_local(tmp_path: Path) -> None:
     dead = f"{os.uname().nodename}-{os.getpid()}-1"
     for attempt in (here, dead):
         (tmp_path / "run/tmp" / attempt).mkdir(parents=True)
-    run.clean({}, "other-1-1")
+    run.clean("other-1-1")
     assert {path.name for path in (tmp_path / "run/tmp").iterdir()} == {here}
     assert [create(run.root.child("lock"), name) for name in (b"0", b"1")] == [True, False]
 

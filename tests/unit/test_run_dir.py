@@ -179,7 +179,7 @@ def test_a_run_elsewhere_than_on_disk() -> None:
     assert records == {record.unit: replace(written, attempt="b-2-2", flags=["recovered"])}
     run.append_manifest([written], "a-1-1")
     assert RunDir.at(base).read_manifest() == {record.unit: written}
-    run.clean({}, "b-2-2")
+    run.clean("b-2-2")
     assert RunDir.at(base).load_records(DIGEST, "b-2-2") == ({}, [record.unit])
 
 
