@@ -11,11 +11,10 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import psutil
+import requests
 
 ROOT = Path(__file__).parents[2]
 
@@ -53,13 +52,11 @@ class Head:
         """Wait until its job server asks for a token."""
         for _ in range(600):
             assert self.process.poll() is None, (self.folder / "log").read_text()
-            try:
-                urllib.request.urlopen(f"{self.address}/api/jobs/", timeout=5)
-            except urllib.error.HTTPError as error:
-                assert error.code == 401, "the job server answers without a token"
+            with contextlib.suppress(requests.exceptions.ConnectionError):
+                answer = requests.get(f"{self.address}/api/jobs/", timeout=5)
+                assert answer.status_code == 401, "the job server answers without a token"
                 return
-            except OSError:
-                time.sleep(0.1)
+            time.sleep(0.1)
         raise AssertionError((self.folder / "log").read_text())
 
     def stop(self) -> None:
