@@ -167,6 +167,10 @@ def test_an_environment_without_the_packages(head: Head, corpus: Path, tiny: str
     """A job that can't find its own code is a bad environment, not a run that is done with rejects."""
     (tmp_path / "jobs").mkdir()
     (tmp_path / "jobs" / "__init__.py").touch()
+    # Here the packages are installed for editing, so that they are found from everywhere; the job takes that back.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\nsys.meta_path[:] = [one for one in sys.meta_path if 'Editable' not in repr(one)]\n"
+    )
     words = [*spec_words(corpus, tiny, tmp_path / "run"), "--no-install", "--working-dir", str(tmp_path)]
     code, said = head.run(*words)
     assert (code, "the cluster has no Python module 'jobs.embed'" in said) == (2, True), said
