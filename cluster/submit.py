@@ -91,7 +91,7 @@ def _packages(folder: Path) -> list[str]:
     """
     if (folder / _PROJECT).is_file():
         project = tomllib.loads((folder / _PROJECT).read_text(encoding="utf-8")).get("project", {})
-        packages = [line for line in project.get("dependencies", []) if re.match(r"ray\b(?!-)", line) is None]
+        packages = list(project.get("dependencies", []))
     elif (folder / _REQUIREMENTS).is_file():
         lines = (folder / _REQUIREMENTS).read_text(encoding="utf-8").splitlines()
         packages = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
@@ -100,6 +100,7 @@ def _packages(folder: Path) -> list[str]:
             f"--working-dir {folder}: has neither {_PROJECT} nor {_REQUIREMENTS}, so there is nothing to install from; "
             "add one, or give --no-install or --image where the cluster has the packages"
         )
+    packages = [line for line in packages if re.match(r"ray\b(?!-)", line) is None]
     if (folder / _CONSTRAINTS).is_file():
         digest = hashlib.sha256((folder / _CONSTRAINTS).read_bytes()).hexdigest()[:16]
         packages.insert(0, f"-c {_UPLOADED}/{_CONSTRAINTS} # {digest}")
