@@ -76,7 +76,7 @@ class Head:
         """Start `embed-ops submit` with these words, as a user who has the token in a file does."""
         line = [sys.executable, "-m", "jobs.submit", *words, "--address", self.address]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL}
-        return subprocess.Popen(line, env=self.env | env, cwd=ROOT, text=True, start_new_session=True, **pipes)  # type: ignore[call-overload]
+        return subprocess.Popen(line, env=self.env | env, cwd=ROOT, text=True, start_new_session=True, **pipes)
 
     def run(self, *words: str, **env: str) -> tuple[int, str]:
         """Run it to its end: its exit code and everything it said."""

@@ -155,7 +155,7 @@ def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_exit_codes_come_through(more: list[str], code: int, sentence: str, head: Head, corpus: Path, tiny: str, tmp_path: Path) -> None:
     """What the job ends with is what the command ends with."""
-    write_parquet(tmp_path / "bad", [*docstrings(20), *[None] * 5], files=1)  # type: ignore[list-item]
+    write_parquet(tmp_path / "bad", [*docstrings(20), *[None] * 5], files=1)
     filled = [word.format(folder=tmp_path) for word in more]
     found, said = head.run(*spec_words(corpus, tiny, tmp_path / "run"), *filled, "--no-install")
     assert (found, sentence in said) == (code, True), said
