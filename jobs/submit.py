@@ -11,8 +11,9 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from cluster.environment import environment
 from cluster.errors import AddressError
-from cluster.submit import STOPPED, JobServer, environment
+from cluster.submit import STOPPED, JobServer
 from embed_ops.filesystem import full_address
 from embed_ops.spec import Spec
 from jobs.command import EXIT_CODES, LogLevel, StopAfter, Words, field_help, load_spec, run_alone, seconds, verb

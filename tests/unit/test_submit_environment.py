@@ -10,8 +10,8 @@ import pytest
 from ray._private.runtime_env.packaging import create_package
 from ray.runtime_env import RuntimeEnv
 
+from cluster.environment import environment
 from cluster.errors import AddressError
-from cluster.submit import environment
 from embed_ops.spec import Spec
 from jobs.submit import _from_everywhere, _words
 
