@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, ParamSpec
 import typer
 from rich.console import Console
 
+from cluster.errors import ClusterError
 from cluster.session import session
 from embed_ops.errors import EmbedOpsError, SpecError
 from embed_ops.progress import Style
@@ -92,7 +93,7 @@ def verb(function: Callable[Parameters, int]) -> Callable[Parameters, None]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             code = function(*args, **kwargs)
-        except EmbedOpsError as error:
+        except (EmbedOpsError, ClusterError) as error:
             _complain(str(error))
             code = error.exit_code
         except Exception:

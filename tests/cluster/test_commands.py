@@ -19,7 +19,7 @@ from embed_ops.errors import ParityError, SourceError, StorageError
 from embed_ops.spec import fields
 from jobs.cli import app
 
-VERBS = ("demo", "plan", "embed", "verify", "retry")
+VERBS = ("demo", "plan", "embed", "verify", "retry", "submit")
 
 
 def invoke(*words: str) -> tuple[int, str]:
@@ -33,7 +33,7 @@ def test_help(verb: str) -> None:
     """Every verb explains itself, also as a module; those that take a spec list every field."""
     code, said = invoke(verb, "--help")
     assert code == 0
-    if verb in ("plan", "embed"):
+    if verb in ("plan", "embed", "submit"):
         assert [name for name, _, _ in fields() if name not in said] == []
     alone = subprocess.run([sys.executable, "-m", f"jobs.{verb}", "--help"], capture_output=True, text=True, check=False)
     assert alone.returncode == 0
