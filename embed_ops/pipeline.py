@@ -76,7 +76,9 @@ def threads_for(resources: ResourcesSpec, units: int, weight_bytes: int) -> int:
     cores = int(cluster.get("CPU", 1))
     in_memory = int(cluster.get("memory", 0) / (REPLICA_BYTES + WEIGHT_COPIES * weight_bytes))
     replicas = max(1, min(units, cores, in_memory))
-    of_a_node = min((int(node["Resources"].get("CPU", 1)) for node in ray.nodes() if node["Alive"]), default=1)
+    of_a_node = min(
+        (int(node["Resources"].get("CPU", 1)) for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")), default=1
+    )
     return max(1, min(cores // replicas, of_a_node, MOST_THREADS))
 
 
@@ -131,6 +133,8 @@ def run_units(job: Job, works: Sequence[Work], units: int, control: Control) -> 
     context.max_errored_blocks = -1
     context.max_consecutive_actor_init_deaths = MODEL_LOAD_TRIES
     context.execution_no_progress_timeout_s = NO_PROGRESS_S
+    # By default a pool grows only where two units wait for each replica, and readers seldom get that far ahead.
+    context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     # The restart options have no other spelling in Ray 2.60.
@@ -156,7 +160,9 @@ def _dataset(job: Job, works: Sequence[Work], units: int) -> ray.data.Dataset:
     threads = job.resolved.threads_per_replica
     least, most = replica_count(job.spec.resources, units, threads)
     one_unit = {"batch_size": 1, "batch_format": "pyarrow"}
-    helpers = TaskPoolStrategy(size=max(1, int(ray.cluster_resources().get("CPU", 1)) // CPUS_PER_READER))
+    # Nodes that join later bring replicas and want readers.
+    cores = max(int(ray.cluster_resources().get("CPU", 1)), most * threads if least < most else 0)
+    helpers = TaskPoolStrategy(size=max(1, cores // CPUS_PER_READER))
     wave = [{"work": work.dump()} for work in works]
     return (
         ray.data.from_items(wave, override_num_blocks=len(wave))
@@ -167,7 +173,7 @@ def _dataset(job: Job, works: Sequence[Work], units: int) -> ray.data.Dataset:
             compute=ActorPoolStrategy(min_size=least, max_size=most),
             max_task_retries=1,
             max_restarts=-1,
-            **replica_resources(job.spec.resources, threads, most),
+            **replica_resources(job.spec.resources, threads, least),
             **one_unit,
         )
         .map_batches(write_unit, fn_args=(job,), compute=helpers, num_cpus=WRITER_CPUS, max_retries=TASK_RETRIES, **one_unit)

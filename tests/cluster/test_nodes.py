@@ -18,6 +18,7 @@ from typing import IO
 import pytest
 from conftest import contents
 from corpora import docstrings, write_parquet
+from fatal_model import FatalModel
 
 from embed_ops import Spec, embed
 from embed_ops.verify import verify
@@ -151,6 +152,29 @@ def test_a_node_dies_and_leaves_no_room(words: list[str], on_one_node: dict[str,
         assert process.poll() is None, process.communicate()[0]
         finished(process, run)
     assert contents(run) == on_one_node
+
+
+@pytest.mark.slow
+def test_a_late_node_is_used(ray_session: None, tmp_path: Path) -> None:
+    """With replicas = [1, 3], nodes that join while the run goes on get replicas, and the bytes are those of one node."""
+    fatal = FatalModel(tmp_path)
+    write_parquet(tmp_path / "corpus", docstrings(400) * 3, files=8)
+    words = [f"source.path={tmp_path / 'corpus'}", "source.column=text", f"encoder.model={fatal.path}", "parity.rows=0"]
+    words += ["resources.unit_rows=25", "resources.token_budget=64", "resources.threads_per_replica=1", "encoder.trust_remote_code=true"]
+    embed(Spec.load(None, [*words, f"sink.path={tmp_path / 'one'}", "resources.replicas=1"]))
+    fatal.order(slow=0.1)
+    run = tmp_path / "run"
+    with nodes_of(1) as nodes:
+        process = nodes.embed(*words, f"sink.path={run}", "resources.replicas=[1, 3]")
+        wait_for(run, process, 2)
+        for number in (1, 2):
+            nodes.do("add", f"added node {number}")
+        hosts, most = embedding_hosts(nodes), 0
+        while process.poll() is None and most < 2:
+            most = max(most, hosts())
+        finished(process, run)
+    assert most >= 2, "the nodes that joined late got nothing to do"
+    assert contents(run) == contents(tmp_path / "one")
 
 
 @pytest.mark.slow
