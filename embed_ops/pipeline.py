@@ -142,17 +142,18 @@ def run_units(job: Job, works: Sequence[Work], units: int, control: Control) -> 
     for first in range(0, len(works), SPANS_PER_WAVE):
         if job.late() or control.stop.asked:
             return
-        records = _dataset(job, works[first : first + SPANS_PER_WAVE], units)
-        try:
-            with Feed(records.iter_rows) as feed:
-                yield from Lookout(job.attempt, control).units(feed)
-        except (ray.exceptions.RayError, ray.data.exceptions.ExecutionTimeoutError, ray.data.exceptions.UserCodeException) as error:
-            raise _engine_error(error) from error
-        finally:
-            # The pool's actors go when nothing refers to them, and the engine's objects refer to each other in circles: until
-            # they are collected, actors that are done would keep the cores that the next wave waits for.
-            del records
-            gc.collect()
+        yield from _wave(job, works[first : first + SPANS_PER_WAVE], units, control)
+        # The pool's actors go when nothing refers to them, and the engine's objects refer to each other in circles: until
+        # they are collected, actors that are done would keep the cores that the next wave waits for.
+        gc.collect()
+
+
+def _wave(job: Job, works: Sequence[Work], units: int, control: Control) -> Generator[dict[str, Any], None, None]:
+    try:
+        with Feed(_dataset(job, works, units).iter_rows) as feed:
+            yield from Lookout(job.attempt, control).units(feed)
+    except (ray.exceptions.RayError, ray.data.exceptions.ExecutionTimeoutError, ray.data.exceptions.UserCodeException) as error:
+        raise _engine_error(error) from error
 
 
 def _dataset(job: Job, works: Sequence[Work], units: int) -> ray.data.Dataset:
