@@ -142,10 +142,12 @@ def run_units(job: Job, works: Sequence[Work], units: int, control: Control) -> 
     for first in range(0, len(works), SPANS_PER_WAVE):
         if job.late() or control.stop.asked:
             return
-        yield from _wave(job, works[first : first + SPANS_PER_WAVE], units, control)
-        # The pool's actors go when nothing refers to them, and the engine's objects refer to each other in circles: until
-        # they are collected, actors that are done would keep the cores that the next wave waits for.
-        gc.collect()
+        try:
+            yield from _wave(job, works[first : first + SPANS_PER_WAVE], units, control)
+        finally:
+            # The pool's actors go when nothing refers to them, and the engine's objects refer to each other in circles: until
+            # they are collected, actors that are done would keep the cores that the next wave waits for.
+            gc.collect()
 
 
 def _wave(job: Job, works: Sequence[Work], units: int, control: Control) -> Generator[dict[str, Any], None, None]:
