@@ -69,9 +69,11 @@ class FirstCause(logging.Handler):
         self.text = ""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep the exception of a record, or its message."""
+        """Keep the text of a record's exception, or its message."""
+        error = record.exc_info[1] if record.exc_info else None
+        # A handler that keeps records would keep the engine alive through the traceback, and with it actors and their cores.
+        record.exc_info = None
         if not self.text:
-            error = record.exc_info[1] if record.exc_info else None
             found = record.getMessage() if error is None else f"{type(error).__name__}: {error}"
             self.text = re.sub(r"\x1b\[[0-9;]*m", "", " ".join(found.split()))[:_MOST_CAUSE]
 
