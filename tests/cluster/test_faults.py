@@ -74,7 +74,9 @@ def test_a_row_that_kills(fatal: FatalModel, tmp_path: Path) -> None:
     fatal.order("SIGSEGV")
     run = embed(fatal_spec(fatal, source, tmp_path / "run"))
     expect_all_but(run, straight, (POISONED,), "crashed")
-    assert (run.report["isolated"], run.report["rejected"]) == (1, 1)
+    # A unit that waited for the replica when it died may be lost with it.
+    assert run.report["isolated"] >= 1
+    assert run.report["rejected"] == 1
     assert run.report["replica_deaths"] >= 2
 
 

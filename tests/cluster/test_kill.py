@@ -75,7 +75,7 @@ def untouched(corpus: Path, tiny: str, tmp_path_factory: pytest.TempPathFactory)
     return found
 
 
-KILL_AT = [1, 7, 20, *(pytest.param(units, marks=pytest.mark.slow) for units in (0, 3, 5, 10, 13, 16, 25, 29))]
+KILL_AT = [7, *(pytest.param(units, marks=pytest.mark.slow) for units in (0, 1, 3, 5, 10, 13, 16, 20, 25, 29))]
 
 
 @pytest.mark.parametrize("units", KILL_AT)
@@ -110,6 +110,7 @@ def _wait_for_workers(driver: int) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_interrupt(corpus: Path, tiny: str, tmp_path: Path, untouched: dict[str, bytes]) -> None:
     """Ctrl-C ends the command with exit code 3 and says how to go on; the same command does."""
     command = Command(corpus, tiny, tmp_path / "run")
