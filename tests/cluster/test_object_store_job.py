@@ -42,6 +42,7 @@ def stored(s3: FaultyS3, prefix: str) -> dict[str, bytes]:
     return found
 
 
+@pytest.mark.slow
 def test_a_store_that_fails_now_and_then(s3: FaultyS3, tiny: str, tmp_path: Path) -> None:
     """Faults of every kind in every kind of request, a few in a row: the bytes are those of a quiet run on a disk."""
     write_parquet(tmp_path / "corpus", docstrings(200), files=2)
