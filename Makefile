@@ -23,8 +23,10 @@ demo: $(READY)  ## embed real docstrings with a real model, verify, search
 test: $(READY)  ## all tests but the long ones
 	$(BIN)/python -m pytest -m "not slow"
 
-test-all: $(READY)  ## all tests
-	$(BIN)/python -m pytest
+test-all: $(READY)  ## all tests, and a record of what came of each injected fault
+	mkdir -p build
+	$(BIN)/python -m pytest --junitxml=build/test-all.xml
+	$(BIN)/python bench/faults.py build/test-all.xml
 
 check: $(READY)  ## style, types, import directions
 	$(BIN)/ruff check
