@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from cluster.local import local_cluster
 from corpora import write
 from memory import write_model, write_rows
 from record import spread, write_record
 
+from cluster.local import local_cluster
 from embed_ops import Run
 from embed_ops.demo import minilm
 from embed_ops.filesystem import locate
