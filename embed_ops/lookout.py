@@ -28,6 +28,8 @@ class Control:
     stop: StopRequest
     watch: Watch
     metrics: Metrics
+    deaths: int = 0
+    """Times that a replica died, in all waves."""
 
 
 @dataclass
@@ -76,6 +78,7 @@ class Lookout:
             except StopIteration:
                 self.judge(cause.text)
             finally:
+                self.control.deaths += self.control.watch.pool.deaths
                 pulse.forget(self.attempt)
 
 

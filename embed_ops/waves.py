@@ -95,7 +95,7 @@ class _Waves:
             with closing(run_units(job, now, units, control) if units else isolate_units(job, now, control)) as results:
                 self._take(results, retrying=works[0].retry is not None)
         finally:
-            self.attempt.measured.deaths += control.watch.pool.deaths
+            self.attempt.measured.deaths += control.deaths
             self.attempt.flush(now=True)
         self._raise_first_error()
         left = self._left(works)
