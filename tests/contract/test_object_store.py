@@ -334,6 +334,7 @@ def test_a_run_in_a_store(stored_run: str, s3: FaultyS3, tmp_path: Path) -> None
     assert RunDir.at(address).read_manifest() == records
     publish(place(f"{run}/out"), "rejects/left over.parquet", b"x", "a-1-1")
     RunDir.at(address).clean("b-2-2")
+    RunDir.at(address).remove_unnamed_rejects(records.values())
     RunDir.at(address).remove_temporary("b-2-2")
     assert bytes_of(s3, run) == fake_run.contents(tmp_path / "run")
     assert s3.objects(f"{run}/out/tmp") == {}
