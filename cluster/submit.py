@@ -57,10 +57,19 @@ class JobServer:
             return JobSubmissionClient(self.address)
 
     def submit(self, entrypoint: str, runtime: dict[str, Any]) -> str:
-        """Upload what the environment names and start a shell command there; gives the job's id."""
+        """Upload what the environment names and start a shell command there; gives the job's id.
+
+        A head that has just started has no agent yet to take jobs: that is waited for.
+        """
+        starting = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(lambda error: "No available agent" in str(error)),
+            wait=tenacity.wait_fixed(POLL_S),
+            stop=tenacity.stop_after_delay(OUTAGE_S),
+            reraise=True,
+        )
         with _explained(self.address):
             try:
-                found: str = self._client.submit_job(entrypoint=entrypoint, runtime_env=runtime)
+                found: str = starting(self._client.submit_job, entrypoint=entrypoint, runtime_env=runtime)
             except ValueError as error:
                 raise AddressError(f"--working-dir {runtime.get('working_dir')}: {error}") from error
         return found
