@@ -42,6 +42,8 @@ class Head:
         self.env["PATH"] = f"{binaries}:{self.env['PATH']}"
         line = [str(binaries / "ray"), "start", "--head", "--block", f"--port={port}", "--num-cpus=2", "--node-ip-address=127.0.0.1"]
         line += [f"--object-store-memory={200 * 2**20}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
+        # The agent, which takes jobs, has a fixed port by default: any other Ray of this machine may hold it.
+        line += [f"--dashboard-agent-listen-port={free_port()}"]
         line += [f"--temp-dir={self.folder / 'r'}", "--disable-usage-stats"]
         with (self.folder / "log").open("wb") as log:
             self.process = subprocess.Popen(
