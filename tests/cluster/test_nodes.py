@@ -24,7 +24,7 @@ from embed_ops import Spec, embed
 from embed_ops.verify import verify
 
 ROOT = Path(__file__).parents[2]
-UNITS = 32
+UNITS = 64
 
 
 class Nodes:
@@ -86,9 +86,9 @@ def nodes_of(count: int) -> Iterator[Nodes]:
 
 @pytest.fixture(scope="module")
 def words(tiny: str, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Give a spec, but for sink and replicas: 32 slow units in eight files."""
+    """Give a spec, but for sink and replicas: 64 slow units in eight files."""
     folder = tmp_path_factory.mktemp("nodes") / "corpus"
-    write_parquet(folder, docstrings(400) * 4, files=8)
+    write_parquet(folder, docstrings(400) * 8, files=8)
     given = [f"source.path={folder}", "source.column=text", "source.keep=['id']", f"encoder.model={tiny}", "parity.rows=0"]
     return [*given, "resources.unit_rows=50", "resources.token_budget=1", "resources.threads_per_replica=1"]
 
@@ -136,9 +136,9 @@ def test_a_node_dies(words: list[str], on_one_node: dict[str, bytes], tmp_path: 
         # Each claims three quarters of a CPU: one on each node, and no room for the lost one but on the new node.
         process = nodes.embed(*words, f"sink.path={run}", "resources.replicas=3")
         wait_for(run, process, 3)
-        nodes.do("add", "added node 3")
         nodes.do("kill 2", "killed node 2")
         assert process.poll() is None, process.communicate()[0]
+        nodes.do("add", "added node 3")
         finished(process, run)
     assert contents(run) == on_one_node
 
