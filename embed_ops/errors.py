@@ -5,6 +5,7 @@
     ├── SourceError    2   the corpus: a missing path, no matching file, a wrong column
     ├── ModelError     2   the model: no weights, no tokenizer, an unknown module
     ├── RunError       2   the run directory: another spec, changed source files
+    ├── StageError     2   a stage can't be fitted or applied to these vectors
     ├── ParityError    2   the vectors differ from the reference
     ├── StorageError   3   reading or writing failed for a reason that is not the data
     ├── EngineError    3   Ray gave up: replicas that can't start, no progress, a lost cluster
@@ -39,6 +40,10 @@ class ModelError(EmbedOpsError):
 
 class RunError(EmbedOpsError):
     """The run directory belongs to another spec or its source has changed. Choose another `sink.path`."""
+
+
+class StageError(EmbedOpsError):
+    """A stage can't be fitted or applied to these vectors: more clusters than rows, another width. Correct the named field."""
 
 
 class ParityError(EmbedOpsError):
