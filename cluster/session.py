@@ -7,8 +7,8 @@ import logging
 import os
 import re
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 import ray
@@ -57,6 +57,21 @@ def session(address: str | None = None) -> Iterator[bool]:
         yield place == LOCAL
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def kept(open_session: Callable[[], AbstractContextManager[bool]]) -> Iterator[Callable[[], AbstractContextManager[bool]]]:
+    """Keep a session open for the steps that follow the first one that needs it; gives what each step opens."""
+    opened: list[bool] = []
+    with ExitStack() as stack:
+
+        @contextmanager
+        def once() -> Iterator[bool]:
+            if not opened:
+                opened.append(stack.enter_context(open_session()))
+            yield opened[0]
+
+        yield once
 
 
 def no_usage_statistics() -> None:

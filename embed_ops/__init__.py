@@ -14,11 +14,19 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from embed_ops.embedding import embed as embed
+    from embed_ops.postprocessing import postprocess as postprocess
     from embed_ops.run import Run as Run
+    from embed_ops.saved import load_model as load_model
     from embed_ops.spec import Spec as Spec
 
-_HOMES = {"Run": "embed_ops.run", "Spec": "embed_ops.spec", "embed": "embed_ops.embedding"}
-__all__ = ["Run", "Spec", "__version__", "embed"]
+_HOMES = {
+    "Run": "embed_ops.run",
+    "Spec": "embed_ops.spec",
+    "embed": "embed_ops.embedding",
+    "load_model": "embed_ops.saved",
+    "postprocess": "embed_ops.postprocessing",
+}
+__all__ = ["Run", "Spec", "__version__", "embed", "load_model", "postprocess"]
 
 
 def __getattr__(name: str) -> Any:

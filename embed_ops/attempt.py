@@ -11,6 +11,7 @@ from embed_ops.filesystem import full_address, locate
 from embed_ops.fingerprint import digest_of, fingerprint, require_same, resolve, resume
 from embed_ops.heartbeat import Heartbeat
 from embed_ops.job import Job, Resolved
+from embed_ops.journal import Journal
 from embed_ops.ledger import Ledger, take_stock
 from embed_ops.liveness import new_attempt
 from embed_ops.plan import Plan
@@ -21,9 +22,6 @@ from embed_ops.report import Measured
 from embed_ops.run_dir import RunDir
 from embed_ops.sources.corpus import Corpus
 from embed_ops.spec import Spec
-
-_FLUSH_S = 10.0
-_FLUSH_RECORDS = 1000
 
 
 @dataclass
@@ -45,12 +43,12 @@ class Attempt:
     stale: frozenset[str]
     measured: Measured = field(default_factory=Measured)
     heartbeat: Heartbeat = field(init=False)
-    unwritten: list[Record] = field(default_factory=list)
-    flushed: float = 0.0
+    journal: Journal = field(init=False)
 
     def __post_init__(self) -> None:
-        """Make the heartbeat; it does not beat yet."""
+        """Make the heartbeat, which does not beat yet, and the journal."""
         self.heartbeat = Heartbeat(self.run.root, self.name)
+        self.journal = Journal(self.run, self.name)
 
     @property
     def fresh(self) -> bool:
@@ -74,14 +72,6 @@ class Attempt:
         self.header["finished"] = time.time() if status == "finished" else None
         self.run.write_json("run.json", self.header, self.name)
 
-    def flush(self, *, now: bool) -> None:
-        """Append the records that came in to the manifest, every few seconds or now."""
-        due = time.monotonic() - self.flushed > _FLUSH_S or len(self.unwritten) >= _FLUSH_RECORDS
-        if now or due:
-            self.run.append_manifest(self.unwritten, self.name)
-            self.unwritten.clear()
-            self.flushed = time.monotonic()
-
     def take(self, result: dict[str, Any]) -> Record:
         """Keep the record of a unit that is done."""
         record = Record.parse(result)
@@ -94,8 +84,7 @@ class Attempt:
             self.measured.startup = record.seconds["started"] - self.began
         self.measured.add(new, result)
         self.records[record.unit] = record
-        self.unwritten.append(record)
-        self.flush(now=False)
+        self.journal.add(record)
         return record
 
 

@@ -27,7 +27,8 @@ import ray.exceptions
 from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
 
 from embed_ops import pulse
-from embed_ops.errors import EmbedOpsError, EngineError, SpecError
+from embed_ops.engine import engine_error
+from embed_ops.errors import EngineError, SpecError
 from embed_ops.feed import Feed
 from embed_ops.filesystem import Location
 from embed_ops.job import Job, Resolved, Work
@@ -155,7 +156,7 @@ def _wave(job: Job, works: Sequence[Work], units: int, control: Control) -> Gene
         with Feed(_dataset(job, works, units).iter_rows) as feed:
             yield from Lookout(job.attempt, control).units(feed)
     except (ray.exceptions.RayError, ray.data.exceptions.ExecutionTimeoutError, ray.data.exceptions.UserCodeException) as error:
-        raise _engine_error(error) from error
+        raise engine_error(error) from error
 
 
 def _dataset(job: Job, works: Sequence[Work], units: int) -> ray.data.Dataset:
@@ -197,7 +198,7 @@ def isolate_units(job: Job, works: Sequence[Work], control: Control) -> Generato
                 try:
                     yield from ray.get(ref)
                 except ray.exceptions.RayError as error:
-                    yield failure(_engine_error(error), work.span.first_unit)
+                    yield failure(engine_error(error), work.span.first_unit)
             lookout.look_up()
     finally:
         for ref in waiting:
@@ -225,16 +226,8 @@ def on_a_replica(
     except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
         raise WorkerDied(f"the worker process that compares the first rows died: {' '.join(str(error).split())[:300]}") from error
     except ray.exceptions.RayError as error:
-        raise _engine_error(error) from error
+        raise engine_error(error) from error
     return result
-
-
-def _engine_error(error: Exception) -> EmbedOpsError:
-    """Give the error of ours that a worker raised, or say that Ray gave up."""
-    cause = getattr(error, "cause", None)
-    if isinstance(cause, EmbedOpsError):
-        return type(cause)(*cause.args)
-    return EngineError(f"Ray gave up: {type(error).__name__}: {str(error).strip()[-2000:]}\nRun the same command again to go on")
 
 
 def read_dataset(folder: Location) -> ray.data.Dataset:

@@ -38,9 +38,11 @@ class Totals:
         left = max(0, self.units_expected - self.units)
         speed = self.rate(self.units)
         remaining = f", about {left / speed:.0f} s left" if speed and left else ""
+        # A stage has no tokens and no rejects.
+        of_text = f", {self.rate(self.tokens):.0f} tokens/s, {self.rejects} rejects" if self.tokens or self.rejects else ""
         return (
-            f"{self.units} of about {max(self.units, self.units_expected)} units, {self.rows} rows, {self.rate(self.rows):.0f} rows/s, "
-            f"{self.rate(self.tokens):.0f} tokens/s, {self.rejects} rejects{remaining}"
+            f"{self.units} of about {max(self.units, self.units_expected)} units, {self.rows} rows, {self.rate(self.rows):.0f} rows/s"
+            f"{of_text}{remaining}"
         )
 
 
@@ -93,8 +95,9 @@ class _Rates(ProgressColumn):
         totals: Totals | None = task.fields.get("totals")
         if totals is None:
             return Text("starting")
-        figures = f"{totals.rows:,} rows, {totals.rate(totals.rows):,.0f}/s, {totals.rate(totals.tokens):,.0f} tokens/s"
-        return Text(figures + f", {totals.rejects:,} rejects")
+        figures = f"{totals.rows:,} rows, {totals.rate(totals.rows):,.0f}/s"
+        of_text = f", {totals.rate(totals.tokens):,.0f} tokens/s, {totals.rejects:,} rejects" if totals.tokens or totals.rejects else ""
+        return Text(figures + of_text)
 
 
 class Live:

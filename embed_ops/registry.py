@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from embed_ops.encoders.base import Encoder
     from embed_ops.sources.base import Source
     from embed_ops.spec import EncoderSpec, SourceSpec
+    from embed_ops.stage_spec import StageSpec
+    from embed_ops.stages.base import Stage
 
 SOURCES = {
     "parquet": "embed_ops.sources.parquet:ParquetSource",
@@ -17,6 +19,17 @@ SOURCES = {
     "csv": "embed_ops.sources.csv:CsvSource",
 }
 ENCODERS = {"text": "embed_ops.encoders.text:TextEncoder"}
+STAGES = {
+    "normalize": ("embed_ops.stages.normalize:NormalizeStage", "embed_ops.stages.normalize:NormalizeModel"),
+    "pca": ("embed_ops.stages.pca:PcaStage", "embed_ops.stages.pca:PcaModel"),
+    "whiten": ("embed_ops.stages.whiten:WhitenStage", "embed_ops.stages.whiten:WhitenModel"),
+    "center": ("embed_ops.stages.center:CenterStage", "embed_ops.stages.center:CenterModel"),
+    "project": ("embed_ops.stages.project:ProjectStage", "embed_ops.stages.project:ProjectModel"),
+    "truncate": ("embed_ops.stages.truncate:TruncateStage", "embed_ops.stages.truncate:TruncateModel"),
+    "quantize": ("embed_ops.stages.quantize:QuantizeStage", "embed_ops.stages.quantize:QuantizeModel"),
+    "kmeans": ("embed_ops.stages.kmeans:KMeansStage", "embed_ops.stages.kmeans:KMeansModel"),
+}
+"""Class of the stage, and of the model that it fits."""
 
 
 def _load(name: str) -> type:
@@ -32,3 +45,17 @@ def make_source(spec: SourceSpec) -> Source:
 def make_encoder(spec: EncoderSpec) -> Encoder:
     """Build the encoder that `encoder.family` names; weights are not loaded yet."""
     return cast("Encoder", _load(ENCODERS[spec.family])(spec))
+
+
+def make_stage(spec: StageSpec) -> Stage:
+    """Build the stage that a `[[stage]]` section names."""
+    return cast("Stage", _load(STAGES[spec.kind][0])(spec))
+
+
+def model_class(kind: str) -> type:
+    """Give the class of the models that a kind of stage fits.
+
+    Raises:
+        KeyError: there is no such kind.
+    """
+    return _load(STAGES[kind][1])

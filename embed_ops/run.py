@@ -35,8 +35,19 @@ class Run:
 
     @cached_property
     def spec(self) -> Spec:
-        """The spec that the run was started with."""
+        """The spec that the run was started with.
+
+        Raises:
+            RunError: it is the run of a stage, which has a section and no spec.
+        """
+        if self.is_stage:
+            raise RunError(f"{self.path}: is the run of a stage; give the `embed` run that it was made from")
         return Spec.parse(self.header["spec"])
+
+    @property
+    def is_stage(self) -> bool:
+        """Whether a stage made it, from the run that `header["parent"]` names."""
+        return self.header.get("parent") is not None
 
     @property
     def status(self) -> str:
@@ -59,6 +70,8 @@ class Run:
     def exit_code(self) -> int:
         """0, or 1 where rejects exceed `max_reject_fraction` or a file could not be read to its end."""
         report = self.report
+        if self.is_stage:
+            return 0
         rejected = report["rejected"] + report["file_rejects"]
         share = rejected / max(1, rejected + report["rows"])
         return int(share > self.spec.max_reject_fraction or report["file_rejects"] > 0)

@@ -6,13 +6,14 @@ import difflib
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Annotated, Any, Final, Literal, Self, Union, get_args, get_origin
+from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from embed_ops.errors import SpecError
 from embed_ops.schema import RESERVED
+from embed_ops.stage_spec import KINDS, Stages, StageSpec
+from embed_ops.wording import inner_section, sentence
 
 
 def _as_tuple(value: object) -> object:
@@ -144,6 +145,7 @@ class Spec(_Section):
     parity: ParitySpec = ParitySpec()
     sink: SinkSpec
     resources: ResourcesSpec = ResourcesSpec()
+    stage: Stages = Field((), description="follow-on stages, run by `postprocess` and `run`; see `embed-ops postprocess --help`")
 
     @model_validator(mode="after")
     def _clash(self) -> Self:
@@ -177,11 +179,55 @@ class Spec(_Section):
     @classmethod
     def parse(cls, tree: Mapping[str, Any]) -> Self:
         """Validate a nested mapping, as `load` does."""
-        try:
-            return cls.model_validate(dict(tree))
-        except ValidationError as error:
-            # A union's members each complain: their sentence is the same and stands once.
-            raise SpecError("\n".join(dict.fromkeys(_sentence(cls, detail, tree) for detail in error.errors()))) from error
+        values = dict(tree)
+        if isinstance(listed := values.get("stage"), list):
+            values["stage"] = tuple(parse_stage(item, f"stage.{place}.") for place, item in enumerate(listed))
+        return _validated(cls, values, "")
+
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+def _validated(model: type[_Model], tree: Mapping[str, Any], address: str) -> _Model:
+    try:
+        return model.model_validate(dict(tree))
+    except ValidationError as error:
+        # A union's members each complain: their sentence is the same and stands once.
+        raise SpecError("\n".join(dict.fromkeys(sentence(model, detail, tree, address) for detail in error.errors()))) from error
+
+
+def parse_stage(tree: Any, address: str = "") -> StageSpec:
+    """Validate the section of one stage.
+
+    Args:
+        tree: its fields.
+        address: put in front of each field's name in messages, as `stage.0.`.
+
+    Raises:
+        SpecError: one sentence per problem, each naming the field.
+    """
+    if not isinstance(tree, Mapping):
+        raise SpecError(f"{address.rstrip('.') or 'stage'}: expected a section, found {tree!r}")
+    kind = tree.get("kind")
+    if not isinstance(kind, str) or kind not in KINDS:
+        near = difflib.get_close_matches(str(kind), list(KINDS), n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"kinds: {', '.join(KINDS)}"
+        found = "required and not given" if kind is None else f"no stage is called {kind!r}"
+        raise SpecError(f"{address}kind: {found}; {hint}")
+    stage: StageSpec = _validated(KINDS[kind], tree, address)
+    return stage
+
+
+def parse_words(words: Iterable[str]) -> dict[str, Any]:
+    """Read `key=value` words, each value a TOML literal, or a string where it is none.
+
+    Raises:
+        SpecError: a word is none.
+    """
+    tree: dict[str, Any] = {}
+    for word in words:
+        _apply(tree, word)
+    return tree
 
 
 def _apply(tree: dict[str, Any], word: str) -> None:
@@ -213,76 +259,11 @@ def _apply(tree: dict[str, Any], word: str) -> None:
             here = here.setdefault(place, [] if keys[depth + 1].isdigit() else {})
 
 
-def _sentence(model: type[BaseModel], detail: Mapping[str, Any], tree: Any) -> str:
-    """Word one pydantic error: which field, what was found, what is expected."""
-    address: list[str] = []
-    here, kind, found = model, None, tree
-    for part in detail["loc"]:
-        address.append(str(part))
-        kind = here.model_fields[part].annotation if part in here.model_fields else None
-        found = found.get(part) if isinstance(found, dict) else detail["input"]
-        if _members(kind):
-            # What follows in pydantic's address names members of the union, in words of its own.
-            break
-        here = _inner(here, part) if part in here.model_fields else here
-    name = ".".join(address) or "spec"
-    if detail["type"] == "model_type":
-        kind = BaseModel
-    if _members(kind) or (kind is not None and detail["type"].endswith("_type")):
-        return f"{name}: expected {_expected(kind)}, found {found!r}"
-    if detail["type"] == "extra_forbidden":
-        key = str(detail["loc"][-1])
-        known = list(here.model_fields)
-        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-        where = f"section [{'.'.join(address[:-1])}]" if len(address) > 1 else "the spec"
-        return f"{name}: unknown key in {where}; {hint}"
-    if detail["type"] == "missing":
-        return f"{name}: required and not given ({_describe(here, str(detail['loc'][-1]))})"
-    message = str(detail["msg"]).removeprefix("Value error, ")
-    return f"{name}: {message}" + ("" if isinstance(detail["input"], dict | BaseModel) else f", found {detail['input']!r}")
-
-
-def _members(kind: Any) -> list[Any]:
-    """List the types that a union offers beside none; nothing where there is no choice."""
-    members = [member for member in get_args(kind) if member is not NoneType] if get_origin(kind) in (Union, UnionType) else []
-    return members if len(members) > 1 else []
-
-
-def _expected(kind: Any) -> str:
-    """Say in plain words what a type takes."""
-    origin, inside = get_origin(kind), [part for part in get_args(kind) if part is not NoneType]
-    if members := _members(kind):
-        return " or ".join(_expected(member) for member in members)
-    if origin is tuple:
-        return f"a list of {_expected(inside[0]).partition(' ')[2]}s" if Ellipsis in inside else "[min, max] in whole numbers"
-    if origin is Annotated and get_origin(inside[0]) is None:
-        return f"{_expected(inside[0])} above 0"
-    if origin is Literal:
-        return " or ".join(str(word) for word in inside)
-    words = {str: "a string", int: "a whole number", float: "a number", bool: "true or false", dict: "a table of strings"}
-    return words.get(origin or kind) or (_expected(inside[0]) if inside else "a section")
-
-
-def _inner(model: type[BaseModel], name: str) -> type[BaseModel]:
-    """Give the section class of a field, also where it stands inside a tuple; the model itself for a plain field."""
-    annotation = model.model_fields[name].annotation
-    for candidate in (annotation, *getattr(annotation, "__args__", ())):
-        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
-            return candidate
-    return model
-
-
-def _describe(model: type[BaseModel], name: str) -> str:
-    field = model.model_fields.get(name)
-    return (field.description if field else None) or f"section [{name}]"
-
-
 def fields(model: type[BaseModel] = Spec, prefix: str = "") -> list[tuple[str, str, str]]:
     """List every field of the spec as (address, default, meaning): the help of the verbs."""
     rows = []
     for name, field in model.model_fields.items():
-        inner = _inner(model, name)
+        inner = inner_section(model, name)
         if inner is not model:
             item = ".0" if getattr(field.annotation, "__args__", ()) else ""
             rows += fields(inner, f"{prefix}{name}{item}.")

@@ -78,7 +78,7 @@ class ProjectSpec(_VectorStage):
     kind: Literal["project"]
     dim: int = Field(
         gt=0,
-        description="width of the result; distances of n rows keep within a share e of theirs with 4 ln(n) / (e^2/2 - e^3/3) dimensions (Johnson-Lindenstrauss)",
+        description="width of the result; 4 ln(n) / (e^2/2 - e^3/3) keeps distances of n rows within a share e (Johnson-Lindenstrauss)",
     )
     method: Literal["gaussian", "sparse"] = Field("gaussian", description="sparse: mostly zeros (Li et al. 2006), faster to make")
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from embed_ops.verify import Verification
 
 _LISTED_FILES = 20
+_LISTED_FIGURES = 6
 
 
 def console() -> Console:
@@ -113,6 +114,40 @@ def show_report(run: Run) -> None:
     """Show the figures of a run."""
     table = Table(title=f"embed-ops: {run.path}", show_header=False, title_justify="left")
     for name, value in report_rows(run.report):
+        table.add_row(name, value)
+    console().print(table)
+
+
+def stage_rows(report: dict[str, Any]) -> list[tuple[str, str]]:
+    """Word the figures of a stage's report, a (name, value) each."""
+    seconds = report["seconds"]
+    fitted = "not fitted here" if seconds["fit"] is None else f"{seconds['fit']:.1f} to fit in {report['rounds']} rounds"
+    rows = [
+        ("rows", f"{report['rows']:,} in {report['units']:,} units, of which {report['units_skipped']:,} were done before"),
+        ("seconds", f"{seconds['total']:.1f} in all, {fitted}, {seconds['steady']:.1f} to apply"),
+    ]
+    if report["rows_per_second"] is not None:
+        rows.append(("speed", f"{report['rows_per_second']:,.0f} rows/s applied"))
+    for part in ("model", "quality"):
+        rows += [(name.replace("_", " "), _figure(value)) for name, value in report.get(part, {}).items() if not isinstance(value, dict)]
+    return rows
+
+
+def _figure(value: Any) -> str:
+    """Word one figure; of a long list its beginning."""
+    if isinstance(value, float):
+        return f"{value:,.4g}"
+    if isinstance(value, list | tuple):
+        shown = ", ".join(_figure(item) for item in value[:_LISTED_FIGURES])
+        return f"{shown}, ... ({len(value)})" if len(value) > _LISTED_FIGURES else shown
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def show_stage(run: Run) -> None:
+    """Show the figures of a stage's run."""
+    report = run.report
+    table = Table(title=f"{report['kind']}: {run.path}", show_header=False, title_justify="left")
+    for name, value in stage_rows(report):
         table.add_row(name, value)
     console().print(table)
 

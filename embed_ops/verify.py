@@ -25,9 +25,9 @@ from embed_ops.sinks.parquet import read_footer, vectors_of
 from embed_ops.sources.corpus import Corpus
 from embed_ops.sources.rows import Rows
 from embed_ops.sources.units import Cursor
+from embed_ops.verify_stage import Places, against_parent, places_of, positions_differ
 
 _THREADS = 4
-Places = list[tuple[str, int]]
 
 
 @dataclass(frozen=True)
@@ -68,15 +68,17 @@ def verify(path: str, *, source: bool = False) -> Verification:
     """
     run = Run(path)
     place = RunDir.at(path)
-    corpus = Corpus.open(run.spec.source) if source else None
+    corpus = Corpus.open(run.spec.source) if source and not run.is_stage else None
     roots = corpus.roots if corpus is not None else _nominal_roots(run, place)
     plan = place.read_plan(roots)
     records = place.read_manifest()
     result = Verification(source=source)
+    if run.is_stage:
+        result.differences += [Difference(*found) for found in against_parent(place, run, records)]
     if run.status != "finished":
         result.differences.append(Difference("run.json", f"the run is {run.status}, not finished"))
     listed = {name for name, _ in walk(place.root, DATA)}
-    stock = take_stock(plan, records, run.spec.resources.unit_rows)
+    stock = take_stock(plan, records, 1)
     chained, broken = _check_chains(plan, records, listed, result)
     # Behind a missing unit of a chain the others still count: they are found once it is computed again.
     found_once = [record.unit for record in stock.done if record.unit in chained or record.unit.rpartition(".")[0] in broken]
@@ -102,6 +104,8 @@ def verify(path: str, *, source: bool = False) -> Verification:
             result.records += sum(part["records"] for part in record.ranges)
             if source:
                 places[record.unit] = rows
+    if run.is_stage and source:
+        result.differences += [Difference(*found) for found in positions_differ(place, run, places)]
     if corpus is not None:
         _check_source(corpus, plan, records, places, result)
     return result
@@ -109,7 +113,7 @@ def verify(path: str, *, source: bool = False) -> Verification:
 
 def _nominal_roots(run: Run, place: RunDir) -> tuple[Any, ...]:
     """Stand-ins for the source roots: without `--source` the source is not looked at and may be gone."""
-    return tuple(place.root for _ in run.spec.source.paths)
+    return (place.root,) if run.is_stage else tuple(place.root for _ in run.spec.source.paths)
 
 
 def _check_chains(plan: Plan, records: Mapping[str, Record], listed: set[str], result: Verification) -> tuple[set[str], set[str]]:
@@ -178,7 +182,7 @@ def _check_unit(place: RunDir, record: Record, digest: str) -> tuple[list[Differ
         bad = np.flatnonzero(~np.isfinite(vectors_of(data.column(column)).astype(np.float32)).all(axis=1))
         if len(bad):
             found.append(Difference(name, f"column {column!r} is not finite in {len(bad)} rows, the first is row {bad[0]}"))
-    of_rows, of_rejects = _places(data), _places(rejects)
+    of_rows, of_rejects = places_of(data), places_of(rejects)
     found += _check_places(name, record, of_rows, of_rejects, _file_level(rejects))
     return found, sorted(of_rows + of_rejects, key=_order(record))
 
@@ -201,10 +205,6 @@ def _read_rejects(place: RunDir, record: Record) -> tuple[pa.Table, dict[str, An
     if record.reject_file is None:
         return pa.table({SOURCE: pa.array([], pa.string()), ROW: pa.array([], pa.int64()), REASON: pa.array([], pa.string())}), {}, []
     return _read(place, f"{REJECTS}/{record.reject_file}", record.reject_bytes, record.reject_sha256)
-
-
-def _places(table: pa.Table) -> Places:
-    return list(zip(table.column(SOURCE).to_pylist(), table.column(ROW).to_pylist(), strict=True))
 
 
 def _file_level(rejects: pa.Table) -> int:

@@ -44,14 +44,14 @@ def run_works(attempt: Attempt, works: Sequence[Work], units: int, stop: StopReq
     except Stopped:
         raise
     except BaseException:
-        attempt.flush(now=True)
+        attempt.journal.flush()
         attempt.publish("stopped")
         raise
 
 
 def stopped(attempt: Attempt, why: str) -> EmbedOpsError:
     """Keep what is done, and say how to go on."""
-    attempt.flush(now=True)
+    attempt.journal.flush()
     attempt.publish("stopped")
     done = len(attempt.stock().done)
     return Stopped(f"{why}. {done} units are done and kept; run the same command again to go on")
@@ -96,7 +96,7 @@ class _Waves:
                 self._take(results, retrying=works[0].retry is not None)
         finally:
             self.attempt.measured.deaths += control.deaths
-            self.attempt.flush(now=True)
+            self.attempt.journal.flush()
         self._raise_first_error()
         left = self._left(works)
         if left and self.stop.asked:

@@ -192,7 +192,8 @@ def collect(x: Vectors, ids: Ints, total: int, rows: int, seed: int) -> tuple[Ve
     """Choose the rows of a sample, and put them into the order that it has.
 
     Args:
-        x: (rows, dim) vectors and `ids` (rows,) their global row indexes.
+        x: (rows, dim) vectors.
+        ids: (rows,) their global row indexes.
         total: rows of the run.
         rows: about how many rows of the run the sample is to have.
         seed: of the run.
@@ -200,12 +201,16 @@ def collect(x: Vectors, ids: Ints, total: int, rows: int, seed: int) -> tuple[Ve
     Returns:
         chosen vectors and ids, ordered by shard and by hash in it, and the rows of each shard (SHARDS,).
     """
-    drawn = splitmix64(seed, SAMPLE_TAG, ids)
-    chosen = np.arange(len(ids)) if rows >= total else np.flatnonzero((drawn >> np.uint64(11)).astype(np.float64) * 2.0**-53 < rows / total)
-    order = splitmix64(seed, ORDER_TAG, ids[chosen])
-    chosen = chosen[np.argsort(order, kind="stable")]
-    shards = np.sort(order) >> np.uint64(64 - SHARDS.bit_length() + 1)
-    return x[chosen], ids[chosen], np.bincount(shards.astype(np.int64), minlength=SHARDS).astype(np.int64)
+    chosen = np.flatnonzero(uniform(seed, SAMPLE_TAG, ids) < rows / total)
+    order, sizes = shard_order(ids[chosen], seed)
+    return x[chosen[order]], ids[chosen[order]], sizes
+
+
+def shard_order(ids: Ints, seed: int) -> tuple[Ints, Ints]:
+    """Order rows of a sample by hash, and so by shard: the order as indexes (rows,), and the rows of each shard (SHARDS,)."""
+    drawn = splitmix64(seed, ORDER_TAG, ids)
+    shards = (drawn >> np.uint64(64 - SHARDS.bit_length() + 1)).astype(np.int64)
+    return np.argsort(drawn, kind="stable"), np.bincount(shards, minlength=SHARDS).astype(np.int64)
 
 
 SAMPLE_TAG, ORDER_TAG = 1, 2
@@ -280,8 +285,8 @@ def pieces(begin: int, end: int) -> list[tuple[int, int]]:
     return [(first, min(end, first + BLOCK_ROWS)) for first in range(begin, end, BLOCK_ROWS)]
 
 
-GROUP_BLOCKS = 64
-"""Most blocks that one task of a pass over the run takes: half a million rows."""
+GROUP_BLOCKS = 32
+"""Most blocks that one task of a pass over the run takes: a quarter of a million rows."""
 GROUPS = 64
 """Groups into which a smaller run is divided."""
 

@@ -1,0 +1,247 @@
+"""The one loop that fits stages and applies them, as plain Ray tasks.
+
+    a round over the run      a task for each group of blocks, then a tree of tasks that add what they found
+    a round over the sample   a task for each range of shards
+    applying                  a task for each unit
+
+What is divided, and in which order summaries are added, follows from the rows and the spec alone; workers and nodes only
+decide who does it, and when. Stages that read the same rows in the same round share the reading.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import ray
+import ray.exceptions
+
+from embed_ops.engine import engine_error
+from embed_ops.errors import EngineError, Stopped
+from embed_ops.filesystem import walk
+from embed_ops.progress import Reporter
+from embed_ops.saved import pack, unpack
+from embed_ops.stage_job import (
+    WORK,
+    StageJob,
+    Task,
+    apply_unit,
+    make_shards,
+    merge,
+    read_group,
+    summarize_shards,
+)
+from embed_ops.stages.base import FAN_IN, SHARDS, Collected, Ints, Round, Stage, added, divide, groups
+from embed_ops.stopping import StopRequest
+from embed_ops.vectors import RunRows
+
+_LOOK_UP_S = 0.5
+_TASK_RETRIES = 3
+_AHEAD = 2
+"""Tasks submitted for each core: the next one waits where the last one ends."""
+_PATIENCE_S = 3600.0
+"""The longest that no task may end: a stretch takes seconds or minutes."""
+_CHECKPOINT_S = 20.0
+_SAY_EVERY_S = 10.0
+_STATE = "state"
+
+
+def _alone(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call on one core: a product over several threads would have other bits, and take the cores of other tasks."""
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1):
+        return function(*arguments)
+
+
+@dataclass
+class Tasks:
+    """Runs tasks on the cluster until they are done, or the command is asked to stop."""
+
+    stop: StopRequest
+    reporter: Reporter
+    deadline: float | None = None
+    memory: int = 0
+    """Greatest resident bytes of a worker."""
+
+    def each(self, function: Callable[..., Any], calls: Iterable[tuple[Any, ...]]) -> Iterator[tuple[int, Any]]:
+        """Call a function for each tuple of arguments, and yield (number of the call, result) as they finish.
+
+        Raises:
+            Stopped: the command was asked to stop; calls in flight were finished and yielded.
+            EngineError: nothing ends any more, or workers die again and again.
+        """
+        task = ray.remote(num_cpus=1, max_retries=_TASK_RETRIES)(_alone)
+        most = _AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1)))
+        waiting: dict[Any, int] = {}
+        left = enumerate(calls)
+        more, moved = True, time.monotonic()
+        try:
+            while True:
+                while more and len(waiting) < most and not self._ending():
+                    following = next(left, None)
+                    more = following is not None
+                    if following is not None:
+                        waiting[task.remote(function, *following[1])] = following[0]
+                if not waiting or self.stop.expired:
+                    break
+                done, _ = ray.wait(list(waiting), timeout=_LOOK_UP_S)
+                for ref in done:
+                    moved = time.monotonic()
+                    yield waiting.pop(ref), self._result(ref)
+                if time.monotonic() - moved > _PATIENCE_S:
+                    raise EngineError(f"no task of {len(waiting)} has ended for {_PATIENCE_S:.0f} s; see `ray status`, and run again")
+        finally:
+            for ref in waiting:
+                ray.cancel(ref, force=True)
+        if more and self._ending():
+            raise Stopped("stopped as asked; what is done is kept, run the same command again to go on")
+
+    def all(self, function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Call a function for each tuple of arguments; results in their order."""
+        found = dict(self.each(function, calls))
+        return [found[number] for number in range(len(calls))]
+
+    def _ending(self) -> bool:
+        return self.stop.asked or (self.deadline is not None and time.time() > self.deadline)
+
+    def _result(self, ref: Any) -> Any:
+        try:
+            result = ray.get(ref)
+        except ray.exceptions.RayError as error:
+            raise engine_error(error) from error
+        if isinstance(result, dict) and "memory" in result:
+            self.memory = max(self.memory, result["memory"])
+        return result
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a fit has come: rounds that are done, rows of the sample's shards, and the state (packed)."""
+
+    rounds: int
+    sizes: Ints
+    state: Any
+
+
+@dataclass
+class Fit:
+    """A fit on its way; what it has found is kept in `work/`, and a later command goes on from there."""
+
+    job: StageJob
+    rows: RunRows
+    stage: Stage
+    progress: Progress
+    saved: float = 0.0
+
+    @property
+    def todo(self) -> Round | None:
+        """What it reads next."""
+        return self.stage.round(self.progress.state)
+
+    @property
+    def folder(self) -> str:
+        """Where the latest pass over the run is kept, below `work/`."""
+        return f"round-{self.progress.rounds:04d}"
+
+    def take(self, found: Any, sizes: Ints | None = None) -> None:
+        """Go on to the next round, and save the state every few seconds, or now, if a pass over the run is behind it."""
+        whole = self.todo is not None and self.todo.over != "sample"
+        state = self.stage.update(self.progress.state, found)
+        self.progress = Progress(self.progress.rounds + 1, self.progress.sizes if sizes is None else sizes, state)
+        if whole or time.monotonic() - self.saved > _CHECKPOINT_S:
+            self.job.keep(_STATE, pack(self.progress))
+            self.saved = time.monotonic()
+
+
+def begin(job: StageJob, rows: RunRows, stage: Stage, start: Any) -> Fit:
+    """Begin a fit at a first state, or where an earlier command has left it."""
+    content = job.kept(_STATE)
+    progress = Progress(0, np.zeros(SHARDS, np.int64), start) if content is None else unpack(content)
+    return Fit(job, rows, stage, progress)
+
+
+def run(fit: Fit, others: Sequence[Fit], tasks: Tasks) -> Any:
+    """Go through the rounds of a fit to its end, and give its model.
+
+    Args:
+        fit: what is fitted.
+        others: fits that will want the same rows; a pass over the run serves those that are about to read it too.
+        tasks: where to run.
+    """
+    said = time.monotonic()
+    while (todo := fit.todo) is not None:
+        if todo.over == "sample":
+            found = _over_sample(fit, todo, tasks)
+            fit.take(found)
+        else:
+            _read_run([fit, *(other for other in others if other.todo is not None and other.todo.over != "sample")], tasks)
+            if todo.over == "collect":
+                sizes = _make_sample(fit, tasks)
+                fit.take(Collected(sizes), sizes)
+            else:
+                fit.take(_sum(fit, tasks))
+        if (words := fit.stage.progress(fit.progress.state)) and time.monotonic() - said > _SAY_EVERY_S:
+            tasks.reporter.say(f"{fit.job.spec.folder}: {words}")
+            said = time.monotonic()
+    return fit.stage.model(fit.progress.state)
+
+
+def _read_run(fits: Sequence[Fit], tasks: Tasks) -> None:
+    """Read the run once for all fits, but for stretches whose findings are kept already."""
+    rows = fits[0].rows
+    kept = [{name for name, _ in walk(fit.job.run, f"{WORK}/{fit.folder}")} for fit in fits]
+    shared = [ray.put(fit.progress.state) for fit in fits]
+    calls = []
+    for number, (first, end) in enumerate(groups(rows.rows)):
+        missing = [place for place in range(len(fits)) if f"{number:06d}" not in kept[place]]
+        if missing:
+            wanted = [(fits[place].job, fits[place].todo, shared[place], f"{fits[place].folder}/{number:06d}") for place in missing]
+            calls.append((wanted, rows.stretch(first, end)))
+    names, said = ", ".join(fit.job.spec.folder for fit in fits), time.monotonic()
+    for count, _ in enumerate(tasks.each(_read_group, calls), start=1):
+        if time.monotonic() - said > _SAY_EVERY_S:
+            tasks.reporter.say(f"{names}: read {count} of {len(calls)} stretches")
+            said = time.monotonic()
+
+
+def _read_group(wanted: Sequence[tuple[StageJob, Round, Any, str]], stretch: Any) -> dict[str, Any]:
+    return read_group([Task(job, todo, ray.get(state), name) for job, todo, state, name in wanted], stretch)
+
+
+def _sum(fit: Fit, tasks: Tasks) -> Any:
+    """Add what the groups found, in a tree that depends on their number alone."""
+    names = [f"{fit.folder}/{number:06d}" for number in range(len(groups(fit.rows.rows)))]
+    level = 0
+    while len(names) > FAN_IN:
+        level += 1
+        parts = [names[first : first + FAN_IN] for first in range(0, len(names), FAN_IN)]
+        merged = [f"{fit.folder}/level-{level}-{number:06d}" for number in range(len(parts))]
+        tasks.all(merge, [(fit.job, part, name) for part, name in zip(parts, merged, strict=True)])
+        names = merged
+    return added([unpack(fit.job.kept(name) or b"") for name in names])
+
+
+def _make_sample(fit: Fit, tasks: Tasks) -> Ints:
+    """Make the shards of the sample from what the groups kept, and give their rows."""
+    count = len(groups(fit.rows.rows))
+    found = tasks.all(make_shards, [(fit.job, fit.folder, count, list(shards)) for shards in divide(FAN_IN)])
+    return np.array([size for sizes in found for size in sizes], np.int64)
+
+
+def _over_sample(fit: Fit, todo: Round, tasks: Tasks) -> Any:
+    state = ray.put(fit.progress.state)
+    sizes = fit.progress.sizes.tolist()
+    found = tasks.all(summarize_shards, [(fit.job, todo, state, list(shards), sizes) for shards in divide(todo.tasks)])
+    return added([summary for summary in found if summary is not None])
+
+
+def apply(job: StageJob, rows: RunRows, model: Any, done: set[str], tasks: Tasks) -> Iterator[dict[str, Any]]:
+    """Apply a model to the units that are not done, and yield the record of each as it is written."""
+    shared = ray.put(model)
+    calls = ((job, shared, record) for record in rows.records if record.unit not in done)
+    for _, result in tasks.each(apply_unit, calls):
+        yield result

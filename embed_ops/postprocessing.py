@@ -1,0 +1,190 @@
+"""Stages over a finished run, seen from the driver: compare, fit what is not fitted, apply to what is left, report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+from embed_ops.embedding import OpenSession, default_session
+from embed_ops.errors import EmbedOpsError, Stopped
+from embed_ops.progress import Reporter, Silent, Totals
+from embed_ops.run import Run
+from embed_ops.saved import write_model
+from embed_ops.spec import Spec
+from embed_ops.stage_run import Asked, StageRun, asked_stages, open_stage
+from embed_ops.stage_spec import StageSpec
+from embed_ops.stages.base import Facts
+from embed_ops.steps import peak_memory
+from embed_ops.stopping import StopRequest, restored_sigterm
+
+if TYPE_CHECKING:
+    from embed_ops.fold import Tasks
+
+
+def postprocess(
+    run: Spec | str,
+    stages: Sequence[StageSpec] = (),
+    *,
+    output: str | None = None,
+    model: str | None = None,
+    refit: bool = False,
+    session: OpenSession = default_session,
+    reporter: Reporter | None = None,
+    stop_after_s: float | None = None,
+    stop: StopRequest | None = None,
+) -> list[Run]:
+    """Run stages over a finished run, each into a run directory of its own; one that is finished is left as it is.
+
+    Args:
+        run: a spec, whose `[[stage]]` list is run over its `sink.path`; or the address of a run.
+        stages: what to run, where `run` is an address.
+        output: run directory of a single stage, by default `<run>/stages/<name>`.
+        model: the run of a stage whose model is applied instead of fitting one; for a single stage.
+        refit: delete what earlier commands have made and begin anew.
+        session: opens the Ray session; called only when something is left to do.
+        reporter: shows progress; by default nothing is shown.
+        stop_after_s: seconds after which nothing further is begun.
+        stop: asks to stop early; by default one that SIGTERM asks.
+
+    Raises:
+        RunError, StageError: an input is unusable, or a run directory is of another stage; nothing was written there.
+        StorageError, EngineError, Stopped: ended early; the same call goes on.
+    """
+    root = run.sink.path if isinstance(run, Spec) else run
+    wanted = run.stage if isinstance(run, Spec) else tuple(stages)
+    asked = asked_stages(root, wanted, run.seed if isinstance(run, Spec) else 0, output, model)
+    deadline = None if stop_after_s is None else time.time() + stop_after_s
+    with restored_sigterm(), ExitStack() as open_session:
+        stop = stop or StopRequest()
+        stop.listen()
+        command = _Command(asked, reporter or Silent(), stop, deadline, session, open_session)
+        return [command.run_stage(number, refit=refit) for number in range(len(asked))]
+
+
+class _Command:
+    """The stages of one command."""
+
+    def __init__(
+        self,
+        asked: Sequence[Asked],
+        reporter: Reporter,
+        stop: StopRequest,
+        deadline: float | None,
+        session: OpenSession,
+        open_session: ExitStack,
+    ) -> None:
+        self._asked = asked
+        self._reporter = reporter
+        self._stop = stop
+        self._deadline = deadline
+        self._session = session
+        self._open_session = open_session
+        self._tasks: Tasks | None = None
+
+    def run_stage(self, number: int, *, refit: bool) -> Run:
+        """Run one stage to its end, and let those that read the same rows share its passes over them."""
+        asked = self._asked[number]
+        here = open_stage(asked, refit=refit)
+        if here.finished:
+            self._reporter.say(f"{asked.spec.folder}: nothing is left to do")
+            return Run(asked.path)
+        with ExitStack() as hearts:
+            hearts.enter_context(here.heartbeat)
+            tasks = self._cluster()
+            start = None if here.model is not None else here.stage.start(_facts(here))
+            here.begin()
+            try:
+                if here.model is None:
+                    self._fit(here, start, self._companions(number, here, hearts), tasks)
+                self._apply(here, tasks)
+                _finish(here, tasks)
+            except KeyboardInterrupt:
+                raise self._stopped(here, "interrupted; run the same command again to go on") from None
+            except Stopped as error:
+                raise self._stopped(here, str(error)) from None
+            except BaseException:
+                self._stopped(here, "")
+                raise
+        return Run(asked.path)
+
+    def _cluster(self) -> Tasks:
+        """Open the session where there is none yet."""
+        from embed_ops.fold import Tasks
+
+        if self._tasks is None:
+            self._open_session.enter_context(self._session())
+            # Ray takes SIGTERM for itself when it starts.
+            self._stop.listen()
+            self._tasks = Tasks(self._stop, self._reporter, self._deadline)
+        return self._tasks
+
+    def _companions(self, number: int, here: StageRun, hearts: ExitStack) -> list[tuple[StageRun, Any]]:
+        """Open the later stages that read the same vectors and are not fitted yet, each with its first state."""
+        found = []
+        for asked in self._asked[number + 1 :]:
+            if asked.input != here.asked.input or asked.spec.kind == "dedup":
+                continue
+            other = open_stage(asked)
+            if other.model is None and not other.finished and other.job.vectors == here.job.vectors:
+                start = other.stage.start(_facts(other))
+                hearts.enter_context(other.heartbeat)
+                other.begin()
+                other.publish("stopped")
+                found.append((other, start))
+        return found
+
+    def _fit(self, here: StageRun, start: Any, companions: Sequence[tuple[StageRun, Any]], tasks: Tasks) -> None:
+        from embed_ops import fold
+
+        clock = time.time()
+        fits = [fold.begin(run.job, run.rows, run.stage, state) for run, state in [(here, start), *companions]]
+        here.model = fold.run(fits[0], fits[1:], tasks)
+        here.header["fit"] = {"seconds": time.time() - clock, "rounds": fits[0].progress.rounds}
+        write_model(here.run.root, here.model, here.job.attempt)
+
+    def _apply(self, here: StageRun, tasks: Tasks) -> None:
+        from embed_ops.fold import apply
+
+        totals = Totals(units_expected=len(here.rows.records) - here.skipped, started=time.time())
+        if here.asked.model is not None:
+            write_model(here.run.root, here.model, here.job.attempt)
+        for result in apply(here.job, here.rows, here.model, here.done, tasks):
+            record = here.take(result["record"])
+            totals.units += 1
+            totals.rows += record.rows
+            self._reporter.update(totals)
+
+    def _stopped(self, here: StageRun, why: str) -> EmbedOpsError:
+        here.journal.flush()
+        here.publish("stopped")
+        return Stopped(f"{here.asked.spec.folder}: {why}")
+
+
+def _facts(here: StageRun) -> Facts:
+    return Facts(here.rows.rows, here.job.vectors.dim, here.job.seed)
+
+
+def _finish(here: StageRun, tasks: Tasks) -> None:
+    """Write the report and the final status, and delete what is not needed any more."""
+    here.journal.flush()
+    written = [record for record in here.records.values() if record.attempt == here.job.attempt and record.seconds]
+    steady = max(r.seconds["finished"] for r in written) - min(r.seconds["started"] for r in written) if written else 0.0
+    report = {
+        "kind": here.asked.spec.kind,
+        "rows": here.rows.rows,
+        "units": len(here.rows.records),
+        "units_skipped": here.skipped,
+        "seconds": {"total": time.time() - here.began, "steady": steady, "fit": here.header.get("fit", {}).get("seconds")},
+        "rounds": here.header.get("fit", {}).get("rounds", 0),
+        "rows_per_second": sum(record.rows for record in written) / steady if steady else None,
+        "model": here.model.report(),
+        "peak_memory": {"driver": peak_memory(), "worker": tasks.memory},
+        "resolved": here.header["resolved"],
+        "spec": here.header["spec"],
+    }
+    here.run.write_json("report.json", report, here.job.attempt)
+    here.header["attempts"][-1]["finished"] = time.time()
+    here.publish("finished")
+    here.clear_work()
