@@ -34,7 +34,8 @@ from embed_ops.stage_job import (
     read_group,
     summarize_shards,
 )
-from embed_ops.stages.base import FAN_IN, SHARDS, Collected, Ints, Round, Stage, added, divide, groups
+from embed_ops.stages.base import SHARDS, Collected, Ints, Round, Stage
+from embed_ops.stages.rounds import FAN_IN, added, divide, groups
 from embed_ops.stopping import StopRequest
 from embed_ops.vectors import RunRows
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,9 @@ from embed_ops.saved import pack, unpack
 from embed_ops.schema import ROW, SOURCE
 from embed_ops.sinks.parquet import vector_column
 from embed_ops.stage_spec import StageSpec
-from embed_ops.stages.base import Block, Ints, Round, Vectors, chained, collect, pieces, shard_order, shard_slices
+from embed_ops.stages.base import Block, Ints, Round, Vectors
+from embed_ops.stages.rounds import chained, in_blocks, pieces
+from embed_ops.stages.sampling import collect, shard_order, shard_slices
 from embed_ops.steps import peak_memory
 from embed_ops.vectors import Holder, Stretch, blocks, indexes, positions, read_unit
 
@@ -100,7 +102,7 @@ def read_group(tasks: Sequence[Task], stretch: Stretch) -> dict[str, Any]:
     found: list[Any] = [None] * len(tasks)
     chosen: list[list[Kept]] = [[] for _ in tasks]
     for first, x in blocks(tasks[0].job.vectors, stretch):
-        block = Block(x, indexes(first, len(x)), offset=first)
+        block = Block(x, indexes(first, len(x)))
         for place, (task, stage) in enumerate(zip(tasks, stages, strict=True)):
             if task.round.over == "collect":
                 wanted = task.round.rows or task.job.rows
@@ -183,16 +185,15 @@ def summarize_shards(job: StageJob, todo: Round, state: Any, shards: Sequence[in
     """Summarise what a round reads of some shards; None where they are empty."""
     stage = make_stage(job.spec)
 
-    def parts() -> Any:
+    def slices() -> Iterator[tuple[Vectors, Ints]]:
         for shard in shards:
             rows, ids = on_this_node(job, f"{shard:02d}.rows"), on_this_node(job, f"{shard:02d}.ids")
             for begin, stop in shard_slices(todo.begin, todo.rows, sizes[shard]):
                 for first, end in pieces(begin, stop):
-                    x = read_rows(rows, np.dtype(np.float32), job.vectors.dim, first, end)
-                    numbers = read_rows(ids, np.dtype(np.int64), 1, first, end)[:, 0]
-                    yield stage.summarize(Block(x, numbers, shard, first), state)
+                    x: Vectors = read_rows(rows, np.dtype(np.float32), job.vectors.dim, first, end)
+                    yield x, read_rows(ids, np.dtype(np.int64), 1, first, end)[:, 0]
 
-    return chained(parts())
+    return chained(stage.summarize(block, state) for block in in_blocks(slices()))
 
 
 def apply_unit(job: StageJob, model: Any, of_input: Record) -> dict[str, Any]:

@@ -191,6 +191,8 @@ def open_stage(asked: Asked, *, refit: bool = False) -> StageRun:
     job = StageJob(asked.spec, run.root, rows.root, vectors, rows.rows, asked.seed, output, digest, attempt)
     records, _ = run.load_records(digest, attempt) if header["attempts"] else ({}, [])
     model = applied or read_model(run.root.child("model"))
+    if model is not None and model.dim not in (None, vectors.dim):
+        raise StageError(f"{asked.model or asked.path}: its model takes vectors of width {model.dim}, {vectors.run.path} has {vectors.dim}")
     here = StageRun(asked, rows, job, make_stage(asked.spec), run, header, records, model)
     if not here.finished and header["attempts"]:
         require_same(asked.path, header["resolved"]["versions"], _versions())
