@@ -69,7 +69,8 @@ class QuantizeModel:
             return packed if self.to == "ubinary" else (packed.astype(np.int16) - _ZERO).astype(np.int8)
         codes = np.floor((x.astype(np.float32, copy=False) - self.low) / self._step)
         codes = np.clip(codes, 0, _STEPS)
-        return codes.astype(np.uint8) if self.to == "uint8" else (codes - _ZERO).astype(np.int8)
+        found: npt.NDArray[Any] = codes.astype(np.uint8) if self.to == "uint8" else (codes - _ZERO).astype(np.int8)
+        return found
 
     @property
     def _step(self) -> npt.NDArray[Any]:
