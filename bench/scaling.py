@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib
 import json
 import multiprocessing
 import os
@@ -17,7 +18,6 @@ from typing import Any
 
 import pyarrow as pa
 from corpora import write
-from memory import write_model, write_rows
 from record import spread, write_record
 
 from cluster.local import local_cluster
@@ -28,7 +28,7 @@ from embed_ops.job import Job, Work
 from embed_ops.ledger import take_stock
 from embed_ops.liveness import new_attempt
 from embed_ops.plan import Piece, Plan, SourceFile, Span, unit_name
-from embed_ops.record import Record
+from embed_ops.record import SECONDS, Record
 from embed_ops.run_dir import RunDir
 from embed_ops.sources.corpus import Corpus
 
@@ -44,6 +44,9 @@ def command(folder: Path, corpus: Path, model: str, *words: str, address: str | 
 
 def rows(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Embed more and more rows with a one-layer model: rows/s, memory of the driver, and the same command again."""
+    # Imports torch, which has no part in what `ledger` measures.
+    from memory import write_model, write_rows
+
     write_model(folder / "model")
     figures = {}
     for count in options.rows:
@@ -159,7 +162,18 @@ def ledger(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
             end = min(begin + per_unit, piece.end or 0)
             following = (piece.source, end) if end != piece.end else (None, None)
             part = {"source": piece.source, "begin": begin, "end": end, "records": end - begin}
-            batch.append(Record(unit_name(piece.source, begin), attempt, [part], *following, end - begin, 0, 0, 0, 10**7, "0" * 64))
+            name = unit_name(piece.source, begin)
+            digest = hashlib.sha256(name.encode()).hexdigest()
+            counted: dict[str, Any] = {
+                "inputs": end - begin,
+                "tokens": 10**6,
+                "positions": 10**6,
+                "flops": 1e12,
+                "min_norm": 0.5,
+                "max_norm": 1.5,
+            }
+            counted["seconds"] = dict.fromkeys(SECONDS, float(begin))
+            batch.append(Record(name, attempt, [part], *following, end - begin, 0, 0, 0, 10**7, digest, **counted))
         if len(batch) > 10_000:
             run.append_manifest(batch, attempt)
             batch.clear()
@@ -174,9 +188,12 @@ def ledger(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def _read_ledger(path: str, results: Any) -> None:
+    # The driver's memory is that of its libraries, too.
+    for library in ("jobs.embed", "ray.data"):
+        importlib.import_module(library)
     began = time.perf_counter()
     run = RunDir(locate(path))
-    plan, records = run.read_plan([locate("/corpus")]), run.read_manifest()
+    plan, records = run.read_plan([locate("/corpus")]), run.read_manifest(timed=False)
     stock = take_stock(plan, records, 16_384)
     results.put(
         {

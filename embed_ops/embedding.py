@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 
 from embed_ops.attempt import Attempt, open_attempt
 from embed_ops.errors import RunError, Stopped
+from embed_ops.filesystem import check_space
 from embed_ops.fingerprint import choices, resume
 from embed_ops.job import Work
 from embed_ops.ledger import Ledger
@@ -17,7 +18,6 @@ from embed_ops.progress import Reporter, Silent
 from embed_ops.registry import make_encoder
 from embed_ops.report import build, counts
 from embed_ops.run import Run
-from embed_ops.run_dir import check_space
 from embed_ops.spec import Spec
 from embed_ops.steps import peak_memory
 from embed_ops.stopping import StopRequest, restored_sigterm

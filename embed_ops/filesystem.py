@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from collections.abc import Iterator
 
+import psutil
 import pyarrow as pa
 from fsspec.utils import glob_translate
 from pyarrow import fs as pafs
 
-from embed_ops.errors import SourceError
+from embed_ops.errors import SourceError, StorageError
 from embed_ops.faults import patiently, storage_error
 from embed_ops.location import OPTIONS, SCHEME, Location, full_address, locate
 from embed_ops.publishing import create, publish
@@ -18,6 +20,7 @@ from embed_ops.remote_file import RemoteFile
 
 __all__ = [
     "Location",
+    "check_space",
     "create",
     "file_info",
     "full_address",
@@ -149,3 +152,19 @@ def walk(root: Location, relative: str) -> Iterator[tuple[str, int]]:
     for info in _listing(base):
         if info.type == pafs.FileType.File:
             yield info.path[len(base.path) + 1 :], info.size
+
+
+def check_space(root: Location, needed: int) -> None:
+    """Refuse to start where the disk is too small for the vectors; only local disks can tell.
+
+    Raises:
+        StorageError: names both figures.
+    """
+    if not root.local:
+        return
+    folder = root.path
+    while not os.path.isdir(folder):  # noqa: PTH112 - a plain string path, root may not exist yet
+        folder = os.path.dirname(folder)  # noqa: PTH120
+    free = psutil.disk_usage(folder).free
+    if free < needed:
+        raise StorageError(f"{root.path}: about {needed / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free; choose another sink.path")

@@ -7,7 +7,6 @@ span form a chain: each says where it ends, the next begins there, and the final
 
 from __future__ import annotations
 
-import base64
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,9 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from embed_ops.errors import RunError, SourceError
+from embed_ops.errors import SourceError
 from embed_ops.filesystem import Location, list_files, locate
 
 UNIT_TEXT_BYTES = 4 << 20
@@ -27,21 +25,6 @@ SPAN_BYTES = 32 << 20
 SMALL_FILE_BYTES = 4 << 20
 """Files up to this size share spans and units with their neighbours of the same folder."""
 _LISTING_THREADS = 32
-
-PLAN_SCHEMA = pa.schema(
-    [
-        ("span", pa.int64()),
-        ("source", pa.string()),
-        ("root", pa.int32()),
-        ("size", pa.int64()),
-        ("modified", pa.int64()),
-        ("first_row", pa.int64()),
-        ("end", pa.int64()),
-        ("rows", pa.int64()),
-        ("bytes", pa.int64()),
-        ("output", pa.string()),
-    ]
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,44 +221,6 @@ def limit_layouts(
             left -= rows
             pieces.append(piece)
         yield replace(layout, pieces=tuple(pieces))
-
-
-def plan_table(plan: Plan) -> pa.Table:
-    """Write the plan as a table, a row per piece; the columns that are read travel in its metadata."""
-    by_name = {file.name: file for file in plan.files}
-    columns: dict[str, list[object]] = {name: [] for name in PLAN_SCHEMA.names}
-    for span in plan.spans:
-        for piece in span.pieces:
-            file = by_name[piece.source]
-            values = (span.index, piece.source, file.root, file.size, file.modified, piece.begin, piece.end, piece.rows, piece.bytes)
-            for name, value in zip(PLAN_SCHEMA.names, (*values, f"{span.first_unit}.parquet"), strict=True):
-                columns[name].append(value)
-    columns_read = base64.b64encode(plan.columns.serialize().to_pybytes())
-    return pa.table(columns, PLAN_SCHEMA.with_metadata({"columns": columns_read}))
-
-
-def read_plan(source: pa.NativeFile | str, roots: Sequence[Location]) -> Plan:
-    """Read what `plan_table` wrote.
-
-    Args:
-        source: the plan file, open or by path.
-        roots: where `source.path` leads; files are looked up below them.
-
-    Raises:
-        RunError: it was made with more roots.
-    """
-    table = pq.read_table(source)
-    read = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(table.schema.metadata[b"columns"])))
-    files: dict[str, SourceFile] = {}
-    pieces: dict[int, list[Piece]] = {}
-    columns = [table.column(name).to_pylist() for name in PLAN_SCHEMA.names]
-    for span, source_name, root, size, modified, begin, end, rows, length, _ in zip(*columns, strict=True):
-        if root >= len(roots):
-            raise RunError(f"source.path: {source_name} of this run is in path {root}, but only {len(roots)} are given")
-        inside = source_name.partition("/")[2] if len(roots) > 1 else source_name
-        files.setdefault(source_name, SourceFile(source_name, root, roots[root].child(inside).path, size, modified))
-        pieces.setdefault(span, []).append(Piece(source_name, begin, end, rows, length))
-    return Plan(tuple(files.values()), tuple(Span(index, tuple(parts)) for index, parts in pieces.items()), read)
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
@@ -12,6 +13,8 @@ import pyarrow as pa
 from embed_ops.sinks.parquet import vectors_of
 
 SUFFIX = ".parquet"
+_ROWS_AT_ONCE = 1000
+"""Rows of a manifest that are Python objects twice for a moment, as a table's and as records."""
 _RANGE = pa.struct([("source", pa.string()), ("begin", pa.int64()), ("end", pa.int64()), ("records", pa.int64())])
 REMOVED = "removed"
 """Flag of a record that strikes the unit's earlier ones."""
@@ -58,12 +61,18 @@ class Record:
     positions: int = 0
     flops: float = 0.0
     seconds: dict[str, float] = field(default_factory=dict)
-    flags: list[str] = field(default_factory=list)
+    flags: tuple[str, ...] = ()
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> Self:
-        """Take the known keys of a mapping."""
-        return cls(**{item.name: values[item.name] for item in fields(cls) if item.name in values})
+        """Take the known keys of a mapping; names that many records share are kept once."""
+        taken = {name: values[name] for name in cls.__slots__ if name in values}
+        taken["attempt"] = sys.intern(taken["attempt"])
+        taken["ranges"] = [part | {"source": sys.intern(part["source"])} for part in taken["ranges"]]
+        if taken["next_source"] is not None:
+            taken["next_source"] = sys.intern(taken["next_source"])
+        taken["flags"] = tuple(taken.get("flags", ()))
+        return cls(**taken)
 
 
 COUNTED = ("truncated", "inputs", "tokens", "positions", "flops")
@@ -90,6 +99,22 @@ MANIFEST_SCHEMA = pa.schema(
         ("flags", pa.list_(pa.string())),
     ]
 )
+
+
+def records_of(table: pa.Table, *, timed: bool) -> Iterator[Record]:
+    """Read the records of a part of the manifest.
+
+    Args:
+        table: what is of `MANIFEST_SCHEMA`.
+        timed: with the seconds.
+    """
+    table = table if timed else table.drop_columns("seconds")
+    none: dict[str, float] = {}
+    for batch in table.to_batches(_ROWS_AT_ONCE):
+        for row in batch.to_pylist():
+            known = row.get("seconds")
+            row["seconds"] = {key: value for key, value in known.items() if value is not None} if known else none
+            yield Record.parse(row)
 
 
 def footer_of(record: Record, fingerprint: str, version: str) -> dict[str, Any]:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import uuid
 from collections.abc import Iterable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from typing import Any, Self
 
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow.fs import FileSelector, FileType
@@ -21,8 +19,20 @@ from embed_ops.errors import RunError, StorageError
 from embed_ops.faults import patiently
 from embed_ops.filesystem import Location, file_info, locate, publish, read_bytes, remove, walk
 from embed_ops.liveness import attempt_is_dead
-from embed_ops.plan import Plan, plan_table, read_plan
-from embed_ops.record import COUNTED, MANIFEST_SCHEMA, REMOVED, SUFFIX, Record, footer_of, norms_of, reject_name, reject_unit
+from embed_ops.plan import Plan
+from embed_ops.plan_table import plan_table, read_plan
+from embed_ops.record import (
+    COUNTED,
+    MANIFEST_SCHEMA,
+    REMOVED,
+    SUFFIX,
+    Record,
+    footer_of,
+    norms_of,
+    records_of,
+    reject_name,
+    reject_unit,
+)
 from embed_ops.sinks.parquet import encode, read_footer
 
 DATA, REJECTS, MANIFEST, TMP = "data", "rejects", "manifest", "tmp"
@@ -97,22 +107,26 @@ class RunDir:
         except (pa.ArrowException, OSError, KeyError) as error:
             raise RunError(f"{self.root.path}/plan.parquet: can't be read: {error}; restore it, or choose another sink.path") from error
 
-    def read_manifest(self) -> dict[str, Record]:
+    def read_manifest(self, *, timed: bool = True) -> dict[str, Record]:
         """Read all parts: the latest record of each unit, by name.
+
+        Args:
+            timed: with the seconds of each unit, which are a third of what records take in memory.
 
         Raises:
             RunError: a part can't be read.
         """
         found: dict[str, Record] = {}
         parts = sorted(name for name, _ in walk(self.root, MANIFEST) if name.endswith(SUFFIX))
-        # Small files, many at once: each costs a store its time to answer.
+        # Small files, many at once: each costs a store its time to answer. Not all at once: they are read faster than taken in.
         with ThreadPoolExecutor(_MANIFEST_THREADS) as pool:
-            for part in pool.map(self._read_part, parts):
-                for row in part.to_pylist():
-                    row["seconds"] = {key: value for key, value in (row["seconds"] or {}).items() if value is not None}
-                    found[row["unit"]] = Record.parse(row)
-                    if REMOVED in found[row["unit"]].flags:
-                        del found[row["unit"]]
+            for first in range(0, len(parts), _MANIFEST_THREADS):
+                for part in pool.map(self._read_part, parts[first : first + _MANIFEST_THREADS]):
+                    for record in records_of(part, timed=timed):
+                        if REMOVED in record.flags:
+                            found.pop(record.unit, None)
+                        else:
+                            found[record.unit] = record
         self._part = max((int(name.partition("-")[0]) for name in parts), default=-1) + 1
         return found
 
@@ -142,7 +156,7 @@ class RunDir:
         Returns:
             records by unit, and the units whose file is not what the manifest says (they are computed again).
         """
-        known = self.read_manifest()
+        known = self.read_manifest(timed=False)
         data = {name.removesuffix(SUFFIX): size for name, size in walk(self.root, DATA) if name.endswith(SUFFIX)}
         rejects = dict(walk(self.root, REJECTS))
         records: dict[str, Record] = {}
@@ -194,7 +208,7 @@ class RunDir:
             sha256=hashlib.sha256(content).hexdigest(),
             min_norm=low,
             max_norm=high,
-            flags=["recovered"],
+            flags=("recovered",),
             **{name: footer[name] for name in ("ranges", "rows", "rejects", "file_rejects", "filtered", "reject_file", *COUNTED)},
         )
         if footer["reject_file"] is None:
@@ -223,7 +237,7 @@ class RunDir:
         remove(self.root.child(f"{DATA}/{record.unit}{SUFFIX}"))
         if record.reject_file is not None:
             remove(self.root.child(f"{REJECTS}/{record.reject_file}"))
-        self.append_manifest([replace(record, flags=[REMOVED])], attempt)
+        self.append_manifest([replace(record, flags=(REMOVED,))], attempt)
 
     def require_empty(self) -> None:
         """Refuse a folder that holds a run's files but no `run.json`.
@@ -239,7 +253,7 @@ class RunDir:
 
     def remove_stale(self, sources: Set[str], kept: Mapping[str, Record], attempt: str) -> None:
         """Delete the data files of units that begin in these source files, but for those kept, and strike their records."""
-        known = self.read_manifest()
+        known = self.read_manifest(timed=False)
         for name in [name for name, _ in walk(self.root, DATA)]:
             unit = name.removesuffix(SUFFIX)
             if unit.rpartition(".")[0] in sources and unit not in kept:
@@ -278,19 +292,3 @@ class RunDir:
         folder = self.root.child(f"{TMP}/{attempt}").path
         with contextlib.suppress(FileNotFoundError):
             patiently("deleted", folder, lambda: self.root.fs.delete_dir(folder))
-
-
-def check_space(root: Location, needed: int) -> None:
-    """Refuse to start where the disk is too small for the vectors; only local disks can tell.
-
-    Raises:
-        StorageError: names both figures.
-    """
-    if not root.local:
-        return
-    folder = root.path
-    while not os.path.isdir(folder):  # noqa: PTH112 - a plain string path, root may not exist yet
-        folder = os.path.dirname(folder)  # noqa: PTH120
-    free = psutil.disk_usage(folder).free
-    if free < needed:
-        raise StorageError(f"{root.path}: about {needed / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free; choose another sink.path")

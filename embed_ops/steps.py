@@ -241,7 +241,7 @@ def _write(received: pa.Table, meta: dict[str, Any], job: Job) -> dict[str, Any]
     if meta["retry"]:
         record = run.recover(meta["unit"], job.fingerprint, job.attempt) if merged_before(run, meta) else None
         if record is not None:
-            return _result(job, meta, replace(record, flags=["retried"]), clock)
+            return _result(job, meta, replace(record, flags=("retried",)), clock)
         if len(data) == 0:
             return {"unit": meta["unit"], "unchanged": True}
         data, rejects, meta = merge(run, data, rejects, meta)

@@ -105,7 +105,7 @@ def test_lost_records_are_read_back(tiny: str, tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "run" / "manifest")
     report = embed(spec, session=no_session).report
     assert report["spans_read"] == 0
-    assert all(record.flags == ["recovered"] for record in Run(str(tmp_path / "run")).records().values())
+    assert all(record.flags == ("recovered",) for record in Run(str(tmp_path / "run")).records().values())
     assert verify(str(tmp_path / "run"), source=True).ok
 
 

@@ -65,8 +65,9 @@ for module in sys.argv[1:]:
 
 
 def test_few_modules_know_ray() -> None:
-    """In the library only the pipeline, its pulse and its metrics import Ray, anywhere in their code."""
-    assert [path.name for path in sorted(ROOT.rglob("*.py")) if "ray" in imported(path)] == ["metrics.py", "pipeline.py", "pulse.py"]
+    """In the library only the pipeline, its pulse, its metrics and the loop of the stages import Ray, anywhere in their code."""
+    knowing = [path.name for path in sorted(ROOT.rglob("*.py")) if "ray" in imported(path)]
+    assert knowing == ["fold.py", "metrics.py", "pipeline.py", "pulse.py"]
 
 
 def test_sources_know_no_model() -> None:

@@ -15,7 +15,8 @@ from reading import corpus, texts, units, write
 from embed_ops import plan as plan_module
 from embed_ops.errors import RunError, SourceError, SpecError, StorageError
 from embed_ops.filesystem import Location, list_files, locate, publish, read_bytes, remove, walk
-from embed_ops.plan import Piece, SourceFile, Span, compare, estimated_units, inspect_files, plan_table
+from embed_ops.plan import Piece, SourceFile, Span, compare, estimated_units, inspect_files
+from embed_ops.plan_table import plan_table
 from embed_ops.run_dir import RunDir
 from embed_ops.sources.corpus import Corpus
 

@@ -64,7 +64,7 @@ def test_a_start_longer_than_the_work_is_told() -> None:
 
 def test_halved_batches_are_told() -> None:
     """Running out of memory does not stay hidden."""
-    found = measured(flags=[HALVED])
+    found = measured(flags=(HALVED,))
     resolved = {"dtype": "float32", "compile": False, "token_budget": 64, "threads_per_replica": 1}
     rows = dict(report_rows(build(found.records, found, 11.0, resolved)))
     assert rows["out of memory"].startswith("2 units")

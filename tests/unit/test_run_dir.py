@@ -19,11 +19,11 @@ from fake_run import DIGEST, contents, corpus_of, make, spec_of, table_of
 from reading import write
 
 from embed_ops.errors import RunError, StorageError
-from embed_ops.filesystem import locate
+from embed_ops.filesystem import check_space, locate
 from embed_ops.liveness import attempt_is_dead, new_attempt
 from embed_ops.record import Record, norms_of
 from embed_ops.run import Run
-from embed_ops.run_dir import RunDir, check_space
+from embed_ops.run_dir import RunDir
 from embed_ops.sinks.parquet import vector_column
 
 
@@ -39,7 +39,7 @@ def test_records_survive_the_manifest(folder: Path, tmp_path: Path) -> None:
     run = RunDir.at(str(tmp_path / "other"))
     full = Record(
         *("u.000000000000", "a-1-1", [{"source": "ü", "begin": 0, "end": 9, "records": 2}], "ü", 9, 1, 2, 3, 4, 5, "f" * 64),
-        *("r", 6, "e" * 64, 7, 0.5, 1.5, 8, 9, 10, 1e15, {"read": 0.25, "forward": 3.0}, ["retried"]),
+        *("r", 6, "e" * 64, 7, 0.5, 1.5, 8, 9, 10, 1e15, {"read": 0.25, "forward": 3.0}, ("retried",)),
     )
     bare = replace(full, next_source=None, next_position=None, reject_file=None, reject_sha256=None, min_norm=None, max_norm=None)
     run.append_manifest([full, replace(bare, unit="v")], "a-1-1")
@@ -47,6 +47,7 @@ def test_records_survive_the_manifest(folder: Path, tmp_path: Path) -> None:
     run.append_manifest([replace(full, rows=99)], "a-1-1")
     assert RunDir.at(str(tmp_path / "other")).read_manifest() == {"u.000000000000": replace(full, rows=99), "v": replace(bare, unit="v")}
     assert len(list((tmp_path / "other" / "manifest").iterdir())) == 2
+    assert RunDir.at(str(tmp_path / "other")).read_manifest(timed=False)["v"] == replace(bare, unit="v", seconds={})
     later = RunDir.at(str(tmp_path / "other"))
     later.read_manifest()
     later.append_manifest([replace(full, rows=100)], "b-2-2")
@@ -59,10 +60,10 @@ def test_lost_records_are_read_back(folder: Path) -> None:
     shutil.rmtree(folder / "manifest")
     records, broken = RunDir.at(str(folder)).load_records(DIGEST, "b-2-2")
     assert broken == []
-    assert {name: replace(record, attempt="", flags=[]) for name, record in records.items()} == {
-        name: replace(record, attempt="", flags=[]) for name, record in known.items()
+    assert {name: replace(record, attempt="", flags=()) for name, record in records.items()} == {
+        name: replace(record, attempt="", flags=()) for name, record in known.items()
     }
-    assert all(record.flags == ["recovered"] and record.attempt == "b-2-2" for record in records.values())
+    assert all(record.flags == ("recovered",) and record.attempt == "b-2-2" for record in records.values())
     assert RunDir.at(str(folder)).read_manifest() == records
 
 
@@ -176,7 +177,7 @@ def test_a_run_elsewhere_than_on_disk() -> None:
     written = run.write_unit(record, data, rejects, DIGEST, "0")
     records, broken = run.load_records(DIGEST, "b-2-2")
     assert broken == []
-    assert records == {record.unit: replace(written, attempt="b-2-2", flags=["recovered"])}
+    assert records == {record.unit: replace(written, attempt="b-2-2", flags=("recovered",))}
     run.append_manifest([written], "a-1-1")
     assert RunDir.at(base).read_manifest() == {record.unit: written}
     run.clean("b-2-2")
