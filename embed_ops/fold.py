@@ -30,6 +30,7 @@ from embed_ops.stage_job import (
     Task,
     apply_unit,
     make_shards,
+    measure_units,
     merge,
     read_group,
     summarize_shards,
@@ -37,7 +38,7 @@ from embed_ops.stage_job import (
 from embed_ops.stages.base import SHARDS, Collected, Ints, Round, Stage
 from embed_ops.stages.rounds import FAN_IN, added, divide, groups
 from embed_ops.stopping import StopRequest
-from embed_ops.vectors import RunRows
+from embed_ops.vectors import Label, RunRows
 
 _LOOK_UP_S = 0.5
 _TASK_RETRIES = 3
@@ -246,3 +247,16 @@ def apply(job: StageJob, rows: RunRows, model: Any, done: set[str], tasks: Tasks
     calls = ((job, shared, record) for record in rows.records if record.unit not in done)
     for _, result in tasks.each(apply_unit, calls):
         yield result
+
+
+_UNITS_PER_TASK = 32
+
+
+def measure(job: StageJob, rows: RunRows, model: Any, label: Label | None, tasks: Tasks) -> Any:
+    """Summarise how good a model is, from the columns it has given all units; None where there are no rows."""
+    shared = ray.put(model)
+    units = rows.records
+    parts = [units[first : first + _UNITS_PER_TASK] for first in range(0, len(units), _UNITS_PER_TASK)]
+    found = tasks.all(measure_units, [(job, shared, part, label) for part in parts])
+    whole = [summary for summary in found if summary is not None]
+    return added(whole) if whole else None

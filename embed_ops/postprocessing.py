@@ -15,7 +15,8 @@ from embed_ops.saved import write_model
 from embed_ops.spec import Spec
 from embed_ops.stage_run import Asked, StageRun, asked_stages, open_stage
 from embed_ops.stage_spec import StageSpec
-from embed_ops.stages.base import Facts
+from embed_ops.stages.base import Facts, MeasuredModel
+from embed_ops.statistics import report_of
 from embed_ops.steps import peak_memory
 from embed_ops.stopping import StopRequest, restored_sigterm
 
@@ -151,7 +152,7 @@ class _Command:
         if here.asked.model is not None:
             write_model(here.run.root, here.model, here.job.attempt)
         for result in apply(here.job, here.rows, here.model, here.done, tasks):
-            record = here.take(result["record"])
+            record = here.take(result)
             totals.units += 1
             totals.rows += record.rows
             self._reporter.update(totals)
@@ -180,6 +181,8 @@ def _finish(here: StageRun, tasks: Tasks) -> None:
         "rounds": here.header.get("fit", {}).get("rounds", 0),
         "rows_per_second": sum(record.rows for record in written) / steady if steady else None,
         "model": here.model.report(),
+        "quality": _quality(here, tasks),
+        "statistics": report_of(here.run.read_statistics(), here.rows.rows),
         "peak_memory": {"driver": peak_memory(), "worker": tasks.memory},
         "resolved": here.header["resolved"],
         "spec": here.header["spec"],
@@ -188,3 +191,13 @@ def _finish(here: StageRun, tasks: Tasks) -> None:
     here.header["attempts"][-1]["finished"] = time.time()
     here.publish("finished")
     here.clear_work()
+
+
+def _quality(here: StageRun, tasks: Tasks) -> dict[str, Any]:
+    """Ask how good the model is, where its columns tell."""
+    from embed_ops import fold
+
+    if not isinstance(here.model, MeasuredModel):
+        return {}
+    found = fold.measure(here.job, here.rows, here.model, here.label, tasks)
+    return {} if found is None else here.model.quality(found)

@@ -33,8 +33,9 @@ from embed_ops.stage_spec import StageSpec
 from embed_ops.stages.base import Block, Ints, Round, Vectors
 from embed_ops.stages.rounds import chained, in_blocks, pieces
 from embed_ops.stages.sampling import collect, shard_order, shard_slices
+from embed_ops.statistics import dump, statistics_of
 from embed_ops.steps import peak_memory
-from embed_ops.vectors import Holder, Stretch, blocks, indexes, positions, read_unit
+from embed_ops.vectors import Holder, Label, Stretch, blocks, indexes, labels_of, positions, read_columns, read_unit
 
 WORK = "work"
 SAMPLE = f"{WORK}/sample"
@@ -212,7 +213,16 @@ def apply_unit(job: StageJob, model: Any, of_input: Record) -> dict[str, Any]:
     written = RunDir(job.run).write_unit(record, data, data.slice(0, 0), job.fingerprint, __version__)
     seconds = {"read": read, "forward": forward, "write": time.perf_counter() - clock - read - forward}
     seconds |= {"started": started, "finished": time.time()}
-    return {"record": asdict(replace(written, seconds=seconds)), "memory": peak_memory()}
+    return {"record": asdict(replace(written, seconds=seconds)), "statistics": dump(statistics_of(data)), "memory": peak_memory()}
+
+
+def measure_units(job: StageJob, model: Any, units: Sequence[Record], label: Label | None) -> Any:
+    """Read a stage's new columns of some units back, and summarise how good they are; None where they have no rows."""
+    return chained(
+        model.measure(read_columns(job.run, record.unit, model.measured), None if label is None else labels_of(label, record.unit))
+        for record in units
+        if record.rows
+    )
 
 
 def stage_record(job: StageJob, of_input: Record) -> Record:

@@ -28,7 +28,7 @@ from embed_ops.saved import MODEL_ARRAYS, MODEL_JSON, read_model
 from embed_ops.stage_job import WORK, StageJob
 from embed_ops.stage_spec import StageSpec
 from embed_ops.stages.base import Stage
-from embed_ops.vectors import RunRows, told_parent
+from embed_ops.vectors import Label, RunRows, told_parent
 
 STAGES = "stages"
 _VERSIONED = ("numpy", "pyarrow")
@@ -126,11 +126,17 @@ class StageRun:
         self.header["finished"] = time.time() if status == "finished" else None
         self.run.write_json("run.json", self.header, self.job.attempt)
 
-    def take(self, record: Mapping[str, Any]) -> Record:
+    @property
+    def label(self) -> Label | None:
+        """Column to compare clusters with."""
+        name = getattr(self.asked.spec, "label", None)
+        return None if name is None else self.rows.label(name)
+
+    def take(self, result: Mapping[str, Any]) -> Record:
         """Keep the record of a unit that is written."""
-        found = Record.parse(record)
+        found = Record.parse(result["record"])
         self.records[found.unit] = found
-        self.journal.add(found)
+        self.journal.add(found, result["statistics"])
         return found
 
     def clear_work(self) -> None:
@@ -194,6 +200,7 @@ def open_stage(asked: Asked, *, refit: bool = False) -> StageRun:
     if model is not None and model.dim not in (None, vectors.dim):
         raise StageError(f"{asked.model or asked.path}: its model takes vectors of width {model.dim}, {vectors.run.path} has {vectors.dim}")
     here = StageRun(asked, rows, job, make_stage(asked.spec), run, header, records, model)
+    _ = here.label  # a label that is not there is found out before anything is fitted
     if not here.finished and header["attempts"]:
         require_same(asked.path, header["resolved"]["versions"], _versions())
     return here

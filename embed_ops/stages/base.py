@@ -15,10 +15,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 BLOCK_ROWS = 8192
 """Rows that are summarised together."""
@@ -109,6 +110,22 @@ class Model(Protocol):
 
     def report(self) -> dict[str, Any]:
         """Say in numbers what was fitted, for `report.json`."""
+        ...
+
+
+@runtime_checkable
+class MeasuredModel(Protocol):
+    """A model of which it can be told from its new columns alone how good it is."""
+
+    measured: ClassVar[tuple[str, ...]]
+    """Columns that are read back."""
+
+    def measure(self, columns: pa.Table, labels: pa.Array | None) -> Any:
+        """Summarise the `measured` columns of a unit, and labels of its rows (one for all, or one each), if any were named."""
+        ...
+
+    def quality(self, summary: Any) -> dict[str, Any]:
+        """Say in numbers how good it is, for `report.json`."""
         ...
 
 

@@ -17,7 +17,9 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
+from embed_ops.agreement import ClusterQuality
 from embed_ops.errors import StageError
 from embed_ops.nearest import ClusterSums, Counts, nearest, squared_distances, two_nearest
 from embed_ops.seeding import (
@@ -100,6 +102,7 @@ class KMeansModel:
     """
 
     kind: ClassVar[str] = "kmeans"
+    measured: ClassVar[tuple[str, ...]] = ("cluster", "distance", "second_distance")
     centers: Floats
     spherical: bool
     sample_rows: int
@@ -142,6 +145,16 @@ class KMeansModel:
             "steps": self.steps,
             "sample_inertia_per_row": self.inertia,
         }
+
+    def measure(self, columns: pa.Table, labels: pa.Array | None) -> ClusterQuality:
+        """Count clusters, distances, and what labels they have."""
+        clusters, first, second = (columns[name].to_numpy().astype(kind) for name, kind in zip(self.measured, "qdd", strict=True))
+        inertia = float((2 * first if self.spherical else first**2).sum())
+        return ClusterQuality.of(clusters, len(self.centers), inertia, first, second, labels)
+
+    def quality(self, summary: ClusterQuality) -> dict[str, Any]:
+        """Give the figures."""
+        return summary.report()
 
 
 class KMeansStage:
