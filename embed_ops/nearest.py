@@ -36,11 +36,11 @@ def two_nearest(x: npt.NDArray[Any], centers: npt.NDArray[Any], count: int = 2) 
     """Find the nearest and the second nearest centre of each row: (rows, count) int64; second -1 where there is one centre."""
     kind = np.float64 if x.dtype == np.float64 else np.float32
     # Seen from the middle of the centres: far from the origin, products would lose the digits that tell centres apart.
-    middle = centers.mean(axis=0, dtype=np.float64)
-    shifted = centers - middle
+    # Rows and centres are seen from the very same point, so it is rounded first.
+    middle = centers.mean(axis=0, dtype=np.float64).astype(kind)
+    shifted = centers.astype(np.float64) - middle
     half = (0.5 * np.einsum("ij,ij->i", shifted, shifted)).astype(kind)
     across = np.ascontiguousarray(shifted.T.astype(kind))
-    middle = middle.astype(kind)
 
     def of_tile(tile: npt.NDArray[Any]) -> Ints:
         return _search(tile.astype(kind, copy=False) - middle, across, half, count)

@@ -22,6 +22,8 @@ ROUNDS = 5
 OVERSAMPLING, OVERSAMPLING_IN_CELLS = 2.0, 0.5
 """Candidates that a round draws for each cluster; fewer in cells, since they are many and the driver holds them all."""
 _LLOYD = 30
+_STARTS, _FLOP_OF_STARTS = 4, 2e10
+"""Of several starts over the candidates the best is kept, where they are half a second's work: one may miss a cluster for good."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,8 @@ def clustered(candidates: Vectors, weights: npt.NDArray[Any], k: int, seed: int)
     from threadpoolctl import threadpool_limits
 
     # A candidate to which no row is nearest any more still may be a centre: k-means++ can't draw from weights of zero alone.
-    fit: Any = KMeans(k, init="k-means++", n_init=1, max_iter=_LLOYD, random_state=seed % 2**32)
+    starts = int(np.clip(_FLOP_OF_STARTS / (2.0 * len(candidates) * k * candidates.shape[1] * _LLOYD), 1, _STARTS))
+    fit: Any = KMeans(k, init="k-means++", n_init=starts, max_iter=_LLOYD, random_state=seed % 2**32)
     with threadpool_limits(1), warnings.catch_warnings():
         # Fewer distinct candidates than clusters: empty clusters are repaired later.
         warnings.simplefilter("ignore", ConvergenceWarning)

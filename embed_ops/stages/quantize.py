@@ -67,20 +67,22 @@ class QuantizeModel:
         if self.low is None or self.high is None:
             packed: npt.NDArray[Any] = np.packbits(x > 0, axis=1)
             return packed if self.to == "ubinary" else (packed.astype(np.int16) - _ZERO).astype(np.int8)
-        codes = np.floor((x.astype(np.float32, copy=False) - self.low) / self._step)
+        step = self._step
+        # A constant dimension has no step: its code is the least one.
+        codes = np.floor((x.astype(np.float32, copy=False) - self.low) / np.where(step == 0, np.float32(1), step))
         codes = np.clip(codes, 0, _STEPS)
         found: npt.NDArray[Any] = codes.astype(np.uint8) if self.to == "uint8" else (codes - _ZERO).astype(np.int8)
         return found
 
     @property
-    def _step(self) -> npt.NDArray[Any]:
-        step = (self.high - self.low) / np.float32(_STEPS) if self.high is not None and self.low is not None else np.ones(1, np.float32)
-        # A constant dimension has no step: its code is the least one.
-        found: npt.NDArray[Any] = np.where(step == 0, np.float32(1), step)
-        return found
+    def _step(self) -> Vectors:
+        if self.low is None or self.high is None:
+            return np.ones(1, np.float32)
+        step: Vectors = (self.high - self.low) / np.float32(_STEPS)
+        return step
 
     def inverse(self, codes: npt.NDArray[Any]) -> Vectors:
-        """Turn codes back into (rows, dim) float32: the middle of each step, or -1 and 1 for bits."""
+        """Turn codes back into (rows, dim) float32: the middle of each step, or -1 and 1 for bits; what is constant exactly."""
         if self.low is None:
             bits = codes if self.to == "ubinary" else (codes.astype(np.int16) + _ZERO).astype(np.uint8)
             return np.unpackbits(bits, axis=1)[:, : self.of].astype(np.float32) * 2 - 1
