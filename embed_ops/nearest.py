@@ -80,7 +80,10 @@ def _insert(best: npt.NDArray[Any], found: Ints, value: npt.NDArray[Any], place:
 
 def squared_distances(x: npt.NDArray[Any], centers: npt.NDArray[Any], labels: Ints) -> Floats:
     """Compute the squared distance of each row to its centre, from the difference itself: exact where the two are equal."""
-    apart = x - centers[labels].astype(x.dtype, copy=False)
+    if len(centers) <= len(labels):
+        centers = centers.astype(x.dtype, copy=False)
+    apart = centers[labels].astype(x.dtype, copy=False)
+    np.subtract(x, apart, out=apart)
     found: Floats = np.einsum("ij,ij->i", apart, apart).astype(np.float64)
     return found
 
