@@ -19,10 +19,12 @@ import numpy as np
 import ray
 import ray.exceptions
 
+from embed_ops.clusters import mark_unit, marking
 from embed_ops.engine import engine_error
 from embed_ops.errors import EngineError, Stopped
 from embed_ops.filesystem import walk
 from embed_ops.progress import Reporter
+from embed_ops.registry import fitted_by_rounds
 from embed_ops.saved import pack, unpack
 from embed_ops.stage_job import (
     WORK,
@@ -243,9 +245,13 @@ def _over_sample(fit: Fit, todo: Round, tasks: Tasks) -> Any:
 
 def apply(job: StageJob, rows: RunRows, model: Any, done: set[str], tasks: Tasks) -> Iterator[dict[str, Any]]:
     """Apply a model to the units that are not done, and yield the record of each as it is written."""
-    shared = ray.put(model)
-    calls = ((job, shared, record) for record in rows.records if record.unit not in done)
-    for _, result in tasks.each(apply_unit, calls):
+    if not fitted_by_rounds(job.spec):
+        calls: Iterable[tuple[Any, ...]] = marking(job, rows, done)
+        function: Callable[..., Any] = mark_unit
+    else:
+        shared = ray.put(model)
+        calls, function = ((job, shared, record) for record in rows.records if record.unit not in done), apply_unit
+    for _, result in tasks.each(function, calls):
         yield result
 
 

@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 
-from embed_ops.stages.base import Floats, Ints, in_tiles
+from embed_ops.stages.base import TILE_ROWS, Floats, Ints, in_tiles
 
-_ROWS, _CENTERS = 512, 1024
-"""A tile of scores (2 MB) stays in the cache while it is searched."""
+_CENTERS = 1024
+"""A tile of `TILE_ROWS` by so many scores (4 MB) is searched while it is in the cache."""
 
 
 def nearest(x: npt.NDArray[Any], centers: npt.NDArray[Any]) -> Ints:
@@ -40,21 +40,24 @@ def two_nearest(x: npt.NDArray[Any], centers: npt.NDArray[Any], count: int = 2) 
     middle = centers.mean(axis=0, dtype=np.float64).astype(kind)
     shifted = centers.astype(np.float64) - middle
     half = (0.5 * np.einsum("ij,ij->i", shifted, shifted)).astype(kind)
-    across = np.ascontiguousarray(shifted.T.astype(kind))
+    # Each tile of centres on its own: a slice of all of them would have rows so far apart that they displace each other in the cache.
+    across = [np.ascontiguousarray(shifted[first : first + _CENTERS].T.astype(kind)) for first in range(0, len(shifted), _CENTERS)]
+    # One buffer for all tiles: memory that is new to the process costs as much as the search.
+    scores = np.empty(TILE_ROWS * min(_CENTERS, len(centers)), kind)
 
     def of_tile(tile: npt.NDArray[Any]) -> Ints:
-        return _search(tile.astype(kind, copy=False) - middle, across, half, count)
+        return _search(tile.astype(kind, copy=False) - middle, across, half, count, scores)
 
-    found: Ints = in_tiles(of_tile, x, _ROWS)
+    found: Ints = in_tiles(of_tile, x)
     return found
 
 
-def _search(x: npt.NDArray[Any], across: npt.NDArray[Any], half: npt.NDArray[Any], count: int) -> Ints:
+def _search(x: npt.NDArray[Any], across: list[npt.NDArray[Any]], half: npt.NDArray[Any], count: int, scores: npt.NDArray[Any]) -> Ints:
     rows = np.arange(len(x))
     best = np.full((len(x), count), -np.inf, x.dtype)
     found = np.full((len(x), count), -1, np.int64)
-    for first in range(0, len(half), _CENTERS):
-        score = x @ across[:, first : first + _CENTERS]
+    for first, tile in zip(range(0, len(half), _CENTERS), across, strict=True):
+        score = np.matmul(x, tile, out=scores[: len(x) * tile.shape[1]].reshape(len(x), -1))
         score -= half[first : first + _CENTERS]
         for _ in range(min(count, score.shape[1])):
             place = score.argmax(axis=1)
@@ -77,7 +80,10 @@ def _insert(best: npt.NDArray[Any], found: Ints, value: npt.NDArray[Any], place:
 
 def squared_distances(x: npt.NDArray[Any], centers: npt.NDArray[Any], labels: Ints) -> Floats:
     """Compute the squared distance of each row to its centre, from the difference itself: exact where the two are equal."""
-    apart = x - centers[labels].astype(x.dtype, copy=False)
+    if len(centers) <= len(labels):
+        centers = centers.astype(x.dtype, copy=False)
+    apart = centers[labels].astype(x.dtype, copy=False)
+    np.subtract(x, apart, out=apart)
     found: Floats = np.einsum("ij,ij->i", apart, apart).astype(np.float64)
     return found
 

@@ -110,17 +110,24 @@ def clustered(candidates: Vectors, weights: npt.NDArray[Any], k: int, seed: int)
     """
     if len(candidates) == k:
         return candidates.astype(np.float64)
-    from sklearn.cluster import KMeans
+    from sklearn.cluster import KMeans, kmeans_plusplus
     from sklearn.exceptions import ConvergenceWarning
     from threadpoolctl import threadpool_limits
 
     # A candidate to which no row is nearest any more still may be a centre: k-means++ can't draw from weights of zero alone.
+    weights = np.maximum(weights, 1e-3)
     starts = int(np.clip(_FLOP_OF_STARTS / (2.0 * len(candidates) * k * candidates.shape[1] * _LLOYD), 1, _STARTS))
-    fit: Any = KMeans(k, init="k-means++", n_init=starts, max_iter=_LLOYD, random_state=seed % 2**32)
+    best: Any = None
     with threadpool_limits(1), warnings.catch_warnings():
         # Fewer distinct candidates than clusters: empty clusters are repaired later.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        centers: Floats = fit.fit(candidates, sample_weight=np.maximum(weights, 1e-3)).cluster_centers_.astype(np.float64)
+        # In float64: for float32 scikit-learn copies all candidates anew for each centre that it draws, which takes twice as long.
+        wide = candidates.astype(np.float64)
+        for start in range(starts):
+            first, _ = kmeans_plusplus(wide, k, sample_weight=weights, random_state=(seed + start) % 2**32)
+            found = KMeans(k, init=first.astype(candidates.dtype), n_init=1, max_iter=_LLOYD).fit(candidates, sample_weight=weights)
+            best = found if best is None or found.inertia_ < best.inertia_ else best
+    centers: Floats = best.cluster_centers_.astype(np.float64)
     return centers
 
 

@@ -206,13 +206,19 @@ def apply_unit(job: StageJob, model: Any, of_input: Record) -> dict[str, Any]:
         name: vector_column(values, values.dtype.name) if values.ndim == 2 else pa.array(values)
         for name, values in model.columns(x, job.output).items()
     }
-    forward = time.perf_counter() - clock - read
+    seconds = {"read": read, "forward": time.perf_counter() - clock - read}
+    return write_columns(job, of_input, columns, started, seconds)
+
+
+def write_columns(
+    job: StageJob, of_input: Record, columns: dict[str, pa.Array], started: float, seconds: dict[str, float]
+) -> dict[str, Any]:
+    """Write a unit's data file: its new columns, and where its rows come from; gives its record."""
+    clock = time.perf_counter()
     where = positions(job.input, of_input.unit)
     data = pa.table({SOURCE: where.column(SOURCE), ROW: where.column(ROW), **columns})
-    record = stage_record(job, of_input)
-    written = RunDir(job.run).write_unit(record, data, data.slice(0, 0), job.fingerprint, __version__)
-    seconds = {"read": read, "forward": forward, "write": time.perf_counter() - clock - read - forward}
-    seconds |= {"started": started, "finished": time.time()}
+    written = RunDir(job.run).write_unit(stage_record(job, of_input), data, data.slice(0, 0), job.fingerprint, __version__)
+    seconds = seconds | {"write": time.perf_counter() - clock, "started": started, "finished": time.time()}
     return {"record": asdict(replace(written, seconds=seconds)), "statistics": dump(statistics_of(data)), "memory": peak_memory()}
 
 
