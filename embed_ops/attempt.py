@@ -84,7 +84,7 @@ class Attempt:
             self.measured.startup = record.seconds["started"] - self.began
         self.measured.add(new, result)
         self.records[record.unit] = record
-        self.journal.add(record)
+        self.journal.add(record, result.get("statistics"))
         return record
 
 

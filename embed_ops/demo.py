@@ -1,4 +1,4 @@
-"""The demo: docstrings of this Python as a corpus, embedded, verified and searched."""
+"""The demo: docstrings of this Python as a corpus, embedded, verified, searched and clustered."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ from embed_ops.embedding import OpenSession, embed
 from embed_ops.encoders.base import FloatArray
 from embed_ops.errors import ModelError
 from embed_ops.forward import embed_inputs
+from embed_ops.postprocessing import postprocess
 from embed_ops.progress import Reporter
 from embed_ops.registry import make_encoder
 from embed_ops.run import Run
 from embed_ops.schema import ROW, SOURCE
 from embed_ops.sinks.parquet import vectors_of
 from embed_ops.spec import EncoderSpec, Spec
-from embed_ops.summary import console, show_differences, show_report
+from embed_ops.summary import console, show_differences, show_report, show_stage
 from embed_ops.verify import verify
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -36,7 +37,13 @@ QUESTIONS = (
     "find the largest items in a list",
     "send a request over the network",
 )
+STAGES = [
+    {"kind": "normalize"},
+    {"kind": "pca", "dim": 0.8},
+    {"kind": "kmeans", "k": 24, "label": "package"},
+]
 _SHOWN = 3
+_CLUSTERS_SHOWN = 8
 _ROWS_PER_FILE = 200
 _LEFT_OUT = {"test", "tests", "site-packages", "idlelib", "lib2to3", "encodings"}
 _LEAST_ROWS = 40
@@ -150,7 +157,7 @@ def _cosines(left: FloatArray, right: FloatArray) -> FloatArray:
 
 
 def demo(folder: str, rows: int, *, session: OpenSession, reporter: Callable[[], AbstractContextManager[Reporter]]) -> int:
-    """Gather, embed, verify, search; gives the exit code."""
+    """Gather, embed, normalise, reduce, cluster, verify, search; gives the exit code."""
     here = Path(folder)
     corpus = here / "corpus"
     out = console()
@@ -161,16 +168,52 @@ def demo(folder: str, rows: int, *, session: OpenSession, reporter: Callable[[],
             "source": {"path": str(corpus), "column": "text", "keep": ["name"]},
             "encoder": {"model": minilm()},
             "sink": {"path": str(here / "run")},
+            "stage": STAGES,
         }
     )
     with reporter() as shown:
         run = embed(spec, session=session, reporter=shown)
+        stages = postprocess(spec, session=session, reporter=shown)
     show_report(run)
-    verified = verify(run.path, source=True)
-    show_differences(run.path, verified)
+    checked = [verify(run.path, source=True), *(verify(stage.path) for stage in stages)]
+    for path, verified in zip([run.path, *(stage.path for stage in stages)], checked, strict=True):
+        show_differences(path, verified)
     _show_nearest(run, corpus)
+    for stage in stages:
+        show_stage(stage)
+    _show_clusters(stages[-1], corpus)
     out.print(f"The vectors are in {here / 'run' / 'data'}, partitioned like {corpus}; the same command again embeds nothing twice.")
-    return run.exit_code if verified.ok else 1
+    return run.exit_code if all(verified.ok for verified in checked) else 1
+
+
+def _docstring(corpus: Path, source: str, row: int) -> tuple[str, str]:
+    """Read the name and the first line of a docstring of the corpus."""
+    original = pq.read_table(corpus / source, partitioning=None).slice(row, 1).to_pylist()[0]
+    return original["name"], original["text"].strip().splitlines()[0]
+
+
+def central(run: Run, clusters: int, rows: int) -> list[tuple[int, int, list[tuple[str, int]]]]:
+    """Find the rows nearest to the centre of each of the largest clusters: (cluster, its rows, [(source file, row)])."""
+    found = run.open().to_table(columns=["cluster", "distance", SOURCE, ROW])
+    labels, distances = found["cluster"].to_numpy(), found["distance"].to_numpy()
+    sizes = np.bincount(labels)
+    listed = []
+    for cluster in np.argsort(-sizes, kind="stable")[:clusters].tolist():
+        mine = np.flatnonzero(labels == cluster)
+        near = found.take(pa.array(mine[np.argsort(distances[mine], kind="stable")[:rows]]))
+        listed.append((cluster, int(sizes[cluster]), list(zip(near[SOURCE].to_pylist(), near[ROW].to_pylist(), strict=True))))
+    return listed
+
+
+def _show_clusters(run: Run, corpus: Path) -> None:
+    table = Table(title="largest clusters, by their most central docstrings", title_justify="left")
+    for heading, width in (("cluster", 7), ("rows", 5), ("name", 50), ("docstring", 70)):
+        table.add_column(heading, overflow="ellipsis", no_wrap=True, max_width=width)
+    for cluster, size, rows in central(run, _CLUSTERS_SHOWN, _SHOWN):
+        for place, (source, row) in enumerate(rows):
+            head = (str(cluster), f"{size:,}") if place == 0 else ("", "")
+            table.add_row(*head, *_docstring(corpus, source, row), end_section=place == len(rows) - 1)
+    console().print(table)
 
 
 def _show_nearest(run: Run, corpus: Path) -> None:
@@ -179,9 +222,6 @@ def _show_nearest(run: Run, corpus: Path) -> None:
         table.add_column(heading, overflow="ellipsis", no_wrap=True, max_width=width)
     for question, found in zip(QUESTIONS, nearest(run, QUESTIONS, _SHOWN), strict=True):
         for place, (cosine, source, row) in enumerate(found):
-            original = pq.read_table(corpus / source, partitioning=None).slice(row, 1).to_pylist()[0]
-            first_line = original["text"].strip().splitlines()[0]
-            table.add_row(
-                question if place == 0 else "", f"{cosine:.3f}", original["name"], first_line, end_section=place == len(found) - 1
-            )
+            shown = question if place == 0 else ""
+            table.add_row(shown, f"{cosine:.3f}", *_docstring(corpus, source, row), end_section=place == len(found) - 1)
     console().print(table)

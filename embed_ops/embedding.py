@@ -19,6 +19,7 @@ from embed_ops.registry import make_encoder
 from embed_ops.report import build, counts
 from embed_ops.run import Run
 from embed_ops.spec import Spec
+from embed_ops.statistics import report_of
 from embed_ops.steps import peak_memory
 from embed_ops.stopping import StopRequest, restored_sigterm
 from embed_ops.tuning import Planned, settle
@@ -208,6 +209,7 @@ def _finish(attempt: Attempt, path: str) -> Run:
         # Rates stay those of the latest attempt that embedded something.
         report = earlier | counts(done, attempt.measured)
         report["seconds"]["total"] = total
+    report["statistics"] = report_of(attempt.run.read_statistics(), report["rows"])
     attempt.run.write_json("report.json", report, attempt.name)
     figures = {name: report[name] for name in ("rows", "units", "units_skipped", "rows_per_second", "seconds")}
     attempt.header["attempts"][-1] |= {"finished": time.time(), **figures}

@@ -19,10 +19,12 @@ import numpy as np
 import ray
 import ray.exceptions
 
+from embed_ops.clusters import mark_unit, marking
 from embed_ops.engine import engine_error
 from embed_ops.errors import EngineError, Stopped
 from embed_ops.filesystem import walk
 from embed_ops.progress import Reporter
+from embed_ops.registry import fitted_by_rounds
 from embed_ops.saved import pack, unpack
 from embed_ops.stage_job import (
     WORK,
@@ -30,13 +32,15 @@ from embed_ops.stage_job import (
     Task,
     apply_unit,
     make_shards,
+    measure_units,
     merge,
     read_group,
     summarize_shards,
 )
-from embed_ops.stages.base import FAN_IN, SHARDS, Collected, Ints, Round, Stage, added, divide, groups
+from embed_ops.stages.base import SHARDS, Collected, Ints, Round, Stage
+from embed_ops.stages.rounds import FAN_IN, added, divide, groups
 from embed_ops.stopping import StopRequest
-from embed_ops.vectors import RunRows
+from embed_ops.vectors import Label, RunRows
 
 _LOOK_UP_S = 0.5
 _TASK_RETRIES = 3
@@ -241,7 +245,24 @@ def _over_sample(fit: Fit, todo: Round, tasks: Tasks) -> Any:
 
 def apply(job: StageJob, rows: RunRows, model: Any, done: set[str], tasks: Tasks) -> Iterator[dict[str, Any]]:
     """Apply a model to the units that are not done, and yield the record of each as it is written."""
-    shared = ray.put(model)
-    calls = ((job, shared, record) for record in rows.records if record.unit not in done)
-    for _, result in tasks.each(apply_unit, calls):
+    if not fitted_by_rounds(job.spec):
+        calls: Iterable[tuple[Any, ...]] = marking(job, rows, done)
+        function: Callable[..., Any] = mark_unit
+    else:
+        shared = ray.put(model)
+        calls, function = ((job, shared, record) for record in rows.records if record.unit not in done), apply_unit
+    for _, result in tasks.each(function, calls):
         yield result
+
+
+_UNITS_PER_TASK = 32
+
+
+def measure(job: StageJob, rows: RunRows, model: Any, label: Label | None, tasks: Tasks) -> Any:
+    """Summarise how good a model is, from the columns it has given all units; None where there are no rows."""
+    shared = ray.put(model)
+    units = rows.records
+    parts = [units[first : first + _UNITS_PER_TASK] for first in range(0, len(units), _UNITS_PER_TASK)]
+    found = tasks.all(measure_units, [(job, shared, part, label) for part in parts])
+    whole = [summary for summary in found if summary is not None]
+    return added(whole) if whole else None

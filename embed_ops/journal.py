@@ -6,6 +6,7 @@ import time
 
 from embed_ops.record import Record
 from embed_ops.run_dir import RunDir
+from embed_ops.statistics import Statistics, load, merged
 
 _EVERY_S = 10.0
 _MOST_RECORDS = 1000
@@ -18,16 +19,20 @@ class Journal:
         self._run = run
         self._attempt = attempt
         self._unwritten: list[Record] = []
+        self._statistics: Statistics = {}
         self._written = 0.0
 
-    def add(self, record: Record) -> None:
-        """Take in a record, and write what is held back when it is due."""
+    def add(self, record: Record, statistics: str | None = None) -> None:
+        """Take in a record and the statistics of its vectors, and write what is held back when it is due."""
         self._unwritten.append(record)
+        if statistics is not None:
+            self._statistics = merged([self._statistics, load(statistics)])
         if time.monotonic() - self._written > _EVERY_S or len(self._unwritten) >= _MOST_RECORDS:
             self.flush()
 
     def flush(self) -> None:
         """Write what is held back as the next part of the manifest."""
-        self._run.append_manifest(self._unwritten, self._attempt)
+        self._run.append_manifest(self._unwritten, self._attempt, self._statistics)
+        self._statistics = {}
         self._unwritten.clear()
         self._written = time.monotonic()

@@ -7,15 +7,18 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
+from embed_ops.clusters import find_duplicates, write_by_cluster
 from embed_ops.embedding import OpenSession, default_session
 from embed_ops.errors import EmbedOpsError, Stopped
 from embed_ops.progress import Reporter, Silent, Totals
+from embed_ops.registry import fitted_by_rounds
 from embed_ops.run import Run
 from embed_ops.saved import write_model
 from embed_ops.spec import Spec
 from embed_ops.stage_run import Asked, StageRun, asked_stages, open_stage
 from embed_ops.stage_spec import StageSpec
-from embed_ops.stages.base import Facts
+from embed_ops.stages.base import Facts, MeasuredModel
+from embed_ops.statistics import report_of
 from embed_ops.steps import peak_memory
 from embed_ops.stopping import StopRequest, restored_sigterm
 
@@ -93,12 +96,17 @@ class _Command:
         with ExitStack() as hearts:
             hearts.enter_context(here.heartbeat)
             tasks = self._cluster()
-            start = None if here.model is not None else here.stage.start(_facts(here))
+            by_rounds = fitted_by_rounds(asked.spec)
+            start = here.stage.start(_facts(here)) if here.model is None and by_rounds else None
             here.begin()
             try:
-                if here.model is None:
+                if here.model is None and by_rounds:
                     self._fit(here, start, self._companions(number, here, hearts), tasks)
+                elif here.model is None:
+                    _find_duplicates(here, tasks)
                 self._apply(here, tasks)
+                if getattr(asked.spec, "by_cluster", False):
+                    write_by_cluster(here.job, here.rows, tasks)
                 _finish(here, tasks)
             except KeyboardInterrupt:
                 raise self._stopped(here, "interrupted; run the same command again to go on") from None
@@ -124,7 +132,7 @@ class _Command:
         """Open the later stages that read the same vectors and are not fitted yet, each with its first state."""
         found = []
         for asked in self._asked[number + 1 :]:
-            if asked.input != here.asked.input or asked.spec.kind == "dedup":
+            if asked.input != here.asked.input or not fitted_by_rounds(asked.spec):
                 continue
             other = open_stage(asked)
             if other.model is None and not other.finished and other.job.vectors == here.job.vectors:
@@ -151,7 +159,7 @@ class _Command:
         if here.asked.model is not None:
             write_model(here.run.root, here.model, here.job.attempt)
         for result in apply(here.job, here.rows, here.model, here.done, tasks):
-            record = here.take(result["record"])
+            record = here.take(result)
             totals.units += 1
             totals.rows += record.rows
             self._reporter.update(totals)
@@ -164,6 +172,13 @@ class _Command:
 
 def _facts(here: StageRun) -> Facts:
     return Facts(here.rows.rows, here.job.vectors.dim, here.job.seed)
+
+
+def _find_duplicates(here: StageRun, tasks: Tasks) -> None:
+    clock = time.time()
+    here.model = find_duplicates(here.job, here.rows, tasks)
+    here.header["fit"] = {"seconds": time.time() - clock, "rounds": 1}
+    write_model(here.run.root, here.model, here.job.attempt)
 
 
 def _finish(here: StageRun, tasks: Tasks) -> None:
@@ -180,6 +195,8 @@ def _finish(here: StageRun, tasks: Tasks) -> None:
         "rounds": here.header.get("fit", {}).get("rounds", 0),
         "rows_per_second": sum(record.rows for record in written) / steady if steady else None,
         "model": here.model.report(),
+        "quality": _quality(here, tasks),
+        "statistics": report_of(here.run.read_statistics(), here.rows.rows),
         "peak_memory": {"driver": peak_memory(), "worker": tasks.memory},
         "resolved": here.header["resolved"],
         "spec": here.header["spec"],
@@ -188,3 +205,13 @@ def _finish(here: StageRun, tasks: Tasks) -> None:
     here.header["attempts"][-1]["finished"] = time.time()
     here.publish("finished")
     here.clear_work()
+
+
+def _quality(here: StageRun, tasks: Tasks) -> dict[str, Any]:
+    """Ask how good the model is, where its columns tell."""
+    from embed_ops import fold
+
+    if not isinstance(here.model, MeasuredModel):
+        return {}
+    found = fold.measure(here.job, here.rows, here.model, here.label, tasks)
+    return {} if found is None else here.model.quality(found)

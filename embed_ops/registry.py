@@ -19,7 +19,7 @@ SOURCES = {
     "csv": "embed_ops.sources.csv:CsvSource",
 }
 ENCODERS = {"text": "embed_ops.encoders.text:TextEncoder"}
-STAGES = {
+STAGES: dict[str, tuple[str | None, str]] = {
     "normalize": ("embed_ops.stages.normalize:NormalizeStage", "embed_ops.stages.normalize:NormalizeModel"),
     "pca": ("embed_ops.stages.pca:PcaStage", "embed_ops.stages.pca:PcaModel"),
     "whiten": ("embed_ops.stages.whiten:WhitenStage", "embed_ops.stages.whiten:WhitenModel"),
@@ -28,8 +28,9 @@ STAGES = {
     "truncate": ("embed_ops.stages.truncate:TruncateStage", "embed_ops.stages.truncate:TruncateModel"),
     "quantize": ("embed_ops.stages.quantize:QuantizeStage", "embed_ops.stages.quantize:QuantizeModel"),
     "kmeans": ("embed_ops.stages.kmeans:KMeansStage", "embed_ops.stages.kmeans:KMeansModel"),
+    "dedup": (None, "embed_ops.stages.dedup:DedupModel"),
 }
-"""Class of the stage, and of the model that it fits."""
+"""Class of the stage, None where it is not fitted by rounds, and of its model."""
 
 
 def _load(name: str) -> type:
@@ -48,8 +49,20 @@ def make_encoder(spec: EncoderSpec) -> Encoder:
 
 
 def make_stage(spec: StageSpec) -> Stage:
-    """Build the stage that a `[[stage]]` section names."""
-    return cast("Stage", _load(STAGES[spec.kind][0])(spec))
+    """Build the stage that a `[[stage]]` section names.
+
+    Raises:
+        KeyError: it is not fitted by rounds.
+    """
+    name = STAGES[spec.kind][0]
+    if name is None:
+        raise KeyError(spec.kind)
+    return cast("Stage", _load(name)(spec))
+
+
+def fitted_by_rounds(spec: StageSpec) -> bool:
+    """Tell whether `make_stage` can build it."""
+    return STAGES[spec.kind][0] is not None
 
 
 def model_class(kind: str) -> type:

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -34,10 +34,18 @@ from embed_ops.record import (
     reject_unit,
 )
 from embed_ops.sinks.parquet import encode, read_footer
+from embed_ops.statistics import METADATA_KEY, Statistics, VectorStatistics, dump, load, merged, statistics_of
 
 DATA, REJECTS, MANIFEST, TMP = "data", "rejects", "manifest", "tmp"
 _RECOVERY_THREADS = 8
 _MANIFEST_THREADS = 16
+
+
+class Recovered(NamedTuple):
+    """What was read back of a unit whose record was lost."""
+
+    record: Record
+    statistics: Statistics
 
 
 class RunDir:
@@ -130,6 +138,14 @@ class RunDir:
         self._part = max((int(name.partition("-")[0]) for name in parts), default=-1) + 1
         return found
 
+    def read_statistics(self) -> dict[str, VectorStatistics]:
+        """Add up the statistics of all parts: those of a unit that was written twice count twice."""
+        names = sorted(name for name, _ in walk(self.root, MANIFEST) if name.endswith(SUFFIX))
+        with ThreadPoolExecutor(_MANIFEST_THREADS) as pool:
+            kept = pool.map(lambda name: read_bytes(self.root.child(f"{MANIFEST}/{name}")), names)
+            texts = (pq.read_schema(pa.BufferReader(content)).metadata for content in kept if content is not None)
+            return merged(load(text[METADATA_KEY]) for text in texts if text and METADATA_KEY in text)
+
     def _read_part(self, name: str) -> pa.Table:
         place = self.root.child(f"{MANIFEST}/{name}")
         content = read_bytes(place)
@@ -140,13 +156,14 @@ class RunDir:
         except (pa.ArrowException, OSError) as error:
             raise RunError(f"{place.path}: can't be read: {error}; delete it: its records are read back from data/") from error
 
-    def append_manifest(self, records: Iterable[Record], attempt: str) -> None:
-        """Write records as the next part; none, no part."""
+    def append_manifest(self, records: Iterable[Record], attempt: str, statistics: Statistics | None = None) -> None:
+        """Write records, and the statistics of their vectors, as the next part; none, no part."""
         rows = [asdict(record) for record in records]
         if not rows:
             return
         sink = pa.BufferOutputStream()
-        pq.write_table(pa.Table.from_pylist(rows, MANIFEST_SCHEMA), sink, compression="zstd")
+        schema = MANIFEST_SCHEMA.with_metadata({METADATA_KEY: dump(statistics)} if statistics else None)
+        pq.write_table(pa.Table.from_pylist(rows, schema), sink, compression="zstd")
         publish(self.root, f"{MANIFEST}/{self._part:08d}-{uuid.uuid4().hex[:8]}{SUFFIX}", sink.getvalue(), attempt)
         self._part += 1
 
@@ -173,15 +190,16 @@ class RunDir:
                 records[unit] = record
         with ThreadPoolExecutor(_RECOVERY_THREADS) as pool:
             recovered = list(pool.map(lambda unit: self.recover(unit, fingerprint, attempt), lost))
-        self.append_manifest([record for record in recovered if record is not None], attempt)
+        whole = [found for found in recovered if found is not None]
+        self.append_manifest([found.record for found in whole], attempt, merged(found.statistics for found in whole))
         for unit, found in zip(lost, recovered, strict=True):
             if found is None:
                 broken.append(unit)
             else:
-                records[unit] = found
+                records[unit] = found.record
         return records, broken
 
-    def recover(self, unit: str, fingerprint: str, attempt: str) -> Record | None:
+    def recover(self, unit: str, fingerprint: str, attempt: str) -> Recovered | None:
         """Read a unit's files back to make the record that was lost; None where they are not whole or not this run's."""
         content = read_bytes(self.root.child(f"{DATA}/{unit}{SUFFIX}"))
         try:
@@ -189,7 +207,8 @@ class RunDir:
                 return None
             file = pq.ParquetFile(pa.BufferReader(content))
             footer = read_footer(file.metadata)
-            low, high = norms_of(file.read())
+            table = file.read()
+            low, high = norms_of(table)
         except (pa.ArrowException, OSError, KeyError, ValueError):
             return None
         rejected = read_bytes(self.root.child(f"{REJECTS}/{footer['reject_file']}")) if footer["reject_file"] else b""
@@ -211,9 +230,9 @@ class RunDir:
             flags=("recovered",),
             **{name: footer[name] for name in ("ranges", "rows", "rejects", "file_rejects", "filtered", "reject_file", *COUNTED)},
         )
-        if footer["reject_file"] is None:
-            return record
-        return replace(record, reject_bytes=len(rejected), reject_sha256=digest)
+        if footer["reject_file"] is not None:
+            record = replace(record, reject_bytes=len(rejected), reject_sha256=digest)
+        return Recovered(record, statistics_of(table))
 
     def write_unit(self, record: Record, data: pa.Table, rejects: pa.Table, fingerprint: str, version: str) -> Record:
         """Write a unit, its rejects first: the data file, which says that the unit is done, appears last and whole.

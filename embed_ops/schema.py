@@ -27,7 +27,7 @@ FOOTER_KEY = b"embed_ops"
 
 SOURCE_TYPE = pa.dictionary(pa.int32(), pa.string())
 
-VECTOR_TYPES = {"float32": pa.float32(), "float16": pa.float16()}
+VECTOR_TYPES = {"float32": pa.float32(), "float16": pa.float16(), "int8": pa.int8(), "uint8": pa.uint8()}
 
 
 class Reason(enum.StrEnum):

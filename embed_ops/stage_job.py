@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,9 +30,12 @@ from embed_ops.saved import pack, unpack
 from embed_ops.schema import ROW, SOURCE
 from embed_ops.sinks.parquet import vector_column
 from embed_ops.stage_spec import StageSpec
-from embed_ops.stages.base import Block, Ints, Round, Vectors, chained, collect, pieces, shard_order, shard_slices
+from embed_ops.stages.base import Block, Ints, Round, Vectors
+from embed_ops.stages.rounds import chained, in_blocks, pieces
+from embed_ops.stages.sampling import collect, shard_order, shard_slices
+from embed_ops.statistics import dump, statistics_of
 from embed_ops.steps import peak_memory
-from embed_ops.vectors import Holder, Stretch, blocks, indexes, positions, read_unit
+from embed_ops.vectors import Holder, Label, Stretch, blocks, indexes, labels_of, positions, read_columns, read_unit
 
 WORK = "work"
 SAMPLE = f"{WORK}/sample"
@@ -100,7 +103,7 @@ def read_group(tasks: Sequence[Task], stretch: Stretch) -> dict[str, Any]:
     found: list[Any] = [None] * len(tasks)
     chosen: list[list[Kept]] = [[] for _ in tasks]
     for first, x in blocks(tasks[0].job.vectors, stretch):
-        block = Block(x, indexes(first, len(x)), offset=first)
+        block = Block(x, indexes(first, len(x)))
         for place, (task, stage) in enumerate(zip(tasks, stages, strict=True)):
             if task.round.over == "collect":
                 wanted = task.round.rows or task.job.rows
@@ -183,16 +186,15 @@ def summarize_shards(job: StageJob, todo: Round, state: Any, shards: Sequence[in
     """Summarise what a round reads of some shards; None where they are empty."""
     stage = make_stage(job.spec)
 
-    def parts() -> Any:
+    def slices() -> Iterator[tuple[Vectors, Ints]]:
         for shard in shards:
             rows, ids = on_this_node(job, f"{shard:02d}.rows"), on_this_node(job, f"{shard:02d}.ids")
             for begin, stop in shard_slices(todo.begin, todo.rows, sizes[shard]):
                 for first, end in pieces(begin, stop):
-                    x = read_rows(rows, np.dtype(np.float32), job.vectors.dim, first, end)
-                    numbers = read_rows(ids, np.dtype(np.int64), 1, first, end)[:, 0]
-                    yield stage.summarize(Block(x, numbers, shard, first), state)
+                    x: Vectors = read_rows(rows, np.dtype(np.float32), job.vectors.dim, first, end)
+                    yield x, read_rows(ids, np.dtype(np.int64), 1, first, end)[:, 0]
 
-    return chained(parts())
+    return chained(stage.summarize(block, state) for block in in_blocks(slices()))
 
 
 def apply_unit(job: StageJob, model: Any, of_input: Record) -> dict[str, Any]:
@@ -204,14 +206,29 @@ def apply_unit(job: StageJob, model: Any, of_input: Record) -> dict[str, Any]:
         name: vector_column(values, values.dtype.name) if values.ndim == 2 else pa.array(values)
         for name, values in model.columns(x, job.output).items()
     }
-    forward = time.perf_counter() - clock - read
+    seconds = {"read": read, "forward": time.perf_counter() - clock - read}
+    return write_columns(job, of_input, columns, started, seconds)
+
+
+def write_columns(
+    job: StageJob, of_input: Record, columns: dict[str, pa.Array], started: float, seconds: dict[str, float]
+) -> dict[str, Any]:
+    """Write a unit's data file: its new columns, and where its rows come from; gives its record."""
+    clock = time.perf_counter()
     where = positions(job.input, of_input.unit)
     data = pa.table({SOURCE: where.column(SOURCE), ROW: where.column(ROW), **columns})
-    record = stage_record(job, of_input)
-    written = RunDir(job.run).write_unit(record, data, data.slice(0, 0), job.fingerprint, __version__)
-    seconds = {"read": read, "forward": forward, "write": time.perf_counter() - clock - read - forward}
-    seconds |= {"started": started, "finished": time.time()}
-    return {"record": asdict(replace(written, seconds=seconds)), "memory": peak_memory()}
+    written = RunDir(job.run).write_unit(stage_record(job, of_input), data, data.slice(0, 0), job.fingerprint, __version__)
+    seconds = seconds | {"write": time.perf_counter() - clock, "started": started, "finished": time.time()}
+    return {"record": asdict(replace(written, seconds=seconds)), "statistics": dump(statistics_of(data)), "memory": peak_memory()}
+
+
+def measure_units(job: StageJob, model: Any, units: Sequence[Record], label: Label | None) -> Any:
+    """Read a stage's new columns of some units back, and summarise how good they are; None where they have no rows."""
+    return chained(
+        model.measure(read_columns(job.run, record.unit, model.measured), None if label is None else labels_of(label, record.unit))
+        for record in units
+        if record.rows
+    )
 
 
 def stage_record(job: StageJob, of_input: Record) -> Record:

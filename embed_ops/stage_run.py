@@ -28,7 +28,7 @@ from embed_ops.saved import MODEL_ARRAYS, MODEL_JSON, read_model
 from embed_ops.stage_job import WORK, StageJob
 from embed_ops.stage_spec import StageSpec
 from embed_ops.stages.base import Stage
-from embed_ops.vectors import RunRows, told_parent
+from embed_ops.vectors import Label, RunRows, told_parent
 
 STAGES = "stages"
 _VERSIONED = ("numpy", "pyarrow")
@@ -86,7 +86,6 @@ class StageRun:
     asked: Asked
     rows: RunRows
     job: StageJob
-    stage: Stage
     run: RunDir
     header: dict[str, Any]
     records: dict[str, Record]
@@ -126,11 +125,22 @@ class StageRun:
         self.header["finished"] = time.time() if status == "finished" else None
         self.run.write_json("run.json", self.header, self.job.attempt)
 
-    def take(self, record: Mapping[str, Any]) -> Record:
+    @property
+    def stage(self) -> Stage:
+        """What is fitted by rounds."""
+        return make_stage(self.asked.spec)
+
+    @property
+    def label(self) -> Label | None:
+        """Column to compare clusters with."""
+        name = getattr(self.asked.spec, "label", None)
+        return None if name is None else self.rows.label(name)
+
+    def take(self, result: Mapping[str, Any]) -> Record:
         """Keep the record of a unit that is written."""
-        found = Record.parse(record)
+        found = Record.parse(result["record"])
         self.records[found.unit] = found
-        self.journal.add(found)
+        self.journal.add(found, result["statistics"])
         return found
 
     def clear_work(self) -> None:
@@ -191,10 +201,26 @@ def open_stage(asked: Asked, *, refit: bool = False) -> StageRun:
     job = StageJob(asked.spec, run.root, rows.root, vectors, rows.rows, asked.seed, output, digest, attempt)
     records, _ = run.load_records(digest, attempt) if header["attempts"] else ({}, [])
     model = applied or read_model(run.root.child("model"))
-    here = StageRun(asked, rows, job, make_stage(asked.spec), run, header, records, model)
+    if model is not None and model.dim not in (None, vectors.dim):
+        raise StageError(f"{asked.model or asked.path}: its model takes vectors of width {model.dim}, {vectors.run.path} has {vectors.dim}")
+    here = StageRun(asked, rows, job, run, header, records, model)
+    _require_columns(here)
     if not here.finished and header["attempts"]:
         require_same(asked.path, header["resolved"]["versions"], _versions())
     return here
+
+
+def _require_columns(here: StageRun) -> None:
+    """Look for the columns that a stage reads beside the vectors, before anything is fitted."""
+    _ = here.label
+    if here.asked.spec.kind == "dedup":
+        if here.asked.model is not None:
+            raise StageError("dedup: has no model to apply: duplicates are found among the rows of a run")
+        for column in ("cluster", "distance"):
+            try:
+                here.rows.holder(column)
+            except StageError as error:
+                raise StageError(f"{error}; dedup works within clusters: give it the run of a kmeans stage") from error
 
 
 def _versions() -> dict[str, str]:
@@ -229,7 +255,7 @@ def _empty(run: RunDir, header: Mapping[str, Any]) -> None:
     """Delete an earlier fit and what it gave; only in the run of a stage."""
     if "parent" not in header or header["parent"] is None:
         raise RunError(f"{run.root.path}: is not the run of a stage: nothing is deleted there; choose another output folder")
-    for folder in ("data", "rejects", "manifest", "model", WORK):
+    for folder in ("data", "rejects", "manifest", "model", "clusters", WORK):
         remove_folder(run.root, folder)
     remove(run.root.child("report.json"))
     remove(run.root.child("run.json"))

@@ -35,6 +35,7 @@ from embed_ops.sinks.parquet import vector_column, vectors_of
 from embed_ops.sources.base import Source
 from embed_ops.sources.rows import Rows
 from embed_ops.sources.units import Cursor, Unit, read_units
+from embed_ops.statistics import dump, statistics_of
 
 _UNBOUNDED = 1 << 62
 _WHY = {
@@ -237,11 +238,12 @@ def _write(received: pa.Table, meta: dict[str, Any], job: Job) -> dict[str, Any]
         data, stored = data.filter(pa.array(finite)), {name: values[finite] for name, values in stored.items()}
     for name, values in stored.items():
         data = data.append_column(name, vector_column(values, job.spec.sink.dtype))
+    meta["statistics"] = dump(statistics_of(data))
     run = RunDir(job.run)
     if meta["retry"]:
-        record = run.recover(meta["unit"], job.fingerprint, job.attempt) if merged_before(run, meta) else None
-        if record is not None:
-            return _result(job, meta, replace(record, flags=("retried",)), clock)
+        found = run.recover(meta["unit"], job.fingerprint, job.attempt) if merged_before(run, meta) else None
+        if found is not None:
+            return _result(job, meta, replace(found.record, flags=("retried",)), clock)
         if len(data) == 0:
             return {"unit": meta["unit"], "unchanged": True}
         data, rejects, meta = merge(run, data, rejects, meta)
@@ -261,6 +263,7 @@ def _result(job: Job, meta: dict[str, Any], record: Record, clock: float) -> dic
     extra = {
         "replica": meta["replica"],
         "gemm": meta["gemm"],
+        "statistics": meta["statistics"],
         "memory": {"reader": meta["reader_memory"], "replica": meta["replica_memory"]},
     }
     extra["memory"]["writer"] = peak_memory()

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -26,6 +25,7 @@ from embed_ops.record import SUFFIX, Record
 from embed_ops.run_dir import DATA, RunDir
 from embed_ops.schema import ROW, SOURCE
 from embed_ops.sinks.parquet import vectors_of
+from embed_ops.sources.base import hive_columns
 from embed_ops.stages.base import BLOCK_ROWS, Ints, Vectors
 
 _FLOATS = (pa.float16(), pa.float32(), pa.float64())
@@ -126,6 +126,20 @@ class RunRows:
                 return Holder(root, column, schema.field(column).type)
         known = ", ".join(dict.fromkeys(name for number in range(len(self.lineage)) for name in self._schema(number).names))
         raise StageError(f"{self.root.path}: no column {column!r} here or in its ancestors; there are {known}")
+
+    def label(self, column: str) -> Label:
+        """Find a column that labels rows: a kept one, or a `key=value` folder of the source.
+
+        Raises:
+            StageError: there is none, or it holds neither strings nor whole numbers nor booleans.
+        """
+        if self.records and column in hive_columns(self.records[0].unit):
+            return Label(None, column)
+        found = self.holder(column)
+        kind = found.kind.value_type if pa.types.is_dictionary(found.kind) else found.kind
+        if not any(test(kind) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer, pa.types.is_boolean)):
+            raise StageError(f"{found.run.path}: column {column!r} holds {kind}, which labels no rows; name strings or whole numbers")
+        return Label(found.run, column)
 
     def _schema(self, number: int) -> pa.Schema:
         """Read the columns of a run of the lineage off its first data file."""
@@ -256,9 +270,24 @@ def positions(run: Location, unit: str) -> pa.Table:
     return read_columns(run, unit, [SOURCE, ROW])
 
 
-def values(holder: Holder, stretch: Stretch) -> npt.NDArray[Any]:
-    """Read a column of numbers or strings over a stretch."""
-    found = [
-        read_columns(holder.run, unit, [holder.column]).column(0).slice(begin, end - begin).to_numpy() for unit, begin, end in stretch.parts
-    ]
-    return np.concatenate(found) if found else np.empty(0, object)
+@dataclass(frozen=True)
+class Label:
+    """Where a label column is: the run whose data files have it, or None where it is a `key=value` folder of the source."""
+
+    run: Location | None
+    column: str
+
+
+def labels_of(label: Label, unit: str) -> pa.Array:
+    """Read the labels of a unit, or the only one that its folder has; a null has no label.
+
+    Raises:
+        StageError: the folder has none.
+    """
+    if label.run is not None:
+        found = read_columns(label.run, unit, [label.column]).column(0).combine_chunks()
+        return found.dictionary_decode() if pa.types.is_dictionary(found.type) else found
+    folders = hive_columns(unit)
+    if label.column not in folders:
+        raise StageError(f"{unit}: is in no folder {label.column}=..., as other units of the run are")
+    return pa.array([folders[label.column]])

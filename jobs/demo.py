@@ -7,9 +7,13 @@ from typing import Annotated
 
 import typer
 
+from cluster.session import kept
 from jobs.command import Address, LogLevel, Progress, opener, run_alone, verb
 
-HELP = "Embed the docstrings of this Python with all-MiniLM-L6-v2, verify the run, and search it in plain English."
+HELP = (
+    "Embed the docstrings of this Python with all-MiniLM-L6-v2, normalise, reduce and cluster the vectors, verify all of it, "
+    "and search it in plain English."
+)
 
 
 @verb
@@ -24,7 +28,8 @@ def run(
     from embed_ops.demo import demo
     from embed_ops.progress import reporter
 
-    return demo(folder, rows, session=opener(address), reporter=lambda: reporter(progress))
+    with kept(opener(address)) as session:
+        return demo(folder, rows, session=session, reporter=lambda: reporter(progress))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from embed_ops.schema import FOOTER_KEY, SOURCE, VECTOR_TYPES
 
 
-def vector_column(vectors: npt.NDArray[np.float32], dtype: str) -> pa.FixedSizeListArray:
+def vector_column(vectors: npt.NDArray[Any], dtype: str) -> pa.FixedSizeListArray:
     """Make a FixedSizeList column of `(rows, dim)` vectors."""
     values = np.ascontiguousarray(vectors, dtype=np.dtype(dtype)).reshape(-1)
     return pa.FixedSizeListArray.from_arrays(pa.array(values, VECTOR_TYPES[dtype]), vectors.shape[1])

@@ -1,6 +1,6 @@
 """What every stage offers. Protocols: stages share no code by inheritance, and know no Ray and no files.
 
-A fit is a loop of rounds, which `fold.py` runs over a cluster and `fit` below in one process:
+A fit is a loop of rounds, which `fold.py` runs over a cluster and `rounds.fit` in one process:
 
     state = stage.start(facts)
     while (todo := stage.round(state)) is not None:
@@ -13,15 +13,16 @@ multiples of `BLOCK_ROWS` of the global row index, and summaries are added in a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 BLOCK_ROWS = 8192
-"""Rows of a block of a pass over the run."""
+"""Rows that are summarised together."""
 SHARDS = 64
 """Logical shards of a sample: a constant, so that nothing depends on the number of workers."""
 TILE_ROWS = 1024
@@ -66,16 +67,12 @@ class Block:
     """Rows that are summarised together.
 
     Attributes:
-        x: (rows, dim) float32, finite.
+        x: (rows, dim) float32, finite; may not be written to.
         ids: (rows,) int64, global row indexes.
-        shard: of the sample, -1 in a pass over the run.
-        offset: place of the first row in its shard, or its global row index.
     """
 
     x: Vectors
     ids: Ints
-    shard: int = -1
-    offset: int = 0
 
 
 class Summary(Protocol):
@@ -98,12 +95,37 @@ class Model(Protocol):
 
     kind: ClassVar[str]
 
+    @property
+    def dim(self) -> int | None:
+        """Width of the vectors that it takes, None where it takes any."""
+        ...
+
+    def transform(self, x: npt.NDArray[Any]) -> Any:
+        """Compute what the stage gives for `(rows, dim)` vectors: vectors, codes or labels, a row each."""
+        ...
+
     def columns(self, x: Vectors, name: str) -> dict[str, npt.NDArray[Any]]:
         """Compute the stage's columns for `(rows, dim)` vectors; one that holds vectors is called `name`."""
         ...
 
     def report(self) -> dict[str, Any]:
         """Say in numbers what was fitted, for `report.json`."""
+        ...
+
+
+@runtime_checkable
+class MeasuredModel(Protocol):
+    """A model of which it can be told from its new columns alone how good it is."""
+
+    measured: ClassVar[tuple[str, ...]]
+    """Columns that are read back."""
+
+    def measure(self, columns: pa.Table, labels: pa.Array | None) -> Any:
+        """Summarise the `measured` columns of a unit, and labels of its rows (one for all, or one each), if any were named."""
+        ...
+
+    def quality(self, summary: Any) -> dict[str, Any]:
+        """Say in numbers how good it is, for `report.json`."""
         ...
 
 
@@ -162,157 +184,25 @@ def in_tiles(function: Callable[[Vectors], npt.NDArray[Any]], x: Vectors, rows: 
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def splitmix64(seed: int, tag: int, ids: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
-    """Draw a 64-bit number for each row, from seed, purpose and row index alone (SplitMix64, Steele et al. 2014).
+def product(x: npt.NDArray[Any], mean: Floats | None, matrix: Floats) -> Vectors:
+    """Compute (x - mean) @ matrix as (rows, columns) float32; float64 inside, since a large mean would eat the digits of a difference.
 
     Args:
-        seed: of the run.
-        tag: of the purpose: equal tags draw equal numbers.
-        ids: (rows,) integers.
+        x: (rows, dim).
+        mean: (dim,), or None where nothing is to be taken off.
+        matrix: (dim, columns).
     """
-    gamma, first, second = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
-    def mix(z: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-        z = (z ^ (z >> np.uint64(30))) * first
-        z = (z ^ (z >> np.uint64(27))) * second
-        return z ^ (z >> np.uint64(31))
+    def of_tile(tile: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        wide = tile.astype(np.float64)
+        return ((wide if mean is None else wide - mean) @ matrix).astype(np.float32)
 
-    with np.errstate(over="ignore"):
-        start = mix(np.array([seed], np.uint64) * gamma + np.uint64(tag) + gamma)
-        return mix(mix(ids.astype(np.uint64) * gamma + start) + gamma)
+    found: Vectors = in_tiles(of_tile, x)
+    return found
 
 
-def uniform(seed: int, tag: int, ids: npt.NDArray[Any]) -> Floats:
-    """Draw a number in [0, 1) for each row, from seed, purpose and row index alone."""
-    drawn: Floats = (splitmix64(seed, tag, ids) >> np.uint64(11)).astype(np.float64) * 2.0**-53
-    return drawn
-
-
-def collect(x: Vectors, ids: Ints, total: int, rows: int, seed: int) -> tuple[Vectors, Ints, Ints]:
-    """Choose the rows of a sample, and put them into the order that it has.
-
-    Args:
-        x: (rows, dim) vectors.
-        ids: (rows,) their global row indexes.
-        total: rows of the run.
-        rows: about how many rows of the run the sample is to have.
-        seed: of the run.
-
-    Returns:
-        chosen vectors and ids, ordered by shard and by hash in it, and the rows of each shard (SHARDS,).
-    """
-    chosen = np.flatnonzero(uniform(seed, SAMPLE_TAG, ids) < rows / total)
-    order, sizes = shard_order(ids[chosen], seed)
-    return x[chosen[order]], ids[chosen[order]], sizes
-
-
-def shard_order(ids: Ints, seed: int) -> tuple[Ints, Ints]:
-    """Order rows of a sample by hash, and so by shard: the order as indexes (rows,), and the rows of each shard (SHARDS,)."""
-    drawn = splitmix64(seed, ORDER_TAG, ids)
-    shards = (drawn >> np.uint64(64 - SHARDS.bit_length() + 1)).astype(np.int64)
-    return np.argsort(drawn, kind="stable"), np.bincount(shards, minlength=SHARDS).astype(np.int64)
-
-
-SAMPLE_TAG, ORDER_TAG = 1, 2
-
-
-def shard_slices(begin: int, rows: int | None, size: int) -> list[tuple[int, int]]:
-    """List the stretches of a shard that a round reads: from `begin` on, around its end."""
-    if size == 0:
-        return []
-    if rows is None or rows >= size:
-        return [(0, size)]
-    begin %= size
-    end = begin + rows
-    return [(begin, end)] if end <= size else [(begin, size), (0, end - size)]
-
-
-def fit(stage: Stage, x: Vectors, seed: int = 0) -> Any:
-    """Fit a stage in this process over vectors in memory: the loop that `fold.py` runs over a cluster, without one.
-
-    Args:
-        stage: any.
-        x: (rows, dim) float32.
-        seed: of everything that draws.
-
-    Returns:
-        its model.
-    """
-    state = stage.start(Facts(len(x), x.shape[1], seed))
-    ids = np.arange(len(x), dtype=np.int64)
-    shards: list[tuple[Vectors, Ints]] = []
-    while (todo := stage.round(state)) is not None:
-        if todo.over == "collect":
-            kept, kept_ids, sizes = collect(x, ids, len(x), todo.rows or len(x), seed)
-            ends = np.cumsum(sizes)
-            shards = [(kept[end - size : end], kept_ids[end - size : end]) for end, size in zip(ends, sizes, strict=True)]
-            state = stage.update(state, Collected(sizes))
-        elif todo.over == "run":
-            state = stage.update(state, _over_run(stage, state, x, ids))
-        else:
-            state = stage.update(state, _over_sample(stage, state, shards, todo))
-    return stage.model(state)
-
-
-def _over_run(stage: Stage, state: Any, x: Vectors, ids: Ints) -> Any:
-    parts = []
-    for begin, stop in groups(len(x)):
-        blocks = (Block(x[first:end], ids[first:end], offset=first) for first, end in pieces(begin, stop))
-        parts.append(chained(stage.summarize(block, state) for block in blocks))
-    return added(parts)
-
-
-def _over_sample(stage: Stage, state: Any, shards: Sequence[tuple[Vectors, Ints]], todo: Round) -> Any:
-    parts = []
-    for numbers in divide(todo.tasks):
-        found = chained(
-            stage.summarize(Block(shards[number][0][first:end], shards[number][1][first:end], number, first), state)
-            for number in numbers
-            for begin, stop in shard_slices(todo.begin, todo.rows, len(shards[number][0]))
-            for first, end in pieces(begin, stop)
-        )
-        parts += [] if found is None else [found]
-    return added(parts)
-
-
-def divide(tasks: int) -> list[range]:
-    """Divide the shards into consecutive ranges, one for each task."""
-    return [range(SHARDS * task // tasks, SHARDS * (task + 1) // tasks) for task in range(tasks)]
-
-
-def pieces(begin: int, end: int) -> list[tuple[int, int]]:
-    """Cut a stretch of a shard into blocks."""
-    return [(first, min(end, first + BLOCK_ROWS)) for first in range(begin, end, BLOCK_ROWS)]
-
-
-GROUP_BLOCKS = 32
-"""Most blocks that one task of a pass over the run takes: a quarter of a million rows."""
-GROUPS = 64
-"""Groups into which a smaller run is divided."""
-
-
-def groups(rows: int) -> list[tuple[int, int]]:
-    """Divide the rows of a run into consecutive groups of whole blocks, one for each task: by their number alone."""
-    blocks = -(-rows // BLOCK_ROWS)
-    height = BLOCK_ROWS * min(GROUP_BLOCKS, max(1, -(-blocks // GROUPS)))
-    return [(first, min(rows, first + height)) for first in range(0, rows, height)]
-
-
-FAN_IN = 8
-"""Summaries that one task adds."""
-
-
-def added(summaries: Sequence[Any]) -> Any:
-    """Add summaries in a fixed tree of `FAN_IN` branches, which depends on their number alone."""
-    left = list(summaries)
-    while len(left) > 1:
-        left = [chained(left[first : first + FAN_IN]) for first in range(0, len(left), FAN_IN)]
-    return left[0]
-
-
-def chained(summaries: Iterable[Any]) -> Any:
-    """Add summaries one after the other; None where there are none."""
-    total = None
-    for summary in summaries:
-        total = summary if total is None else total + summary
-    return total
+def unit_length(x: npt.NDArray[Any]) -> Vectors:
+    """Divide each row by its L2 norm, as float32; a row of zeros stays one."""
+    norms = np.sqrt(np.einsum("ij,ij->i", x, x, dtype=np.float64))
+    found: Vectors = (x / np.where(norms > 0, norms, 1.0)[:, None]).astype(np.float32)
+    return found

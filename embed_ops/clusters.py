@@ -1,0 +1,158 @@
+"""Rows brought together by cluster: near-duplicates within each, and a copy of the run with a folder for each.
+
+spread      a stretch of the run -> its rows ordered by bucket of clusters, in `work/`
+compare     a bucket -> the group of each of its rows, ordered by row, in `work/`
+mark_unit   a unit -> its data file, out of the groups
+fold_out    a stretch of the run -> a file for each cluster in it, in `clusters/`
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from embed_ops.filesystem import publish, walk
+from embed_ops.schema import ROW, SOURCE
+from embed_ops.sinks.parquet import encode, vector_column
+from embed_ops.stage_job import WORK, StageJob, read_rows, write_columns
+from embed_ops.stages.base import SHARDS
+from embed_ops.stages.dedup import DedupModel, near_duplicates
+from embed_ops.stages.rounds import groups
+from embed_ops.vectors import Holder, RunRows, Stretch, blocks, indexes, read_columns
+
+if TYPE_CHECKING:
+    from embed_ops.fold import Tasks
+    from embed_ops.record import Record
+
+BUCKETS = SHARDS
+CLUSTERS = "clusters"
+_FLOAT, _LONG = np.dtype(np.float32), np.dtype(np.int64)
+_FOUND = np.dtype([("id", np.int64), ("kept", np.int64)])
+
+
+def _column(holder: Holder, stretch: Stretch) -> Any:
+    """Read a column of numbers over a stretch."""
+    parts = [read_columns(holder.run, unit, [holder.column]).column(0).slice(begin, end - begin) for unit, begin, end in stretch.parts]
+    return np.concatenate([part.to_numpy() for part in parts])
+
+
+def _vectors(holder: Holder, stretch: Stretch) -> Any:
+    return np.concatenate([x for _, x in blocks(holder, stretch)])
+
+
+def spread(job: StageJob, stretch: Stretch, places: tuple[Holder, Holder], name: str) -> None:
+    """Keep the rows of a stretch, ordered by bucket, and how many each bucket has."""
+    clusters, distances = (_column(place, stretch).astype(np.float64) for place in places)
+    x = _vectors(job.vectors, stretch)
+    buckets = clusters.astype(np.int64) % BUCKETS
+    order = np.argsort(buckets, kind="stable")
+    about = np.stack([indexes(stretch.first, len(x)), clusters.astype(np.int64), distances.astype(np.float64).view(np.int64)], axis=1)
+    job.keep(f"{name}.rows", x[order].tobytes())
+    job.keep(f"{name}.about", about[order].tobytes())
+    job.keep(name, np.bincount(buckets, minlength=BUCKETS).astype(np.int64).tobytes())
+
+
+def compare(job: StageJob, bucket: int, starts: Sequence[int]) -> tuple[int, int]:
+    """Find near-duplicates in the clusters of a bucket; gives how many rows are not kept, and how many groups there are.
+
+    Args:
+        job: of the stage.
+        bucket: number.
+        starts: first row of each stretch, and the number of rows.
+    """
+    rows, parts = [np.empty((0, job.vectors.dim), _FLOAT)], [np.empty((0, 3), _LONG)]
+    for group in range(len(starts) - 1):
+        name = f"spread/{group:06d}"
+        sizes = np.frombuffer(job.kept(name) or b"", _LONG)
+        begin, end = int(sizes[:bucket].sum()), int(sizes[: bucket + 1].sum())
+        rows.append(read_rows(job.run.child(f"{WORK}/{name}.rows"), _FLOAT, job.vectors.dim, begin, end))
+        parts.append(read_rows(job.run.child(f"{WORK}/{name}.about"), _LONG, 3, begin, end))
+    x, about = np.concatenate(rows), np.concatenate(parts)
+    found = np.empty(len(x), _FOUND)
+    found["id"] = about[:, 0]
+    duplicates = joined = 0
+    for cluster in np.unique(about[:, 1]):
+        mine = np.flatnonzero(about[:, 1] == cluster)
+        distance = about[mine, 2].copy().view(np.float64)
+        kept, itself = near_duplicates(x[mine], about[mine, 0], distance, job.spec.threshold, job.spec.keep)  # type: ignore[union-attr]
+        found["kept"][mine] = kept
+        duplicates += int((~itself).sum())
+        joined += len(np.unique(kept[~itself]))
+    job.keep(f"groups/{bucket:02d}.bounds", np.searchsorted(found["id"], np.asarray(starts)).astype(np.int64).tobytes())
+    job.keep(f"groups/{bucket:02d}.rows", found.tobytes())
+    job.keep(f"groups/{bucket:02d}", np.array([duplicates, joined], np.int64).tobytes())
+    return duplicates, joined
+
+
+def find_duplicates(job: StageJob, rows: RunRows, tasks: Tasks) -> DedupModel:
+    """Bring rows together by cluster and compare them; what an earlier command has kept is not done again."""
+    places = (rows.holder("cluster"), rows.holder("distance"))
+    stretches = groups(rows.rows)
+    kept = {name for name, _ in walk(job.run, WORK)}
+    todo = [number for number in range(len(stretches)) if f"spread/{number:06d}" not in kept]
+    tasks.all(spread, [(job, rows.stretch(*stretches[number]), places, f"spread/{number:06d}") for number in todo])
+    starts = [*(first for first, _ in stretches), rows.rows]
+    left = [bucket for bucket in range(BUCKETS) if f"groups/{bucket:02d}" not in kept]
+    tasks.all(compare, [(job, bucket, starts) for bucket in left])
+    counts = np.stack([np.frombuffer(job.kept(f"groups/{bucket:02d}") or b"", _LONG) for bucket in range(BUCKETS)]).sum(axis=0)
+    return DedupModel(job.spec.threshold, job.spec.keep, rows.rows, int(counts[0]), int(counts[1]))  # type: ignore[union-attr]
+
+
+def mark_unit(job: StageJob, of_input: Record, first: int, stretches: range) -> dict[str, Any]:
+    """Write a unit's data file: of each row the row that is kept of its group, and whether it is the row itself.
+
+    Args:
+        job: of the stage.
+        of_input: record of the unit in the input.
+        first: global index of its first row.
+        stretches: numbers of the stretches that hold its rows.
+    """
+    clock, started = time.perf_counter(), time.time()
+    kept = np.full(of_input.rows, -1, np.int64)
+    for bucket in range(BUCKETS if of_input.rows else 0):
+        bounds = np.frombuffer(job.kept(f"groups/{bucket:02d}.bounds") or b"", _LONG)
+        begin, end = int(bounds[stretches.start]), int(bounds[stretches.stop])
+        found = read_rows(job.run.child(f"{WORK}/groups/{bucket:02d}.rows"), _FOUND, 1, begin, end)[:, 0]
+        mine = found[(found["id"] >= first) & (found["id"] < first + of_input.rows)]
+        kept[mine["id"] - first] = mine["kept"]
+    columns = {"group": pa.array(kept), "keep": pa.array(kept == indexes(first, of_input.rows))}
+    return write_columns(job, of_input, columns, started, {"read": time.perf_counter() - clock, "forward": 0.0})
+
+
+def marking(job: StageJob, rows: RunRows, done: set[str]) -> Iterator[tuple[Any, ...]]:
+    """Yield the arguments of `mark_unit` for the units that are not done."""
+    ends = [end for _, end in groups(rows.rows)]
+    for record, first in zip(rows.records, rows.starts, strict=False):
+        if record.unit not in done:
+            last = max(first, first + record.rows - 1)
+            yield job, record, first, range(int(np.searchsorted(ends, first, "right")), int(np.searchsorted(ends, last, "right")) + 1)
+
+
+def fold_out(job: StageJob, stretch: Stretch, name: str) -> None:
+    """Write the rows of a stretch into a folder for each cluster, the nearest to its centre first."""
+    found = [
+        read_columns(job.run, unit, [SOURCE, ROW, "cluster", "distance"]).slice(begin, end - begin) for unit, begin, end in stretch.parts
+    ]
+    x = _vectors(job.vectors, stretch)
+    table = pa.concat_tables(found).combine_chunks().unify_dictionaries()
+    clusters, distances = table["cluster"].to_numpy(), table["distance"].to_numpy()
+    order = np.lexsort((np.arange(len(clusters)), distances, clusters))
+    begins = np.flatnonzero(np.r_[True, clusters[order][1:] != clusters[order][:-1]])
+    for begin, end in zip(begins, [*begins[1:], len(order)], strict=True):
+        mine = order[begin:end]
+        part = table.take(pa.array(mine)).drop_columns(["cluster"])
+        part = part.append_column(job.vectors.column, vector_column(x[mine], "float32"))
+        content = encode(part, {"unit": name, "fingerprint": job.fingerprint})
+        publish(job.run, f"{CLUSTERS}/cluster={clusters[mine[0]]:06d}/{name}.parquet", content, job.attempt)
+    job.keep(f"{CLUSTERS}/{name}", b"done")
+
+
+def write_by_cluster(job: StageJob, rows: RunRows, tasks: Tasks) -> None:
+    """Write a copy of the run with a folder for each cluster; stretches that are done are left alone."""
+    kept = {name for name, _ in walk(job.run, f"{WORK}/{CLUSTERS}")}
+    calls = [(job, rows.stretch(first, end), f"{number:06d}") for number, (first, end) in enumerate(groups(rows.rows))]
+    tasks.all(fold_out, [call for call in calls if call[2] not in kept])

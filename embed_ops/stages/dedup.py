@@ -1,0 +1,96 @@
+"""`dedup`: near-duplicates within clusters (SemDeDup, Abbas et al. 2023): rows above a cosine, joined to groups, one of each kept.
+
+Not fitted by rounds: what it finds is as long as the run. `clusters.py` brings the rows of a cluster together and calls
+`near_duplicates`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse
+from scipy.sparse.csgraph import connected_components
+
+from embed_ops.errors import StageError
+from embed_ops.stages.base import Floats, Ints, Vectors, unit_length
+
+_ROWS, _COLUMNS = 512, 4096
+Keep = Literal["first", "central", "outer"]
+
+
+@dataclass(frozen=True)
+class DedupModel:
+    """What was found of a run; it says nothing of other rows.
+
+    Attributes:
+        threshold: least cosine of duplicates.
+        keep: which row of a group is kept.
+        rows: of the run; `duplicates`: those not kept; `groups`: of two rows or more.
+    """
+
+    kind: ClassVar[str] = "dedup"
+    threshold: float
+    keep: str
+    rows: int
+    duplicates: int
+    groups: int
+
+    @property
+    def dim(self) -> int | None:
+        """Width of the vectors that it takes."""
+        return None
+
+    def transform(self, x: npt.NDArray[Any]) -> Any:
+        """Refuse: whether a row is a duplicate depends on the others.
+
+        Raises:
+            StageError: always.
+        """
+        raise StageError("dedup: a model of it can't be applied to other rows: run the stage on their run")
+
+    def columns(self, x: Vectors, name: str) -> dict[str, npt.NDArray[Any]]:
+        """Refuse, as `transform`."""
+        raise StageError("dedup: a model of it can't be applied to other rows: run the stage on their run")
+
+    def report(self) -> dict[str, Any]:
+        """Say what was found."""
+        share = self.duplicates / max(1, self.rows)
+        return {"threshold": self.threshold, "duplicates": self.duplicates, "duplicate_share": share, "groups": self.groups}
+
+
+def near_duplicates(x: Vectors, ids: Ints, distance: Floats, threshold: float, keep: Keep) -> tuple[Ints, npt.NDArray[np.bool_]]:
+    """Find groups of rows that are connected by cosines of at least `threshold`.
+
+    Args:
+        x: (rows, dim) vectors of a cluster.
+        ids: (rows,) ascending, indexes of the rows.
+        distance: (rows,) to the centre of the cluster.
+        threshold: least cosine.
+        keep: the row of a group to keep.
+
+    Returns:
+        (rows,) index of the row that is kept of each row's group, and (rows,) whether it is the row itself.
+    """
+    unit = unit_length(x)
+    labels = np.arange(len(x))
+    for first in range(0, len(x), _ROWS):
+        tile = unit[first : first + _ROWS]
+        for begin in range(0, first + len(tile), _COLUMNS):
+            end = min(begin + _COLUMNS, first + len(tile))
+            rows, columns = np.nonzero(tile @ unit[begin:end].T >= threshold)
+            rows, columns = labels[rows + first], labels[columns + begin]
+            apart = rows != columns
+            if apart.any():
+                edges = np.unique(np.stack([rows[apart], columns[apart]]), axis=1)
+                graph = scipy.sparse.coo_matrix((np.ones(edges.shape[1], bool), edges), shape=(len(x), len(x)))
+                labels = connected_components(graph, directed=False)[1][labels]
+    order = {"first": ids.astype(np.float64), "central": distance, "outer": -distance}[keep]
+    # By group, then by what is kept first, then by order: the first of each group is kept.
+    ranked = np.lexsort((ids, order, labels))
+    begins = np.flatnonzero(np.r_[True, labels[ranked][1:] != labels[ranked][:-1]])
+    kept = np.empty(len(x), np.int64)
+    kept[ranked] = np.repeat(ids[ranked][begins], np.diff(np.r_[begins, len(x)]))
+    return kept, kept == ids

@@ -1,0 +1,90 @@
+"""`normalize`: rows of length 1, or dimensions of mean 0 and variance 1."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from embed_ops.stage_spec import NormalizeSpec
+from embed_ops.stages.base import Block, Facts, Floats, Round, Vectors, unit_length
+from embed_ops.summaries import Moments
+
+
+@dataclass(frozen=True)
+class State:
+    """What has been found of the run; nothing is looked for where rows are brought to length 1."""
+
+    method: str
+    found: Moments | None = None
+
+
+@dataclass(frozen=True)
+class NormalizeModel:
+    """Mean and scale of each dimension (standardize), or nothing (l2)."""
+
+    kind: ClassVar[str] = "normalize"
+    method: Literal["l2", "standardize"]
+    mean: Floats | None = None
+    scale: Floats | None = None
+    constant: int = 0
+
+    @property
+    def dim(self) -> int | None:
+        """Width of the vectors that it takes."""
+        return None if self.mean is None else len(self.mean)
+
+    def transform(self, x: npt.NDArray[Any]) -> Vectors:
+        """Normalise (rows, dim) to float32 of the same shape; a row of zeros stays one."""
+        if self.mean is None or self.scale is None:
+            return unit_length(x)
+        found: Vectors = ((x.astype(np.float64) - self.mean) / self.scale).astype(np.float32)
+        return found
+
+    def columns(self, x: Vectors, name: str) -> dict[str, npt.NDArray[Any]]:
+        """Give the vector column."""
+        return {name: self.transform(x)}
+
+    def report(self) -> dict[str, Any]:
+        """Say how many dimensions do not vary."""
+        return {"method": self.method} | ({} if self.mean is None else {"constant_dimensions": self.constant})
+
+
+class NormalizeStage:
+    """Fits `NormalizeModel`; standardize as scikit-learn's StandardScaler: ddof 0, constant dimensions are centred only."""
+
+    def __init__(self, spec: NormalizeSpec) -> None:
+        self._spec = spec
+
+    def start(self, facts: Facts) -> State:
+        """Begin with nothing."""
+        return State(self._spec.method)
+
+    def round(self, state: State) -> Round | None:
+        """Read the run once, if at all."""
+        return Round("moments", "run") if state.method == "standardize" and state.found is None else None
+
+    def summarize(self, block: Block, state: State) -> Moments:
+        """Give mean and spread."""
+        return Moments.of(block.x)
+
+    def update(self, state: State, summary: Moments) -> State:
+        """Keep them."""
+        return State(state.method, summary)
+
+    def model(self, state: State) -> NormalizeModel:
+        """Give the model."""
+        found = state.found
+        if found is None:
+            return NormalizeModel("l2")
+        precision = np.finfo(np.float64).eps
+        # scikit-learn's bound: what rounding leaves of the variance of a constant (Chan et al. 1983).
+        constant = found.variance <= found.rows * precision * found.variance + (found.rows * found.mean * precision) ** 2
+        scale = np.where(constant, 1.0, np.sqrt(found.variance))
+        return NormalizeModel("standardize", found.mean, scale, int(constant.sum()))
+
+    def progress(self, state: State) -> str:
+        """Say nothing: one round."""
+        return ""
