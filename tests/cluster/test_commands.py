@@ -186,7 +186,7 @@ def test_columns_differ_between_files(tiny: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("ray_session")
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("float16", marks=pytest.mark.slow)])
 def test_readers(dtype: str, tiny: str, tmp_path: Path) -> None:
     """Arrow, pandas, Polars, DuckDB and Ray read the same vectors from `data/`."""
     import duckdb

