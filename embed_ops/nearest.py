@@ -78,7 +78,8 @@ def _insert(best: npt.NDArray[Any], found: Ints, value: npt.NDArray[Any], place:
 def squared_distances(x: npt.NDArray[Any], centers: npt.NDArray[Any], labels: Ints) -> Floats:
     """Compute the squared distance of each row to its centre, from the difference itself: exact where the two are equal."""
     apart = x - centers[labels].astype(x.dtype, copy=False)
-    found: Floats = np.einsum("ij,ij->i", apart, apart).astype(np.float64)
+    # Row by row: a sum over several rows at once would be split where a buffer ends, beyond 8,192 dimensions.
+    found: Floats = np.vecdot(apart, apart).astype(np.float64)
     return found
 
 
