@@ -22,7 +22,7 @@ from embed_ops.stage_job import WORK, StageJob, read_rows, write_columns
 from embed_ops.stages.base import SHARDS
 from embed_ops.stages.dedup import DedupModel, near_duplicates
 from embed_ops.stages.rounds import groups
-from embed_ops.vectors import Holder, RunRows, Stretch, blocks, indexes, read_columns
+from embed_ops.vectors import Holder, RunRows, Stretch, blocks, indexes, read_columns, values
 
 if TYPE_CHECKING:
     from embed_ops.fold import Tasks
@@ -34,19 +34,13 @@ _FLOAT, _LONG = np.dtype(np.float32), np.dtype(np.int64)
 _FOUND = np.dtype([("id", np.int64), ("kept", np.int64)])
 
 
-def _column(holder: Holder, stretch: Stretch) -> Any:
-    """Read a column of numbers over a stretch."""
-    parts = [read_columns(holder.run, unit, [holder.column]).column(0).slice(begin, end - begin) for unit, begin, end in stretch.parts]
-    return np.concatenate([part.to_numpy() for part in parts])
-
-
 def _vectors(holder: Holder, stretch: Stretch) -> Any:
     return np.concatenate([x for _, x in blocks(holder, stretch)])
 
 
 def spread(job: StageJob, stretch: Stretch, places: tuple[Holder, Holder], name: str) -> None:
     """Keep the rows of a stretch, ordered by bucket, and how many each bucket has."""
-    clusters, distances = (_column(place, stretch).astype(np.float64) for place in places)
+    clusters, distances = (values(place, stretch).astype(np.float64) for place in places)
     x = _vectors(job.vectors, stretch)
     buckets = clusters.astype(np.int64) % BUCKETS
     order = np.argsort(buckets, kind="stable")

@@ -8,6 +8,7 @@ distance, and clustered cell by cell
 
 from __future__ import annotations
 
+import heapq
 import warnings
 from dataclasses import dataclass
 from typing import Any, Self
@@ -96,7 +97,7 @@ def nearest_in_cells(x: Vectors, coarse: Vectors, candidates: Vectors, cells: In
     return found
 
 
-def clustered(candidates: Vectors, weights: npt.NDArray[Any], k: int, seed: int) -> Floats:
+def clustered(candidates: Vectors, weights: npt.NDArray[Any], k: int, seed: int) -> tuple[Floats, Floats]:
     """Cluster weighted candidates in memory, by scikit-learn on one core: k-means++, then Lloyd.
 
     Args:
@@ -106,10 +107,10 @@ def clustered(candidates: Vectors, weights: npt.NDArray[Any], k: int, seed: int)
         seed: of what it draws.
 
     Returns:
-        (k, dim) centres.
+        (k, dim) centres, and (k,) the weight of each.
     """
     if len(candidates) == k:
-        return candidates.astype(np.float64)
+        return candidates.astype(np.float64), weights.astype(np.float64)
     from sklearn.cluster import KMeans, kmeans_plusplus
     from sklearn.exceptions import ConvergenceWarning
     from threadpoolctl import threadpool_limits
@@ -127,8 +128,8 @@ def clustered(candidates: Vectors, weights: npt.NDArray[Any], k: int, seed: int)
             first, _ = kmeans_plusplus(wide, k, sample_weight=weights, random_state=(seed + start) % 2**32)
             found = KMeans(k, init=first.astype(candidates.dtype), n_init=1, max_iter=_LLOYD).fit(candidates, sample_weight=weights)
             best = found if best is None or found.inertia_ < best.inertia_ else best
-    centers: Floats = best.cluster_centers_.astype(np.float64)
-    return centers
+    of_clusters: Floats = np.bincount(best.labels_, weights, k).astype(np.float64)
+    return best.cluster_centers_.astype(np.float64), of_clusters
 
 
 def shared_out(k: int, weights: Ints, most: Ints) -> Ints:
@@ -148,3 +149,42 @@ def shared_out(k: int, weights: Ints, most: Ints) -> Ints:
         else:
             given[np.where(given > 1, given - exact, -np.inf).argmax()] -= 1
     return given
+
+
+def merged_down(cells: list[tuple[Floats, Floats]], k: int) -> Floats:
+    """Join clusters until k are left, each time the two of one cell whose union costs least inertia (Ward 1963).
+
+    Cells get clusters by their rows in a sample, which is off by a few: where each has some too many, those that are least
+    needed go, whatever cell they are in.
+
+    Args:
+        cells: (clusters, dim) centres and (clusters,) weights of each cell.
+        k: clusters, at most as many as there are.
+    """
+    cells = [(centers.copy(), weights.copy()) for centers, weights in cells]
+    costs = [np.full((len(centers), len(centers)), np.inf, np.float32) for centers, _ in cells]
+    for cell, (centers, _) in enumerate(cells):
+        for place in range(len(centers)):
+            _price(costs[cell], *cells[cell], place)
+    waiting = [(float(cost.min()), cell) for cell, cost in enumerate(costs) if len(cost) > 1]
+    heapq.heapify(waiting)
+    for _ in range(sum(len(centers) for centers, _ in cells) - k):
+        _, cell = waiting[0]
+        (centers, weights), cost = cells[cell], costs[cell]
+        one, other = divmod(int(cost.argmin()), len(cost))
+        total = max(weights[one] + weights[other], np.finfo(np.float64).tiny)
+        centers[one] = (centers[one] * weights[one] + centers[other] * weights[other]) / total
+        weights[one], weights[other] = total, -1.0
+        cost[other, :] = cost[:, other] = np.inf
+        _price(cost, centers, weights, one)
+        heapq.heapreplace(waiting, (float(cost.min()), cell))
+    return np.concatenate([centers[weights >= 0] for centers, weights in cells])
+
+
+def _price(cost: npt.NDArray[np.float32], centers: Floats, weights: Floats, place: int) -> None:
+    """Compute what joining a cluster with each other one of its cell costs; those that are gone (negative weight) are left out."""
+    there = weights >= 0
+    apart = centers[there] - centers[place]
+    share = weights[there] * weights[place] / np.maximum(weights[there] + weights[place], np.finfo(np.float64).tiny)
+    cost[place, there] = cost[there, place] = share * np.vecdot(apart, apart)
+    cost[place, place] = np.inf

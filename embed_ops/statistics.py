@@ -39,7 +39,7 @@ class VectorStatistics:
     @classmethod
     def of(cls, x: npt.NDArray[Any]) -> Self:
         """Summarise (rows, dim) with at least one row."""
-        norms = np.sqrt(np.einsum("ij,ij->i", x, x, dtype=np.float64))
+        norms = np.sqrt(np.vecdot(x, x, dtype=np.float64))
         return cls(Moments.of(x), int((norms == 0).sum()), float(norms.min()), float(norms.sum()), float(norms.max()))
 
     def __add__(self, other: Self) -> Self:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -65,7 +66,7 @@ class RunRows:
         self.lineage = _lineage(root)
         header = self.lineage[0][1]
         place = RunDir(root)
-        records = place.read_manifest()
+        records = place.read_manifest(timed=False)
         stock = take_stock(place.read_plan([root] * _MOST_ROOTS), records, 1)
         if header["status"] != "finished" or stock.works:
             missing = f", {len(stock.works)} spans lack units" if stock.works else ""
@@ -291,3 +292,9 @@ def labels_of(label: Label, unit: str) -> pa.Array:
     if label.column not in folders:
         raise StageError(f"{unit}: is in no folder {label.column}=..., as other units of the run are")
     return pa.array([folders[label.column]])
+
+
+def values(holder: Holder, stretch: Stretch) -> npt.NDArray[Any]:
+    """Read a column of numbers over a stretch: (rows,)."""
+    parts = [read_columns(holder.run, unit, [holder.column]).column(0).slice(begin, end - begin) for unit, begin, end in stretch.parts]
+    return np.concatenate([part.to_numpy() for part in parts]) if parts else np.empty(0)

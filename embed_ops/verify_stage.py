@@ -25,7 +25,7 @@ def against_parent(place: RunDir, run: Run, records: Mapping[str, Record]) -> li
     parent = RunDir(parent_of(place.root, run.header["parent"]))
     if parent.read_header() is None:
         return [("run.json", f"its parent {parent.root.path} is not there: it can't be compared")]
-    of_parent = {name: record.rows for name, record in parent.read_manifest().items()}
+    of_parent = {name: record.rows for name, record in parent.read_manifest(timed=False).items()}
     of_stage = {name: record.rows for name, record in records.items()}
     return [
         (f"{DATA}/{unit}{SUFFIX}", f"has {of_stage.get(unit, 'no')} rows, its parent {of_parent.get(unit, 'no such unit')}")

@@ -203,6 +203,8 @@ def product(x: npt.NDArray[Any], mean: Floats | None, matrix: Floats) -> Vectors
 
 def unit_length(x: npt.NDArray[Any]) -> Vectors:
     """Divide each row by its L2 norm, as float32; a row of zeros stays one."""
-    norms = np.sqrt(np.einsum("ij,ij->i", x, x, dtype=np.float64))
+    wide = x.astype(np.float64)
+    # Row by row: sums over several rows at once are split where a buffer ends, and so would depend on a row's place.
+    norms = np.sqrt(np.vecdot(wide, wide))
     found: Vectors = (x / np.where(norms > 0, norms, 1.0)[:, None]).astype(np.float32)
     return found

@@ -29,6 +29,7 @@ from embed_ops.seeding import (
     Drawn,
     Rows,
     clustered,
+    merged_down,
     nearest_in_cells,
     shared_out,
 )
@@ -43,6 +44,8 @@ _SEED_PER_K, _SEED_LEAST = 32, 16_384
 _BATCH_PER_K, _BATCH_LEAST = 16, 1024
 _RESERVE_LEAST = 1024
 _REASSIGN_RATIO, _REASSIGN_EVERY_PER_K = 0.01, 10
+_SURPLUS = 0.15
+"""Clusters that a cell gets beyond its share, before those that are least needed anywhere go."""
 _SPLIT = 1 / 1024
 _FLOP_PER_TASK = 4e9
 """A task of a round is about this much work: less would be overhead, more would leave nodes idle."""
@@ -280,7 +283,7 @@ class KMeansStage:
         return replace(state, candidates=x[order], ids=ids[order], cells=cells[order])
 
     def _weighed(self, state: State, found: Counts) -> State:
-        centers = clustered(_there(state.candidates), found.rows, self._seeds, state.seed)
+        centers, _ = clustered(_there(state.candidates), found.rows, self._seeds, state.seed)
         if not self._two_level:
             return self._begin(state, centers)
         coarse = centers.astype(np.float32)
@@ -291,14 +294,15 @@ class KMeansStage:
     def _weighed_in_cells(self, state: State, found: Counts) -> State:
         cells, candidates, number = _there(state.cells), _there(state.candidates), len(_there(state.coarse))
         rows = np.bincount(cells, found.rows, number).astype(np.int64)
-        given = shared_out(self._spec.k, rows, np.bincount(cells, minlength=number))
+        most = np.bincount(cells, minlength=number)
+        given = shared_out(self._spec.k, rows, most)
+        given = np.minimum(most, given + np.ceil(_SURPLUS * given).astype(np.int64) + 1)
         bounds = np.searchsorted(cells, np.arange(number + 1))
-        centers = [
+        found_in_cells = [
             clustered(candidates[first:end], found.rows[first:end], int(share), state.seed)
             for first, end, share in zip(bounds[:-1], bounds[1:], given, strict=True)
-            if share
         ]
-        return self._begin(state, np.concatenate(centers))
+        return self._begin(state, merged_down(found_in_cells, self._spec.k))
 
     def _begin(self, state: State, centers: Floats) -> State:
         """Begin the steps; what seeding needed is forgotten."""
