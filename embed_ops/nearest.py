@@ -84,7 +84,8 @@ def squared_distances(x: npt.NDArray[Any], centers: npt.NDArray[Any], labels: In
         centers = centers.astype(x.dtype, copy=False)
     apart = centers[labels].astype(x.dtype, copy=False)
     np.subtract(x, apart, out=apart)
-    found: Floats = np.einsum("ij,ij->i", apart, apart).astype(np.float64)
+    # Row by row: a sum over several rows at once would be split where a buffer ends, beyond 8,192 dimensions.
+    found: Floats = np.vecdot(apart, apart).astype(np.float64)
     return found
 
 

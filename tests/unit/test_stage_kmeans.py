@@ -102,6 +102,14 @@ def test_ties_go_to_the_lowest_index() -> None:
     assert (alone[:, 1] == -1).all()
 
 
+def test_wide_rows_do_not_depend_on_neighbours() -> None:
+    """The distance of a row has the same bits alone as among others, also where rows are wider than a buffer of numpy."""
+    x = np.random.default_rng(0).standard_normal((70, 9001)).astype(np.float32)
+    labels = np.zeros(len(x), np.int64)
+    whole = squared_distances(x, x[:1], labels)
+    assert all(same_bits(squared_distances(x[row : row + 1], x[:1], labels[:1]), whole[row : row + 1]) for row in range(len(x)))
+
+
 @pytest.mark.parametrize("k", [10, 60])
 def test_candidates_of_seeding(k: int) -> None:
     """k-means|| draws about as many candidates as it is to, all of them rows of the run, none twice."""
