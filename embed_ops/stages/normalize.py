@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
+from embed_ops.errors import StageError
 from embed_ops.stage_spec import NormalizeSpec
 from embed_ops.stages.base import Block, Facts, Floats, Round, Vectors, unit_length
 from embed_ops.summaries import Moments
@@ -59,7 +60,13 @@ class NormalizeStage:
         self._spec = spec
 
     def start(self, facts: Facts) -> State:
-        """Begin with nothing."""
+        """Begin with nothing.
+
+        Raises:
+            StageError: there are no rows to take mean and variance from.
+        """
+        if facts.rows < 1 and self._spec.method == "standardize":
+            raise StageError("normalize: the run has no rows to take mean and variance from")
         return State(self._spec.method)
 
     def round(self, state: State) -> Round | None:

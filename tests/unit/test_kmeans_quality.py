@@ -99,11 +99,10 @@ def test_skewed_clusters() -> None:
 
 @pytest.mark.slow
 def test_many_clusters() -> None:
-    """Two thousand clusters of 200,000 rows: both starts come to about the same inertia, and no cluster is empty."""
-    x, _ = blobs(200_000, 64, 2000)
-    found = {}
-    for init in ("k-means||", "two-level"):
-        model = fitted(x, kind="kmeans", k=2000, init=init)
-        found[init] = float((model.columns(x, "")["distance"].astype(np.float64) ** 2).sum())
-        assert len(np.unique(model.transform(x))) == 2000
-    assert found["two-level"] <= 1.1 * found["k-means||"]
+    """A thousand clusters: both starts find more of them than scikit-learn's MiniBatchKMeans, and none is empty."""
+    x, _ = blobs(60_000, 64, 1000)
+    peer = inertia(x, MiniBatchKMeans(1000, batch_size=1024, random_state=0).fit(x).cluster_centers_)
+    for init, share in (("k-means||", 0.7), ("two-level", 0.9)):
+        model = fitted(x, kind="kmeans", k=1000, init=init)
+        assert inertia(x, model.centers) <= share * peer
+        assert len(np.unique(model.transform(x))) == 1000

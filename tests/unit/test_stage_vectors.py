@@ -196,8 +196,23 @@ def test_too_wide(section: dict[str, Any], sentence: str) -> None:
     """More dimensions than there are, are refused."""
     with pytest.raises(StageError, match=sentence):
         fitted(cancer(), **section)
-    with pytest.raises(StageError, match="no rows"):
-        fitted(cancer()[:0], kind="quantize")
+
+
+NEED_ROWS = [{"kind": "quantize"}, {"kind": "normalize", "method": "standardize"}, {"kind": "center"}, {"kind": "kmeans", "k": 1}]
+
+
+@pytest.mark.parametrize("section", NEED_ROWS, ids=[section["kind"] for section in NEED_ROWS])
+def test_no_rows(section: dict[str, Any]) -> None:
+    """What is learnt from rows can't be learnt from none; what is not, can be applied to none."""
+    with pytest.raises(StageError, match=f"{section['kind']}: .*rows"):
+        fitted(cancer()[:0], **section)
+    for other in (
+        {"kind": "normalize"},
+        {"kind": "truncate", "dim": 3},
+        {"kind": "project", "dim": 3},
+        {"kind": "quantize", "to": "binary"},
+    ):
+        assert len(fitted(cancer()[:0], **other).transform(cancer()[:0])) == 0
 
 
 def test_bad_sections() -> None:
