@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -111,7 +112,7 @@ def _version(package: str) -> str:
         return "not installed: left out"
 
 
-def _fit_pca(solver: str, path: str, dim: int, results: Any) -> None:
+def _fit_pca(solver: str, path: str, dim: int) -> dict[str, float]:
     """Fit PCA in this process; an empty solver stands for embed-ops."""
     from sklearn.decomposition import PCA
 
@@ -119,19 +120,14 @@ def _fit_pca(solver: str, path: str, dim: int, results: Any) -> None:
     scikit = PCA(dim, svd_solver=solver or "auto", random_state=0)
     took, _ = _timed(partial(scikit.fit, x) if solver else partial(fit, PcaStage(PcaSpec(kind="pca", dim=dim)), x))
     most = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    results.put({**took, "peak resident bytes": int(most.split()[1]) * 1024})
+    return {**took, "peak resident bytes": int(most.split()[1]) * 1024}
 
 
 def _in_child(cores: int, *arguments: Any) -> dict[str, float]:
     """Call `_fit_pca` in a fresh process with so many threads."""
     os.environ.update({name: str(cores) for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")})
-    context = multiprocessing.get_context("spawn")
-    results = context.Queue()
-    child = context.Process(target=_fit_pca, args=(*arguments, results))
-    child.start()
-    found: dict[str, float] = results.get()
-    child.join()
-    return found
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_fit_pca, *arguments).result()
 
 
 def pca(options: argparse.Namespace, folder: Path) -> dict[str, Any]:

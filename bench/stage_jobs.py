@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,8 @@ def write_run(path: Path, rows: int, dim: int, clusters: int) -> Path:
     """Write a finished run of a mixture of normal distributions, in files of 100,000 rows; one that is there is kept."""
     if not (path / "run.json").exists():
         # In a process of its own: a command inherits the peak memory of the one that starts it.
-        writer = multiprocessing.get_context("spawn").Process(target=_write, args=(str(path), rows, dim, clusters))
-        writer.start()
-        writer.join()
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            pool.submit(_write, str(path), rows, dim, clusters).result()
     return path
 
 
