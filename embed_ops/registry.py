@@ -27,7 +27,7 @@ STAGES: dict[str, tuple[str | None, str]] = {
     "project": ("embed_ops.stages.project:ProjectStage", "embed_ops.stages.project:ProjectModel"),
     "truncate": ("embed_ops.stages.truncate:TruncateStage", "embed_ops.stages.truncate:TruncateModel"),
     "quantize": ("embed_ops.stages.quantize:QuantizeStage", "embed_ops.stages.quantize:QuantizeModel"),
-    "kmeans": ("embed_ops.stages.kmeans:KMeansStage", "embed_ops.stages.kmeans:KMeansModel"),
+    "kmeans": ("embed_ops.stages.kmeans:KMeansStage", "embed_ops.stages.kmeans_model:KMeansModel"),
     "dedup": (None, "embed_ops.stages.dedup:DedupModel"),
 }
 """Class of the stage, None where it is not fitted by rounds, and of its model."""
