@@ -137,7 +137,6 @@ def test_a_worker_that_hangs_ends_itself() -> None:
     assert "call_guarded" in done.stderr
 
 
-@pytest.mark.slow
 def test_a_row_that_kills_the_tokenizer(fatal: FatalModel, tmp_path: Path) -> None:
     """A row on which the reading worker dies is found as well, and the units behind it are embedded."""
     source = write_corpus(tmp_path / "corpus")
