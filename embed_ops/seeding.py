@@ -49,7 +49,7 @@ class Drawn:
     @classmethod
     def of(cls, x: Vectors, ids: Ints, apart: Floats, u: Floats, wanted: int) -> Self:
         """Draw among (rows, dim), `apart` being (rows,) squared distances to the candidates and `u` (rows,) draws in [0, 1)."""
-        with np.errstate(divide="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore"):
             ratio = np.where(apart > 0, u / apart, np.inf)
         return cls(x, ids, ratio, float(apart.sum()), wanted)._pruned()
 
