@@ -40,6 +40,7 @@ bench: $(READY)  ## measure, and append records to bench/results/
 	$(BIN)/python bench/memory.py
 	$(BIN)/python bench/plan.py
 	$(BIN)/python bench/objects.py
+	$(BIN)/python bench/stages.py
 
 clean:  ## remove what the demo and the tools made
 	rm -rf demo .mypy_cache .ruff_cache .pytest_cache .hypothesis build
