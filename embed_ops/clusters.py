@@ -8,6 +8,7 @@ fold_out    a stretch of the run -> a file for each cluster in it, in `clusters/
 
 from __future__ import annotations
 
+import bisect
 import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from embed_ops.fold import Tasks
     from embed_ops.record import Record
 
-BUCKETS = SHARDS
+_BUCKET_BYTES = 128 * 2**20
 CLUSTERS = "clusters"
 _FLOAT, _LONG = np.dtype(np.float32), np.dtype(np.int64)
 _FOUND = np.dtype([("id", np.int64), ("kept", np.int64)])
@@ -38,16 +39,22 @@ def _vectors(holder: Holder, stretch: Stretch) -> Any:
     return np.concatenate([x for _, x in blocks(holder, stretch)])
 
 
+def bucket_count(rows: int, dim: int) -> int:
+    """Tell among how many buckets clusters are dealt, so that what a worker holds does not grow with the run."""
+    return max(SHARDS, -(-rows * dim * _FLOAT.itemsize // _BUCKET_BYTES))
+
+
 def spread(job: StageJob, stretch: Stretch, places: tuple[Holder, Holder], name: str) -> None:
     """Keep the rows of a stretch, ordered by bucket, and how many each bucket has."""
+    count = bucket_count(job.rows, job.vectors.dim)
     clusters, distances = (values(place, stretch).astype(np.float64) for place in places)
     x = _vectors(job.vectors, stretch)
-    buckets = clusters.astype(np.int64) % BUCKETS
+    buckets = clusters.astype(np.int64) % count
     order = np.argsort(buckets, kind="stable")
     about = np.stack([indexes(stretch.first, len(x)), clusters.astype(np.int64), distances.astype(np.float64).view(np.int64)], axis=1)
     job.keep(f"{name}.rows", x[order].tobytes())
     job.keep(f"{name}.about", about[order].tobytes())
-    job.keep(name, np.bincount(buckets, minlength=BUCKETS).astype(np.int64).tobytes())
+    job.keep(name, np.bincount(buckets, minlength=count).astype(np.int64).tobytes())
 
 
 def compare(job: StageJob, bucket: int, starts: Sequence[int]) -> tuple[int, int]:
@@ -76,9 +83,9 @@ def compare(job: StageJob, bucket: int, starts: Sequence[int]) -> tuple[int, int
         found["kept"][mine] = kept
         duplicates += int((~itself).sum())
         joined += len(np.unique(kept[~itself]))
-    job.keep(f"groups/{bucket:02d}.bounds", np.searchsorted(found["id"], np.asarray(starts)).astype(np.int64).tobytes())
-    job.keep(f"groups/{bucket:02d}.rows", found.tobytes())
-    job.keep(f"groups/{bucket:02d}", np.array([duplicates, joined], np.int64).tobytes())
+    job.keep(f"groups/{bucket:06d}.bounds", np.searchsorted(found["id"], np.asarray(starts)).astype(np.int64).tobytes())
+    job.keep(f"groups/{bucket:06d}.rows", found.tobytes())
+    job.keep(f"groups/{bucket:06d}", np.array([duplicates, joined], np.int64).tobytes())
     return duplicates, joined
 
 
@@ -90,40 +97,56 @@ def find_duplicates(job: StageJob, rows: RunRows, tasks: Tasks) -> DedupModel:
     todo = [number for number in range(len(stretches)) if f"spread/{number:06d}" not in kept]
     tasks.all(spread, [(job, rows.stretch(*stretches[number]), places, f"spread/{number:06d}") for number in todo])
     starts = [*(first for first, _ in stretches), rows.rows]
-    left = [bucket for bucket in range(BUCKETS) if f"groups/{bucket:02d}" not in kept]
-    tasks.all(compare, [(job, bucket, starts) for bucket in left])
-    counts = np.stack([np.frombuffer(job.kept(f"groups/{bucket:02d}") or b"", _LONG) for bucket in range(BUCKETS)]).sum(axis=0)
+    count = bucket_count(rows.rows, job.vectors.dim)
+    tasks.all(compare, [(job, bucket, starts) for bucket in range(count) if f"groups/{bucket:06d}" not in kept])
+    stretch_numbers = [number for number in range(len(stretches)) if f"marks/{number:06d}" not in kept]
+    tasks.all(gather, [(job, number, stretches[number]) for number in stretch_numbers])
+    counts = np.stack([np.frombuffer(job.kept(f"groups/{bucket:06d}") or b"", _LONG) for bucket in range(count)]).sum(axis=0)
     return DedupModel(job.spec.threshold, job.spec.keep, rows.rows, int(counts[0]), int(counts[1]))  # type: ignore[union-attr]
 
 
-def mark_unit(job: StageJob, of_input: Record, first: int, stretches: range) -> dict[str, Any]:
+def gather(job: StageJob, number: int, ends: tuple[int, int]) -> None:
+    """Collect from all buckets what was found of a stretch, in the order of its rows."""
+    first, end = ends
+    kept = np.full(end - first, -1, np.int64)
+    for bucket in range(bucket_count(job.rows, job.vectors.dim)):
+        bounds = np.frombuffer(job.kept(f"groups/{bucket:06d}.bounds") or b"", _LONG)
+        place = job.run.child(f"{WORK}/groups/{bucket:06d}.rows")
+        found = read_rows(place, _FOUND, 1, int(bounds[number]), int(bounds[number + 1]))[:, 0]
+        kept[found["id"] - first] = found["kept"]
+    job.keep(f"marks/{number:06d}", kept.tobytes())
+
+
+def mark_unit(job: StageJob, of_input: Record, first: int, pieces: Sequence[tuple[int, int, int]]) -> dict[str, Any]:
     """Write a unit's data file: of each row the row that is kept of its group, and whether it is the row itself.
 
     Args:
         job: of the stage.
         of_input: record of the unit in the input.
         first: global index of its first row.
-        stretches: numbers of the stretches that hold its rows.
+        pieces: (stretch, begin, end) of its rows in the stretches.
     """
     clock, started = time.perf_counter(), time.time()
-    kept = np.full(of_input.rows, -1, np.int64)
-    for bucket in range(BUCKETS if of_input.rows else 0):
-        bounds = np.frombuffer(job.kept(f"groups/{bucket:02d}.bounds") or b"", _LONG)
-        begin, end = int(bounds[stretches.start]), int(bounds[stretches.stop])
-        found = read_rows(job.run.child(f"{WORK}/groups/{bucket:02d}.rows"), _FOUND, 1, begin, end)[:, 0]
-        mine = found[(found["id"] >= first) & (found["id"] < first + of_input.rows)]
-        kept[mine["id"] - first] = mine["kept"]
+    parts = [read_rows(job.run.child(f"{WORK}/marks/{number:06d}"), _LONG, 1, begin, end)[:, 0] for number, begin, end in pieces]
+    kept = np.concatenate([np.empty(0, _LONG), *parts])
     columns = {"group": pa.array(kept), "keep": pa.array(kept == indexes(first, of_input.rows))}
     return write_columns(job, of_input, columns, started, {"read": time.perf_counter() - clock, "forward": 0.0})
 
 
 def marking(job: StageJob, rows: RunRows, done: set[str]) -> Iterator[tuple[Any, ...]]:
     """Yield the arguments of `mark_unit` for the units that are not done."""
-    ends = [end for _, end in groups(rows.rows)]
+    stretches = groups(rows.rows)
+    ends = [end for _, end in stretches]
     for record, first in zip(rows.records, rows.starts, strict=False):
-        if record.unit not in done:
-            last = max(first, first + record.rows - 1)
-            yield job, record, first, range(int(np.searchsorted(ends, first, "right")), int(np.searchsorted(ends, last, "right")) + 1)
+        if record.unit in done:
+            continue
+        pieces, at, stop = [], first, first + record.rows
+        while at < stop:
+            number = bisect.bisect_right(ends, at)
+            begin, end = stretches[number]
+            pieces.append((number, at - begin, min(stop, end) - begin))
+            at = min(stop, end)
+        yield job, record, first, pieces
 
 
 def fold_out(job: StageJob, stretch: Stretch, name: str) -> None:

@@ -60,7 +60,7 @@ def test_the_same_bytes_after_a_kill(run: Path, tmp_path: Path) -> None:
     line = [sys.executable, "-m", "jobs.postprocess", str(run / "stages/kmeans"), "kind=dedup", "threshold=0.995", "--output"]
     killed = tmp_path / "killed"
     process = subprocess.Popen([*line, str(killed), "--progress", "none"], cwd=Path(__file__).parents[2])
-    while not list(killed.glob("work/groups/1*")) and process.poll() is None:
+    while not list(killed.glob("work/groups/00001*")) and process.poll() is None:
         pass
     process.kill()
     process.wait()

@@ -7,6 +7,7 @@ from scipy.sparse.csgraph import connected_components
 from sklearn import metrics
 
 from embed_ops.agreement import ClusterQuality, agreement
+from embed_ops.clusters import bucket_count
 from embed_ops.stages import dedup
 from embed_ops.stages.dedup import near_duplicates
 
@@ -48,6 +49,12 @@ def test_zero_vectors_are_no_duplicates() -> None:
     kept, itself = near_duplicates(np.zeros((3, 4), np.float32), np.arange(3), np.zeros(3), 0.5, "first")
     assert itself.all()
     assert kept.tolist() == [0, 1, 2]
+
+
+def test_buckets_follow_the_rows() -> None:
+    """What a worker holds does not grow with the run."""
+    assert bucket_count(1000, 384) == 64
+    assert bucket_count(10**9, 384) * 2**27 >= 10**9 * 384 * 4 > (bucket_count(10**9, 384) - 1) * 2**27
 
 
 def quality(clusters: np.ndarray, labels: np.ndarray | None, k: int, parts: int = 3) -> dict[str, object]:
