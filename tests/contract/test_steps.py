@@ -56,14 +56,14 @@ def run(job: Job, works: list[Work], replica: Replica) -> list[dict[str, Any]]:
 
 
 def test_what_the_driver_gets_does_not_grow_with_rows(model: str, tmp_path: Path) -> None:
-    """Law 6: the record of a unit of 5,000 rows is as small as that of one of 50."""
+    """Law 6: the record of a unit of 5,000 rows is as small as that of one of 50; statistics take a few numbers a dimension."""
     sizes = {}
     for rows in (50, 5000):
         job, works = job_of(model, tmp_path / str(rows), rows, f"a-{rows}-1")
         records = run(job, works, Replica(job))
         assert [record["rows"] for record in records] == [rows]
         sizes[rows] = len(json.dumps(records))
-    assert sizes[5000] < 1.1 * sizes[50] < 3000
+    assert sizes[5000] < 1.1 * sizes[50] < 4000
 
 
 def test_nothing_asks_for_a_whole_dataset() -> None:
