@@ -1,9 +1,10 @@
 """Rows brought together by cluster: near-duplicates within each, and a copy of the run with a folder for each.
 
-spread      a stretch of the run -> its rows ordered by bucket of clusters, in `work/`
-compare     a bucket -> the group of each of its rows, ordered by row, in `work/`
-mark_unit   a unit -> its data file, out of the groups
-fold_out    a stretch of the run -> a file for each cluster in it, in `clusters/`
+    spread      a stretch of the run -> its rows ordered by bucket of clusters, in `work/`
+    compare     a bucket -> the group of each of its rows, ordered by row, in `work/`
+    gather      a stretch of the run -> the groups of its rows, out of all buckets, in `work/`
+    mark_unit   a unit -> its data file, out of the groups
+    fold_out    a stretch of the run -> a file for each cluster in it, in `clusters/`
 """
 
 from __future__ import annotations
@@ -51,14 +52,14 @@ def spread(job: StageJob, stretch: Stretch, places: tuple[Holder, Holder], name:
     x = _vectors(job.vectors, stretch)
     buckets = clusters.astype(np.int64) % count
     order = np.argsort(buckets, kind="stable")
-    about = np.stack([indexes(stretch.first, len(x)), clusters.astype(np.int64), distances.astype(np.float64).view(np.int64)], axis=1)
+    about = np.stack([indexes(stretch.first, len(x)), clusters.astype(np.int64), distances.view(np.int64)], axis=1)
     job.keep(f"{name}.rows", x[order].tobytes())
     job.keep(f"{name}.about", about[order].tobytes())
     job.keep(name, np.bincount(buckets, minlength=count).astype(np.int64).tobytes())
 
 
-def compare(job: StageJob, bucket: int, starts: Sequence[int]) -> tuple[int, int]:
-    """Find near-duplicates in the clusters of a bucket; gives how many rows are not kept, and how many groups there are.
+def compare(job: StageJob, bucket: int, starts: Sequence[int]) -> None:
+    """Find near-duplicates in the clusters of a bucket; keeps how many rows are not kept, and how many groups there are.
 
     Args:
         job: of the stage.
@@ -76,8 +77,9 @@ def compare(job: StageJob, bucket: int, starts: Sequence[int]) -> tuple[int, int
     found = np.empty(len(x), _FOUND)
     found["id"] = about[:, 0]
     duplicates = joined = 0
-    for cluster in np.unique(about[:, 1]):
-        mine = np.flatnonzero(about[:, 1] == cluster)
+    # Stable: within a cluster rows stay in order.
+    by_cluster = np.argsort(about[:, 1], kind="stable")
+    for mine in np.split(by_cluster, np.flatnonzero(np.diff(about[by_cluster, 1])) + 1) if len(x) else []:
         distance = about[mine, 2].copy().view(np.float64)
         kept, itself = near_duplicates(x[mine], about[mine, 0], distance, job.spec.threshold, job.spec.keep)  # type: ignore[union-attr]
         found["kept"][mine] = kept
@@ -86,7 +88,6 @@ def compare(job: StageJob, bucket: int, starts: Sequence[int]) -> tuple[int, int
     job.keep(f"groups/{bucket:06d}.bounds", np.searchsorted(found["id"], np.asarray(starts)).astype(np.int64).tobytes())
     job.keep(f"groups/{bucket:06d}.rows", found.tobytes())
     job.keep(f"groups/{bucket:06d}", np.array([duplicates, joined], np.int64).tobytes())
-    return duplicates, joined
 
 
 def find_duplicates(job: StageJob, rows: RunRows, tasks: Tasks) -> DedupModel:

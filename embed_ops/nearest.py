@@ -1,7 +1,7 @@
 """Nearest centres: the product, fused with the search tile by tile, so that no (rows, centres) matrix is ever held.
 
-numpy and not torch: on the machines measured both reach the same share of a matrix product's rate (`bench/stages.py`), and
-workers without torch start in half a second and hold 200 MB less.
+numpy and not torch: both reach about the same share of a matrix product's rate on a CPU (`bench/stages.py`), and workers need not
+load torch.
 """
 
 from __future__ import annotations
