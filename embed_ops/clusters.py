@@ -1,10 +1,10 @@
 """Rows brought together by cluster: near-duplicates within each, and a copy of the run with a folder for each.
 
-    spread      a stretch of the run -> its rows ordered by bucket of clusters, in `work/`
-    compare     a bucket -> the group of each of its rows, ordered by row, in `work/`
-    gather      a stretch of the run -> the groups of its rows, out of all buckets, in `work/`
-    mark_unit   a unit -> its data file, out of the groups
-    fold_out    a stretch of the run -> a file for each cluster in it, in `clusters/`
+spread      a stretch of the run -> its rows ordered by bucket of clusters, in `work/`
+compare     a bucket -> the group of each of its rows, ordered by row, in `work/`
+gather      a stretch of the run -> the groups of its rows, out of all buckets, in `work/`
+mark_unit   a unit -> its data file, out of the groups
+fold_out    a stretch of the run -> a file for each cluster in it, in `clusters/`
 """
 
 from __future__ import annotations
