@@ -31,6 +31,7 @@ from embed_ops.stage_job import (
     StageJob,
     Task,
     apply_unit,
+    go_on,
     make_shards,
     measure_units,
     merge,
@@ -152,13 +153,23 @@ class Fit:
         return f"round-{self.progress.rounds:04d}"
 
     def take(self, found: Any, sizes: Ints | None = None) -> None:
-        """Go on to the next round, and save the state every few seconds, or now, if a pass over the run is behind it."""
+        """Go on to the next round by what one has found; after a pass over the run the state is saved."""
         whole = self.todo is not None and self.todo.over != "sample"
         state = self.stage.update(self.progress.state, found)
-        self.progress = Progress(self.progress.rounds + 1, self.progress.sizes if sizes is None else sizes, state)
-        if whole or time.monotonic() - self.saved > _CHECKPOINT_S:
-            self.job.keep(_STATE, pack(self.progress))
-            self.saved = time.monotonic()
+        self.move(Progress(self.progress.rounds + 1, self.progress.sizes if sizes is None else sizes, state))
+        if whole:
+            self.save()
+
+    def move(self, progress: Progress) -> None:
+        """Go on to where a fit stands now, and save that every few seconds."""
+        self.progress = progress
+        if time.monotonic() - self.saved > _CHECKPOINT_S:
+            self.save()
+
+    def save(self) -> None:
+        """Save the state, from which a later command goes on."""
+        self.job.keep(_STATE, pack(self.progress))
+        self.saved = time.monotonic()
 
 
 def begin(job: StageJob, rows: RunRows, stage: Stage, start: Any) -> Fit:
@@ -176,11 +187,21 @@ def run(fit: Fit, others: Sequence[Fit], tasks: Tasks) -> Any:
         others: fits that will want the same rows; a pass over the run serves those that are about to read it too.
         tasks: where to run.
     """
+    try:
+        _go_through(fit, others, tasks)
+    except Stopped:
+        fit.save()
+        raise
+    return fit.stage.model(fit.progress.state)
+
+
+def _go_through(fit: Fit, others: Sequence[Fit], tasks: Tasks) -> None:
     said = time.monotonic()
     while (todo := fit.todo) is not None:
-        if todo.over == "sample":
-            found = _over_sample(fit, todo, tasks)
-            fit.take(found)
+        if todo.small:
+            _several(fit, tasks)
+        elif todo.over == "sample":
+            fit.take(_over_sample(fit, todo, tasks))
         else:
             _read_run([fit, *(other for other in others if other.todo is not None and other.todo.over != "sample")], tasks)
             if todo.over == "collect":
@@ -191,7 +212,6 @@ def run(fit: Fit, others: Sequence[Fit], tasks: Tasks) -> Any:
         if (words := fit.stage.progress(fit.progress.state)) and time.monotonic() - said > _SAY_EVERY_S:
             tasks.reporter.say(f"{fit.job.spec.folder}: {words}")
             said = time.monotonic()
-    return fit.stage.model(fit.progress.state)
 
 
 def _read_run(fits: Sequence[Fit], tasks: Tasks) -> None:
@@ -241,6 +261,13 @@ def _over_sample(fit: Fit, todo: Round, tasks: Tasks) -> Any:
     sizes = fit.progress.sizes.tolist()
     found = tasks.all(summarize_shards, [(fit.job, todo, state, list(shards), sizes) for shards in divide(todo.tasks)])
     return added([summary for summary in found if summary is not None])
+
+
+def _several(fit: Fit, tasks: Tasks) -> None:
+    """Go through small rounds in one task."""
+    before = fit.progress
+    [found] = tasks.all(go_on, [(fit.job, before.state, before.sizes.tolist())])
+    fit.move(Progress(before.rounds + found["rounds"], before.sizes, found["state"]))
 
 
 def apply(job: StageJob, rows: RunRows, model: Any, done: set[str], tasks: Tasks) -> Iterator[dict[str, Any]]:

@@ -1,6 +1,6 @@
 """Where k-means starts: k-means|| (Bahmani et al. 2012), and its two-level form for many clusters.
 
-k-means||   a few rounds, each of which draws about 2k rows with probability in proportion to their squared distance to the
+k-means||   a few rounds, each of which draws about k rows with probability in proportion to their squared distance to the
 candidates so far; candidates are weighted by the rows nearest to them and clustered in memory
 two-level   sqrt(k) coarse centres by k-means||, candidates drawn in every cell, half of them at random and half by
 distance, and clustered cell by cell
@@ -20,8 +20,10 @@ from embed_ops.nearest import nearest
 from embed_ops.stages.base import Floats, Ints, Vectors
 
 ROUNDS = 5
-OVERSAMPLING, OVERSAMPLING_IN_CELLS = 2.0, 0.5
+OVERSAMPLING, OVERSAMPLING_IN_CELLS = 1.0, 0.5
 """Candidates that a round draws for each cluster; fewer in cells, since they are many and the driver holds them all."""
+LEAST_DRAWN = 256
+"""Candidates that a round draws at least: of few clusters one is easily missed, and they cost nothing."""
 _LLOYD = 30
 _STARTS, _FLOP_OF_STARTS = 4, 2e10
 """Of several starts over the candidates the best is kept, where they are half a second's work: one may miss a cluster for good."""
@@ -151,7 +153,7 @@ def shared_out(k: int, weights: Ints, most: Ints) -> Ints:
     return given
 
 
-def merged_down(cells: list[tuple[Floats, Floats]], k: int) -> Floats:
+def merged_down(cells: list[tuple[Floats, Floats]], k: int) -> tuple[Floats, Floats]:
     """Join clusters until k are left, each time the two of one cell whose union costs least inertia (Ward 1963).
 
     Cells get clusters by their rows in a sample, which is off by a few: where each has some too many, those that are least
@@ -160,6 +162,9 @@ def merged_down(cells: list[tuple[Floats, Floats]], k: int) -> Floats:
     Args:
         cells: (clusters, dim) centres and (clusters,) weights of each cell.
         k: clusters, at most as many as there are.
+
+    Returns:
+        (k, dim) centres, and (k,) the weight of each.
     """
     cells = [(centers.copy(), weights.copy()) for centers, weights in cells]
     costs = [np.full((len(centers), len(centers)), np.inf, np.float32) for centers, _ in cells]
@@ -178,7 +183,8 @@ def merged_down(cells: list[tuple[Floats, Floats]], k: int) -> Floats:
         cost[other, :] = cost[:, other] = np.inf
         _price(cost, centers, weights, one)
         heapq.heapreplace(waiting, (float(cost.min()), cell))
-    return np.concatenate([centers[weights >= 0] for centers, weights in cells])
+    left = [(centers[weights >= 0], weights[weights >= 0]) for centers, weights in cells]
+    return np.concatenate([centers for centers, _ in left]), np.concatenate([weights for _, weights in left])
 
 
 def _price(cost: npt.NDArray[np.float32], centers: Floats, weights: Floats, place: int) -> None:

@@ -4,6 +4,7 @@
     make_shards       what all stretches kept -> shards of the sample
     merge             some summaries in `work/` -> one
     summarize_shards  some shards of the sample -> a summary
+    go_on             rounds over the sample that are small, one after the other -> the state behind them
     apply_unit        a unit -> its data file, by the fitted model
 
 What is kept in `work/` is not computed again when a command is repeated.
@@ -30,7 +31,7 @@ from embed_ops.saved import pack, unpack
 from embed_ops.schema import ROW, SOURCE
 from embed_ops.sinks.parquet import vector_column
 from embed_ops.stage_spec import StageSpec
-from embed_ops.stages.base import Block, Ints, Round, Vectors
+from embed_ops.stages.base import SHARDS, Block, Ints, Round, Vectors
 from embed_ops.stages.rounds import chained, in_blocks, pieces
 from embed_ops.stages.sampling import collect, shard_order, shard_slices
 from embed_ops.statistics import dump, statistics_of
@@ -195,6 +196,20 @@ def summarize_shards(job: StageJob, todo: Round, state: Any, shards: Sequence[in
                     yield x, read_rows(ids, np.dtype(np.int64), 1, first, end)[:, 0]
 
     return chained(stage.summarize(block, state) for block in in_blocks(slices()))
+
+
+_GO_ON_S = 2.0
+"""So long a task goes on with small rounds: the driver says how far a fit is, saves it, and may be asked to stop."""
+
+
+def go_on(job: StageJob, state: Any, sizes: Sequence[int]) -> dict[str, Any]:
+    """Go through rounds over the sample, at least one, while each is the work of a single task: a task of its own takes Ray 20 ms."""
+    stage, rounds, began = make_stage(job.spec), 0, time.monotonic()
+    todo = stage.round(state)
+    while todo is not None and todo.small and (rounds == 0 or time.monotonic() - began < _GO_ON_S):
+        state = stage.update(state, summarize_shards(job, todo, state, range(SHARDS), sizes))
+        rounds, todo = rounds + 1, stage.round(state)
+    return {"rounds": rounds, "state": state, "memory": peak_memory()}
 
 
 def apply_unit(job: StageJob, model: Any, of_input: Record) -> dict[str, Any]:

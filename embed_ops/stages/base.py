@@ -61,6 +61,11 @@ class Round:
     rows: int | None = None
     tasks: int = 1
 
+    @property
+    def small(self) -> bool:
+        """Tell whether it is the work of a single task, which may go on with the next one where it is."""
+        return self.over == "sample" and self.tasks == 1
+
 
 @dataclass(frozen=True)
 class Block:

@@ -20,6 +20,7 @@ import numpy as np
 from embed_ops.errors import StageError
 from embed_ops.nearest import ClusterSums, Counts, nearest, squared_distances
 from embed_ops.seeding import (
+    LEAST_DRAWN,
     OVERSAMPLING,
     OVERSAMPLING_IN_CELLS,
     ROUNDS,
@@ -38,8 +39,8 @@ from embed_ops.stages.sampling import splitmix64, uniform
 _FLAT_K = 4096
 """Up to so many clusters k-means|| is quick on one machine."""
 _SAMPLE_PER_K, _SAMPLE_LEAST = 256, 1_000_000
-_SEED_PER_K, _SEED_LEAST = 32, 16_384
-_BATCH_PER_K, _BATCH_LEAST = 16, 1024
+_SEED_PER_K, _SEED_LEAST = 16, 16_384
+_BATCH_PER_K, _BATCH_LEAST = 4, 2048
 _RESERVE_LEAST = 1024
 _REASSIGN_RATIO, _REASSIGN_EVERY_PER_K = 0.01, 10
 _SURPLUS = 0.15
@@ -158,7 +159,7 @@ class KMeansStage:
             return ClusterSums.of(x, _there(state.centers), drawn, state.spares)
         candidates = _there(state.candidates)
         if state.coarse is None:
-            labels, wanted = nearest(x, candidates), OVERSAMPLING * self._seeds
+            labels, wanted = nearest(x, candidates), max(LEAST_DRAWN, OVERSAMPLING * self._seeds)
         else:
             labels = nearest_in_cells(x, state.coarse, candidates, _there(state.cells))
             wanted = OVERSAMPLING_IN_CELLS * self._spec.k
@@ -191,7 +192,7 @@ class KMeansStage:
         scale = float(found.x.astype(np.float64).var(axis=0).mean())
         state = replace(state, reserve=found, scale=scale)
         if self._spec.init == "random":
-            return self._begin(state, found.x[: self._spec.k].astype(np.float64))
+            return self._begin(state, found.x[: self._spec.k].astype(np.float64), np.zeros(self._spec.k))
         return replace(state, phase="seed", candidates=found.x[:1], ids=found.ids[:1])
 
     def _seeded(self, state: State, found: Drawn) -> State:
@@ -215,9 +216,9 @@ class KMeansStage:
         return replace(state, candidates=x[order], ids=ids[order], cells=cells[order])
 
     def _weighed(self, state: State, found: Counts) -> State:
-        centers, _ = clustered(_there(state.candidates), found.rows, self._seeds, state.seed)
+        centers, weights = clustered(_there(state.candidates), found.rows, self._seeds, state.seed)
         if not self._two_level:
-            return self._begin(state, centers)
+            return self._begin(state, centers, weights)
         coarse = centers.astype(np.float32)
         none = replace(state, phase="cell-seed", coarse=coarse, candidates=coarse[:0], ids=np.empty(0, np.int64))
         # The centres themselves are the first candidates, so that no cell is without one; they are no rows.
@@ -234,11 +235,11 @@ class KMeansStage:
             clustered(candidates[first:end], found.rows[first:end], int(share), state.seed)
             for first, end, share in zip(bounds[:-1], bounds[1:], given, strict=True)
         ]
-        return self._begin(state, merged_down(found_in_cells, self._spec.k))
+        return self._begin(state, *merged_down(found_in_cells, self._spec.k))
 
-    def _begin(self, state: State, centers: Floats) -> State:
-        """Begin the steps; what seeding needed is forgotten."""
-        fresh = State("step", state.rows, state.dim, state.seed, sizes=state.sizes, scale=state.scale, counts=np.zeros(len(centers)))
+    def _begin(self, state: State, centers: Floats, counts: Floats) -> State:
+        """Begin the steps with the rows that each centre stands for already; what seeding needed is forgotten."""
+        fresh = State("step", state.rows, state.dim, state.seed, sizes=state.sizes, scale=state.scale, counts=counts)
         return replace(fresh, centers=self._on_sphere(centers))
 
     def _on_sphere(self, centers: Floats) -> Floats:

@@ -12,7 +12,7 @@ from stage_data import Array, blobs, cancer, digits, fitted, same_bits
 
 from embed_ops.errors import SpecError, StageError
 from embed_ops.nearest import nearest, squared_distances, two_nearest
-from embed_ops.seeding import OVERSAMPLING, ROUNDS, nearest_in_cells, shared_out
+from embed_ops.seeding import LEAST_DRAWN, OVERSAMPLING, ROUNDS, nearest_in_cells, shared_out
 from embed_ops.spec import parse_stage
 from embed_ops.stages import rounds
 from embed_ops.stages.base import Block
@@ -110,7 +110,7 @@ def test_wide_rows_do_not_depend_on_neighbours() -> None:
     assert all(same_bits(squared_distances(x[row : row + 1], x[:1], labels[:1]), whole[row : row + 1]) for row in range(len(x)))
 
 
-@pytest.mark.parametrize("k", [10, 60])
+@pytest.mark.parametrize("k", [10, 400])
 def test_candidates_of_seeding(k: int) -> None:
     """k-means|| draws about as many candidates as it is to, all of them rows of the run, none twice."""
     x, _ = blobs(12_000, 8, 40)
@@ -123,7 +123,7 @@ def test_candidates_of_seeding(k: int) -> None:
         assert len(np.unique(state.ids)) == len(state.ids)
         assert same_bits(state.candidates, x[state.ids])
         drawn.append(len(state.ids) - 1)
-    assert np.mean(drawn) == pytest.approx(ROUNDS * OVERSAMPLING * k, rel=0.12)
+    assert np.mean(drawn) == pytest.approx(ROUNDS * max(LEAST_DRAWN, OVERSAMPLING * k), rel=0.12)
 
 
 @pytest.mark.parametrize(("data", "k"), [("digits", 10), ("digits", 50), ("cancer", 5), ("blobs", 30)])
@@ -229,7 +229,8 @@ def test_stops() -> None:
     phases = [state.phase for state in watched(x, k=20, polish=3)[1]]
     assert phases.count("polish") == 3
     assert phases[-1] == "done"
-    assert fitted(x, kind="kmeans", k=20, polish=3).inertia <= fitted(x, kind="kmeans", k=20, polish=0).inertia
+    polished, plain = (fitted(x, kind="kmeans", k=20, polish=polish) for polish in (3, 0))
+    assert inertia(x, polished.centers) <= inertia(x, plain.centers)
 
 
 def test_sample() -> None:
