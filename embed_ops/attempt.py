@@ -14,7 +14,7 @@ from embed_ops.job import Job, Resolved
 from embed_ops.journal import Journal
 from embed_ops.ledger import Ledger, take_stock
 from embed_ops.liveness import new_attempt
-from embed_ops.plan import Plan
+from embed_ops.plan import Plan, unit_limits
 from embed_ops.progress import Reporter
 from embed_ops.record import COUNTED, Record
 from embed_ops.registry import make_encoder
@@ -64,7 +64,7 @@ class Attempt:
 
     def stock(self) -> Ledger:
         """Compare the plan with what is done."""
-        return take_stock(self.plan, self.records, self.spec.resources.unit_rows)
+        return take_stock(self.plan, self.records, unit_limits(self.spec))
 
     def publish(self, status: str) -> None:
         """Write `run.json`, and the plan where it is new."""

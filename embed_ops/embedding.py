@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
+from typing import Any
 
 from embed_ops.attempt import Attempt, open_attempt
 from embed_ops.errors import RunError, Stopped
@@ -25,6 +26,8 @@ from embed_ops.stopping import StopRequest, restored_sigterm
 from embed_ops.tuning import Planned, settle
 from embed_ops.waves import run_works
 
+_ROW_BYTES = {"text": 200, "image": 20_000}
+"""Bytes of a row, where only reading would tell."""
 _SAMPLES = 3
 """Samples of first rows to compare: a worker that dies on one is given the next."""
 
@@ -131,11 +134,12 @@ def _work(attempt: Attempt, session: OpenSession, works: Sequence[Work], units: 
 
 
 def _space_needed(attempt: Attempt, stock: Ledger) -> int:
-    """Guess the bytes of the vectors still to come; unknown row counts are taken from the text at 200 bytes a row."""
+    """Guess the bytes of the vectors still to come; unknown row counts are guessed from the bytes of the files."""
     encoder = make_encoder(attempt.spec.encoder)
     width = sum(encoder.dim(name) for name in encoder.outputs()) * (4 if attempt.spec.sink.dtype == "float32" else 2)
     pieces = [piece for work in stock.works for piece in work.span.pieces]
-    rows = stock.rows_left if stock.rows_left is not None else sum(piece.rows or piece.bytes // 200 for piece in pieces)
+    of_row = _ROW_BYTES[attempt.spec.source.modality]
+    rows = stock.rows_left if stock.rows_left is not None else sum(piece.rows or piece.bytes // of_row for piece in pieces)
     return rows * width
 
 
@@ -148,12 +152,12 @@ def _settle(attempt: Attempt, units: int) -> None:
     if spec.parity.rows == 0:
         attempt.header["model"] = make_encoder(spec.encoder).describe()
         return
-    texts = attempt.corpus.head(attempt.plan, _SAMPLES * spec.parity.rows)
+    contents = attempt.corpus.head(attempt.plan, _SAMPLES * spec.parity.rows)
     open_choices = choices(spec) if attempt.fresh else frozenset()
     stock = attempt.stock()
     replicas = replica_count(spec.resources, units, attempt.resolved.threads_per_replica)[1]
     planned = Planned(stock.rows_left, attempt.plan.bytes, replicas)
-    samples = _samples(texts, spec.parity.rows)
+    samples = _samples(contents, spec.parity.rows)
     while True:
         sample = samples.pop(0)
         attempt.reporter.say(f"comparing {len(sample)} rows with the reference")
@@ -177,12 +181,12 @@ def _settle(attempt: Attempt, units: int) -> None:
             attempt.reporter.say(f"not compiled: {missing}")
 
 
-def _samples(texts: list[str], rows: int) -> list[list[str]]:
+def _samples(contents: list[Any], rows: int) -> list[list[Any]]:
     """Choose rows to compare, and others to take if a worker dies on the ones before; a small corpus is halved."""
-    if len(texts) > rows:
-        return [texts[first : first + rows] for first in range(0, len(texts), rows)]
-    middle = len(texts) // 2
-    return [texts, *(half for half in (texts[:middle], texts[middle:]) if half and middle)]
+    if len(contents) > rows:
+        return [contents[first : first + rows] for first in range(0, len(contents), rows)]
+    middle = len(contents) // 2
+    return [contents, *(half for half in (contents[:middle], contents[middle:]) if half and middle)]
 
 
 def _start(attempt: Attempt) -> None:

@@ -14,9 +14,9 @@ from embed_ops.errors import RunError
 from embed_ops.job import Resolved
 from embed_ops.spec import AUTO, Spec
 
-_SOURCE_FIELDS = ("kind", "column", "template", "keep", "where", "limit", "types", "delimiter")
-_ENCODER_FIELDS = ("family", "max_tokens", "prompt", "outputs", "trust_remote_code")
-_VERSIONED = ("torch", "transformers", "tokenizers", "numpy", "pyarrow")
+_SOURCE_FIELDS = ("kind", "modality", "column", "template", "keep", "where", "limit", "types", "delimiter")
+_ENCODER_FIELDS = ("family", "max_tokens", "prompt", "outputs", "max_pixels", "draft", "trust_remote_code")
+_VERSIONED = ("torch", "transformers", "tokenizers", "numpy", "pillow", "pyarrow")
 TOKEN_BUDGETS = {"cpu": 4_096, "cuda": 65_536}
 """Positions of a forward pass, unless a trial on the device finds a faster size."""
 

@@ -27,7 +27,7 @@ from embed_ops.forward import Embedded, embed_inputs
 from embed_ops.job import Job, Work
 from embed_ops.message import failure
 from embed_ops.record import ISOLATED
-from embed_ops.schema import MESSAGE, REASON, TEXT, Reason
+from embed_ops.schema import CONTENT, MESSAGE, REASON, Reason
 from embed_ops.sources.units import Unit, UnitEnd
 from embed_ops.steps import Replica, parts_of, prepare_unit, units_of, write_unit
 
@@ -44,7 +44,10 @@ _ORPHAN_S = 60
 """Seconds beyond its parent's patience after which a child ends itself: its parent is gone."""
 _PRELOADED = ["embed_ops.isolation", "torch", "transformers.models.auto.modeling_auto", "pyarrow.parquet"]
 """What the server that children are forked from imports: each child then starts in a moment. Nothing of it starts a thread."""
-_BLAMED = {Reason.CRASHED: "the worker process dies when it tokenizes this row", Reason.HUNG: "tokenizing this row does not end"}
+_BLAMED = {
+    Reason.CRASHED: "the worker process dies when it tokenizes or decodes this row",
+    Reason.HUNG: "tokenizing or decoding this row does not end",
+}
 
 
 @dataclass
@@ -235,7 +238,7 @@ def _prepare(job: Job, work: Work, unit: Unit, findings: Findings, teller: _Tell
     encoder = parts_of(job).encoder
     table = _refuse(unit.table, findings.rows)
     if findings.careful:
-        texts = table.column(TEXT).combine_chunks()
+        texts = table.column(CONTENT).combine_chunks()
         for place in range(len(table)):
             if place not in findings.rows and table.column(REASON)[place].as_py() is None:
                 teller.say("row", [place])

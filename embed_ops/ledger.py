@@ -7,9 +7,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from embed_ops.job import Work
-from embed_ops.plan import Plan, Span, estimated_units, unit_name
+from embed_ops.plan import Limits, Plan, Span, estimated_units, unit_name
 from embed_ops.record import Record
 from embed_ops.sources.units import UnitEnd
+
+ANY_UNITS = Limits(1, 1 << 62)
+"""Limits for those who do not ask how many units are left."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Ledger:
     rows_left: int | None
 
 
-def take_stock(plan: Plan, records: Mapping[str, Record], unit_rows: int) -> Ledger:
+def take_stock(plan: Plan, records: Mapping[str, Record], limits: Limits) -> Ledger:
     """Compare the plan with the records."""
     of_span = _by_span(plan, records)
     works: list[Work] = []
@@ -41,7 +44,7 @@ def take_stock(plan: Plan, records: Mapping[str, Record], unit_rows: int) -> Led
         done += sorted(mine.values(), key=lambda record: _place(span, record))
         if not _complete(span, mine):
             works.append(Work(span, {unit: UnitEnd(record.next_source, record.next_position) for unit, record in mine.items()}))
-            units_left += max(1, estimated_units(span, unit_rows) - len(mine))
+            units_left += max(1, estimated_units(span, limits) - len(mine))
             counts = [piece.rows for piece in span.pieces]
             known = known and None not in counts
             rows_left += sum(count or 0 for count in counts) - sum(part["records"] for record in mine.values() for part in record.ranges)

@@ -166,7 +166,9 @@ def _dataset(job: Job, works: Sequence[Work], units: int) -> ray.data.Dataset:
     one_unit = {"batch_size": 1, "batch_format": "pyarrow"}
     # Nodes that join later bring replicas and want readers.
     cores = max(int(ray.cluster_resources().get("CPU", 1)), most * threads if least < most else 0)
-    helpers = TaskPoolStrategy(size=max(1, cores // CPUS_PER_READER))
+    # Beside a GPU the cores are free, and decoding images for one takes them all.
+    of_images = job.spec.source.modality == "image" and job.spec.resources.gpus_per_replica > 0
+    helpers = TaskPoolStrategy(size=max(1, cores // (1 if of_images else CPUS_PER_READER)))
     wave = [{"work": work.dump()} for work in works]
     return (
         ray.data.from_items(wave, override_num_blocks=len(wave))

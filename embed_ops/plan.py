@@ -1,7 +1,7 @@
 """The plan: source files -> spans, and what a later run finds changed. Decided from the data and the spec alone.
 
 A span is the grain of reading: pieces of source files that one reader streams. It yields units, cut while it streams
-at `unit_rows` rows or `UNIT_TEXT_BYTES` of text, whichever is first. A unit is named by where it begins, so units of a
+at the first of two limits: rows, and bytes of what is embedded. A unit is named by where it begins, so units of a
 span form a chain: each says where it ends, the next begins there, and the final one says that it is the last.
 """
 
@@ -17,14 +17,51 @@ import pyarrow as pa
 
 from embed_ops.errors import SourceError
 from embed_ops.filesystem import Location, list_files, locate
+from embed_ops.spec import Spec
 
 UNIT_TEXT_BYTES = 4 << 20
 """Most text of a unit: with its vectors it stays near 64 MiB."""
+UNIT_IMAGES, UNIT_IMAGE_BYTES = 512, 64 << 20
+"""Most images of a unit, and most bytes of their files."""
 SPAN_BYTES = 32 << 20
 """Aim for the bytes one reader streams: about eight units, so that readers are many and open few files twice."""
-SMALL_FILE_BYTES = 4 << 20
-"""Files up to this size share spans and units with their neighbours of the same folder."""
 _LISTING_THREADS = 32
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a unit holds at most: rows, and bytes of what is embedded."""
+
+    rows: int
+    bytes: int
+
+
+def unit_limits(spec: Spec) -> Limits:
+    """Give the limits of a run's units; a model of large images lowers them further (`Encoder.most_rows`)."""
+    if spec.source.modality == "image":
+        return Limits(min(spec.resources.unit_rows, UNIT_IMAGES), UNIT_IMAGE_BYTES)
+    return Limits(spec.resources.unit_rows, UNIT_TEXT_BYTES)
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """How files of a folder share spans, and so units.
+
+    Attributes:
+        largest: bytes of the largest file that shares.
+        bytes: of a span, at which the next file begins another.
+        files: of a span, likewise.
+    """
+
+    largest: int
+    bytes: int
+    files: int
+
+
+FILES_OF_ROWS = Sharing(4 << 20, SPAN_BYTES, 1 << 62)
+"""Small files share, a larger one is a span or more of its own."""
+FILES_AS_ROWS = Sharing(1 << 62, 8 * SPAN_BYTES, 4096)
+"""Each file is a row: all share, and a reader gets some units' worth of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +92,7 @@ class SourceFile:
 class Piece:
     """A stretch of one source file: positions `begin` to `end`.
 
-    Positions count rows (Parquet), records (CSV) or bytes of the decompressed stream (JSONL, text).
+    Positions count rows (Parquet), records (CSV) or bytes of the decompressed stream (JSONL, text, tar).
 
     Attributes:
         end: None where only reading tells.
@@ -121,11 +158,11 @@ def unit_name(source: str, begin: int) -> str:
     return f"{source}.{begin:012d}"
 
 
-def estimated_units(span: Span, unit_rows: int) -> int:
+def estimated_units(span: Span, limits: Limits) -> int:
     """Guess how many units a span will yield: exact only where rows are few, since text is measured on reading."""
     rows = sum(piece.rows or 0 for piece in span.pieces)
     size = sum(piece.bytes for piece in span.pieces)
-    return max(1, math.ceil(rows / unit_rows), math.ceil(size / UNIT_TEXT_BYTES))
+    return max(1, math.ceil(rows / limits.rows), math.ceil(size / limits.bytes))
 
 
 def list_sources(paths: Sequence[str], extensions: Sequence[str]) -> tuple[list[Location], list[SourceFile]]:
@@ -166,7 +203,9 @@ def inspect_files(files: Sequence[SourceFile], inspect: Callable[[SourceFile], L
         return list(pool.map(inspect, files))
 
 
-def make_spans(files: Sequence[SourceFile], layouts: Sequence[Layout], first_index: int = 0) -> list[Span]:
+def make_spans(
+    files: Sequence[SourceFile], layouts: Sequence[Layout], first_index: int = 0, sharing: Sharing = FILES_OF_ROWS
+) -> list[Span]:
     """Form spans: a large file's stretches stand alone, consecutive small files of a folder share one."""
     index = itertools.count(first_index)
     spans: list[Span] = []
@@ -179,8 +218,8 @@ def make_spans(files: Sequence[SourceFile], layouts: Sequence[Layout], first_ind
             shared.clear()
 
     for file, layout in zip(files, layouts, strict=True):
-        small = file.size <= SMALL_FILE_BYTES and len(layout.pieces) == 1
-        if not small or file.folder != shared_folder or shared_bytes >= SPAN_BYTES:
+        small = file.size <= sharing.largest and len(layout.pieces) == 1
+        if not small or file.folder != shared_folder or shared_bytes >= sharing.bytes or len(shared) >= sharing.files:
             close()
             shared_bytes = 0
         if small:

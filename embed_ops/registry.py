@@ -17,8 +17,14 @@ SOURCES = {
     "jsonl": "embed_ops.sources.lines:JsonLinesSource",
     "text": "embed_ops.sources.lines:TextSource",
     "csv": "embed_ops.sources.csv:CsvSource",
+    "images": "embed_ops.sources.images:ImagesSource",
+    "webdataset": "embed_ops.sources.webdataset:WebDatasetSource",
 }
-ENCODERS = {"text": "embed_ops.encoders.text:TextEncoder"}
+ENCODERS = {
+    "text": "embed_ops.encoders.text:TextEncoder",
+    "image": "embed_ops.encoders.image:ImageEncoder",
+    "clip": "embed_ops.encoders.clip:ClipEncoder",
+}
 STAGES: dict[str, tuple[str | None, str]] = {
     "normalize": ("embed_ops.stages.normalize:NormalizeStage", "embed_ops.stages.normalize:NormalizeModel"),
     "pca": ("embed_ops.stages.pca:PcaStage", "embed_ops.stages.pca:PcaModel"),

@@ -23,7 +23,14 @@ def _as_tuple(value: object) -> object:
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
 AUTO: Final = "auto"
-PoolingMode = Literal["mean", "cls", "max", "last", "weighted_mean", "mean_sqrt_len"]
+PoolingMode = Literal["auto", "mean", "cls", "max", "last", "weighted_mean", "mean_sqrt_len", "pooler", "patches"]
+_POOLING = {
+    "text": {"auto", "mean", "cls", "max", "last", "weighted_mean", "mean_sqrt_len"},
+    "image": {"auto", "mean", "cls", "max", "pooler", "patches"},
+    "clip": {"auto"},
+}
+_MOST_PIXELS = 178_956_970
+"""Pillow refuses larger images, whatever it is told."""
 
 
 class _Section(BaseModel):
@@ -33,9 +40,12 @@ class _Section(BaseModel):
 class SourceSpec(_Section):
     """Where the rows come from."""
 
-    kind: Literal["parquet", "jsonl", "csv", "text"] = Field("parquet", description="format of the files")
+    kind: Literal["parquet", "jsonl", "csv", "text", "images", "webdataset"] = Field("parquet", description="format of the files")
     path: str | Names = Field(description="folder, glob, file, or a list of them; local or any pyarrow/fsspec address")
-    column: str | None = Field(None, description="text column; dotted for a nested field (text files: always the line)")
+    column: str | None = Field(
+        None, description="column of texts, or of images (their bytes, a path, or a URI); dotted for a nested field; webdataset: a member"
+    )
+    modality: Literal["text", "image"] = Field("text", description="what the column holds; by default what the encoder embeds")
     template: str | None = Field(None, description='several columns in one text: "{title}. {body}"; instead of column')
     keep: Names = Field((), description="source columns copied to the output")
     where: str | None = Field(None, description="SQL condition on the columns; other rows are counted, not embedded")
@@ -45,12 +55,30 @@ class SourceSpec(_Section):
     on_change: Literal["error", "re-embed"] = Field("error", description="what to do when a source file has changed since the plan")
 
     @model_validator(mode="after")
-    def _text(self) -> Self:
+    def _content(self) -> Self:
         if self.kind == "text":
             if self.column or self.template or self.keep:
                 raise ValueError("text files have lines, not columns: leave column, template and keep out")
+        elif self.kind == "images":
+            if self.column or self.template:
+                raise ValueError("an image file is one image: leave column and template out")
+        elif self.kind == "webdataset":
+            if self.template:
+                raise ValueError("template is for columns of text: name a member by column instead")
         elif (self.column is None) == (self.template is None):
             raise ValueError("name exactly one of column and template")
+        return self
+
+    @model_validator(mode="after")
+    def _held(self) -> Self:
+        if self.modality == "image" and (self.template or self.kind == "text"):
+            raise ValueError("there are no images in templates and lines of text: name a column")
+        if self.modality == "text" and (self.kind == "images" or (self.kind == "webdataset" and self.column is None)):
+            raise ValueError("these are images, and the encoder embeds texts: choose encoder.family image or clip")
+        return self
+
+    @model_validator(mode="after")
+    def _named(self) -> Self:
         if len(set(self.keep)) < len(self.keep):
             raise ValueError("keep names a column twice")
         if not self.paths or not all(self.paths):
@@ -58,6 +86,11 @@ class SourceSpec(_Section):
         if self.delimiter is not None and self.delimiter in '\r\n"':
             raise ValueError(f"delimiter is {self.delimiter!r}, which ends or quotes fields of every CSV file")
         return self
+
+    @property
+    def contents(self) -> str:
+        """The column that is embedded, where no template is."""
+        return self.column or self.modality
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -69,14 +102,17 @@ class OutputSpec(_Section):
     """One vector column."""
 
     name: str = Field("embedding", min_length=1, description="column name")
-    pooling: PoolingMode = Field("mean", description="how token vectors become one")
+    pooling: PoolingMode = Field(
+        "auto", description="how the vectors of tokens or patches become one; auto: mean, or what an image model has"
+    )
+    layer: int = Field(-1, description="image models: hidden states of this layer, 0 being the first one's input; -1: the model's output")
     normalize: bool = Field(False, description="divide by the L2 norm")
 
 
 class EncoderSpec(_Section):
     """The model."""
 
-    family: Literal["text"] = Field("text", description="kind of model")
+    family: Literal["text", "image", "clip"] = Field("text", description="kind of model; clip embeds images and texts in one space")
     model: str = Field(description="folder, object store prefix, or hub name")
     revision: str | None = Field(None, description="hub branch, tag or commit; of a prefix, the digest of its listing")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
@@ -85,6 +121,8 @@ class EncoderSpec(_Section):
     compile: Literal["auto"] | bool = Field("auto", description="compile the forward pass; auto: where the work repays it")
     max_tokens: int | None = Field(None, gt=0, description="cut longer rows here; by default the model's own limit")
     prompt: str | None = Field(None, description="text before every row, or the name of one of the model's prompts")
+    max_pixels: int = Field(89_478_485, gt=0, le=_MOST_PIXELS, description="a larger image is a reject; the default is Pillow's own limit")
+    draft: bool = Field(False, description="let the JPEG decoder shrink large photographs: faster, close to the reference but not equal")
     outputs: Annotated[tuple[OutputSpec, ...], BeforeValidator(_as_tuple)] = Field(
         (), description="vector columns; left out: the model's own modules, else mean"
     )
@@ -95,6 +133,13 @@ class EncoderSpec(_Section):
         names = [output.name for output in self.outputs]
         if len(set(names)) < len(names):
             raise ValueError("two outputs have the same name")
+        for output in self.outputs:
+            if output.pooling not in (known := _POOLING[self.family]):
+                raise ValueError(f"pooling {output.pooling!r} is none of family {self.family!r}: {', '.join(sorted(known))}")
+            if output.layer != -1 and self.family != "image":
+                raise ValueError(f"output {output.name!r} asks for layer {output.layer}: only family image has layers to choose from")
+        if self.family == "image" and (self.prompt is not None or self.max_tokens is not None):
+            raise ValueError("prompt and max_tokens are for texts: leave them out with family image")
         return self
 
 
@@ -147,8 +192,24 @@ class Spec(_Section):
     resources: ResourcesSpec = ResourcesSpec()
     stage: Stages = Field((), description="follow-on stages, run by `postprocess` and `run`; see `embed-ops postprocess --help`")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _modality(cls, tree: Any) -> Any:
+        """Let the source hold what the encoder embeds; clip embeds both, so a table must say which."""
+        if not isinstance(tree, Mapping):
+            return tree
+        source, encoder = tree.get("source"), tree.get("encoder")
+        if not isinstance(source, Mapping) or not isinstance(encoder, Mapping) or "modality" in source:
+            return tree
+        family, images = encoder.get("family", "text"), source.get("kind") == "images"
+        if family == "clip" and not images and (source.get("kind") != "webdataset" or "column" in source):
+            raise ValueError('source.modality: clip embeds images and texts: say which the column holds, "image" or "text"')
+        return {**tree, "source": {**source, "modality": "image"}} if family in ("image", "clip") else tree
+
     @model_validator(mode="after")
     def _clash(self) -> Self:
+        if self.encoder.family != "clip" and self.source.modality != self.encoder.family:
+            raise ValueError(f"source.modality is {self.source.modality!r}, and family {self.encoder.family!r} embeds no such thing")
         outputs = {output.name for output in self.encoder.outputs} or {OutputSpec().name}
         for kept in self.source.keep:
             if kept in RESERVED or kept in outputs:

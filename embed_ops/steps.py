@@ -25,19 +25,19 @@ from embed_ops.filesystem import remove
 from embed_ops.forward import Batch, Embedded, Room, embed_inputs
 from embed_ops.job import Again, Job, Work
 from embed_ops.message import failure, message, pack, read_meta, unpack
-from embed_ops.plan import UNIT_TEXT_BYTES
+from embed_ops.plan import Limits, unit_limits
 from embed_ops.record import HALVED, Record
 from embed_ops.registry import make_encoder, make_source
 from embed_ops.retry import in_source_order, merge, merged_before
 from embed_ops.run_dir import REJECTS, RunDir
-from embed_ops.schema import FILE_LEVEL, INPUT, MESSAGE, REASON, ROW, SOURCE, TEXT, Reason
+from embed_ops.schema import CONTENT, FILE_LEVEL, INPUT, MESSAGE, REASON, ROW, SOURCE, Reason
 from embed_ops.sinks.parquet import vector_column, vectors_of
 from embed_ops.sources.base import Source
 from embed_ops.sources.rows import Rows
 from embed_ops.sources.units import Cursor, Unit, read_units
 from embed_ops.statistics import dump, statistics_of
 
-_UNBOUNDED = 1 << 62
+_UNBOUNDED = Limits(1 << 62, 1 << 62)
 _WHY = {
     Reason.TOO_LARGE: "the forward pass runs out of memory on this row alone; a smaller encoder.max_tokens would cut it",
     Reason.NON_FINITE: "the model's vector holds NaN or infinity",
@@ -97,8 +97,9 @@ def units_of(job: Job, work: Work) -> Iterator[Unit]:
     parts = parts_of(job)
     places = {piece.source: job.place(piece.source) for piece in work.span.pieces}
     cursor = Cursor(parts.source, parts.rows, places, work.span)
-    limits = (job.spec.resources.unit_rows, UNIT_TEXT_BYTES) if work.retry is None else (_UNBOUNDED, _UNBOUNDED)
-    for unit in read_units(cursor, work.done, *limits):
+    limits = unit_limits(job.spec)
+    limits = replace(limits, rows=parts.encoder.most_rows(job.spec.source.modality, limits.rows))
+    for unit in read_units(cursor, work.done, limits if work.retry is None else _UNBOUNDED):
         yield unit if work.retry is None else replace(unit, table=_only(unit.table, work.retry))
 
 
@@ -106,7 +107,7 @@ def prepare_unit(unit: Unit, encoder: Encoder, work: Work) -> pa.Table:
     """Tokenize a unit: the message for a replica."""
     started, table = time.perf_counter(), unit.table
     fine = table.filter(pc.is_null(table.column(REASON)))
-    prepared = encoder.prepare(fine.column(TEXT).combine_chunks())
+    prepared = encoder.prepare(fine.column(CONTENT).combine_chunks())
     used = prepared.index >= 0
     reasons: list[str | None] = [None] * len(fine)
     messages: list[str | None] = [None] * len(fine)
@@ -115,7 +116,7 @@ def prepare_unit(unit: Unit, encoder: Encoder, work: Work) -> pa.Table:
     refused = fine.set_column(fine.schema.get_field_index(REASON), REASON, pa.array(reasons, pa.string()))
     refused = refused.set_column(fine.schema.get_field_index(MESSAGE), MESSAGE, pa.array(messages, pa.string()))
     rejects = pa.concat_tables([table.filter(pc.is_valid(table.column(REASON))), refused.filter(pa.array(~used))])
-    rows = fine.drop_columns([TEXT, REASON, MESSAGE]).filter(pa.array(used))
+    rows = fine.drop_columns([CONTENT, REASON, MESSAGE]).filter(pa.array(used))
     rows = rows.append_column(INPUT, pa.array(prepared.index[used]))
     meta = {
         "unit": unit.name,
@@ -131,7 +132,7 @@ def prepare_unit(unit: Unit, encoder: Encoder, work: Work) -> pa.Table:
         "prepared_at": time.time(),
         "reader_memory": peak_memory(),
     }
-    return message(meta, rows=pack(rows), inputs=pack(prepared.inputs), rejects=pack(rejects.drop_columns([TEXT])))
+    return message(meta, rows=pack(rows), inputs=pack(prepared.inputs), rejects=pack(rejects.drop_columns([CONTENT])))
 
 
 def _only(table: pa.Table, again: Mapping[str, Again]) -> pa.Table:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from embed_ops.plan import Plan, estimated_units
+from embed_ops.plan import Plan, estimated_units, unit_limits
 from embed_ops.spec import Spec
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ def show_plan(plan: Plan, spec: Spec) -> None:
     units = 0
     by_file: dict[str, _FileSum] = {}
     for span in plan.spans:
-        mine = estimated_units(span, spec.resources.unit_rows)
+        mine = estimated_units(span, unit_limits(spec))
         units += mine
         for piece in span.pieces:
             found = by_file.setdefault(piece.source, _FileSum())

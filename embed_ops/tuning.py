@@ -71,28 +71,28 @@ class Settled:
 
 
 def settle(
-    spec: EncoderSpec, resolved: Resolved, choices: frozenset[str], limits: ParitySpec, texts: list[str], planned: Planned
+    spec: EncoderSpec, resolved: Resolved, choices: frozenset[str], limits: ParitySpec, contents: list[Any], planned: Planned
 ) -> Settled:
-    """Embed the texts as the job would and through the reference, and make the choices that are open.
+    """Embed the first rows as the job would and through the reference, and make the choices that are open.
 
     Args:
         spec: of the encoder.
         resolved: the settings so far.
         choices: those of `dtype`, `token_budget` and `compile` that are "auto".
         limits: how close is close enough.
-        texts: the first rows.
+        contents: the first rows' texts or images.
         planned: the work that a choice must repay.
     """
     from embed_ops.encoders.device import use_threads
 
     use_threads(resolved.threads_per_replica)
-    trial = _Trial(spec, limits, texts)
+    trial = _Trial(spec, limits, contents)
     if "dtype" in choices:
         resolved = trial.choose_dtype(resolved)
     else:
         trial.run(resolved)
     if trial.prepared.inputs.num_rows:
-        seconds = trial.planned_seconds(planned, texts)
+        seconds = trial.planned_seconds(planned, contents)
         if "token_budget" in choices:
             resolved = trial.choose_budget(resolved, seconds)
         if "compile" in choices:
@@ -103,10 +103,11 @@ def settle(
 class _Trial:
     """The first rows, their reference, and the encoder as it was loaded last."""
 
-    def __init__(self, spec: EncoderSpec, limits: ParitySpec, texts: list[str]) -> None:
+    def __init__(self, spec: EncoderSpec, limits: ParitySpec, contents: list[Any]) -> None:
         self.spec = spec
         self.limits = limits
-        self.column = pa.array(texts, pa.string())
+        images = bool(contents) and isinstance(contents[0], bytes)
+        self.column = pa.array(contents, pa.binary() if images else pa.string())
         self.encoder: Encoder = make_encoder(spec)
         self.reference: tuple[str, Mapping[str, FloatArray]] = self.encoder.reference(self.column)
         self.prepared: Prepared = self.encoder.prepare(self.column)
@@ -148,11 +149,11 @@ class _Trial:
         self.run(plain)
         return plain
 
-    def planned_seconds(self, planned: Planned, texts: list[str]) -> float:
+    def planned_seconds(self, planned: Planned, contents: list[Any]) -> float:
         """Guess how long each replica will compute, from the first rows."""
-        size = sum(len(text.encode()) for text in texts)
-        rows = planned.rows if planned.rows is not None else planned.bytes * len(texts) / max(1, size)
-        seconds = rows / len(texts) * self.first_rows / planned.replicas
+        size = sum(len(content if isinstance(content, bytes) else content.encode()) for content in contents)
+        rows = planned.rows if planned.rows is not None else planned.bytes * len(contents) / max(1, size)
+        seconds = rows / len(contents) * self.first_rows / planned.replicas
         self.measured["planned seconds"] = round(seconds, 1)
         return seconds
 

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from embed_ops.errors import RunError, StageError
 from embed_ops.filesystem import Location, open_file
-from embed_ops.ledger import take_stock
+from embed_ops.ledger import ANY_UNITS, take_stock
 from embed_ops.record import SUFFIX, Record
 from embed_ops.run_dir import DATA, RunDir
 from embed_ops.schema import ROW, SOURCE
@@ -67,7 +67,7 @@ class RunRows:
         header = self.lineage[0][1]
         place = RunDir(root)
         records = place.read_manifest(timed=False)
-        stock = take_stock(place.read_plan([root] * _MOST_ROOTS), records, 1)
+        stock = take_stock(place.read_plan([root] * _MOST_ROOTS), records, ANY_UNITS)
         if header["status"] != "finished" or stock.works:
             missing = f", {len(stock.works)} spans lack units" if stock.works else ""
             raise RunError(f"{root.path}: the run is {header['status']}{missing}; run its command again to finish it")

@@ -30,7 +30,7 @@ class Prepared:
 
     Attributes:
         inputs: one row per *distinct* input, in order of first appearance; columns are the family's own
-            (text: `tokens`, a list<int32>).
+            (text: `tokens`, a list<int32>; images: `pixels`, fixed-size binary).
         index: (rows,) int32; row of `inputs` that each row of the column uses, -1 for a reject.
         truncated: (inputs,) bool; the input was cut to the model's length.
         rejects: rows that can't be embedded.
@@ -51,6 +51,10 @@ class Encoder(Protocol):
 
     def prepare(self, column: pa.Array) -> Prepared:
         """Turn a column (Arrow in, Arrow out) into inputs; null rows become rejects, nothing raises for one bad row."""
+        ...
+
+    def most_rows(self, modality: str, asked: int) -> int:
+        """Give the most rows of a unit, `asked` or less, so that what it carries stays near 64 MiB; `modality`: what its rows hold."""
         ...
 
     def lengths(self, inputs: pa.Table) -> IntArray:

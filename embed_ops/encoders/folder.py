@@ -137,6 +137,16 @@ def check_config(path: Path) -> None:
         raise ModelError(f"{path}: no tokenizer ({', '.join(TOKENIZERS[:5])}), found {_found(path)}; save the tokenizer there too")
 
 
+def check_images(path: Path) -> None:
+    """Check that the folder has the configuration of a model of images.
+
+    Raises:
+        ModelError: it has not; the message lists what was found.
+    """
+    if not (path / "config.json").is_file():
+        raise ModelError(f"{path}: no config.json, found {_found(path)}; give the folder of a transformers model")
+
+
 def check_weights(path: Path) -> None:
     """Check that the transformer's folder has weights that torch can read.
 

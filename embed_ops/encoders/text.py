@@ -17,6 +17,7 @@ from embed_ops.encoders.base import FloatArray, IntArray, Prepared
 from embed_ops.encoders.column import distinct
 from embed_ops.encoders.modules import Dense, LayerNorm, Pooling, read_pipeline, width
 from embed_ops.encoders.settings import Transformer, read_json
+from embed_ops.encoders.tokenized import blank_tokens, prepare_texts, token_counts
 from embed_ops.encoders.tokenizer import TextTokenizer
 from embed_ops.encoders.transformer import Cost, cost, hidden_size, load_model, pad, to_device, token_limit, weightless_cost
 from embed_ops.errors import ModelError
@@ -49,7 +50,8 @@ class TextEncoder:
             folders.check_weights(self._path)
         self._limit = token_limit(self._path, self._settings, spec.max_tokens)
         self._prompt = self._resolve_prompt()
-        self._columns = spec.outputs or (OutputSpec(),)
+        named = (column.model_copy(update={"pooling": "mean"}) if column.pooling == "auto" else column for column in spec.outputs)
+        self._columns = tuple(named) or (OutputSpec(pooling="mean"),)
         self._model: Any = None
         self._compiled: CompiledModel | None = None
         self._heads: Heads | None = None
@@ -83,27 +85,19 @@ class TextEncoder:
         Raises:
             SourceError: the column is not text.
         """
-        found = distinct(column)
-        if not found.texts:
-            empty = pa.table({"tokens": pa.array([], pa.list_(pa.int32()))})
-            return Prepared(empty, found.index, np.zeros(0, np.bool_), found.rejects)
-        tokens = self._tokenizer.encode(found.texts, self._prompt)
-        lists = pa.ListArray.from_arrays(pa.array(tokens.offsets), pa.array(tokens.values))
-        return Prepared(pa.table({"tokens": lists}), found.index, tokens.truncated, found.rejects)
+        return prepare_texts(column, lambda texts: self._tokenizer.encode(texts, self._prompt))
+
+    def most_rows(self, modality: str, asked: int) -> int:
+        """Take what is asked: units of text are cut by their bytes."""
+        return asked
 
     def lengths(self, inputs: pa.Table) -> IntArray:
         """Count the tokens of each input, shape (inputs,) int32."""
-        parts = [np.diff(chunk.offsets.to_numpy(zero_copy_only=False)) for chunk in inputs.column("tokens").chunks]
-        return np.concatenate(parts).astype(np.int32) if parts else np.zeros(0, np.int32)
+        return token_counts(inputs)
 
     def blank(self, inputs: pa.Table, places: Collection[int]) -> pa.Table:
         """Replace the tokens of some inputs, special ones too, by the first of the vocabulary."""
-        column = inputs.column("tokens").combine_chunks()
-        values = column.flatten().to_numpy(zero_copy_only=False).copy()
-        offsets = np.concatenate([[0], np.cumsum(self.lengths(inputs))]).astype(np.int32)
-        for place in places:
-            values[offsets[place] : offsets[place + 1]] = 0
-        return pa.table({"tokens": pa.ListArray.from_arrays(pa.array(offsets), pa.array(values, pa.int32()))})
+        return blank_tokens(inputs, places)
 
     def load(self, device: str, dtype: str, *, compiled: bool = False) -> None:
         """Load the weights to `device` in `dtype`; pooling and what follows it stay in float32.

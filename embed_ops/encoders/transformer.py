@@ -5,7 +5,7 @@ Legend: B inputs, T tokens of the longest input, D hidden size.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,31 +101,50 @@ def load_model(folder: Path, changes: Mapping[str, Any], trust_remote_code: bool
     Raises:
         ModelError: the weights can't be read, or do not fill the model.
     """
+    config = load_config(folder, changes, trust_remote_code)
+    model, missing = load_weights(model_class(config), config, folder, trust_remote_code, dtype)
+    # Only the pooler may be missing: nothing here reads it.
+    require_weights(folder, [key for key in missing if "pooler" not in key.split(".")])
+    return model.to(device)
+
+
+def load_weights(kind: Any, config: Any, folder: Path, trust_remote_code: bool, dtype: str) -> tuple[Any, list[str]]:
+    """Load a model of a class for inference, on the CPU, and name the weights that it lacks: transformers fills them with random numbers.
+
+    Raises:
+        ModelError: the weights can't be read.
+    """
     import torch
 
-    config = load_config(folder, changes, trust_remote_code)
     options = {"config": config, "dtype": getattr(torch, dtype), "trust_remote_code": trust_remote_code, "output_loading_info": True}
     try:
         # sdpa is named, since a configuration may ask for flash attention, which a CPU does not have.
-        model, report = _from_pretrained(model_class(config), folder, {"attn_implementation": "sdpa", **options})
+        model, report = _from_pretrained(kind, folder, {"attn_implementation": "sdpa", **options})
     except Exception as error:  # readers of weights fail in many ways
         reason = (str(error).splitlines() or [repr(error)])[0]
         raise ModelError(f"{folder}: the weights can't be loaded ({reason}); fetch the model again") from error
-    # transformers fills what it does not find with random numbers. Only the pooler may be missing: nothing here reads it.
-    missing = sorted(key for key in report["missing_keys"] if "pooler" not in key.split("."))
-    wrong = sorted(str(key) for key in report.get("mismatched_keys", ()))
-    if missing or wrong:
-        named = ", ".join([*missing, *wrong][:3])
-        raise ModelError(f"{folder}: {len(missing) + len(wrong)} weights are missing or misshapen ({named}); fetch the model again")
-    return model.eval().requires_grad_(False).to(device)
+    missing = [*sorted(report["missing_keys"]), *sorted(str(key) for key in report.get("mismatched_keys", ()))]
+    return model.eval().requires_grad_(False), missing
+
+
+def require_weights(folder: Path, missing: Sequence[str]) -> None:
+    """Refuse a model that lacks weights.
+
+    Raises:
+        ModelError: names some of them.
+    """
+    if missing:
+        named = ", ".join(missing[:3])
+        raise ModelError(f"{folder}: {len(missing)} weights are missing or misshapen ({named}); fetch the model again")
 
 
 def _from_pretrained(kind: Any, folder: Path, options: Mapping[str, Any]) -> Any:
-    """Load without a progress bar, which would fill the logs of workers; with eager attention where there is no other."""
+    """Load without a progress bar and a report, which would fill the logs of workers; with eager attention where there is no other."""
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
+    shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         return kind.from_pretrained(folder, **options)
     except ValueError as error:
@@ -133,6 +152,7 @@ def _from_pretrained(kind: Any, folder: Path, options: Mapping[str, Any]) -> Any
             raise
         return kind.from_pretrained(folder, **{**options, "attn_implementation": "eager"})
     finally:
+        logging.set_verbosity(level)
         if shown:
             logging.enable_progress_bar()
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from embed_ops.errors import SpecError
 from embed_ops.filesystem import Location
-from embed_ops.plan import Layout, Piece
+from embed_ops.plan import Layout, Piece, Sharing
 from embed_ops.schema import MESSAGE, REASON, Reason
 from embed_ops.spec import SourceSpec
 
@@ -58,6 +58,7 @@ class Source(Protocol):
     """A format. Built from the spec; knows no units, no Ray and no model."""
 
     extensions: tuple[str, ...]
+    sharing: Sharing
 
     def seekable(self, at: Location) -> bool:
         """Tell whether reading from the middle of this file is cheaper than reading up to it."""
@@ -105,10 +106,10 @@ def template_fields(template: str) -> list[str]:
 
 
 def text_columns(spec: SourceSpec) -> list[str]:
-    """List the columns that the text is made of."""
+    """List the columns that are embedded: those that the text is made of, or the one of images."""
     if spec.template is not None:
         return template_fields(spec.template)
-    return [spec.column or "text"]
+    return [spec.contents]
 
 
 def hive_columns(name: str) -> dict[str, str]:

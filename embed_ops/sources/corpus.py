@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 
@@ -24,8 +25,8 @@ from embed_ops.plan import (
 )
 from embed_ops.registry import make_source
 from embed_ops.schema import REASON
-from embed_ops.sources.base import Source
-from embed_ops.sources.rows import TEXT, Rows, check_columns, choose_columns
+from embed_ops.sources.base import Source, Undecodable
+from embed_ops.sources.rows import CONTENT, Rows, check_columns, choose_columns
 from embed_ops.sources.units import Cursor
 from embed_ops.spec import SourceSpec
 
@@ -69,7 +70,7 @@ class Corpus:
         columns = choose_columns(self.spec, self.files, layouts, self._sample())
         layouts = self._limited(layouts, columns)
         files = self.files[: len(layouts)]
-        return Plan(files, tuple(make_spans(files, layouts)), columns)
+        return Plan(files, tuple(make_spans(files, layouts, sharing=self.source.sharing)), columns)
 
     def update(self, plan: Plan) -> tuple[Plan, tuple[str, ...]]:
         """Bring an earlier plan up to date: new files form new units, the rest is left alone.
@@ -98,7 +99,7 @@ class Corpus:
         kept = tuple(span for span in plan.spans if span.index not in indexes)
         first = max((span.index for span in plan.spans), default=-1) + 1
         files = [file for file in plan.files if file.name not in stale] + again
-        updated = Plan(tuple(files), (*kept, *make_spans(again, layouts, first)), plan.columns)
+        updated = Plan(tuple(files), (*kept, *make_spans(again, layouts, first, self.source.sharing)), plan.columns)
         return updated, tuple(stale)
 
     def _layouts(self, files: Sequence[SourceFile]) -> list[Layout]:
@@ -110,7 +111,7 @@ class Corpus:
         for file in self.files:
             try:
                 found = self.source.sample_schema(self.place(file))
-            except (OSError, pa.ArrowException, ValueError) as error:
+            except (Undecodable, OSError, pa.ArrowException, ValueError) as error:
                 if is_transport(error):
                     raise storage_error("read", file.path, error) from error
                 first_error = first_error or error
@@ -144,22 +145,22 @@ class Corpus:
 
         return list(limit_layouts(layouts, self.spec.limit, position_after))
 
-    def head(self, plan: Plan, rows: int) -> list[str]:
-        """Read the first texts of the plan that are no rejects, for comparison with a reference.
+    def head(self, plan: Plan, rows: int) -> list[Any]:
+        """Read the first texts or images of the plan that are no rejects, for comparison with a reference.
 
         Looks at no more than `_MOST_LOOKED_AT` records: with a `where` that lets hardly anything through there may be fewer.
         """
-        texts: list[str] = []
+        contents: list[Any] = []
         looked_at = 0
-        for records, found in self._texts(plan):
-            texts += found
+        for records, found in self._contents(plan):
+            contents += found
             looked_at += records
-            if len(texts) >= rows or looked_at >= _MOST_LOOKED_AT:
+            if len(contents) >= rows or looked_at >= _MOST_LOOKED_AT:
                 break
-        return texts[:rows]
+        return contents[:rows]
 
-    def _texts(self, plan: Plan) -> Iterator[tuple[int, list[str]]]:
-        """Stream the texts of the plan: (records read, texts among them)."""
+    def _contents(self, plan: Plan) -> Iterator[tuple[int, list[Any]]]:
+        """Stream what the plan embeds: (records read, texts or images among them)."""
         places = {file.name: self.place(file) for file in plan.files}
         for span in plan.spans:
             cursor = Cursor(self.source, Rows(self.spec, plan.columns), places, span)
@@ -170,7 +171,7 @@ class Corpus:
                     continue
                 cursor.take(len(chunk))
                 fine = chunk.kept & chunk.table.column(REASON).is_null().to_numpy()
-                yield len(chunk), chunk.table.column(TEXT).filter(pa.array(fine)).drop_null().to_pylist()
+                yield len(chunk), chunk.table.column(CONTENT).filter(pa.array(fine)).drop_null().to_pylist()
 
 
 def _changed_message(changed: dict[str, str]) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from embed_ops.filesystem import Location
-from embed_ops.plan import Layout, Piece
+from embed_ops.plan import FILES_OF_ROWS, Layout, Piece
 from embed_ops.schema import Reason
 from embed_ops.sources.base import MAX_RECORD_BYTES, RECORDS_PER_READ, Records, Undecodable, records, text_columns
 from embed_ops.sources.streams import BLOCK_BYTES, ByteStream, with_compressions
@@ -26,6 +26,7 @@ class CsvSource:
     """CSV with a header line in every file; columns are strings unless `source.types` says otherwise."""
 
     extensions = with_compressions(".csv", ".tsv", ".tab")
+    sharing = FILES_OF_ROWS
 
     def __init__(self, spec: SourceSpec) -> None:
         self._spec = spec

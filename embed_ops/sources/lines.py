@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from embed_ops.faults import is_transport
 from embed_ops.filesystem import Location
-from embed_ops.plan import Layout, Piece
+from embed_ops.plan import FILES_OF_ROWS, Layout, Piece
 from embed_ops.schema import Reason
 from embed_ops.sources.base import MAX_RECORD_BYTES, Records, records, text_columns, valid_utf8
 from embed_ops.sources.streams import compression, line_layout, read_lines, with_compressions
@@ -27,6 +27,7 @@ class TextSource:
     """Plain text files: every line is a row, an empty one too."""
 
     extensions = with_compressions(".txt", ".text")
+    sharing = FILES_OF_ROWS
 
     def __init__(self, spec: SourceSpec) -> None:
         self._spec = spec
@@ -58,6 +59,7 @@ class JsonLinesSource:
     """JSON lines: every line that is not blank is a row; a bad one costs itself."""
 
     extensions = with_compressions(".jsonl", ".ndjson", ".json")
+    sharing = FILES_OF_ROWS
 
     def __init__(self, spec: SourceSpec) -> None:
         self._spec = spec

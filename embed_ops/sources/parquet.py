@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from embed_ops.faults import is_transport, storage_error
 from embed_ops.filesystem import Location, open_file
-from embed_ops.plan import SPAN_BYTES, Layout, Piece
+from embed_ops.plan import FILES_OF_ROWS, SPAN_BYTES, Layout, Piece
 from embed_ops.schema import Reason
 from embed_ops.sources.base import MAX_RECORD_BYTES, RECORDS_PER_READ, Records, Undecodable, records, text_columns, valid_utf8
 from embed_ops.spec import SourceSpec
@@ -24,6 +24,7 @@ class ParquetSource:
     """Parquet files, hive folders included; only the columns that are needed are read."""
 
     extensions = (".parquet", ".parq", ".pq")
+    sharing = FILES_OF_ROWS
 
     def __init__(self, spec: SourceSpec) -> None:
         self._spec = spec

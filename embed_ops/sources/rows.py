@@ -1,10 +1,10 @@
-"""From columns to rows: which columns a spec needs, how they become the text, and which rows `where` lets through."""
+"""From columns to rows: which columns a spec needs, how they become what is embedded, and which rows `where` lets through."""
 
 from __future__ import annotations
 
 import re
 import string
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import duckdb
@@ -14,10 +14,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from embed_ops.errors import SourceError, SpecError
+from embed_ops.location import Location
 from embed_ops.plan import Layout, SourceFile
+from embed_ops.schema import CONTENT as CONTENT
 from embed_ops.schema import MESSAGE, REASON, Reason
-from embed_ops.schema import TEXT as TEXT
-from embed_ops.sources.base import hive_columns, template_fields, text_columns
+from embed_ops.sources.base import MAX_RECORD_BYTES, Records, hive_columns, template_fields, text_columns
+from embed_ops.sources.references import REFERENCES_AT_ONCE, fetch
 from embed_ops.spec import SourceSpec
 
 KEPT_PER_TEXT = 8
@@ -53,6 +55,17 @@ def _stored(kind: pa.DataType) -> pa.DataType:
 def _is_text(kind: pa.DataType) -> bool:
     plain = _stored(kind)
     return any(test(plain) for test in (pa.types.is_string, pa.types.is_binary, pa.types.is_large_binary, pa.types.is_null))
+
+
+def _image_type(kind: pa.DataType) -> pa.DataType | None:
+    """Give the type that a column of images is read with: bytes, a path, or a struct of both; None where it holds no images."""
+    plain = _stored(kind)
+    if pa.types.is_struct(plain):
+        parts = {plain.field(place).name: _image_type(plain.field(place).type) for place in range(plain.num_fields)}
+        return plain if parts.get("bytes") == pa.binary() or parts.get("path") == pa.string() else None
+    if pa.types.is_large_binary(plain) or pa.types.is_fixed_size_binary(plain) or pa.types.is_null(plain):
+        return pa.binary()
+    return plain if pa.types.is_binary(plain) or pa.types.is_string(plain) else None
 
 
 def _fits_template(kind: pa.DataType) -> bool:
@@ -121,6 +134,10 @@ def check_columns(spec: SourceSpec, chosen: pa.Schema, files: Sequence[SourceFil
 
 
 def _chosen_type(spec: SourceSpec, name: str, kind: pa.DataType, where: str, *, is_text: bool) -> pa.DataType:
+    if is_text and spec.modality == "image":
+        if (found := _image_type(kind)) is None:
+            raise SourceError(f"{where}: column {name!r} is {kind}; images are bytes, paths, URIs, or a struct of bytes and path")
+        return found
     if is_text:
         if spec.template is None and not _is_text(kind):
             raise SourceError(f"{where}: column {name!r} is {kind}; the text needs a string column")
@@ -158,7 +175,7 @@ def _byte_lengths(columns: Iterable[pa.ChunkedArray]) -> npt.NDArray[np.int64]:
 
 
 class Rows:
-    """Makes rows of records: the text, the constant columns of hive folders, and the choice of `where`."""
+    """Makes rows of records: the text or the image, the constant columns of hive folders, and the choice of `where`."""
 
     def __init__(self, spec: SourceSpec, schema: pa.Schema) -> None:
         """Take the source section and the columns that are read from every file."""
@@ -188,21 +205,39 @@ class Rows:
     def _refused(self, error: duckdb.Error) -> SpecError:
         return SpecError(f"source.where {self._spec.where!r}: {str(error).splitlines()[0]}")
 
-    def complete(self, source: str, table: pa.Table, faults: pa.Table) -> tuple[pa.Table, npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
-        """Add the text and choose rows.
+    @property
+    def _by_reference(self) -> bool:
+        """Whether records name the files of their images."""
+        return self._spec.modality == "image" and not pa.types.is_binary(self.schema.field(self._spec.contents).type)
+
+    def portions(self, read: Iterable[Records]) -> Iterator[Records]:
+        """Cut records that name files to portions whose files are few enough to hold."""
+        if not self._by_reference:
+            yield from read
+            return
+        for found in read:
+            for first in range(0, len(found), REFERENCES_AT_ONCE):
+                last = min(len(found), first + REFERENCES_AT_ONCE)
+                end = found.end if last == len(found) else int(found.positions[last])
+                yield Records(found.table[first:last], found.faults[first:last], found.positions[first:last], end)
+
+    def complete(
+        self, source: str, table: pa.Table, faults: pa.Table, at: Location
+    ) -> tuple[pa.Table, npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
+        """Add what is embedded, and choose rows.
 
         Args:
             source: name of the file.
             table: the columns of its records.
             faults: `reason` and `message`, null where a record is fine.
+            at: where the file is.
 
         Returns:
-            a table of kept columns, `_text`, `reason`, `message`; (rows,) whether `where` lets the row through, always
-            for one that is a reject already; (rows,) bytes of text, or an eighth of those of the kept columns where that is
-            more, 0 for rows that are left out.
+            a table of kept columns, `_content`, `reason`, `message`; (rows,) whether `where` lets the row through, always
+            for one that is a reject already; (rows,) bytes of what is embedded, or an eighth of those of the kept columns where
+            that is more, 0 for rows that are left out.
         """
         hive = hive_columns(source)
-        text = self._text(table, hive)
         bad = faults.column(REASON).is_valid().to_numpy()
         chosen = np.ones(len(table), np.bool_)
         if self._spec.where is not None:
@@ -210,9 +245,10 @@ class Rows:
                 chosen = bad | self._test(table, hive)
             except duckdb.Error:
                 chosen, faults = self._test_each(table, hive, faults)
+        content, faults = self._images(table, faults, chosen, at) if self._spec.modality == "image" else (self._text(table, hive), faults)
         columns = {name: table.column(name) for name in self.kept.names}
-        size = np.maximum(_byte_lengths([text]), _byte_lengths(columns.values()) // KEPT_PER_TEXT)
-        columns |= {TEXT: text, REASON: faults.column(REASON), MESSAGE: faults.column(MESSAGE)}
+        size = np.maximum(_byte_lengths([content]), _byte_lengths(columns.values()) // KEPT_PER_TEXT)
+        columns |= {CONTENT: content, REASON: faults.column(REASON), MESSAGE: faults.column(MESSAGE)}
         return pa.table(columns), chosen, np.where(chosen, size, 0)
 
     def reject(self, reason: str, message: str) -> pa.Table:
@@ -223,8 +259,29 @@ class Rows:
 
     def empty(self) -> pa.Table:
         """Make a table of no rows with the columns that `complete` gives."""
-        fields = [*self.kept, pa.field(TEXT, pa.string()), pa.field(REASON, pa.string()), pa.field(MESSAGE, pa.string())]
+        fields = [*self.kept, pa.field(CONTENT, self._content_type), pa.field(REASON, pa.string()), pa.field(MESSAGE, pa.string())]
         return pa.schema(fields).empty_table()
+
+    @property
+    def _content_type(self) -> pa.DataType:
+        return pa.binary() if self._spec.modality == "image" else pa.string()
+
+    def _images(self, table: pa.Table, faults: pa.Table, chosen: npt.NDArray[np.bool_], at: Location) -> tuple[pa.ChunkedArray, pa.Table]:
+        """Give the images' bytes, those of files that are named too, and the faults with those that can't be had."""
+        column = table.column(self._spec.contents)
+        if not self._by_reference:
+            return column, faults
+        reasons, messages = faults.column(REASON).to_pylist(), faults.column(MESSAGE).to_pylist()
+        wanted = [
+            value if keep and reason is None else None for value, keep, reason in zip(column.to_pylist(), chosen, reasons, strict=True)
+        ]
+        contents: list[bytes | None] = []
+        for row, found in enumerate(fetch(wanted, at, MAX_RECORD_BYTES)):
+            contents.append(found if isinstance(found, bytes) else None)
+            if isinstance(found, tuple):
+                reasons[row], messages[row] = str(found[0]), found[1]
+        faults = pa.table({REASON: pa.array(reasons, pa.string()), MESSAGE: pa.array(messages, pa.string())})
+        return pa.chunked_array([pa.array(contents, pa.binary())]), faults
 
     def _text(self, table: pa.Table, hive: dict[str, str]) -> pa.ChunkedArray:
         def column(name: str) -> pa.ChunkedArray:

@@ -13,7 +13,7 @@ import pyarrow as pa
 from embed_ops.errors import StorageError
 from embed_ops.faults import is_transport, storage_error
 from embed_ops.filesystem import Location, file_info, open_file
-from embed_ops.plan import UNIT_TEXT_BYTES, Piece, Span, unit_name
+from embed_ops.plan import Limits, Piece, Span, unit_name
 from embed_ops.schema import ROW, SOURCE, SOURCE_TYPE, Reason
 from embed_ops.sources.base import DECODING_FAULTS, Records, Source
 from embed_ops.sources.rows import Rows
@@ -44,7 +44,7 @@ class Unit:
     """A unit as read: its rows and where they come from.
 
     Attributes:
-        table: `_source`, `_row`, kept columns, `_text`, `reason`, `message`; a row per record that `where` lets
+        table: `_source`, `_row`, kept columns, `_content`, `reason`, `message`; a row per record that `where` lets
             through, and one per file that can't be read on.
         filtered: records that `where` left out.
         read_seconds: time spent on reading and parsing.
@@ -61,13 +61,13 @@ class Unit:
 
 @dataclass(frozen=True)
 class _Chunk:
-    """Records of one piece with the text made, and the cost of each: `kept` and `text_bytes` are (records,)."""
+    """Records of one piece with what is embedded, and the cost of each: `kept` and `bytes` are (records,)."""
 
     table: pa.Table
     positions: npt.NDArray[np.int64]
     end: int
     kept: npt.NDArray[np.bool_]
-    text_bytes: npt.NDArray[np.int64]
+    bytes: npt.NDArray[np.int64]
     is_record: bool = True
 
     def __len__(self) -> int:
@@ -76,8 +76,8 @@ class _Chunk:
     def split(self, count: int) -> tuple[_Chunk, _Chunk]:
         """Divide after `count` records."""
         middle = int(self.positions[count]) if count < len(self) else self.end
-        head = _Chunk(self.table[:count], self.positions[:count], middle, self.kept[:count], self.text_bytes[:count], self.is_record)
-        tail = _Chunk(self.table[count:], self.positions[count:], self.end, self.kept[count:], self.text_bytes[count:], self.is_record)
+        head = _Chunk(self.table[:count], self.positions[:count], middle, self.kept[:count], self.bytes[:count], self.is_record)
+        tail = _Chunk(self.table[count:], self.positions[count:], self.end, self.kept[count:], self.bytes[count:], self.is_record)
         return head, tail
 
 
@@ -166,12 +166,12 @@ class Cursor:
         try:
             if self._stream is None:
                 here = self._at[self.piece.source]
-                self._stream = iter(self._source.read(here, self.piece, self.position, self._rows.schema))
+                self._stream = self._rows.portions(self._source.read(here, self.piece, self.position, self._rows.schema))
             found = next(self._stream, None)
             if found is None:
                 self._piece_done = True
                 return None
-            table, kept, size = self._rows.complete(self.piece.source, found.table, found.faults)
+            table, kept, size = self._rows.complete(self.piece.source, found.table, found.faults, self._at[self.piece.source])
             return _Chunk(table, found.positions, found.end, kept, size)
         except MemoryError:
             raise
@@ -218,10 +218,9 @@ def check_storage(at: Location, error: Exception) -> None:
 class _Builder:
     """A unit that is being cut."""
 
-    most_rows: int
-    most_text: int
+    limits: Limits
     rows: int = 0
-    text_bytes: int = 0
+    bytes: int = 0
     filtered: int = 0
     tables: list[pa.Table] = field(default_factory=list)
     ranges: list[Range] = field(default_factory=list)
@@ -229,8 +228,8 @@ class _Builder:
     def fit(self, chunk: _Chunk) -> int:
         """Count the records that still fit; at least one where the unit has no row yet."""
         rows = self.rows + np.cumsum(chunk.kept)
-        size = self.text_bytes + np.cumsum(chunk.text_bytes)
-        fitting = int(np.count_nonzero((rows <= self.most_rows) & (size <= self.most_text)))
+        size = self.bytes + np.cumsum(chunk.bytes)
+        fitting = int(np.count_nonzero((rows <= self.limits.rows) & (size <= self.limits.bytes)))
         if self.rows == 0 and chunk.kept.any() and not chunk.kept[:fitting].any():
             return int(np.argmax(chunk.kept)) + 1
         return fitting
@@ -239,26 +238,26 @@ class _Builder:
         """Take records in."""
         kept = int(np.count_nonzero(chunk.kept))
         self.rows += kept
-        self.text_bytes += int(chunk.text_bytes.sum())
+        self.bytes += int(chunk.bytes.sum())
         self.filtered += len(chunk) - kept
         names = pa.DictionaryArray.from_arrays(pa.array(np.zeros(len(chunk), np.int32)), pa.array([source]))
         table = chunk.table.append_column(SOURCE, names.cast(SOURCE_TYPE)).append_column(ROW, pa.array(chunk.positions))
         self.tables.append(table if kept == len(chunk) else table.filter(pa.array(chunk.kept)))
 
 
-def read_units(cursor: Cursor, done: Mapping[str, UnitEnd], most_rows: int, most_text: int = UNIT_TEXT_BYTES) -> Iterator[Unit]:
+def read_units(cursor: Cursor, done: Mapping[str, UnitEnd], limits: Limits) -> Iterator[Unit]:
     """Stream the units of a span that are not done, in order."""
     while not cursor.exhausted:
         known = done.get(cursor.unit)
         if known is not None:
             cursor.seek(known)
         else:
-            yield _cut(cursor, most_rows, most_text)
+            yield _cut(cursor, limits)
 
 
-def _cut(cursor: Cursor, most_rows: int, most_text: int) -> Unit:
+def _cut(cursor: Cursor, limits: Limits) -> Unit:
     started = time.perf_counter()
-    name, builder = cursor.unit, _Builder(most_rows, most_text)
+    name, builder = cursor.unit, _Builder(limits)
     full = False
     while not full and not cursor.exhausted:
         source, begin, records = cursor.piece.source, cursor.position, 0

@@ -335,6 +335,7 @@ def test_retry_notices_units_that_do_not_come_back(tiny: str, tmp_path: Path, mo
     assert contents(tmp_path / "run") == before, "a retry that brings nothing back writes nothing"
 
 
+@pytest.mark.slow
 def test_a_killed_retry_goes_on(tiny: str, tmp_path: Path) -> None:
     """A unit that is newer than its record, as after a retry that was killed, is read back and not computed again."""
     corpus = tmp_path / "corpus"

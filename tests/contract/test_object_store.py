@@ -27,6 +27,7 @@ from reading import pack
 from embed_ops import faults, location
 from embed_ops.errors import SourceError, SpecError, StorageError
 from embed_ops.filesystem import Location, create, list_files, locate, open_file, publish, read_bytes, remove, walk
+from embed_ops.plan import UNIT_TEXT_BYTES, Limits
 from embed_ops.run_dir import RunDir
 from embed_ops.sources.corpus import Corpus
 from embed_ops.sources.rows import Rows
@@ -79,10 +80,10 @@ def read(found: Corpus, rows: int = 100) -> list[tuple[str, int, str | None, str
     """Plan a corpus and read its units: source, position, text, reason of every row."""
     plan = found.plan()
     places = {file.name: found.place(file) for file in plan.files}
-    columns = ("_source", "_row", "_text", "reason")
+    columns = ("_source", "_row", "_content", "reason")
     read: list[tuple[str, int, str | None, str | None]] = []
     for span in plan.spans:
-        for unit in read_units(Cursor(found.source, Rows(found.spec, plan.columns), places, span), {}, rows):
+        for unit in read_units(Cursor(found.source, Rows(found.spec, plan.columns), places, span), {}, Limits(rows, UNIT_TEXT_BYTES)):
             read += zip(*(unit.table.column(name).to_pylist() for name in columns), strict=True)
     return read
 

@@ -17,13 +17,13 @@ from embed_ops.filesystem import locate
 from embed_ops.fingerprint import digest_of
 from embed_ops.ledger import take_stock
 from embed_ops.liveness import new_attempt
-from embed_ops.plan import Plan
+from embed_ops.plan import Plan, unit_limits
 from embed_ops.record import Record
 from embed_ops.run_dir import RunDir
 from embed_ops.schema import FILE_LEVEL, MESSAGE, REASON
 from embed_ops.sinks.parquet import vector_column
 from embed_ops.sources.corpus import Corpus
-from embed_ops.sources.rows import TEXT, Rows
+from embed_ops.sources.rows import CONTENT, Rows
 from embed_ops.sources.units import Cursor, Unit, read_units
 from embed_ops.spec import Spec
 
@@ -46,12 +46,12 @@ def vectors(texts: Iterable[str]) -> np.ndarray[Any, np.dtype[np.float32]]:
 
 def write(run: RunDir, unit: Unit, attempt: str) -> Record:
     """Write one unit as the job does."""
-    fine = pc.and_(pc.is_null(unit.table.column(REASON)), pc.is_valid(unit.table.column(TEXT)))
-    rows, rejects = unit.table.filter(fine), unit.table.filter(pc.invert(fine)).drop_columns([TEXT])
+    fine = pc.and_(pc.is_null(unit.table.column(REASON)), pc.is_valid(unit.table.column(CONTENT)))
+    rows, rejects = unit.table.filter(fine), unit.table.filter(pc.invert(fine)).drop_columns([CONTENT])
     reasons = pc.fill_null(rejects.column(REASON), "null")
     rejects = rejects.set_column(rejects.schema.get_field_index(REASON), REASON, reasons)
-    data = rows.drop_columns([TEXT, REASON, MESSAGE])
-    data = data.append_column("embedding", vector_column(vectors(rows.column(TEXT).to_pylist()), "float32"))
+    data = rows.drop_columns([CONTENT, REASON, MESSAGE])
+    data = data.append_column("embedding", vector_column(vectors(rows.column(CONTENT).to_pylist()), "float32"))
     of_files = sum(reason in FILE_LEVEL for reason in reasons.to_pylist())
     record = Record(
         unit=unit.name,
@@ -79,8 +79,8 @@ def embed(spec: Spec, corpus: Corpus, plan: Plan, records: dict[str, Record], mo
     run.read_manifest()
     rows, places = Rows(spec.source, plan.columns), {file.name: corpus.place(file) for file in plan.files}
     written: list[Record] = []
-    for work in take_stock(plan, records, spec.resources.unit_rows).works:
-        for unit in read_units(Cursor(corpus.source, rows, places, work.span), work.done, spec.resources.unit_rows):
+    for work in take_stock(plan, records, unit_limits(spec)).works:
+        for unit in read_units(Cursor(corpus.source, rows, places, work.span), work.done, unit_limits(spec)):
             if len(written) < most_units:
                 written.append(write(run, unit, attempt))
     run.append_manifest(written, attempt)

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from embed_ops.plan import UNIT_TEXT_BYTES, Plan
+from embed_ops.plan import UNIT_TEXT_BYTES, Limits, Plan
 from embed_ops.sources.corpus import Corpus
 from embed_ops.sources.rows import Rows
 from embed_ops.sources.units import Cursor, Unit, UnitEnd, read_units
@@ -59,7 +59,7 @@ def units(
     plan = plan or found.plan()
     places = {file.name: found.place(file) for file in plan.files}
     cursors = (Cursor(found.source, Rows(found.spec, plan.columns), places, span) for span in plan.spans)
-    return [unit for cursor in cursors for unit in read_units(cursor, done or {}, rows, text)]
+    return [unit for cursor in cursors for unit in read_units(cursor, done or {}, Limits(rows, text))]
 
 
 def table(found: Corpus, **options: Any) -> pa.Table:
@@ -70,7 +70,7 @@ def table(found: Corpus, **options: Any) -> pa.Table:
 def rows(found: Corpus, **options: Any) -> list[Row]:
     """Read everything: position, text and reason of each row; a reject has no text."""
     read = table(found, **options)
-    listed = zip(*(read.column(name).to_pylist() for name in ("_row", "_text", "reason")), strict=True)
+    listed = zip(*(read.column(name).to_pylist() for name in ("_row", "_content", "reason")), strict=True)
     return [(row, text if reason is None else None, reason) for row, text, reason in listed]
 
 

@@ -11,16 +11,18 @@ from hypothesis import strategies as st
 
 from embed_ops.job import Again, Work
 from embed_ops.ledger import chain, take_stock
-from embed_ops.plan import Piece, Plan, Span
+from embed_ops.plan import UNIT_TEXT_BYTES, Limits, Piece, Plan, Span
 from embed_ops.record import Record
 from embed_ops.sources.corpus import Corpus
 from embed_ops.sources.units import UnitEnd
+
+FOUR = Limits(4, UNIT_TEXT_BYTES)
 
 
 def test_a_new_run_has_everything_left(tmp_path: Path) -> None:
     """Without records every span is work, from its first unit."""
     plan = Corpus.open(spec_of(corpus_of(tmp_path / "in"), "run").source).plan()
-    stock = take_stock(plan, {}, 4)
+    stock = take_stock(plan, {}, FOUR)
     assert [work.span for work in stock.works] == list(plan.spans)
     assert (stock.done, stock.units_left, stock.rows_left) == ((), 2, None)
 
@@ -47,7 +49,7 @@ def test_any_units_that_are_lost_are_computed_again_to_the_same_bytes(tmp_path_f
         if index in lost:
             run.remove_unit(record, "test")
             del records[record.unit]
-    stock = take_stock(plan, records, 4)
+    stock = take_stock(plan, records, FOUR)
     assert bool(stock.works) == bool(lost)
     assert len(stock.done) == 6 - len(lost)
     again = embed(spec, Corpus.open(spec.source), plan, records)
@@ -60,7 +62,7 @@ def test_known_rows_are_counted_down() -> None:
     span = Span(0, (Piece("a", 0, 10, 10, 100),))
     part = {"source": "a", "begin": 0, "end": 4, "records": 4}
     record = Record("a.000000000000", "x-1-1", [part], "a", 4, 4, 0, 0, 0, 1, "")
-    stock = take_stock(Plan((), (span,), None), {record.unit: record}, 4)
+    stock = take_stock(Plan((), (span,), None), {record.unit: record}, FOUR)
     assert (stock.rows_left, stock.units_left) == (6, 2)
     assert stock.works == (Work(span, {record.unit: UnitEnd("a", 4)}),)
     assert list(chain(span, {record.unit: record})) == [record, "a.000000000004"]
@@ -89,5 +91,5 @@ def test_a_record_belongs_to_the_span_that_covers_its_begin() -> None:
     """Spans of one file share its records by where they begin, in whatever order the spans stand."""
     spans = (Span(0, (Piece("a", 50, 100, None, 50),)), Span(1, (Piece("a", 0, 50, None, 50),)))
     late, early = (Record(f"a.{begin:012d}", "x-1-1", [], None, None, 1, 0, 0, 0, 1, "") for begin in (60, 10))
-    stock = take_stock(Plan((), spans, None), {late.unit: late, early.unit: early}, 4)
+    stock = take_stock(Plan((), spans, None), {late.unit: late, early.unit: early}, FOUR)
     assert [work.done for work in stock.works] == [{late.unit: UnitEnd()}, {early.unit: UnitEnd()}]

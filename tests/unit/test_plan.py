@@ -15,10 +15,11 @@ from reading import corpus, texts, units, write
 from embed_ops import plan as plan_module
 from embed_ops.errors import RunError, SourceError, SpecError, StorageError
 from embed_ops.filesystem import Location, list_files, locate, publish, read_bytes, remove, walk
-from embed_ops.plan import Piece, SourceFile, Span, compare, estimated_units, inspect_files
+from embed_ops.plan import UNIT_TEXT_BYTES, Limits, Piece, Sharing, SourceFile, Span, compare, estimated_units, inspect_files
 from embed_ops.plan_table import plan_table
 from embed_ops.run_dir import RunDir
 from embed_ops.sources.corpus import Corpus
+from embed_ops.sources.lines import JsonLinesSource
 
 
 def listed(address: Path | str) -> list[str]:
@@ -104,7 +105,7 @@ def test_a_list_of_paths_is_read_in_its_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize("roots", [1, 2])
 def test_a_plan_survives_its_table(roots: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The plan read back is the plan written: files, spans, columns, with positions that are known and those that are not."""
-    monkeypatch.setattr(plan_module, "SMALL_FILE_BYTES", 30)
+    monkeypatch.setattr(JsonLinesSource, "sharing", Sharing(30, 1 << 20, 100))
     for root in range(roots):
         write(tmp_path / f"{root}" / "k=ü v" / "a.jsonl", b'{"text": "a", "n": 1}\n' * 5)
         write(tmp_path / f"{root}" / "b.jsonl.gz", b'{"text": "a", "n": 1}\n')
@@ -134,9 +135,9 @@ def test_an_unreadable_plan_is_named(tmp_path: Path) -> None:
 
 def test_estimates_follow_rows_or_bytes() -> None:
     """A span is guessed to have as many units as its rows or its bytes need, at least one."""
-    assert estimated_units(Span(0, (Piece("a", 0, 0, 0, 0),)), 10) == 1
-    assert estimated_units(Span(0, (Piece("a", 0, 25, 25, 0), Piece("b", 0, 6, 6, 0))), 10) == 4
-    assert estimated_units(Span(0, (Piece("a", 0, None, None, (8 << 20) + 1),)), 10) == 3
+    assert estimated_units(Span(0, (Piece("a", 0, 0, 0, 0),)), Limits(10, UNIT_TEXT_BYTES)) == 1
+    assert estimated_units(Span(0, (Piece("a", 0, 25, 25, 0), Piece("b", 0, 6, 6, 0))), Limits(10, UNIT_TEXT_BYTES)) == 4
+    assert estimated_units(Span(0, (Piece("a", 0, None, None, (8 << 20) + 1),)), Limits(10, UNIT_TEXT_BYTES)) == 3
 
 
 def test_layouts_come_in_the_order_of_the_files() -> None:

@@ -72,8 +72,8 @@ def test_indexes_reach_into_the_outputs_of_a_file(tmp_path: Path) -> None:
     spec = load("encoder.outputs.0.pooling=cls", "encoder.outputs.2.name=c", path=file)
     assert [(item.name, item.pooling, item.normalize) for item in spec.encoder.outputs] == [
         ("a", "cls", True),
-        ("b", "mean", False),
-        ("c", "mean", False),
+        ("b", "auto", False),
+        ("c", "auto", False),
     ]
 
 
@@ -111,7 +111,7 @@ def test_indexes_reach_into_the_outputs_of_a_file(tmp_path: Path) -> None:
         ("source.kind=text", ["source:", "leave column, template and keep out"]),
         ('source.keep=["a", "a"]', ["source:", "twice"]),
         ('source.keep=["embedding"]', ["'embedding'", "output column"]),
-        ('source.keep=["_text"]', ["'_text'"]),
+        ('source.keep=["_content"]', ["'_content'"]),
         ("encoder.outputs.0.name=reason", ["'reason'", "rename"]),
         ('encoder.outputs=[{name = "a"}, {name = "a"}]', ["encoder:", "same name"]),
         (r'source.delimiter="\n"', ["source:", "delimiter"]),

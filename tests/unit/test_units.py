@@ -19,10 +19,11 @@ from reading import PACKINGS, corpus, pack, rows, table, texts, units, write
 from embed_ops import plan as plan_module
 from embed_ops.errors import SpecError, StorageError
 from embed_ops.filesystem import Location
-from embed_ops.plan import Plan
+from embed_ops.plan import UNIT_TEXT_BYTES, Limits, Plan
 from embed_ops.sources import csv as csv_source
 from embed_ops.sources import parquet, streams
 from embed_ops.sources.corpus import Corpus
+from embed_ops.sources.lines import TextSource
 from embed_ops.sources.rows import Rows
 from embed_ops.sources.units import Cursor, Unit, read_units
 
@@ -78,7 +79,7 @@ def check_chains(plan: Plan, found: list[Unit], most_rows: int, most_text: int) 
             assert piece.end in (None, position)
         for unit in mine:
             assert len(unit.table) <= most_rows
-            size = sum(len((text or "").encode()) for text in unit.table.column("_text").to_pylist())
+            size = sum(len((text or "").encode()) for text in unit.table.column("_content").to_pylist())
             assert size <= most_text or len(unit.table) == 1
     assert len({unit.name for unit in found}) == len(found)
 
@@ -107,17 +108,17 @@ def test_spans_and_units_hold_every_record_once_in_order(
         small_bytes = data.draw(st.sampled_from([0, 60, 1 << 20]))
         for module in (streams, parquet, plan_module):
             patch.setattr(module, "SPAN_BYTES", span_bytes)
-        patch.setattr(plan_module, "SMALL_FILE_BYTES", small_bytes)
         patch.setattr(streams, "BLOCK_BYTES", data.draw(st.sampled_from([5, 50, 1 << 20])))
         at_once = data.draw(st.sampled_from([1, 3, 4096]))
         for reader in (csv_source, streams, parquet):
             patch.setattr(reader, "RECORDS_PER_READ", at_once)
         found = corpus(kind, folder)
+        patch.setattr(type(found.source), "sharing", plan_module.Sharing(small_bytes, span_bytes, 1 << 62))
         plan = found.plan() if any(expected(kind, values) for values in files) or kind == "text" else None
         if plan is None:
             return
         read = units(found, plan, most_rows, most_text)
-        got = [text for unit in read for text in unit.table.column("_text").to_pylist()]
+        got = [text for unit in read for text in unit.table.column("_content").to_pylist()]
         assert got == [text for values in files for text in expected(kind, values)]
         check_chains(plan, read, most_rows, most_text)
         chosen = data.draw(st.lists(st.booleans(), min_size=len(read), max_size=len(read)))
@@ -183,7 +184,7 @@ def test_a_condition_that_fails_on_a_value_costs_the_row(tmp_path: Path) -> None
     write(tmp_path / "a.jsonl", b'{"text": "1"}\n{"text": "x"}\n{"text": "7"}\n')
     read = units(corpus("jsonl", tmp_path, where="CAST(text AS INTEGER) > 1"))[0]
     assert read.filtered == 1
-    assert read.table.column("_text").to_pylist() == ["x", "7"]
+    assert read.table.column("_content").to_pylist() == ["x", "7"]
     assert read.table.column("reason").to_pylist() == ["wrong_type", None]
 
 
@@ -217,8 +218,7 @@ def test_a_limit_behind_a_break_does_not_hide_it(tmp_path: Path) -> None:
 
 def test_small_files_of_a_folder_share_units(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neighbours share; a large file stands alone and parts its neighbours; folders never share; a span is not endless."""
-    monkeypatch.setattr(plan_module, "SMALL_FILE_BYTES", 50)
-    monkeypatch.setattr(plan_module, "SPAN_BYTES", 60)
+    monkeypatch.setattr(TextSource, "sharing", plan_module.Sharing(50, 60, 100))
     sizes = {"a/1": 20, "a/2": 20, "a/3": 20, "a/4": 20, "b/1": 20, "b/2": 51, "b/3": 20, "b/c/1": 20, "b/d": 20}
     for name, size in sizes.items():
         write(tmp_path / f"{name}.txt", b"x" * (size - 1) + b"\n")
@@ -247,8 +247,8 @@ def test_names_are_taken_as_they_are(tmp_path: Path) -> None:
         write(tmp_path / name, pa.table({"text": ["p"]}) if name.endswith("parquet") else content_of("jsonl", [name]))
     found = corpus("jsonl", tmp_path)
     read = units(found, rows=1)
-    assert sorted(text for unit in read for text in unit.table.column("_text").to_pylist()) == sorted(NAMES)
-    assert all(unit.table.column("_source").to_pylist() == unit.table.column("_text").to_pylist() for unit in read if len(unit.table))
+    assert sorted(text for unit in read for text in unit.table.column("_content").to_pylist()) == sorted(NAMES)
+    assert all(unit.table.column("_source").to_pylist() == unit.table.column("_content").to_pylist() for unit in read if len(unit.table))
     assert len({unit.name for unit in read}) == len(read)
     assert texts(corpus("parquet", tmp_path)) == ["p"]
 
@@ -260,7 +260,7 @@ def test_equal_names_below_several_roots_are_told_apart(tmp_path: Path) -> None:
     found = corpus("jsonl", (str(tmp_path / "two"), str(tmp_path / "one")), template="{x} {text}")
     read = table(found)
     assert read.column("_source").to_pylist() == ["0/x=1/a.jsonl", "1/x=1/a.jsonl"]
-    assert read.column("_text").to_pylist() == ["1 two", "1 one"]
+    assert read.column("_content").to_pylist() == ["1 two", "1 one"]
 
 
 def test_damage_in_one_of_several_files_leaves_the_others(tmp_path: Path) -> None:
@@ -270,7 +270,7 @@ def test_damage_in_one_of_several_files_leaves_the_others(tmp_path: Path) -> Non
     write(tmp_path / "b.parquet", b"PAR1 no parquet")
     found = corpus("parquet", tmp_path)
     read = units(found, rows=3)
-    assert [unit.table.column("_text").to_pylist() for unit in read] == [["a1", "a2", None], ["c1", "c2", "c3"]]
+    assert [unit.table.column("_content").to_pylist() for unit in read] == [["a1", "a2", None], ["c1", "c2", "c3"]]
     assert read[0].table.column("reason").to_pylist() == [None, None, "unreadable"]
     assert "an unknown number of rows not read" in read[0].table.column("message").to_pylist()[2]
     done = {read[0].name: read[0].end}
@@ -320,7 +320,7 @@ def test_failing_storage_is_no_reject(kind: str, packing: str, tmp_path: Path) -
     path = write(tmp_path / f"a.{ENDINGS[kind]}{packing}", content_of(kind, values))
     cursor = flaky(corpus(kind, tmp_path), path.stat().st_size // 2, 1 << 30)
     with pytest.raises(StorageError, match=r"the disk is gone; mend the storage and run the same command again"):
-        list(read_units(cursor, {}, 100))
+        list(read_units(cursor, {}, Limits(100, UNIT_TEXT_BYTES)))
 
 
 @pytest.mark.parametrize(("kind", "packing"), PACKED)
@@ -329,7 +329,7 @@ def test_storage_that_fails_once_costs_nothing(kind: str, packing: str, tmp_path
     values: list[str | None] = [f"text {number * 7919 % 100_003}" for number in range(3000)]
     path = write(tmp_path / f"a.{ENDINGS[kind]}{packing}", content_of(kind, values))
     cursor = flaky(corpus(kind, tmp_path), path.stat().st_size // 2, 1)
-    read = [text for unit in read_units(cursor, {}, 100) for text in unit.table.column("_text").to_pylist()]
+    read = [text for unit in read_units(cursor, {}, Limits(100, UNIT_TEXT_BYTES)) for text in unit.table.column("_content").to_pylist()]
     assert read == values
 
 

@@ -1,0 +1,90 @@
+"""Other ways to embed the same images with the same model. Each is a program of its own: run as `image_peers.py NAME FOLDER MODEL OUT`.
+
+It prints one line of JSON: images per second from the first image in to the last vector out, and seconds of the whole program but
+Python's own start. The vectors, of the class token, go to OUT (.npy), in the order of the files' names.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Vectors = npt.NDArray[np.float32]
+
+
+def _files(folder: str) -> list[str]:
+    return sorted(str(path) for path in Path(folder).rglob("*.jpg"))
+
+
+def pipeline(folder: str, model: str) -> tuple[float, Vectors]:
+    """Run transformers' image-feature-extraction pipeline at its defaults: float32, one image at a time, all cores."""
+    import transformers
+
+    extract: Any = transformers.pipeline("image-feature-extraction", model=model, device="cpu")
+    files = _files(folder)
+    extract(files[0])
+    began = time.perf_counter()
+    # Each result is a list of numbers for every position; the class token's comes first.
+    vectors = [np.asarray(found[0][0], np.float32) for found in (extract(file) for file in files)]
+    return len(files) / (time.perf_counter() - began), np.stack(vectors)
+
+
+class _Predictor:
+    """The actor of Ray Data's image examples: preprocess, forward, in float32."""
+
+    def __init__(self, model: str) -> None:
+        import torch
+        from transformers import AutoImageProcessor, AutoModel
+
+        torch.set_num_threads(1)
+        self._processor = AutoImageProcessor.from_pretrained(model)
+        self._model = AutoModel.from_pretrained(model, dtype=torch.float32).eval()
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        import torch
+
+        began = time.time()
+        values = self._processor(images=list(batch["image"]), return_tensors="pt")["pixel_values"]
+        with torch.inference_mode():
+            vectors = self._model(pixel_values=values).last_hidden_state[:, 0].numpy()
+        times = np.full(len(vectors), began), np.full(len(vectors), time.time())
+        return {"path": batch["path"], "vector": vectors, "began": times[0], "ended": times[1]}
+
+
+def ray_data(folder: str, model: str) -> tuple[float, Vectors]:
+    """Run the pattern of Ray Data's image examples: read_images, an actor a core, 32 images a batch."""
+    import ray
+    import ray.data
+
+    ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=40)
+    rows = ray.data.read_images(folder, mode="RGB", include_paths=True, size=None)
+    cores = os.cpu_count() or 1
+    done = rows.map_batches(_Predictor, fn_constructor_args=(model,), batch_size=32, num_cpus=0.75, concurrency=cores).take_all()
+    done.sort(key=lambda row: row["path"])
+    vectors = np.stack([row["vector"] for row in done]).astype(np.float32)
+    return len(vectors) / (max(row["ended"] for row in done) - min(row["began"] for row in done)), vectors
+
+
+PEERS: dict[str, Callable[[str, str], tuple[float, Vectors]]] = {"pipeline": pipeline, "ray": ray_data}
+
+
+def main() -> None:
+    """Run one peer."""
+    name, folder, model, out = sys.argv[1:]
+    began = time.perf_counter()
+    steady, vectors = PEERS[name](folder, model)
+    whole = time.perf_counter() - began
+    np.save(out, vectors)
+    sys.stdout.write("\n" + json.dumps({"steady": steady, "whole": whole}) + "\n")
+
+
+if __name__ == "__main__":
+    main()
