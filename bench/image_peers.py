@@ -65,7 +65,9 @@ def ray_data(folder: str, model: str) -> tuple[float, Vectors]:
     import ray.data
 
     ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=40)
-    rows = ray.data.read_images(folder, mode="RGB", include_paths=True, size=None)
+    # As in the examples, readers would ask for a core each: beside an actor on every core they would wait for ever.
+    readers: dict[str, float] = {"num_cpus": 0.2}
+    rows = ray.data.read_images(folder, mode="RGB", include_paths=True, ray_remote_args=readers)
     cores = os.cpu_count() or 1
     done = rows.map_batches(_Predictor, fn_constructor_args=(model,), batch_size=32, num_cpus=0.75, concurrency=cores).take_all()
     done.sort(key=lambda row: row["path"])

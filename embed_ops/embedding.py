@@ -213,6 +213,7 @@ def _finish(attempt: Attempt, path: str) -> Run:
         # Rates stay those of the latest attempt that embedded something.
         report = earlier | counts(done, attempt.measured)
         report["seconds"]["total"] = total
+    report["modality"] = attempt.spec.source.modality
     report["statistics"] = report_of(attempt.run.read_statistics(), report["rows"])
     attempt.run.write_json("report.json", report, attempt.name)
     figures = {name: report[name] for name in ("rows", "units", "units_skipped", "rows_per_second", "seconds")}

@@ -46,6 +46,9 @@ class PcaSpec(_VectorStage):
     solver: Literal["auto", "covariance", "subspace"] = Field(
         "auto", description="covariance: exact, one pass; subspace: block subspace iteration, several passes; auto: by width"
     )
+    precision: Literal["auto", "float64", "float32"] = Field(
+        "auto", description="of the covariance's products; float32: twice as fast, variances to 1e-7; auto: float64 up to a width of 1,024"
+    )
 
 
 class WhitenSpec(_VectorStage):

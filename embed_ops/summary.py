@@ -49,15 +49,20 @@ def report_rows(report: dict[str, Any]) -> list[tuple[str, str]]:
         ("seconds", f"{seconds['total']:.1f} in all, {_number(seconds['startup'], '', 1)} to start, {seconds['steady']:.1f} steady")
     )
     if report["rows_per_second"] is not None:
+        names = ("images", "positions") if report.get("modality") == "image" else ("rows", "tokens")
         gemm, useful = (None if report[name] is None else report[name] / 1e9 for name in ("gemm_flops_per_second", "flops_per_second"))
         rows += [
-            ("speed", f"{report['rows_per_second']:,.0f} rows/s, {report['tokens_per_second']:,.0f} tokens/s"),
+            ("speed", f"{report['rows_per_second']:,.0f} {names[0]}/s, {report['tokens_per_second']:,.0f} {names[1]}/s"),
             (
                 "utilization",
                 f"{_share(report['utilization'])}: {_number(useful)} of {_number(gemm)} GFLOP/s, {report['replicas']} replicas",
             ),
             ("padding waste", _share(report["padding_waste"])),
             ("replicas idle", f"{_share(idle['input'])} waiting for input, {_share(idle['output'])} for output"),
+            (
+                "readers",
+                f"{seconds['read']:.1f} s reading, {seconds['prepare']:.1f} s {'decoding' if names[0] == 'images' else 'tokenizing'}",
+            ),
         ]
         if report.get("time"):
             rows.append(("where time went", where_time_went(report)))

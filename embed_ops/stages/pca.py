@@ -124,7 +124,9 @@ class PcaStage:
 
     def summarize(self, block: Block, state: State) -> Covariance | Sketch:
         """Give the scatter, or what the directions show of it."""
-        return Covariance.of(block.x) if state.directions is None else Sketch.of(block.x, state.directions)
+        if state.directions is not None:
+            return Sketch.of(block.x, state.directions)
+        return Covariance.of(block.x, None if self._spec.precision == "auto" else self._spec.precision == "float64")
 
     def update(self, state: State, summary: Any) -> State:
         """Keep the scatter, or turn the directions towards the principal ones."""

@@ -24,6 +24,7 @@ from tiny_vision import build_vision, encoded, photographs, samples
 from transformers.image_utils import load_image
 
 from embed_ops import Run, Spec, embed
+from embed_ops.embedding import retry
 from embed_ops.sinks.parquet import vectors_of
 from embed_ops.verify import verify
 
@@ -184,6 +185,27 @@ def test_cut_tar(vit: str, tmp_path: Path) -> None:
     run = embed(spec_of(vit, source, tmp_path / "run"))
     assert run.report["file_rejects"] == 1
     assert verify(str(tmp_path / "run"), source=True).differences == []
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_session")
+def test_retry_of_missing_files(vit: str, tmp_path: Path) -> None:
+    """Images that were not there yet are rejects `missing`; once they are, `retry` embeds them and merges them in order."""
+    source = write_corpus("paths", tmp_path / "corpus", 30)
+    straight = embed(spec_of(vit, source, tmp_path / "straight"))
+    late = [path for path in sorted((tmp_path / "corpus").rglob("*.jpg")) if "-" not in path.name][2:20:5]
+    held = {path: path.read_bytes() for path in late}
+    for path in late:
+        path.unlink()
+    run = embed(spec_of(vit, source, tmp_path / "run"))
+    assert run.rejects().to_table().column("reason").to_pylist().count("missing") == len(late)
+    for path, content in held.items():
+        path.write_bytes(content)
+    assert retry(str(tmp_path / "run")).report["rejected"] == straight.report["rejected"]
+    assert verify(str(tmp_path / "run"), source=True).differences == []
+    one, other = rows_of(tmp_path / "straight"), rows_of(tmp_path / "run")
+    assert list(one) == list(other)
+    assert max(float(np.abs(one[key] - other[key]).max()) for key in one) < 1e-4
 
 
 @pytest.mark.usefixtures("ray_session")

@@ -53,6 +53,17 @@ def test_full_svd(data: str, offset: float) -> None:
     assert (model.rows, model.residual) == (len(x), 0.0)
 
 
+@pytest.mark.parametrize("offset", OFFSETS)
+def test_single_precision(offset: float) -> None:
+    """With float32 products variances are right to 1e-6, at a mean of thousands of spreads to 1e-5; auto is float64 at this width."""
+    x = grid(20_000, 24, offset)
+    model, wanted = fitted(x, kind="pca", dim=20, precision="float32"), reference(x, 20)
+    assert 0 < worst(model.explained_variance / wanted.explained_variance_, 1) <= 1e-6 * max(1, offset / 1e3)
+    assert worst(model.components, wanted.components_) <= 1e-4
+    assert worst(model.mean, wanted.mean_) <= 1e-7 * max(1, offset)
+    assert np.array_equal(fitted(x, kind="pca", dim=20, precision="float64").components, fitted(x, kind="pca", dim=20).components)
+
+
 @pytest.mark.parametrize("share", [0.05, 0.3, 0.5, 0.9, 0.95, 0.999])
 def test_share_of_variance(share: float) -> None:
     """A share keeps as many components as scikit-learn does."""
