@@ -63,7 +63,8 @@ def write_photographs(folder: Path, count: int) -> Path:
         left, top = int(rng.integers(0, photo.width - width + 1)), int(rng.integers(0, photo.height - height + 1))
         scale = float((rng.integers(600, 1400) * 1000 / (width * height)) ** 0.5)
         part = photo.crop((left, top, left + width, top + height)).resize((int(width * scale), int(height * scale)))
-        target = place / f"{number // 500:03d}" / f"{number:06d}.jpg"
+        # Folders of forty: units enough for all replicas, however few images there are.
+        target = place / f"{number // 40:03d}" / f"{number:06d}.jpg"
         target.parent.mkdir(parents=True, exist_ok=True)
         part.save(target, quality=88)
     return place

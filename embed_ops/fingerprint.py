@@ -17,8 +17,8 @@ from embed_ops.spec import AUTO, Spec
 _SOURCE_FIELDS = ("kind", "modality", "column", "template", "keep", "where", "limit", "types", "delimiter")
 _ENCODER_FIELDS = ("family", "max_tokens", "prompt", "outputs", "max_pixels", "draft", "trust_remote_code")
 _VERSIONED = ("torch", "transformers", "tokenizers", "numpy", "pillow", "pyarrow")
-TOKEN_BUDGETS = {"cpu": 4_096, "cuda": 65_536}
-"""Positions of a forward pass, unless a trial on the device finds a faster size."""
+TOKEN_BUDGETS = {"text": {"cpu": 4_096, "cuda": 65_536}, "image": {"cpu": 2_048, "cuda": 65_536}}
+"""Positions of a forward pass, unless a trial on the device finds a faster size; models of images are wider, and leave the cache sooner."""
 
 
 def fingerprint(spec: Spec, model: Mapping[str, str]) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def resolve(spec: Spec) -> Resolved:
     return Resolved(
         dtype="float32" if spec.encoder.dtype == AUTO else spec.encoder.dtype,
         compile=spec.encoder.compile is True,
-        token_budget=TOKEN_BUDGETS[device] if budget == AUTO else budget,
+        token_budget=TOKEN_BUDGETS[spec.source.modality][device] if budget == AUTO else budget,
         batch_rule=RULE,
         threads_per_replica=1 if threads == AUTO else threads,
         device=device,

@@ -23,7 +23,7 @@ from embed_ops.spec import EncoderSpec, ParitySpec
 
 LEAST_GAIN = 1.5
 """Times the float32 rate that a matrix product in a shorter type must reach to be worth its rounding."""
-BUDGETS = {"cpu": (2_048, 4_096, 8_192), "cuda": (16_384, 65_536, 262_144)}
+BUDGETS = {"cpu": (1_024, 2_048, 4_096, 8_192), "cuda": (16_384, 65_536, 262_144)}
 """Token budgets that are tried, in positions."""
 _BUDGET_GAIN = 1.03
 """Times as fast as the default that another budget must be: less is noise."""

@@ -76,6 +76,11 @@ def _array(inputs: pa.Table, steps: Preprocessing) -> Pixels:
     return found.reshape(-1, steps.height, steps.width, 3)
 
 
+def black_image(steps: Preprocessing) -> pa.Table:
+    """Make the inputs' table of one black image."""
+    return _table(np.zeros((1, steps.height, steps.width, 3), np.uint8))
+
+
 def blank_images(inputs: pa.Table, places: Collection[int], steps: Preprocessing) -> pa.Table:
     """Make some images black."""
     if not places:

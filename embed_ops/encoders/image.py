@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from embed_ops.encoders import folder as folders
 from embed_ops.encoders.base import FloatArray, IntArray, Prepared
-from embed_ops.encoders.decoding import Normalizer, blank_images, most_images, prepare_images
+from embed_ops.encoders.decoding import Normalizer, black_image, blank_images, most_images, prepare_images
 from embed_ops.encoders.pixels import Preprocessing, read_preprocessing
 from embed_ops.encoders.settings import read_json
 from embed_ops.encoders.vision import flops_of_image, load_tower, pooled, read_shape, weightless_tower
@@ -91,7 +91,7 @@ class ImageEncoder:
         self._model, self._normalizer = model, Normalizer(self._steps, model.device, getattr(torch, dtype))
         self._loaded = {"device": device, "dtype": dtype, "attention": str(model.config._attn_implementation)}
         try:
-            self.launch(prepare_blank(self._steps))()
+            self.launch(black_image(self._steps))()
         except (RuntimeError, ValueError) as error:
             size = f"{self._steps.height} x {self._steps.width}"
             raise ModelError(
@@ -185,11 +185,6 @@ class ImageEncoder:
             folders.fetch_weights(self._folder, [""])
             folders.check_weights(self._path)
         return folders.fingerprint(self._folder, ("",), self._spec.trust_remote_code)
-
-
-def prepare_blank(steps: Preprocessing) -> pa.Table:
-    """Make the inputs' table of one black image."""
-    return pa.table({"pixels": pa.array([bytes(steps.height * steps.width * 3)], pa.binary(steps.height * steps.width * 3))})
 
 
 def _positions(states: Any) -> int:

@@ -67,10 +67,14 @@ def read_shape(folder: Path) -> Shape:
     """
     whole = read_json(folder / "config.json")
     config: Mapping[str, Any] = whole
-    if "vision_config" in whole:
+    kind = str(whole.get("model_type", ""))
+    if "vision_config" in whole and kind not in TOWERS:
+        raise ModelError(
+            f"{folder}: family image knows the image towers of {', '.join(TOWERS)}, not that of {kind!r}; choose another model"
+        )
+    if kind in TOWERS:
         # A tower's configuration may be left to the defaults of its class.
         config = load_config(folder, {}, trust_remote_code=False).vision_config.to_dict()
-    kind = str(whole.get("model_type", ""))
     width, stages = config.get("hidden_size"), config.get("hidden_sizes")
     if isinstance(stages, list) and stages:
         return Shape(kind, int(stages[-1]), None)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any
+from urllib.parse import unquote
 
 from embed_ops.errors import SpecError
 from embed_ops.filesystem import Location, file_info, locate, read_bytes
@@ -59,7 +60,8 @@ def _place(reference: str, beside: Location) -> Location:
     if separator:
         host, _, path = rest.partition("/")
         root = _root(f"{scheme}://{host}/")
-        return root.child(path) if path else locate(reference)
+        # In the address of a store `%` begins an escape; fsspec's HTTP takes whole addresses as they are.
+        return Location(root.fs, reference) if scheme in ("http", "https") else root.child(unquote(path))
     folder = "" if reference.startswith("/") else beside.path.rpartition("/")[0] + "/"
     return Location(beside.fs, folder + reference)
 

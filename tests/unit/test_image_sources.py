@@ -239,8 +239,17 @@ def test_columns_that_name_files(tmp_path: Path) -> None:
     write(tmp_path / "in/pictures/a b.jpg", b"A")
     absolute = write(tmp_path / "elsewhere.png", b"B")
     write(tmp_path / "in/empty.png", b"")
-    names = ["pictures/a b.jpg", str(absolute), absolute.as_uri(), None, "missing.jpg", "empty.png", "pictures", "no-such://x/y.jpg"]
-    found_there = [b"A", b"B", b"B", None, None, b"", None, None]
+    names = [
+        "pictures/a b.jpg",
+        str(absolute),
+        (tmp_path / "in/pictures/a b.jpg").as_uri(),
+        None,
+        "missing.jpg",
+        "empty.png",
+        "pictures",
+        "no-such://x/y.jpg",
+    ]
+    found_there = [b"A", b"B", b"A", None, None, b"", None, None]
     reasons = [None, None, None, None, "missing", None, "missing", "missing"]
     wanted = list(zip(range(8), found_there, reasons, strict=True))
     write(tmp_path / "in/x.parquet", pa.table({"image": names}))
