@@ -90,11 +90,11 @@ def kmeans(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
                     for name, other in _others(k, cores).items():
                         took, centers = _timed(partial(other, x, seed))
                         turns.setdefault(f"{cores} cores, {name}", []).append({**took, "inertia a row": _inertia(x, centers)})
-                if cores == 1:
-                    with threadpool_limits(1):
-                        took, model = _timed(partial(fit, KMeansStage(KMeansSpec(kind="kmeans", k=k)), x, seed))
-                    turns.setdefault("1 cores, embed-ops in one process", []).append({**took, "inertia a row": _inertia(x, model.centers)})
-                else:
+                with threadpool_limits(cores):
+                    took, model = _timed(partial(fit, KMeansStage(KMeansSpec(kind="kmeans", k=k)), x, seed))
+                name = f"{cores} cores, embed-ops in one process"
+                turns.setdefault(name, []).append({**took, "inertia a row": _inertia(x, model.centers)})
+                if cores > 1:
                     whole, report = job(run, folder / "out", "kind=kmeans", f"k={k}", f"seed={seed}")
                     took = {"wall, s": report["seconds"]["fit"], "whole command, with all rows assigned, s": whole}
                     took["inertia a row"] = _inertia(x, load_model(str(folder / "out")).centers)

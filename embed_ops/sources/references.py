@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -63,7 +64,8 @@ def _place(reference: str, beside: Location) -> Location:
         # In the address of a store `%` begins an escape; fsspec's HTTP takes whole addresses as they are.
         return Location(root.fs, reference) if scheme in ("http", "https") else root.child(unquote(path))
     folder = "" if reference.startswith("/") else beside.path.rpartition("/")[0] + "/"
-    return Location(beside.fs, folder + reference)
+    # A store has no folders: `..` must be gone before it is asked.
+    return Location(beside.fs, posixpath.normpath(folder + reference))
 
 
 @lru_cache(maxsize=64)

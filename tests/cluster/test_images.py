@@ -28,7 +28,7 @@ from embed_ops.embedding import retry
 from embed_ops.sinks.parquet import vectors_of
 from embed_ops.verify import verify
 
-KINDS = ["images", "webdataset", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("parquet", "paths"))]
+KINDS = ["images", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("webdataset", "parquet", "paths"))]
 BAD = {"empty": b"", "html": b"<html>", "cut": samples()["jpeg"][:6000], "huge": encoded(Image.new("1", (10_000, 10_000)), "PNG")}
 REASONS = {"empty": "undecodable", "html": "undecodable", "cut": "undecodable", "huge": "too_large"}
 

@@ -296,6 +296,7 @@ def test_template_where_limit(tiny: str, tmp_path: Path) -> None:
     assert verify(run.path, source=True).differences == []
 
 
+@pytest.mark.slow
 def test_re_embed_that_is_refused_removes_nothing(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stale vectors go only once everything is checked: a refused `re-embed` leaves the run as it was."""
     corpus = tmp_path / "corpus"
@@ -361,6 +362,7 @@ def test_a_killed_retry_goes_on(tiny: str, tmp_path: Path) -> None:
     assert verify(run.path, source=True).differences == []
 
 
+@pytest.mark.slow
 def test_a_moved_run_and_another_limit(tiny: str, tmp_path: Path) -> None:
     """A run that was moved is retried where it is now, and the latest command's reject limit decides the exit code."""
     (tmp_path / "corpus").mkdir()

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 from collections.abc import Iterator
@@ -119,6 +120,39 @@ def test_what_passes_leaves_no_trace(fault: str, kind: str, s3: FaultyS3, corpor
     assert len(quiet) == 4000
     assert {row[3] for row in quiet} == {None}
     assert [fault.hits for fault in injected] == [times, times]
+
+
+@pytest.fixture(scope="module")
+def pictures(server: FaultyS3, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write files in folders, a tar and a table that names files, as sources of images find them, and put them."""
+    folder = tmp_path_factory.mktemp("pictures")
+    names = [f"{'ab'[number % 2]}/p {number:02d}.jpg" for number in range(40)]
+    (folder / "table").mkdir()
+    for number, name in enumerate(names):
+        path = folder / "files" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bytes([number]) * (1000 + number))
+    with tarfile.open(folder / "x.tar", "w") as archive:
+        for number, name in enumerate(names):
+            archive.add(folder / "files" / name, f"{number:02d}.jpg")
+    named = [f"../files/{name}" for name in names[:20]] + [f"s3://{BUCKET}/pictures/files/{name}" for name in names[20:]]
+    pq.write_table(pa.table({"image": [*named, "../files/none.jpg"]}), folder / "table" / "x.parquet")
+    server.upload(folder, "pictures")
+    return folder
+
+
+@pytest.mark.parametrize("fault", [None, "503", pytest.param("cut", marks=pytest.mark.slow), pytest.param("short", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("kind", "inside"), [("images", "files"), ("webdataset", "x.tar"), ("parquet", "table")])
+def test_images_in_a_store(kind: str, inside: str, fault: str | None, s3: FaultyS3, pictures: Path) -> None:
+    """Files, tars and files that a table names are read from a store with their own bytes, also where answers fail at first."""
+    column = "image" if kind == "parquet" else None
+    found = corpus(kind, f"s3://{BUCKET}/pictures/{inside}", column=column, modality="image")
+    if fault is not None:
+        s3.fail(fault, "GET", "jpg|tar", times=2)
+    rows = read(found)
+    paths = sorted((pictures / "files").rglob("*.jpg"), key=lambda path: path.stem if kind != "images" else str(path))
+    assert [content for _, _, content, _ in rows][:40] == [path.read_bytes() for path in paths]
+    assert [reason for _, _, _, reason in rows] == [None] * 40 + (["missing"] if kind == "parquet" else [])
 
 
 STAYING = ["500", "503", "reset", "short", "cut", "403"]
