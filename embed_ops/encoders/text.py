@@ -224,7 +224,7 @@ class TextEncoder:
             "prompt": self._prompt,
             "modules": [repr(module) for module in modules],
             "outputs": {
-                column.name: {"dim": self.dim(column.name), **({} if modules else column.model_dump(exclude={"name"}))}
+                column.name: {"dim": self.dim(column.name), **({} if modules else column.model_dump(exclude={"name", "layer"}))}
                 for column in self._columns
             },
             **self._loaded,

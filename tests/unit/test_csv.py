@@ -71,7 +71,7 @@ def test_an_empty_number_is_null(tmp_path: Path) -> None:
     """An empty field of a typed column has no value; of a string column, the empty one."""
     write(tmp_path / "a.csv", b"n,s,text\n,,a\n2,x,b\n")
     found = table(corpus("csv", tmp_path, keep=["n", "s"], types={"n": "int64"}))
-    assert found.select(["n", "s", "_text"]).to_pylist() == [{"n": None, "s": "", "_text": "a"}, {"n": 2, "s": "x", "_text": "b"}]
+    assert found.select(["n", "s", "_content"]).to_pylist() == [{"n": None, "s": "", "_content": "a"}, {"n": 2, "s": "x", "_content": "b"}]
 
 
 @packings
@@ -136,7 +136,7 @@ def test_whatever_python_writes_is_read(
     plan: Plan = found.plan()
     all_units = units(found, plan, rows=unit_rows)
     read = pa.concat_tables([unit.table for unit in all_units])
-    assert read.column("_text").to_pylist() == written
+    assert read.column("_content").to_pylist() == written
     assert read.column("_row").to_pylist() == list(range(len(written)))
     done = {unit.name: unit.end for unit in all_units[:skip]}
     assert [unit.name for unit in units(found, plan, rows=unit_rows, done=done)] == [unit.name for unit in all_units[skip:]]

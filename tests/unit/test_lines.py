@@ -116,7 +116,7 @@ def test_a_missing_key_is_null(tmp_path: Path) -> None:
     """A missing text is null, as JSON null is; a missing kept column is null and costs nothing."""
     write(tmp_path / "a.jsonl", jsonl({"text": "a", "n": 1}, {"n": 2}, {"text": None, "n": 3}, {"text": "b"}))
     found = table(corpus("jsonl", tmp_path, keep=["n"]))
-    assert found.column("_text").to_pylist() == ["a", None, None, "b"]
+    assert found.column("_content").to_pylist() == ["a", None, None, "b"]
     assert found.column("n").to_pylist() == [1, 2, 3, None]
     assert found.column("reason").null_count == 4
 
@@ -132,7 +132,7 @@ def test_a_dotted_column_is_a_field_inside(tmp_path: Path) -> None:
     """Text and kept columns are found inside objects; a key with a dot in its name comes first."""
     write(tmp_path / "a.jsonl", jsonl({"m": {"t": "x", "d": {"n": 1}}}, {"m": 3}, {"m.t": "key", "m": {"t": "no"}}))
     found = table(corpus("jsonl", tmp_path, column="m.t", keep=["m.d.n"]))
-    assert found.column("_text").to_pylist() == ["x", None, "key"]
+    assert found.column("_content").to_pylist() == ["x", None, "key"]
     assert found.column("m.d.n").to_pylist() == [1, None, None]
     assert found.schema.field("m.d.n").type == pa.int64()
 
@@ -147,10 +147,10 @@ def test_a_template_joins_columns(tmp_path: Path) -> None:
     """A template takes text as it is and other values as JSON; a null in it makes the text null."""
     write(tmp_path / "a.jsonl", jsonl({"t": "x", "n": 1, "l": ["é"]}, {"t": "y", "n": None, "l": []}))
     found = table(corpus("jsonl", tmp_path, template="{{{t}}} {n}: {l}"))
-    assert found.column("_text").to_pylist() == ['{x} 1: ["é"]', None]
+    assert found.column("_content").to_pylist() == ['{x} 1: ["é"]', None]
 
 
-@pytest.mark.parametrize("name", ["message", "reason", "_text", "_source", "_row"])
+@pytest.mark.parametrize("name", ["message", "reason", "_content", "_source", "_row"])
 def test_the_text_column_may_have_any_name(name: str, tmp_path: Path) -> None:
     """A source column that is named as one of ours is read like any other, and can be tested."""
     write(tmp_path / "a.jsonl", jsonl({name: "hello"}, {name: "bye"}, {name: 3}))

@@ -78,7 +78,7 @@ def test_a_column_of_nulls_is_read(kind: pa.DataType, tmp_path: Path) -> None:
     """An all-null column, of text or kept, is null in every row."""
     write(tmp_path / "a.parquet", pa.table({"text": pa.nulls(3, kind), "k": pa.nulls(3, kind)}))
     found = table(corpus("parquet", tmp_path, keep=["k"]))
-    assert found.column("_text").null_count == found.column("k").null_count == 3
+    assert found.column("_content").null_count == found.column("k").null_count == 3
     assert found.schema.field("k").type == pa.string()
 
 
@@ -88,7 +88,7 @@ def test_fields_inside_structs_are_columns(tmp_path: Path) -> None:
     kind = pa.struct([("text", pa.string()), ("d", pa.struct([("n", pa.int64())])), ("other", pa.string())])
     write(tmp_path / "a.parquet", pa.table({"m": pa.array(values, kind), "x.y": ["p", "q", "r"]}))
     found = table(corpus("parquet", tmp_path, column="m.text", keep=["m.d.n", "x.y"]))
-    assert found.column("_text").to_pylist() == ["a", None, None]
+    assert found.column("_content").to_pylist() == ["a", None, None]
     assert found.column("m.d.n").to_pylist() == [1, None, None]
     assert found.column("x.y").to_pylist() == ["p", "q", "r"]
     with pytest.raises(SourceError, match=r"no column 'm\.nope'; columns: m, x\.y"):
@@ -117,7 +117,7 @@ def test_kept_columns_have_their_types(tmp_path: Path) -> None:
 def test_a_template_takes_what_can_be_written_as_text(tmp_path: Path) -> None:
     """Numbers and dates stand in a template; a list can't, and the plan says so."""
     write(tmp_path / "a.parquet", pa.table({"t": ["a", None], "n": [1, 2], "f": [0.5, 1.0], "l": [[1], [2]]}))
-    assert table(corpus("parquet", tmp_path, template="{t}-{n}-{f}")).column("_text").to_pylist() == ["a-1-0.5", None]
+    assert table(corpus("parquet", tmp_path, template="{t}-{n}-{f}")).column("_content").to_pylist() == ["a-1-0.5", None]
     with pytest.raises(SourceError, match=r"column 'l' is list<.*can't stand in source\.template"):
         corpus("parquet", tmp_path, template="{t} {l}").plan()
     with pytest.raises(SpecError, match=r"source\.template: .*brace"):
@@ -155,7 +155,11 @@ def test_a_second_file_of_another_string_type_is_read(tmp_path: Path) -> None:
     write(tmp_path / "b.parquet", pa.table({"text": pa.array(["b"], pa.large_string()), "k": pa.nulls(1)}))
     write(tmp_path / "c.parquet", pa.table({"text": pa.array(["c"]).dictionary_encode(), "k": pa.array(["y"], pa.large_string())}))
     found = table(corpus("parquet", tmp_path, keep=["k"]))
-    assert found.select(["_text", "k"]).to_pylist() == [{"_text": "a", "k": "x"}, {"_text": "b", "k": None}, {"_text": "c", "k": "y"}]
+    assert found.select(["_content", "k"]).to_pylist() == [
+        {"_content": "a", "k": "x"},
+        {"_content": "b", "k": None},
+        {"_content": "c", "k": "y"},
+    ]
 
 
 def test_files_without_rows_have_no_rows(tmp_path: Path) -> None:
