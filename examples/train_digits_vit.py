@@ -24,8 +24,8 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from embed_ops import Run, Spec, embed
 
-SIDE, PATCH = 16, 2
-EPOCHS, BATCH, RATE = 40, 64, 1e-3
+SIDE, PATCH = 16, 4
+EPOCHS, BATCH, RATE = 120, 32, 1e-3
 NEIGHBOURS = 5
 
 SIZES: dict[str, Any] = {"hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 128}
@@ -73,7 +73,7 @@ def train(pixels: npt.NDArray[np.uint8], classes: npt.NDArray[np.int64], say: Co
             optimizer.step()
             schedule.step()
             correct += int((scores.argmax(1) == targets[chosen]).sum())
-        if (epoch + 1) % 10 == 0:
+        if (epoch + 1) % 20 == 0:
             say.print(f"epoch {epoch + 1}: {correct / len(values):.1%} of the training half right")
     return first.eval(), model.vit.eval()
 
@@ -82,7 +82,7 @@ def vectors(model: Path, corpus: Path, run: Path) -> tuple[npt.NDArray[np.float3
     """Embed a folder through the job: (images, dim) vectors and (images,) classes, from the names of the folders."""
     tree = {
         "source": {"kind": "images", "path": str(corpus), "keep": ["label"]},
-        "encoder": {"family": "image", "model": str(model), "outputs": [{"name": "embedding", "pooling": "mean", "normalize": True}]},
+        "encoder": {"family": "image", "model": str(model), "outputs": [{"name": "embedding", "pooling": "cls", "normalize": True}]},
         "sink": {"path": str(run)},
     }
     found: Run = embed(Spec.parse(tree))
