@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -235,3 +236,14 @@ def test_search_by_text(tmp_path: Path) -> None:
     assert np.abs(scores - wanted.numpy()).max() < 1e-5
     for row in range(len(queries)):
         assert set(np.argsort(-scores[row])[:5]) == set(np.argsort(-wanted[row].numpy())[:5])
+
+
+@pytest.mark.slow
+def test_example_of_digits(tmp_path: Path) -> None:
+    """A small ViT that was trained on half of the digits tells the classes of the other half, embedded by the job."""
+    program = Path(__file__).parents[2] / "examples" / "train_digits_vit.py"
+    done = subprocess.run([sys.executable, str(program), str(tmp_path / "digits")], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    before, after = (float(re.search(rf"{name}: ([0-9.]+)%", done.stdout)[1]) for name in ("as it began", "trained"))  # type: ignore[index]
+    assert before < 60
+    assert after > 93
