@@ -175,8 +175,8 @@ def _settle(attempt: Attempt, units: int) -> None:
     attempt.header |= {"model": found.model, "resolved": asdict(found.resolved)}
     if open_choices:
         attempt.header["measured"] = found.measured
-        compiled = ", compiled" if found.resolved.compile else ""
-        attempt.reporter.say(f"computing in {found.resolved.dtype}{compiled}, {found.resolved.token_budget} tokens at a time")
+        chosen = [found.resolved.dtype, *(name for name in ("compile", "draft") if getattr(found.resolved, name))]
+        attempt.reporter.say(f"computing in {', '.join(chosen)}, {found.resolved.token_budget} tokens at a time")
         if missing := found.measured.get("compile", {}).get("not tried"):
             attempt.reporter.say(f"not compiled: {missing}")
 

@@ -64,6 +64,7 @@ def resolve(spec: Spec) -> Resolved:
         batch_rule=RULE,
         threads_per_replica=1 if threads == AUTO else threads,
         device=device,
+        draft=spec.encoder.draft is True,
         versions={"embed-ops": __version__, **versions},
     )
 
@@ -73,6 +74,8 @@ def choices(spec: Spec) -> frozenset[str]:
     if spec.parity.rows == 0:
         return frozenset()
     asked = {"dtype": spec.encoder.dtype, "compile": spec.encoder.compile, "token_budget": spec.resources.token_budget}
+    if spec.source.modality == "image" and spec.encoder.dtype != "float32":
+        asked["draft"] = spec.encoder.draft
     return frozenset(name for name, value in asked.items() if value == AUTO)
 
 
@@ -86,6 +89,7 @@ def resume(where: str, known: Mapping[str, Any], spec: Spec) -> Resolved:
     given = {
         "encoder.dtype": (earlier.dtype, spec.encoder.dtype),
         "encoder.compile": (earlier.compile, spec.encoder.compile),
+        "encoder.draft": (earlier.draft, spec.encoder.draft),
         "resources.token_budget": (earlier.token_budget, spec.resources.token_budget),
         "resources.threads_per_replica": (earlier.threads_per_replica, spec.resources.threads_per_replica),
     }

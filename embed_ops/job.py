@@ -13,7 +13,7 @@ import pyarrow as pa
 from embed_ops.filesystem import Location
 from embed_ops.plan import Piece, Span
 from embed_ops.sources.units import UnitEnd
-from embed_ops.spec import Spec
+from embed_ops.spec import EncoderSpec, Spec
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class Resolved:
         threads_per_replica: CPU threads of a forward pass.
         device: "cpu" or "cuda".
         versions: exact versions of the libraries that compute or write.
+        draft: whether the JPEG decoder shrinks large photographs.
     """
 
     dtype: str
@@ -37,6 +38,7 @@ class Resolved:
     threads_per_replica: int
     device: str
     versions: Mapping[str, str]
+    draft: bool = False
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,11 @@ class Job:
     attempt: str
     deadline: float | None = None
     """Seconds since 1970 after which no further unit is begun."""
+
+    @property
+    def encoder(self) -> EncoderSpec:
+        """What workers make their encoder of."""
+        return self.spec.encoder.model_copy(update={"draft": self.resolved.draft})
 
     def late(self) -> bool:
         """Tell whether no further unit may be begun."""

@@ -46,6 +46,8 @@ READER_CPUS = 0.25
 WRITER_CPUS = 0.25
 CPUS_PER_READER = 2
 """One reader tokenises for far more than two CPU replicas; more of them would only take their cores."""
+IMAGE_READER_CPUS = READER_CPUS / CPUS_PER_READER
+"""Decoding photographs can take as long as a small model takes: a reader for each core, all together claiming what readers of texts do."""
 REPLICA_CPU_SHARE = 0.75
 """CPU claimed per thread of a CPU replica: the rest of each core is the readers' and writers'."""
 MOST_THREADS = 16
@@ -166,13 +168,14 @@ def _dataset(job: Job, works: Sequence[Work], units: int) -> ray.data.Dataset:
     one_unit = {"batch_size": 1, "batch_format": "pyarrow"}
     # Nodes that join later bring replicas and want readers.
     cores = max(int(ray.cluster_resources().get("CPU", 1)), most * threads if least < most else 0)
-    # Beside a GPU the cores are free, and decoding images for one takes them all.
-    of_images = job.spec.source.modality == "image" and job.spec.resources.gpus_per_replica > 0
-    helpers = TaskPoolStrategy(size=max(1, cores // (1 if of_images else CPUS_PER_READER)))
+    helpers = max(1, cores // CPUS_PER_READER)
+    readers, reader_cpus = (cores, IMAGE_READER_CPUS) if job.spec.source.modality == "image" else (helpers, READER_CPUS)
     wave = [{"work": work.dump()} for work in works]
     return (
         ray.data.from_items(wave, override_num_blocks=len(wave))
-        .map_batches(read, fn_args=(job,), compute=helpers, num_cpus=READER_CPUS, max_retries=TASK_RETRIES, **one_unit)
+        .map_batches(
+            read, fn_args=(job,), compute=TaskPoolStrategy(size=readers), num_cpus=reader_cpus, max_retries=TASK_RETRIES, **one_unit
+        )
         .map_batches(
             WatchedReplica,
             fn_constructor_args=(job,),
@@ -182,7 +185,9 @@ def _dataset(job: Job, works: Sequence[Work], units: int) -> ray.data.Dataset:
             **replica_resources(job.spec.resources, threads, least),
             **one_unit,
         )
-        .map_batches(write_unit, fn_args=(job,), compute=helpers, num_cpus=WRITER_CPUS, max_retries=TASK_RETRIES, **one_unit)
+        .map_batches(
+            write_unit, fn_args=(job,), compute=TaskPoolStrategy(size=helpers), num_cpus=WRITER_CPUS, max_retries=TASK_RETRIES, **one_unit
+        )
     )
 
 

@@ -122,7 +122,9 @@ class EncoderSpec(_Section):
     max_tokens: int | None = Field(None, gt=0, description="cut longer rows here; by default the model's own limit")
     prompt: str | None = Field(None, description="text before every row, or the name of one of the model's prompts")
     max_pixels: int = Field(89_478_485, gt=0, le=_MOST_PIXELS, description="a larger image is a reject; the default is Pillow's own limit")
-    draft: bool = Field(False, description="let the JPEG decoder shrink large photographs: faster, close to the reference but not equal")
+    draft: Literal["auto"] | bool = Field(
+        "auto", description="let the JPEG decoder shrink large photographs; auto: where dtype is not float32 either and [parity] is kept"
+    )
     outputs: Annotated[tuple[OutputSpec, ...], BeforeValidator(_as_tuple)] = Field(
         (), description="vector columns; left out: the model's own modules, else mean"
     )

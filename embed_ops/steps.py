@@ -74,7 +74,7 @@ def parts_of(job: Job) -> _Parts:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         _PARTS.clear()
         spec = job.spec
-        _PARTS[job.attempt] = _Parts(make_source(spec.source), Rows(spec.source, job.columns), make_encoder(spec.encoder))
+        _PARTS[job.attempt] = _Parts(make_source(spec.source), Rows(spec.source, job.columns), make_encoder(job.encoder))
     return _PARTS[job.attempt]
 
 
@@ -159,7 +159,7 @@ class Replica:
 
         self.job = job
         use_threads(job.resolved.threads_per_replica)
-        self.encoder = make_encoder(job.spec.encoder)
+        self.encoder = make_encoder(job.encoder)
         self.encoder.load(job.resolved.device, job.resolved.dtype, compiled=job.resolved.compile)
         self._gemm = gemm_flops_per_second(job.resolved.device, job.resolved.dtype)
         self.name = f"{socket.gethostname()}:{os.getpid()}"

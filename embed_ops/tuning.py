@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from embed_ops.encoders.base import Encoder, FloatArray, Prepared
@@ -78,7 +79,7 @@ def settle(
     Args:
         spec: of the encoder.
         resolved: the settings so far.
-        choices: those of `dtype`, `token_budget` and `compile` that are "auto".
+        choices: those of `dtype`, `draft`, `token_budget` and `compile` that are "auto".
         limits: how close is close enough.
         contents: the first rows' texts or images.
         planned: the work that a choice must repay.
@@ -91,6 +92,8 @@ def settle(
         resolved = trial.choose_dtype(resolved)
     else:
         trial.run(resolved)
+    if "draft" in choices and resolved.dtype != "float32":
+        resolved = trial.choose_draft(resolved)
     if trial.prepared.inputs.num_rows:
         seconds = trial.planned_seconds(planned, contents)
         if "token_budget" in choices:
@@ -148,6 +151,21 @@ class _Trial:
         plain = replace(resolved, dtype="float32")
         self.run(plain)
         return plain
+
+    def choose_draft(self, resolved: Resolved) -> Resolved:
+        """Let the JPEG decoder shrink photographs, where the first rows show that it does and that they stay close enough."""
+        kept = self.spec, self.prepared, self.found
+        self.spec = self.spec.model_copy(update={"draft": True})
+        self.prepared = make_encoder(self.spec).prepare(self.column)
+        if not np.array_equal(self.prepared.index, kept[1].index) or self.prepared.inputs.equals(kept[1].inputs):
+            self.spec, self.prepared, self.found = kept
+            return resolved
+        close = self.check(resolved.token_budget)
+        self.measured["draft"] = {"parity": [asdict(item) for item in self.found]}
+        if close:
+            return replace(resolved, draft=True)
+        self.spec, self.prepared, self.found = kept
+        return resolved
 
     def planned_seconds(self, planned: Planned, contents: list[Any]) -> float:
         """Guess how long each replica will compute, from the first rows."""

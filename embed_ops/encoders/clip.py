@@ -95,7 +95,7 @@ class ClipEncoder:
             SourceError: the column holds neither.
         """
         if is_image_column(column):
-            return prepare_images(column, self._steps, self._spec.max_pixels, draft=self._spec.draft)
+            return prepare_images(column, self._steps, self._spec.max_pixels, draft=self._spec.draft is True)
         return prepare_texts(column, lambda texts: self._tokenizer.encode(texts, self._prompt))
 
     def most_rows(self, modality: str, asked: int) -> int:

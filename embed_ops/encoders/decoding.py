@@ -101,9 +101,8 @@ class Normalizer:
     def __init__(self, steps: Preprocessing, device: torch.device, dtype: torch.dtype) -> None:
         import torch
 
-        self._steps, self._dtype = steps, dtype
-        self._levels = torch.from_numpy(steps.levels().copy()).to(device)
-        self._channels = torch.arange(3, device=device)[:, None, None]
+        self._steps = steps
+        self._levels = torch.from_numpy(steps.levels().copy()).to(device, dtype)
 
     def __call__(self, inputs: pa.Table) -> torch.Tensor:
         """Give (inputs, 3, height, width)."""
@@ -113,5 +112,8 @@ class Normalizer:
 
         pixels: npt.NDArray[np.uint8] = np.ascontiguousarray(_array(inputs, self._steps).transpose(0, 3, 1, 2))
         places = to_device(torch.from_numpy(pixels), self._levels.device).int()
-        found: torch.Tensor = self._levels[self._channels, places].to(self._dtype)
+        found = torch.empty(places.shape, dtype=self._levels.dtype, device=self._levels.device)
+        for channel, levels in enumerate(self._levels):
+            # Of the ways to look up a table, the fastest by far on a CPU.
+            found[:, channel] = levels.index_select(0, places[:, channel].reshape(-1)).view(len(places), *places.shape[2:])
         return found

@@ -61,7 +61,7 @@ class ImageEncoder:
         Raises:
             SourceError: the column holds no bytes.
         """
-        return prepare_images(column, self._steps, self._spec.max_pixels, draft=self._spec.draft)
+        return prepare_images(column, self._steps, self._spec.max_pixels, draft=self._spec.draft is True)
 
     def most_rows(self, modality: str, asked: int) -> int:
         """Give the most images of a unit."""

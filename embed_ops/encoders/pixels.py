@@ -188,10 +188,12 @@ def to_rgb(image: Image.Image) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I"):
-                return _of_16_bits(upright)
-            return upright.convert("RGB")
+            image.load()
+            # Both this and `convert` would copy a photograph that has nothing to change.
+            ImageOps.exif_transpose(image, in_place=True)
+            if image.mode.startswith("I"):
+                return _of_16_bits(image)
+            return image if image.mode == "RGB" else image.convert("RGB")
     except (MemoryError, Refused):
         raise
     except Exception as error:  # decoders fail in many ways

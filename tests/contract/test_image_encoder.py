@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,9 @@ from embed_ops.encoders.clip import ClipEncoder
 from embed_ops.encoders.image import ImageEncoder
 from embed_ops.encoders.pixels import open_image, read_preprocessing, to_rgb
 from embed_ops.errors import ModelError, SourceError
-from embed_ops.spec import EncoderSpec, OutputSpec
+from embed_ops.fingerprint import choices, resolve
+from embed_ops.spec import EncoderSpec, OutputSpec, ParitySpec, Spec
+from embed_ops.tuning import Planned, settle
 
 Floats = npt.NDArray[np.float64]
 LIMIT = 89_478_485
@@ -274,6 +277,25 @@ def test_draft(folders: dict[str, Path]) -> None:
         assert min(close) > 0.995
         assert close[2] == pytest.approx(1.0, abs=1e-9)
         assert not np.array_equal(exact["embedding"][0], drafted["embedding"][0])
+
+
+def test_draft_is_chosen_by_parity(folders: dict[str, Path]) -> None:
+    """Drafting is taken where photographs are large and stay close, and neither where it changes nothing nor where it changes too much."""
+    large = [encoded(photo.resize((2560, 1708)), "JPEG", quality=92) for photo in photographs()]
+    small = [encoded(photo.resize((40, 30)), "JPEG") for photo in photographs()]
+    spec = EncoderSpec(family="image", model=str(folders["vit"]), dtype="bfloat16")
+    tree = {"source": {"kind": "images", "path": "x"}, "encoder": spec.model_dump(mode="json"), "sink": {"path": "y"}}
+    assert choices(Spec.parse(tree)) >= {"draft"}
+    tree["encoder"]["dtype"] = "float32"
+    assert "draft" not in choices(Spec.parse(tree))
+    before = replace(resolve(Spec.parse(tree)), dtype="bfloat16")
+    found = {
+        name: settle(spec, before, frozenset({"draft"}), ParitySpec(min=least, min_mean=least), contents, Planned(10, 10, 1))
+        for name, contents, least in (("large", large, 0.99), ("small", small, 0.99), ("strict", large, 0.9999999))
+    }
+    assert {name: settled.resolved.draft for name, settled in found.items()} == {"large": True, "small": False, "strict": False}
+    assert found["large"].found != found["strict"].found
+    assert found["strict"].measured["draft"]["parity"][0]["min"] < 0.9999999
 
 
 def test_folders_that_lack_something(folders: dict[str, Path], tmp_path: Path) -> None:
