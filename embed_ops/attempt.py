@@ -6,9 +6,10 @@ import time
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from embed_ops.errors import SpecError
+from embed_ops.errors import RunError, SpecError
 from embed_ops.filesystem import full_address, locate
-from embed_ops.fingerprint import digest_of, fingerprint, require_same, resolve, resume
+from embed_ops.fingerprint import digest_of, fingerprint, listing_digest, require_same, resolve, resume
+from embed_ops.graph_spec import GRAPH
 from embed_ops.heartbeat import Heartbeat
 from embed_ops.job import Job, Resolved
 from embed_ops.journal import Journal
@@ -20,7 +21,7 @@ from embed_ops.record import COUNTED, Record
 from embed_ops.registry import make_encoder
 from embed_ops.report import Measured
 from embed_ops.run_dir import RunDir
-from embed_ops.sources.corpus import Corpus
+from embed_ops.sources.corpus import Corpus, open_edges
 from embed_ops.spec import Spec
 
 
@@ -95,7 +96,8 @@ def open_attempt(spec: Spec, reporter: Reporter, stop_after_s: float | None) -> 
     run.require_folder()
     header = run.read_header()
     encoder = make_encoder(spec.encoder)
-    found = fingerprint(spec, encoder.fingerprint())
+    edges = listing_digest(open_edges(spec.source).files) if spec.source.kind == GRAPH else None
+    found = fingerprint(spec, encoder.fingerprint(), edges)
     if header is None:
         run.require_empty()
     else:
@@ -109,7 +111,12 @@ def open_attempt(spec: Spec, reporter: Reporter, stop_after_s: float | None) -> 
         header = {"spec": None, "fingerprint": found, "resolved": asdict(resolved)}
         header |= {"parent": None, "started": began, "finished": None, "status": "new", "attempts": []}
     else:
-        plan, stale = corpus.update(run.read_plan(corpus.roots))
+        planned = run.read_plan(corpus.roots)
+        plan, stale = corpus.update(planned)
+        if edges is not None and plan is not planned:
+            raise RunError(
+                f"{spec.sink.path}: there are new node files: they change the vectors of nodes that are done; choose another sink.path"
+            )
         records, broken = run.load_records(digest_of(found), name)
         if broken:
             reporter.say(f"{len(broken)} units are not as they were written and are embedded again: {', '.join(broken[:3])}")
@@ -127,7 +134,9 @@ def open_attempt(spec: Spec, reporter: Reporter, stop_after_s: float | None) -> 
 def _anchored(spec: Spec, commit: str | None) -> Spec:
     """Make the spec mean the same in every process and later: full paths, and a hub branch as its commit."""
     model = {"revision": commit} if commit else {"model": full_address(spec.encoder.model)}
-    source = {"path": tuple(full_address(path) for path in spec.source.paths)}
+    source: dict[str, Any] = {"path": tuple(full_address(path) for path in spec.source.paths)}
+    if spec.source.edges:
+        source["edges"] = tuple(full_address(path) for path in spec.source.edge_paths)
     return spec.model_copy(
         update={
             "source": spec.source.model_copy(update=source),

@@ -27,8 +27,8 @@ from embed_ops.stages.rounds import groups
 from embed_ops.vectors import Holder, RunRows, Stretch, blocks, indexes, read_columns, values
 
 if TYPE_CHECKING:
-    from embed_ops.fold import Tasks
     from embed_ops.record import Record
+    from embed_ops.tasks import Tasks
 
 _BUCKET_BYTES = 128 * 2**20
 CLUSTERS = "clusters"

@@ -10,8 +10,9 @@ from typing import Any
 
 from embed_ops.attempt import Attempt, open_attempt
 from embed_ops.errors import RunError, Stopped
-from embed_ops.filesystem import check_space
+from embed_ops.filesystem import check_space, remove_folder
 from embed_ops.fingerprint import choices, resume
+from embed_ops.graph_spec import GRAPH
 from embed_ops.job import Work
 from embed_ops.ledger import Ledger
 from embed_ops.parity import require
@@ -26,10 +27,12 @@ from embed_ops.stopping import StopRequest, restored_sigterm
 from embed_ops.tuning import Planned, settle
 from embed_ops.waves import run_works
 
-_ROW_BYTES = {"text": 200, "image": 20_000}
+_ROW_BYTES = {"text": 200, "image": 20_000, "node": 200}
 """Bytes of a row, where only reading would tell."""
 _SAMPLES = 3
 """Samples of first rows to compare: a worker that dies on one is given the next."""
+
+GRAPH_WORK = "work/graph"
 
 OpenSession = Callable[[], AbstractContextManager[bool]]
 
@@ -95,6 +98,10 @@ def retry(
     from embed_ops.retry import retry_work
 
     spec = Run(path).spec
+    if spec.source.kind == GRAPH:
+        raise RunError(
+            f"{path}: a node that comes back changes the vectors of its neighbours: mend the tables and embed them to another sink.path"
+        )
     here = {"source": spec.source.model_copy(update={"on_change": "error"}), "sink": spec.sink.model_copy(update={"path": path})}
     with restored_sigterm():
         stop = stop or StopRequest()
@@ -121,6 +128,13 @@ def _work(attempt: Attempt, session: OpenSession, works: Sequence[Work], units: 
     with session() as alone:
         # Ray takes SIGTERM for itself when it starts.
         stop.listen()
+        if attempt.spec.source.kind == GRAPH:
+            from embed_ops.graph_run import run_graph
+
+            attempt.header["model"] = make_encoder(attempt.spec.encoder).describe()
+            _start(attempt)
+            run_graph(attempt, stop)
+            return
         if alone:
             require_room(attempt.spec.resources)
         if attempt.fresh:
@@ -220,5 +234,6 @@ def _finish(attempt: Attempt, path: str) -> Run:
     attempt.header["attempts"][-1] |= {"finished": time.time(), **figures}
     attempt.publish("finished")
     attempt.run.remove_unnamed_rejects(done)
+    remove_folder(attempt.run.root, GRAPH_WORK)
     attempt.run.remove_temporary(attempt.name)
     return Run(path)

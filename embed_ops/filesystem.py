@@ -30,6 +30,7 @@ __all__ = [
     "publish",
     "read_bytes",
     "remove",
+    "remove_folder",
     "walk",
 ]
 
@@ -152,6 +153,15 @@ def walk(root: Location, relative: str) -> Iterator[tuple[str, int]]:
     for info in _listing(base):
         if info.type == pafs.FileType.File:
             yield info.path[len(base.path) + 1 :], info.size
+
+
+def remove_folder(root: Location, relative: str) -> None:
+    """Delete a folder and what is in it; one that is not there is fine."""
+    for name, _ in list(walk(root, relative)):
+        remove(root.child(f"{relative}/{name}"))
+    with contextlib.suppress(OSError):
+        # Object stores have no folders, and an empty one harms nobody.
+        root.fs.delete_dir(root.child(relative).path)
 
 
 def check_space(root: Location, needed: int) -> None:

@@ -5,29 +5,41 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from embed_ops import __version__
 from embed_ops.batching import RULE
 from embed_ops.errors import RunError
 from embed_ops.job import Resolved
+from embed_ops.plan import SourceFile
 from embed_ops.spec import AUTO, Spec
 
 _SOURCE_FIELDS = ("kind", "modality", "column", "template", "keep", "where", "limit", "types", "delimiter")
 _ENCODER_FIELDS = ("family", "max_tokens", "prompt", "outputs", "max_pixels", "draft", "trust_remote_code")
 _VERSIONED = ("torch", "transformers", "tokenizers", "numpy", "pillow", "pyarrow")
-TOKEN_BUDGETS = {"text": {"cpu": 4_096, "cuda": 65_536}, "image": {"cpu": 2_048, "cuda": 65_536}}
-"""Positions of a forward pass, unless a trial on the device finds a faster size; models of images are wider, and leave the cache sooner."""
+_GRAPH_FIELDS = ("id", "features", "src", "dst", "weight", "edge_features", "undirected", "on_missing", "fanout")
+TOKEN_BUDGETS = {"text": {"cpu": 4_096, "cuda": 65_536}, "image": {"cpu": 2_048, "cuda": 65_536}, "node": {"cpu": 1_024, "cuda": 1_024}}
+"""Positions of a forward pass, unless a trial on the device finds a faster size; models of images are wider, and leave
+the cache sooner. Nodes go through the model in tiles of a fixed size."""
 
 
-def fingerprint(spec: Spec, model: Mapping[str, str]) -> dict[str, Any]:
-    """List what decides the vectors, by field; `model` has the hashes of the model's files."""
+def fingerprint(spec: Spec, model: Mapping[str, str], edges: str | None = None) -> dict[str, Any]:
+    """List what decides the vectors, by field; `model` has the hashes of the model's files, `edges` that of a graph's edge files."""
     tree = spec.model_dump(mode="json")
     found = {f"source.{name}": tree["source"][name] for name in _SOURCE_FIELDS}
+    if edges is not None:
+        found |= {f"source.{name}": tree["source"][name] for name in _GRAPH_FIELDS}
+        found |= {"edge files": edges, "encoder.dtype": spec.encoder.dtype, **({"seed": spec.seed} if spec.source.fanout else {})}
     found |= {f"encoder.{name}": tree["encoder"][name] for name in _ENCODER_FIELDS}
     found |= {"sink.dtype": spec.sink.dtype, "resources.unit_rows": spec.resources.unit_rows}
     return found | {f"model {part}": digest for part, digest in sorted(model.items())}
+
+
+def listing_digest(files: Iterable[SourceFile]) -> str:
+    """Hash names, sizes and times of change of files."""
+    listed = [(file.name, file.size, file.modified) for file in files]
+    return hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:16]
 
 
 def digest_of(found: Mapping[str, Any]) -> str:

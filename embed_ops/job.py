@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
@@ -41,6 +41,14 @@ class Resolved:
     draft: bool = False
 
 
+def place_of(roots: Sequence[Location], source: str) -> Location:
+    """Find a source file by its name below its root, whose number stands in front where there are several."""
+    if len(roots) == 1:
+        return roots[0].child(source)
+    number, _, inside = source.partition("/")
+    return roots[int(number)].child(inside)
+
+
 @dataclass(frozen=True)
 class Job:
     """Everything that a worker needs to read, embed and write units."""
@@ -66,10 +74,7 @@ class Job:
 
     def place(self, source: str) -> Location:
         """Find a source file by its name."""
-        if len(self.roots) == 1:
-            return self.roots[0].child(source)
-        number, _, inside = source.partition("/")
-        return self.roots[int(number)].child(inside)
+        return place_of(self.roots, source)
 
 
 @dataclass(frozen=True)

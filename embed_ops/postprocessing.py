@@ -23,7 +23,7 @@ from embed_ops.steps import peak_memory
 from embed_ops.stopping import StopRequest, restored_sigterm
 
 if TYPE_CHECKING:
-    from embed_ops.fold import Tasks
+    from embed_ops.tasks import Tasks
 
 
 def postprocess(
@@ -119,7 +119,7 @@ class _Command:
 
     def _cluster(self) -> Tasks:
         """Open the session where there is none yet."""
-        from embed_ops.fold import Tasks
+        from embed_ops.tasks import Tasks
 
         if self._tasks is None:
             self._open_session.enter_context(self._session())

@@ -19,11 +19,13 @@ SOURCES = {
     "csv": "embed_ops.sources.csv:CsvSource",
     "images": "embed_ops.sources.images:ImagesSource",
     "webdataset": "embed_ops.sources.webdataset:WebDatasetSource",
+    "graph": "embed_ops.sources.graph:GraphSource",
 }
 ENCODERS = {
     "text": "embed_ops.encoders.text:TextEncoder",
     "image": "embed_ops.encoders.image:ImageEncoder",
     "clip": "embed_ops.encoders.clip:ClipEncoder",
+    "graph": "embed_ops.encoders.graph:GraphEncoder",
 }
 STAGES: dict[str, tuple[str | None, str]] = {
     "normalize": ("embed_ops.stages.normalize:NormalizeStage", "embed_ops.stages.normalize:NormalizeModel"),

@@ -20,6 +20,7 @@ class Measured:
         memory: greatest resident bytes by kind of process.
         parity: the comparison with the reference, by output.
         deaths: times that a replica died.
+        graph: figures of a graph's layers.
     """
 
     records: list[Record] = field(default_factory=list)
@@ -30,6 +31,7 @@ class Measured:
     memory: dict[str, int] = field(default_factory=dict)
     parity: list[dict[str, Any]] = field(default_factory=list)
     deaths: int = 0
+    graph: dict[str, Any] | None = None
 
     def add(self, record: Record, extra: Mapping[str, Any]) -> None:
         """Take in one unit."""
@@ -138,6 +140,7 @@ def build(done: Sequence[Record], measured: Measured, total_s: float, resolved: 
         "isolated": sum(ISOLATED in record.flags for record in measured.records),
         "replica_deaths": measured.deaths,
         "parity": measured.parity,
+        **({} if measured.graph is None else {"graph": measured.graph}),
         "peak_memory": measured.memory,
         "resolved": dict(resolved),
     }

@@ -11,24 +11,22 @@ from typing import Annotated, Any, Final, Literal, Self, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from embed_ops.errors import SpecError
+from embed_ops.graph_spec import GRAPH, GraphFields
 from embed_ops.schema import RESERVED
 from embed_ops.stage_spec import KINDS, Stages, StageSpec
-from embed_ops.wording import inner_section, sentence
+from embed_ops.wording import as_tuple, inner_section, sentence
 
-
-def _as_tuple(value: object) -> object:
-    """Let a TOML or JSON list stand for a tuple: strict mode would refuse it."""
-    return tuple(value) if isinstance(value, list) else value
-
-
-Names = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
+Names = Annotated[tuple[str, ...], BeforeValidator(as_tuple)]
 AUTO: Final = "auto"
 PoolingMode = Literal["auto", "mean", "cls", "max", "last", "weighted_mean", "mean_sqrt_len", "pooler", "patches"]
 _POOLING = {
     "text": {"auto", "mean", "cls", "max", "last", "weighted_mean", "mean_sqrt_len"},
     "image": {"auto", "mean", "cls", "max", "pooler", "patches"},
     "clip": {"auto"},
+    "graph": {"auto"},
 }
+_HOLDS = {"text": "text", "image": "image", "graph": "node"}
+"""What a family embeds; clip embeds texts and images."""
 _MOST_PIXELS = 178_956_970
 """Pillow refuses larger images, whatever it is told."""
 
@@ -37,15 +35,17 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class SourceSpec(_Section):
+class SourceSpec(GraphFields):
     """Where the rows come from."""
 
-    kind: Literal["parquet", "jsonl", "csv", "text", "images", "webdataset"] = Field("parquet", description="format of the files")
+    kind: Literal["parquet", "jsonl", "csv", "text", "images", "webdataset", "graph"] = Field("parquet", description="format of the files")
     path: str | Names = Field(description="folder, glob, file, or a list of them; local or any pyarrow/fsspec address")
     column: str | None = Field(
         None, description="column of texts, or of images (their bytes, a path, or a URI); dotted for a nested field; webdataset: a member"
     )
-    modality: Literal["text", "image"] = Field("text", description="what the column holds; by default what the encoder embeds")
+    modality: Literal["text", "image", "node", "edge"] = Field(
+        "text", description="what the column holds; by default what the encoder embeds"
+    )
     template: str | None = Field(None, description='several columns in one text: "{title}. {body}"; instead of column')
     keep: Names = Field((), description="source columns copied to the output")
     where: str | None = Field(None, description="SQL condition on the columns; other rows are counted, not embedded")
@@ -65,7 +65,7 @@ class SourceSpec(_Section):
         elif self.kind == "webdataset":
             if self.template:
                 raise ValueError("template is for columns of text: name a member by column instead")
-        elif (self.column is None) == (self.template is None):
+        elif self.kind != GRAPH and (self.column is None) == (self.template is None):
             raise ValueError("name exactly one of column and template")
         return self
 
@@ -112,11 +112,13 @@ class OutputSpec(_Section):
 class EncoderSpec(_Section):
     """The model."""
 
-    family: Literal["text", "image", "clip"] = Field("text", description="kind of model; clip embeds images and texts in one space")
+    family: Literal["text", "image", "clip", "graph"] = Field(
+        "text", description="kind of model; clip embeds images and texts in one space"
+    )
     model: str = Field(description="folder, object store prefix, or hub name")
     revision: str | None = Field(None, description="hub branch, tag or commit; of a prefix, the digest of its listing")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="compute type; auto: the fastest that keeps [parity]; float32 is exact"
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "float64"] = Field(
+        "auto", description="compute type; auto: the fastest that keeps [parity]; float32 is exact; float64: graphs only"
     )
     compile: Literal["auto"] | bool = Field("auto", description="compile the forward pass; auto: where the work repays it")
     max_tokens: int | None = Field(None, gt=0, description="cut longer rows here; by default the model's own limit")
@@ -125,7 +127,7 @@ class EncoderSpec(_Section):
     draft: Literal["auto"] | bool = Field(
         "auto", description="let the JPEG decoder shrink large photographs; auto: where dtype is not float32 either and [parity] is kept"
     )
-    outputs: Annotated[tuple[OutputSpec, ...], BeforeValidator(_as_tuple)] = Field(
+    outputs: Annotated[tuple[OutputSpec, ...], BeforeValidator(as_tuple)] = Field(
         (), description="vector columns; left out: the model's own modules, else mean"
     )
     trust_remote_code: bool = Field(False, description="run Python code that comes with the model")
@@ -138,10 +140,14 @@ class EncoderSpec(_Section):
         for output in self.outputs:
             if output.pooling not in (known := _POOLING[self.family]):
                 raise ValueError(f"pooling {output.pooling!r} is none of family {self.family!r}: {', '.join(sorted(known))}")
-            if output.layer != -1 and self.family != "image":
-                raise ValueError(f"output {output.name!r} asks for layer {output.layer}: only family image has layers to choose from")
-        if self.family == "image" and (self.prompt is not None or self.max_tokens is not None):
-            raise ValueError("prompt and max_tokens are for texts: leave them out with family image")
+            if output.layer != -1 and self.family not in ("image", "graph"):
+                raise ValueError(
+                    f"output {output.name!r} asks for layer {output.layer}: only families image and graph have layers to choose from"
+                )
+        if self.family in ("image", "graph") and (self.prompt is not None or self.max_tokens is not None):
+            raise ValueError(f"prompt and max_tokens are for texts: leave them out with family {self.family}")
+        if (self.dtype == "float64") != (self.dtype != "float32" and self.family == "graph" and self.dtype != AUTO):
+            raise ValueError(f"family {self.family} does not compute in {self.dtype}")
         return self
 
 
@@ -163,7 +169,7 @@ class SinkSpec(_Section):
 class ResourcesSpec(_Section):
     """What the job may use."""
 
-    replicas: Literal["auto"] | Annotated[int, Field(gt=0)] | Annotated[tuple[int, int], BeforeValidator(_as_tuple)] = Field(
+    replicas: Literal["auto"] | Annotated[int, Field(gt=0)] | Annotated[tuple[int, int], BeforeValidator(as_tuple)] = Field(
         "auto", description="copies of the model: n, [min, max], or auto"
     )
     threads_per_replica: Literal["auto"] | Annotated[int, Field(gt=0)] = Field(
@@ -172,6 +178,9 @@ class ResourcesSpec(_Section):
     gpus_per_replica: float = Field(0.0, ge=0.0, le=1.0, description="GPU share of a replica")
     unit_rows: int = Field(16_384, gt=0, description="most rows of a unit (commit and resume)")
     token_budget: Literal["auto"] | Annotated[int, Field(gt=0)] = Field("auto", description="padded tokens of one forward pass")
+    partitions: Literal["auto"] | Annotated[int, Field(gt=0)] = Field(
+        "auto", description="graph: ranges of nodes, a task each; auto: by memory and cores. Vectors do not depend on it"
+    )
     hang_seconds: int = Field(900, gt=0, description="a token batch, or a unit's reading, that takes longer has hung: its worker is ended")
 
     @model_validator(mode="after")
@@ -201,7 +210,7 @@ class Spec(_Section):
         if not isinstance(tree, Mapping):
             return tree
         source, encoder = tree.get("source"), tree.get("encoder")
-        if not isinstance(source, Mapping) or not isinstance(encoder, Mapping) or "modality" in source:
+        if not isinstance(source, Mapping) or not isinstance(encoder, Mapping) or "modality" in source or source.get("kind") == GRAPH:
             return tree
         family, images = encoder.get("family", "text"), source.get("kind") == "images"
         if family == "clip" and not images and (source.get("kind") != "webdataset" or "column" in source):
@@ -210,7 +219,7 @@ class Spec(_Section):
 
     @model_validator(mode="after")
     def _clash(self) -> Self:
-        if self.encoder.family != "clip" and self.source.modality != self.encoder.family:
+        if self.encoder.family != "clip" and self.source.modality != _HOLDS[self.encoder.family]:
             raise ValueError(f"source.modality is {self.source.modality!r}, and family {self.encoder.family!r} embeds no such thing")
         outputs = {output.name for output in self.encoder.outputs} or {OutputSpec().name}
         for kept in self.source.keep:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib.metadata
 import time
@@ -15,7 +14,7 @@ from pyarrow.fs import FileType
 
 from embed_ops import __version__
 from embed_ops.errors import RunError, StageError
-from embed_ops.filesystem import Location, file_info, locate, read_bytes, remove, walk
+from embed_ops.filesystem import Location, file_info, locate, read_bytes, remove, remove_folder
 from embed_ops.fingerprint import digest_of, require_same
 from embed_ops.heartbeat import Heartbeat
 from embed_ops.journal import Journal
@@ -147,15 +146,6 @@ class StageRun:
         """Delete what the fit has kept: the model and the data say it all."""
         remove_folder(self.run.root, WORK)
         self.run.remove_temporary(self.job.attempt)
-
-
-def remove_folder(root: Location, relative: str) -> None:
-    """Delete a folder and what is in it; one that is not there is fine."""
-    for name, _ in list(walk(root, relative)):
-        remove(root.child(f"{relative}/{name}"))
-    with contextlib.suppress(OSError):
-        # Object stores have no folders, and an empty one harms nobody.
-        root.fs.delete_dir(root.child(relative).path)
 
 
 def plan_of(records: tuple[Record, ...], root: Location) -> Plan:

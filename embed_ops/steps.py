@@ -23,6 +23,7 @@ from embed_ops.encoders.base import Encoder
 from embed_ops.errors import StorageError
 from embed_ops.filesystem import remove
 from embed_ops.forward import Batch, Embedded, Room, embed_inputs
+from embed_ops.graph_spec import GRAPH
 from embed_ops.job import Again, Job, Work
 from embed_ops.message import failure, message, pack, read_meta, unpack
 from embed_ops.plan import Limits, unit_limits
@@ -74,7 +75,9 @@ def parts_of(job: Job) -> _Parts:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         _PARTS.clear()
         spec = job.spec
-        _PARTS[job.attempt] = _Parts(make_source(spec.source), Rows(spec.source, job.columns), make_encoder(job.encoder))
+        _PARTS[job.attempt] = _Parts(
+            make_source(spec.source), Rows(spec.source, job.columns, whole=spec.source.kind == GRAPH), make_encoder(job.encoder)
+        )
     return _PARTS[job.attempt]
 
 

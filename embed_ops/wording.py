@@ -10,6 +10,11 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 
 
+def as_tuple(value: object) -> object:
+    """Let a TOML or JSON list stand for a tuple: strict mode would refuse it."""
+    return tuple(value) if isinstance(value, list) else value
+
+
 def sentence(model: type[BaseModel], detail: Mapping[str, Any], tree: Any, prefix: str = "") -> str:
     """Word one pydantic error: which field, what was found, what is expected."""
     address: list[str] = []

@@ -106,7 +106,11 @@ def template_fields(template: str) -> list[str]:
 
 
 def text_columns(spec: SourceSpec) -> list[str]:
-    """List the columns that are embedded: those that the text is made of, or the one of images."""
+    """List the columns that are embedded: those that the text is made of, the one of images, those of nodes or of edges."""
+    if spec.modality == "node":
+        return [spec.id, *spec.feature_columns]
+    if spec.modality == "edge":
+        return list(spec.edge_columns)
     if spec.template is not None:
         return template_fields(spec.template)
     return [spec.contents]

@@ -181,3 +181,19 @@ def _changed_message(changed: dict[str, str]) -> str:
         f"{len(changed)} source files are not what this run planned: {listed}{more}. "
         'Restore them, or run with source.on_change="re-embed" to replace their vectors'
     )
+
+
+def edge_spec(source: SourceSpec) -> SourceSpec:
+    """Give the section of the edge table as a source of its own."""
+    kept = {name: kind for name, kind in source.types.items() if name in source.edge_columns}
+    changed = {"path": source.edges, "modality": "edge", "keep": (), "where": None, "types": kept}
+    return source.model_copy(update=changed)
+
+
+def open_edges(source: SourceSpec) -> Corpus:
+    """List the files of the edge table.
+
+    Raises:
+        SourceError: a path is missing or has no matching file.
+    """
+    return Corpus.open(edge_spec(source))

@@ -19,6 +19,7 @@ from embed_ops.plan import Layout, SourceFile
 from embed_ops.schema import CONTENT as CONTENT
 from embed_ops.schema import MESSAGE, REASON, Reason
 from embed_ops.sources.base import MAX_RECORD_BYTES, Records, hive_columns, template_fields, text_columns
+from embed_ops.sources.graph import graph_type, node_type, nodes
 from embed_ops.sources.references import REFERENCES_AT_ONCE, fetch
 from embed_ops.spec import SourceSpec
 
@@ -134,6 +135,8 @@ def check_columns(spec: SourceSpec, chosen: pa.Schema, files: Sequence[SourceFil
 
 
 def _chosen_type(spec: SourceSpec, name: str, kind: pa.DataType, where: str, *, is_text: bool) -> pa.DataType:
+    if is_text and spec.modality in ("node", "edge"):
+        return graph_type(spec, name, kind, where)
     if is_text and spec.modality == "image":
         if (found := _image_type(kind)) is None:
             raise SourceError(f"{where}: column {name!r} is {kind}; images are bytes, paths, URIs, or a struct of bytes and path")
@@ -177,9 +180,10 @@ def _byte_lengths(columns: Iterable[pa.ChunkedArray]) -> npt.NDArray[np.int64]:
 class Rows:
     """Makes rows of records: the text or the image, the constant columns of hive folders, and the choice of `where`."""
 
-    def __init__(self, spec: SourceSpec, schema: pa.Schema) -> None:
-        """Take the source section and the columns that are read from every file."""
+    def __init__(self, spec: SourceSpec, schema: pa.Schema, *, whole: bool = False) -> None:
+        """Take the source section and the columns that are read from every file; `whole`: let all nodes of a graph through."""
         self._spec = spec
+        self._whole = whole
         self.schema = schema
         self.kept = pa.schema([schema.field(name) for name in spec.keep if name in schema.names])
         self._database: duckdb.DuckDBPyConnection | None = None
@@ -245,7 +249,13 @@ class Rows:
                 chosen = bad | self._test(table, hive)
             except duckdb.Error:
                 chosen, faults = self._test_each(table, hive, faults)
-        content, faults = self._images(table, faults, chosen, at) if self._spec.modality == "image" else (self._text(table, hive), faults)
+        if self._spec.modality == "node":
+            content = nodes(self._spec, table, chosen)
+            chosen = chosen | self._whole
+        elif self._spec.modality == "image":
+            content, faults = self._images(table, faults, chosen, at)
+        else:
+            content = self._text(table, hive)
         columns = {name: table.column(name) for name in self.kept.names}
         size = np.maximum(_byte_lengths([content]), _byte_lengths(columns.values()) // KEPT_PER_TEXT)
         columns |= {CONTENT: content, REASON: faults.column(REASON), MESSAGE: faults.column(MESSAGE)}
@@ -264,6 +274,8 @@ class Rows:
 
     @property
     def _content_type(self) -> pa.DataType:
+        if self._spec.modality == "node":
+            return node_type(self._spec, self.schema)
         return pa.binary() if self._spec.modality == "image" else pa.string()
 
     def _images(self, table: pa.Table, faults: pa.Table, chosen: npt.NDArray[np.bool_], at: Location) -> tuple[pa.ChunkedArray, pa.Table]:
