@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import string
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import duckdb
@@ -19,7 +20,7 @@ from embed_ops.plan import Layout, SourceFile
 from embed_ops.schema import CONTENT as CONTENT
 from embed_ops.schema import MESSAGE, REASON, Reason
 from embed_ops.sources.base import MAX_RECORD_BYTES, Records, hive_columns, template_fields, text_columns
-from embed_ops.sources.references import REFERENCES_AT_ONCE, fetch
+from embed_ops.sources.references import HELD_BYTES, Content, fetch
 from embed_ops.spec import SourceSpec
 
 KEPT_PER_TEXT = 8
@@ -174,6 +175,37 @@ def _byte_lengths(columns: Iterable[pa.ChunkedArray]) -> npt.NDArray[np.int64]:
     return np.sum([length.to_numpy().astype(np.int64) for length in lengths], axis=0) if lengths else np.zeros(1, np.int64)
 
 
+@dataclass(frozen=True)
+class Chunk:
+    """Consecutive records of one file with what is embedded.
+
+    Attributes:
+        table: kept columns, `_content`, `reason`, `message`.
+        positions: (records,) int64; `end`: position behind the last.
+        kept: (records,) whether `where` lets the row through, always for one that is a reject already.
+        bytes: (records,) of what is embedded, or an eighth of those of the kept columns where that is more, 0 for rows left out.
+        is_record: false where one row stands for the unreadable rest of a file.
+    """
+
+    table: pa.Table
+    positions: npt.NDArray[np.int64]
+    end: int
+    kept: npt.NDArray[np.bool_]
+    bytes: npt.NDArray[np.int64]
+    is_record: bool = True
+
+    def __len__(self) -> int:
+        """Count the records."""
+        return len(self.positions)
+
+    def split(self, count: int) -> tuple[Chunk, Chunk]:
+        """Divide after `count` records."""
+        middle = int(self.positions[count]) if count < len(self) else self.end
+        head = Chunk(self.table[:count], self.positions[:count], middle, self.kept[:count], self.bytes[:count], self.is_record)
+        tail = Chunk(self.table[count:], self.positions[count:], self.end, self.kept[count:], self.bytes[count:], self.is_record)
+        return head, tail
+
+
 class Rows:
     """Makes rows of records: the text or the image, the constant columns of hive folders, and the choice of `where`."""
 
@@ -205,51 +237,57 @@ class Rows:
     def _refused(self, error: duckdb.Error) -> SpecError:
         return SpecError(f"source.where {self._spec.where!r}: {str(error).splitlines()[0]}")
 
-    @property
-    def _by_reference(self) -> bool:
-        """Whether records name the files of their images."""
-        return self._spec.modality == "image" and not pa.types.is_binary(self.schema.field(self._spec.contents).type)
-
-    def portions(self, read: Iterable[Records]) -> Iterator[Records]:
-        """Cut records that name files to portions whose files are few enough to hold."""
-        if not self._by_reference:
-            yield from read
-            return
-        for found in read:
-            for first in range(0, len(found), REFERENCES_AT_ONCE):
-                last = min(len(found), first + REFERENCES_AT_ONCE)
-                end = found.end if last == len(found) else int(found.positions[last])
-                yield Records(found.table[first:last], found.faults[first:last], found.positions[first:last], end)
-
-    def complete(
-        self, source: str, table: pa.Table, faults: pa.Table, at: Location
-    ) -> tuple[pa.Table, npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
-        """Add what is embedded, and choose rows.
+    def complete(self, source: str, at: Location, read: Records) -> Iterator[Chunk]:
+        """Choose rows, and add what is embedded.
 
         Args:
             source: name of the file.
-            table: the columns of its records.
-            faults: `reason` and `message`, null where a record is fine.
             at: where the file is.
+            read: records of it.
 
-        Returns:
-            a table of kept columns, `_content`, `reason`, `message`; (rows,) whether `where` lets the row through, always
-            for one that is a reject already; (rows,) bytes of what is embedded, or an eighth of those of the kept columns where
-            that is more, 0 for rows that are left out.
+        Yields:
+            the records as one chunk; those that name files as several, each with no more files than are to be held.
         """
         hive = hive_columns(source)
-        bad = faults.column(REASON).is_valid().to_numpy()
-        chosen = np.ones(len(table), np.bool_)
+        bad = read.faults.column(REASON).is_valid().to_numpy()
+        chosen, faults = np.ones(len(read), np.bool_), read.faults
         if self._spec.where is not None:
             try:
-                chosen = bad | self._test(table, hive)
+                chosen = bad | self._test(read.table, hive)
             except duckdb.Error:
-                chosen, faults = self._test_each(table, hive, faults)
-        content, faults = self._images(table, faults, chosen, at) if self._spec.modality == "image" else (self._text(table, hive), faults)
-        columns = {name: table.column(name) for name in self.kept.names}
+                chosen, faults = self._test_each(read.table, hive, faults)
+        records = Records(read.table, faults, read.positions, read.end)
+        if self._spec.modality == "text":
+            yield self._chunk(records, chosen, self._text(read.table, hive))
+            return
+        column = read.table.column(self._spec.contents)
+        if pa.types.is_binary(column.type):
+            yield self._chunk(records, chosen, column)
+            return
+        wanted = chosen & faults.column(REASON).is_null().to_numpy()
+        portions = fetch(column, wanted, at, MAX_RECORD_BYTES, HELD_BYTES)
+        # The variable of a loop would hold a portion while the next one is fetched.
+        yield from map(lambda portion: self._fetched(records, chosen, *portion), portions)
+
+    def _fetched(self, read: Records, chosen: npt.NDArray[np.bool_], first: int, contents: Sequence[Content]) -> Chunk:
+        """Cut out the records whose files were fetched; files that can't be had become faults."""
+        last = first + len(contents)
+        faults = read.faults[first:last]
+        reasons, messages = faults.column(REASON).to_pylist(), faults.column(MESSAGE).to_pylist()
+        for row, content in enumerate(contents):
+            if isinstance(content, tuple):
+                reasons[row], messages[row] = str(content[0]), content[1]
+        faults = pa.table({REASON: pa.array(reasons, pa.string()), MESSAGE: pa.array(messages, pa.string())})
+        column = pa.array([content if isinstance(content, bytes) else None for content in contents], pa.binary())
+        end = read.end if last == len(read) else int(read.positions[last])
+        part = Records(read.table[first:last], faults, read.positions[first:last], end)
+        return self._chunk(part, chosen[first:last], pa.chunked_array([column]))
+
+    def _chunk(self, read: Records, chosen: npt.NDArray[np.bool_], content: pa.ChunkedArray) -> Chunk:
+        columns = {name: read.table.column(name) for name in self.kept.names}
         size = np.maximum(_byte_lengths([content]), _byte_lengths(columns.values()) // KEPT_PER_TEXT)
-        columns |= {CONTENT: content, REASON: faults.column(REASON), MESSAGE: faults.column(MESSAGE)}
-        return pa.table(columns), chosen, np.where(chosen, size, 0)
+        columns |= {CONTENT: content, REASON: read.faults.column(REASON), MESSAGE: read.faults.column(MESSAGE)}
+        return Chunk(pa.table(columns), read.positions, read.end, chosen, np.where(chosen, size, 0))
 
     def reject(self, reason: str, message: str) -> pa.Table:
         """Make the one row, without values, that stands for the unreadable rest of a file."""
@@ -265,23 +303,6 @@ class Rows:
     @property
     def _content_type(self) -> pa.DataType:
         return pa.binary() if self._spec.modality == "image" else pa.string()
-
-    def _images(self, table: pa.Table, faults: pa.Table, chosen: npt.NDArray[np.bool_], at: Location) -> tuple[pa.ChunkedArray, pa.Table]:
-        """Give the images' bytes, those of files that are named too, and the faults with those that can't be had."""
-        column = table.column(self._spec.contents)
-        if not self._by_reference:
-            return column, faults
-        reasons, messages = faults.column(REASON).to_pylist(), faults.column(MESSAGE).to_pylist()
-        wanted = [
-            value if keep and reason is None else None for value, keep, reason in zip(column.to_pylist(), chosen, reasons, strict=True)
-        ]
-        contents: list[bytes | None] = []
-        for row, found in enumerate(fetch(wanted, at, MAX_RECORD_BYTES)):
-            contents.append(found if isinstance(found, bytes) else None)
-            if isinstance(found, tuple):
-                reasons[row], messages[row] = str(found[0]), found[1]
-        faults = pa.table({REASON: pa.array(reasons, pa.string()), MESSAGE: pa.array(messages, pa.string())})
-        return pa.chunked_array([pa.array(contents, pa.binary())]), faults
 
     def _text(self, table: pa.Table, hive: dict[str, str]) -> pa.ChunkedArray:
         def column(name: str) -> pa.ChunkedArray:
