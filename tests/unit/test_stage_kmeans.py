@@ -16,7 +16,8 @@ from embed_ops.seeding import LEAST_DRAWN, OVERSAMPLING, ROUNDS, nearest_in_cell
 from embed_ops.spec import parse_stage
 from embed_ops.stages import rounds
 from embed_ops.stages.base import Block
-from embed_ops.stages.kmeans import KMeansStage, State
+from embed_ops.stages.kmeans import KMeansStage
+from embed_ops.stages.kmeans_state import State
 
 
 class Watched(KMeansStage):
