@@ -117,7 +117,7 @@ def test_candidates_of_seeding(k: int) -> None:
     x, _ = blobs(12_000, 8, 40)
     drawn = []
     for seed in range(5):
-        states = watched(x, seed, k=k)[1]
+        states = watched(x, seed, k=k, max_epochs=1, polish=0)[1]
         state = next(state for state in states if state.phase == "weigh")
         assert state.ids is not None
         assert state.candidates is not None
