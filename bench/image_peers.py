@@ -1,23 +1,14 @@
-"""Other ways to embed the same images with the same model. Each is a program of its own: run as `image_peers.py NAME FOLDER MODEL OUT`.
-
-It prints one line of JSON: images per second from the first image in to the last vector out, and seconds of the whole program but
-Python's own start. The vectors, of the class token, go to OUT (.npy), in the order of the files' names.
-"""
+"""Other ways to embed the same images with the same model, each a program of its own (see `peer.py`); vectors are of the class token."""
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-
-Vectors = npt.NDArray[np.float32]
+from peer import Peer, Vectors, run_peer
 
 
 def _files(folder: str) -> list[str]:
@@ -75,18 +66,8 @@ def ray_data(folder: str, model: str) -> tuple[float, Vectors]:
     return len(vectors) / (max(row["ended"] for row in done) - min(row["began"] for row in done)), vectors
 
 
-PEERS: dict[str, Callable[[str, str], tuple[float, Vectors]]] = {"pipeline": pipeline, "ray": ray_data}
-
-
-def main() -> None:
-    """Run one peer."""
-    name, folder, model, out = sys.argv[1:]
-    began = time.perf_counter()
-    steady, vectors = PEERS[name](folder, model)
-    whole = time.perf_counter() - began
-    np.save(out, vectors)
-    sys.stdout.write("\n" + json.dumps({"steady": steady, "whole": whole}) + "\n")
+PEERS: dict[str, Peer] = {"pipeline": pipeline, "ray": ray_data}
 
 
 if __name__ == "__main__":
-    main()
+    run_peer(PEERS)

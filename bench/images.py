@@ -17,12 +17,15 @@ import sys
 import tarfile
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import transformers
+from contest import Found, compared, in_turn, our_sides, ours, peer
 from PIL import Image
 from record import spread, write_record
 from sklearn.datasets import load_digits, load_sample_images
@@ -31,10 +34,9 @@ from embed_ops import Run
 from embed_ops.encoders.image import ImageEncoder
 from embed_ops.encoders.pixels import read_preprocessing
 from embed_ops.parity import cosines
-from embed_ops.sinks.parquet import vectors_of
 from embed_ops.spec import EncoderSpec
 
-OURS, EXACT = "embed-ops", "embed-ops float32"
+FIGURES = ("utilization", "gemm_flops_per_second", "flops_per_second")
 SIZES: dict[str, dict[str, int]] = {
     "vit-b16": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072},
     "vit-small": {"hidden_size": 192, "num_hidden_layers": 12, "num_attention_heads": 3, "intermediate_size": 768},
@@ -70,60 +72,27 @@ def write_photographs(folder: Path, count: int) -> Path:
     return place
 
 
-def command(source: list[str], model: Path, run: Path, words: list[str]) -> list[str]:
+def command(source: list[str], model: Path, words: list[str], run: Path) -> list[str]:
     """Give the line of our command."""
     line = [sys.executable, "-m", "jobs.embed", *source, "encoder.family=image", f"encoder.model={model}", f"sink.path={run}"]
     return [*line, *words, "--progress", "none"]
-
-
-def ours(images: Path, model: Path, folder: Path, words: list[str]) -> tuple[dict[str, Any], Any]:
-    """Run the command; images/s from the first unit in to the last unit out, seconds of the whole command, and the vectors."""
-    run = Path(tempfile.mkdtemp(dir=folder)) / "run"
-    began = time.perf_counter()
-    subprocess.run(command(["source.kind=images", f"source.path={images}"], model, run, words), check=True, capture_output=True)
-    whole = time.perf_counter() - began
-    done = Run(str(run))
-    report = done.report
-    found = {"steady": report["rows_per_second"], "whole": whole, "resolved": report["resolved"], "time": report["time"]}
-    found |= {name: report[name] for name in ("utilization", "gemm_flops_per_second", "flops_per_second", "idle", "seconds")}
-    return found, np.asarray(vectors_of(done.open().to_table(columns=["embedding"])["embedding"]), np.float32)
-
-
-def peer(name: str, images: Path, model: Path, folder: Path) -> tuple[dict[str, Any], Any]:
-    """Run one peer in a process of its own."""
-    out = folder / f"{name}.npy"
-    line = [sys.executable, str(Path(__file__).parent / "image_peers.py"), name, str(images), str(model), str(out)]
-    done = subprocess.run(line, check=True, capture_output=True, text=True)
-    return json.loads(done.stdout.splitlines()[-1]), np.load(out)
 
 
 def speed(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Run all sides in turn."""
     figures: dict[str, Any] = {}
     images = write_photographs(folder, options.images)
+    source, against, mine = ["source.kind=images", f"source.path={images}"], options.against.split(","), our_sides(options.words)
     for name in options.models.split(","):
         model = write_model(name, folder)
-        mine = {OURS: options.words, EXACT: [*options.words, "encoder.dtype=float32"]}
-        runs: dict[str, list[dict[str, Any]]] = {side: [] for side in (*options.against.split(","), *mine)}
-        vectors: dict[str, Any] = {}
-        for _ in range(options.repeats):
-            for side in runs:
-                found, vectors[side] = ours(images, model, folder, mine[side]) if side in mine else peer(side, images, model, folder)
-                runs[side].append(found)
-                sys.stdout.write(f"{name}: {side} {found['steady']:.1f} images/s, whole {found['whole']:.1f} s\n")
-                sys.stdout.flush()
-        of_model: dict[str, Any] = {f"{side} images/s": spread([run["steady"] for run in found]) for side, found in runs.items()}
-        of_model |= {f"{side} whole, s": spread([run["whole"] for run in found]) for side, found in runs.items()}
+        run: dict[str, Callable[[], Found]] = {side: partial(peer, "image_peers.py", side, images, str(model), folder) for side in against}
+        run |= {side: partial(ours, partial(command, source, model, words), folder, (*FIGURES, "idle")) for side, words in mine.items()}
+        sys.stdout.write(f"{name}:\n")
+        runs, vectors = in_turn(run, options.repeats, "images/s")
+        figures[name] = compared(runs, vectors, mine, against, "images/s", FIGURES)
         for side in mine:
-            for figure in ("utilization", "gemm_flops_per_second", "flops_per_second"):
-                of_model[f"{side} {figure}"] = spread([run[figure] for run in runs[side]])
-            of_model[f"{side} waiting for input"] = spread([run["idle"]["input"] for run in runs[side]])
-            of_model[f"{side} time and settings of the last run"] = [runs[side][-1]["time"], runs[side][-1]["resolved"]]
-            for other in options.against.split(","):
-                of_model[f"{side} times {other}"] = of_model[f"{side} images/s"]["median"] / of_model[f"{other} images/s"]["median"]
-                close = cosines(vectors[side], vectors[other])
-                of_model[f"{side} cosine to {other}"] = {"mean": float(close.mean()), "min": float(close.min())}
-        figures[name] = of_model
+            figures[name][f"{side} waiting for input"] = spread([found["idle"]["input"] for found in runs[side]])
+            figures[name][f"{side} time and settings of the last run"] = [runs[side][-1]["time"], runs[side][-1]["resolved"]]
     return figures
 
 
@@ -193,14 +162,14 @@ def scale(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     source = ["source.kind=webdataset", f"source.path={write_tars(folder, options.tiny)}"]
     words = ["encoder.dtype=float32", "parity.rows=0", *options.words]
     whole = folder / "whole"
-    subprocess.run(command(source, model, whole, words), check=True, capture_output=True)
+    subprocess.run(command(source, model, words, whole), check=True, capture_output=True)
     report = Run(str(whole)).report
-    process = subprocess.Popen(command(source, model, folder / "killed", words), start_new_session=True, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(command(source, model, words, folder / "killed"), start_new_session=True, stdout=subprocess.DEVNULL)
     while process.poll() is None and sum(1 for _ in (folder / "killed" / "data").rglob("*.parquet")) < report["units"] // 2:
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    subprocess.run(command(source, model, folder / "killed", words), check=True, capture_output=True)
+    subprocess.run(command(source, model, words, folder / "killed"), check=True, capture_output=True)
     again = Run(str(folder / "killed")).report
     files = folder / "many"
     for number in range(options.files):

@@ -1,22 +1,13 @@
-"""Other ways to embed the same files with the same model. Each is a program of its own: run as `peers.py NAME FILES MODEL OUT`.
-
-It prints one line of JSON: rows per second from the first batch in to the last batch out, and seconds of the whole
-program but Python's own start. The vectors go to OUT (.npy), in the order of the files.
-"""
+"""Other ways to embed the same texts with the same model, each a program of its own (see `peer.py`)."""
 
 from __future__ import annotations
 
-import json
-import sys
 import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow.dataset as pads
-
-Vectors = npt.NDArray[np.float32]
+from peer import Peer, Vectors, run_peer
 
 
 def _texts(files: str) -> list[str]:
@@ -108,18 +99,8 @@ def daft(files: str, model: str) -> tuple[float, Vectors]:
     return len(vectors) / (time.perf_counter() - began), vectors
 
 
-PEERS: dict[str, Callable[[str, str], tuple[float, Vectors]]] = {"st": st, "st-bf16": st_bf16, "ray": ray_data, "daft": daft}
-
-
-def main() -> None:
-    """Run one peer."""
-    name, files, model, out = sys.argv[1:]
-    began = time.perf_counter()
-    steady, vectors = PEERS[name](files, model)
-    whole = time.perf_counter() - began
-    np.save(out, vectors)
-    sys.stdout.write("\n" + json.dumps({"steady": steady, "whole": whole}) + "\n")
+PEERS: dict[str, Peer] = {"st": st, "st-bf16": st_bf16, "ray": ray_data, "daft": daft}
 
 
 if __name__ == "__main__":
-    main()
+    run_peer(PEERS)

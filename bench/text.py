@@ -3,47 +3,26 @@
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-import numpy as np
+from contest import OURS, Found, compared, in_turn, our_sides, ours, peer
 from corpora import CORPORA, write
-from peers import PEERS, Vectors
-from record import spread, write_record
+from peers import PEERS
+from record import write_record
 
-from embed_ops import Run
 from embed_ops.demo import minilm
-from embed_ops.parity import cosines
-from embed_ops.sinks.parquet import vectors_of
 
-OURS, EXACT = "embed-ops", "embed-ops float32"
+FIGURES = ("utilization", "padding_waste", "gemm_flops_per_second", "flops_per_second")
 
 
-def ours(files: Path, folder: Path, words: list[str]) -> tuple[dict[str, Any], Vectors]:
-    """Run the command; rows/s from the first unit in to the last unit out, seconds of the whole command, and the vectors."""
-    run = Path(tempfile.mkdtemp(dir=folder)) / "run"
+def command(files: Path, words: list[str], run: Path) -> list[str]:
+    """Give the line of our command."""
     line = [sys.executable, "-m", "jobs.embed", f"source.path={files}", "source.column=text", f"encoder.model={minilm()}"]
-    began = time.perf_counter()
-    subprocess.run([*line, f"sink.path={run}", *words, "--progress", "none"], check=True, capture_output=True)
-    whole = time.perf_counter() - began
-    done = Run(str(run))
-    report = done.report
-    found = {"steady": report["rows_per_second"], "whole": whole, "resolved": report["resolved"], "time": report["time"]}
-    found |= {name: report[name] for name in ("utilization", "padding_waste", "gemm_flops_per_second", "flops_per_second")}
-    return found, np.asarray(vectors_of(done.open().to_table(columns=["embedding"])["embedding"]), np.float32)
-
-
-def peer(name: str, files: Path, folder: Path) -> tuple[dict[str, Any], Vectors]:
-    """Run one peer in a process of its own."""
-    out = folder / f"{name}.npy"
-    line = [sys.executable, str(Path(__file__).parent / "peers.py"), name, str(files), minilm(), str(out)]
-    done = subprocess.run(line, check=True, capture_output=True, text=True)
-    return json.loads(done.stdout.splitlines()[-1]), np.load(out)
+    return [*line, f"sink.path={run}", *words, "--progress", "none"]
 
 
 def main() -> None:
@@ -57,29 +36,17 @@ def main() -> None:
     parser.add_argument("words", nargs="*", help="section.key=value for our side")
     options = parser.parse_args()
     against = options.against.split(",")
-    mine = {OURS: options.words} | ({EXACT: [*options.words, "encoder.dtype=float32"]} if options.float32 else {})
-    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in [*against, *mine]}
-    vectors: dict[str, Vectors] = {}
+    sides = our_sides(options.words)
+    mine = sides if options.float32 else {OURS: sides[OURS]}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         rows = write(options.corpus, folder, options.rows)
         files = folder / options.corpus
-        for _ in range(options.repeats):
-            for side in runs:
-                found, vectors[side] = ours(files, folder, mine[side]) if side in mine else peer(side, files, folder)
-                runs[side].append(found)
-                sys.stdout.write(f"{side} {found['steady']:.1f} rows/s, whole {found['whole']:.1f} s\n")
-                sys.stdout.flush()
-    figures: dict[str, Any] = {f"{side} rows/s": spread([run["steady"] for run in found]) for side, found in runs.items()}
-    figures |= {f"{side} whole, s": spread([run["whole"] for run in found]) for side, found in runs.items()}
-    for name in mine:
-        for figure in ("utilization", "padding_waste", "gemm_flops_per_second", "flops_per_second"):
-            figures[f"{name} {figure}"] = spread([run[figure] for run in runs[name]])
-        figures[f"{name} time of the last run"] = runs[name][-1]["time"]
-        for side in against:
-            figures[f"{name} times {side}"] = figures[f"{name} rows/s"]["median"] / figures[f"{side} rows/s"]["median"]
-            close = cosines(vectors[name], vectors[side])
-            figures[f"{name} cosine to {side}"] = {"mean": float(close.mean()), "min": float(close.min())}
+        run: dict[str, Callable[[], Found]] = {side: partial(peer, "peers.py", side, files, minilm(), folder) for side in against}
+        run |= {side: partial(ours, partial(command, files, words), folder, FIGURES) for side, words in mine.items()}
+        runs, vectors = in_turn(run, options.repeats, "rows/s")
+    figures = compared(runs, vectors, mine, against, "rows/s", FIGURES)
+    figures |= {f"{side} time of the last run": runs[side][-1]["time"] for side in mine}
     settings = {"corpus": options.corpus, "rows": rows, "words": options.words, "model": "all-MiniLM-L6-v2", "order": "alternating"}
     path = write_record("text", settings | {"resolved": runs[OURS][-1]["resolved"]}, figures)
     for name, figure in figures.items():

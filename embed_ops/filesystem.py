@@ -124,8 +124,9 @@ def read_bytes(at: Location) -> bytes | None:
     """
 
     def read() -> bytes:
-        with at.fs.open_input_stream(at.path) as stream:
-            return bytes(stream.read())
+        # A stream, which does not know its size, would hold the content twice.
+        with at.fs.open_input_file(at.path) as file:
+            return bytes(file.read())
 
     try:
         return patiently("read", at.path, read) if at.local else RemoteFile(at).read()

@@ -12,6 +12,8 @@ import pyarrow as pa
 
 from embed_ops.sinks.parquet import vectors_of
 
+DATA, REJECTS, MANIFEST, TMP = "data", "rejects", "manifest", "tmp"
+"""Folders of a run directory."""
 SUFFIX = ".parquet"
 _ROWS_AT_ONCE = 1000
 """Rows of a manifest that are Python objects twice for a moment, as a table's and as records."""

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 from embed_ops.filesystem import open_file
 from embed_ops.job import Again, Work
 from embed_ops.plan import Piece, Plan, Span
-from embed_ops.record import COUNTED, SUFFIX, Record
-from embed_ops.run_dir import DATA, REJECTS, RunDir
+from embed_ops.record import COUNTED, DATA, REJECTS, SUFFIX, Record
+from embed_ops.run_dir import RunDir
 from embed_ops.schema import FILE_LEVEL, REASON, ROW, SOURCE
 from embed_ops.sinks.parquet import read_footer
 

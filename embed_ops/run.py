@@ -10,8 +10,8 @@ import pyarrow.dataset as pads
 from pyarrow import fs as pafs
 
 from embed_ops.errors import RunError
-from embed_ops.record import Record
-from embed_ops.run_dir import DATA, REJECTS, RunDir
+from embed_ops.record import DATA, REJECTS, Record
+from embed_ops.run_dir import RunDir
 from embed_ops.schema import MESSAGE, REASON, ROW, SOURCE, SOURCE_TYPE
 from embed_ops.spec import Spec
 

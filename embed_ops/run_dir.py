@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,10 +22,13 @@ from embed_ops.liveness import attempt_is_dead
 from embed_ops.plan import Plan
 from embed_ops.plan_table import plan_table, read_plan
 from embed_ops.record import (
-    COUNTED,
+    DATA,
+    MANIFEST,
     MANIFEST_SCHEMA,
+    REJECTS,
     REMOVED,
     SUFFIX,
+    TMP,
     Record,
     footer_of,
     norms_of,
@@ -33,19 +36,12 @@ from embed_ops.record import (
     reject_name,
     reject_unit,
 )
+from embed_ops.recovery import recover
 from embed_ops.sinks.parquet import encode, read_footer
-from embed_ops.statistics import METADATA_KEY, Statistics, VectorStatistics, dump, load, merged, statistics_of
+from embed_ops.statistics import METADATA_KEY, Statistics, VectorStatistics, dump, load, merged
 
-DATA, REJECTS, MANIFEST, TMP = "data", "rejects", "manifest", "tmp"
 _RECOVERY_THREADS = 8
 _MANIFEST_THREADS = 16
-
-
-class Recovered(NamedTuple):
-    """What was read back of a unit whose record was lost."""
-
-    record: Record
-    statistics: Statistics
 
 
 class RunDir:
@@ -189,7 +185,7 @@ class RunDir:
             else:
                 records[unit] = record
         with ThreadPoolExecutor(_RECOVERY_THREADS) as pool:
-            recovered = list(pool.map(lambda unit: self.recover(unit, fingerprint, attempt), lost))
+            recovered = list(pool.map(lambda unit: recover(self.root, unit, fingerprint, attempt), lost))
         whole = [found for found in recovered if found is not None]
         self.append_manifest([found.record for found in whole], attempt, merged(found.statistics for found in whole))
         for unit, found in zip(lost, recovered, strict=True):
@@ -198,41 +194,6 @@ class RunDir:
             else:
                 records[unit] = found.record
         return records, broken
-
-    def recover(self, unit: str, fingerprint: str, attempt: str) -> Recovered | None:
-        """Read a unit's files back to make the record that was lost; None where they are not whole or not this run's."""
-        content = read_bytes(self.root.child(f"{DATA}/{unit}{SUFFIX}"))
-        try:
-            if content is None:
-                return None
-            file = pq.ParquetFile(pa.BufferReader(content))
-            footer = read_footer(file.metadata)
-            table = file.read()
-            low, high = norms_of(table)
-        except (pa.ArrowException, OSError, KeyError, ValueError):
-            return None
-        rejected = read_bytes(self.root.child(f"{REJECTS}/{footer['reject_file']}")) if footer["reject_file"] else b""
-        if footer["unit"] != unit or footer["fingerprint"] != fingerprint or rejected is None:
-            return None
-        digest = hashlib.sha256(rejected).hexdigest()
-        if footer["reject_file"] not in (None, reject_name(unit, digest)):
-            return None
-        following = footer["next"] or [None, None]
-        record = Record(
-            unit=unit,
-            attempt=attempt,
-            next_source=following[0],
-            next_position=following[1],
-            bytes=len(content),
-            sha256=hashlib.sha256(content).hexdigest(),
-            min_norm=low,
-            max_norm=high,
-            flags=("recovered",),
-            **{name: footer[name] for name in ("ranges", "rows", "rejects", "file_rejects", "filtered", "reject_file", *COUNTED)},
-        )
-        if footer["reject_file"] is not None:
-            record = replace(record, reject_bytes=len(rejected), reject_sha256=digest)
-        return Recovered(record, statistics_of(table))
 
     def write_unit(self, record: Record, data: pa.Table, rejects: pa.Table, fingerprint: str, version: str) -> Record:
         """Write a unit, its rejects first: the data file, which says that the unit is done, appears last and whole.

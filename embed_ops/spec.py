@@ -1,9 +1,8 @@
-"""The spec: the validated description of a run, and how a TOML file and `section.key=value` words become one."""
+"""The spec: the validated description of a run."""
 
 from __future__ import annotations
 
 import difflib
-import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self, TypeVar
@@ -13,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from embed_ops.errors import SpecError
 from embed_ops.graph_spec import GRAPH, GraphFields
 from embed_ops.schema import RESERVED
+from embed_ops.spec_tree import parse_words, read_toml
 from embed_ops.stage_spec import KINDS, Stages, StageSpec
 from embed_ops.wording import as_tuple, inner_section, sentence
 
@@ -236,17 +236,7 @@ class Spec(_Section):
         Raises:
             SpecError: one sentence per problem, each naming the field.
         """
-        tree: dict[str, Any] = {}
-        if path is not None:
-            try:
-                tree = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-            except (OSError, UnicodeDecodeError) as error:
-                raise SpecError(f"{path}: can't read the spec: {error}") from error
-            except tomllib.TOMLDecodeError as error:
-                raise SpecError(f"{path}: not a TOML file: {error}") from error
-        for word in words:
-            _apply(tree, word)
-        return cls.parse(tree)
+        return cls.parse(parse_words(words, {} if path is None else read_toml(path)))
 
     @classmethod
     def parse(cls, tree: Mapping[str, Any]) -> Self:
@@ -288,47 +278,6 @@ def parse_stage(tree: Any, address: str = "") -> StageSpec:
         raise SpecError(f"{address}kind: {found}; {hint}")
     stage: StageSpec = _validated(KINDS[kind], tree, address)
     return stage
-
-
-def parse_words(words: Iterable[str]) -> dict[str, Any]:
-    """Read `key=value` words, each value a TOML literal, or a string where it is none.
-
-    Raises:
-        SpecError: a word is none.
-    """
-    tree: dict[str, Any] = {}
-    for word in words:
-        _apply(tree, word)
-    return tree
-
-
-def _apply(tree: dict[str, Any], word: str) -> None:
-    """Set one `section.key=value`; the value is a TOML literal, or a string where it is none."""
-    address, equals, text = word.partition("=")
-    keys = address.strip().split(".")
-    if not equals or not all(keys):
-        raise SpecError(f"{word!r}: expected section.key=value, for example source.path=data/")
-    try:
-        value: Any = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text
-    here: Any = tree
-    for depth, key in enumerate(keys):
-        last = depth == len(keys) - 1
-        if isinstance(here, list):
-            if not key.isdigit() or int(key) > len(here):
-                raise SpecError(f"{word!r}: {key!r} is not an index of {'.'.join(keys[:depth])}, which has {len(here)} items")
-            if int(key) == len(here):
-                here.append({})
-        elif not isinstance(here, dict):
-            raise SpecError(f"{word!r}: {'.'.join(keys[:depth])} is a value, not a section")
-        place: Any = int(key) if isinstance(here, list) else key
-        if last:
-            here[place] = value
-        elif isinstance(here, list):
-            here = here[place]
-        else:
-            here = here.setdefault(place, [] if keys[depth + 1].isdigit() else {})
 
 
 def fields(model: type[BaseModel] = Spec, prefix: str = "") -> list[tuple[str, str, str]]:

@@ -27,10 +27,11 @@ from embed_ops.graph_spec import GRAPH
 from embed_ops.job import Again, Job, Work
 from embed_ops.message import failure, message, pack, read_meta, unpack
 from embed_ops.plan import Limits, unit_limits
-from embed_ops.record import HALVED, Record
+from embed_ops.record import HALVED, REJECTS, Record
+from embed_ops.recovery import recover
 from embed_ops.registry import make_encoder, make_source
 from embed_ops.retry import in_source_order, merge, merged_before
-from embed_ops.run_dir import REJECTS, RunDir
+from embed_ops.run_dir import RunDir
 from embed_ops.schema import CONTENT, FILE_LEVEL, INPUT, MESSAGE, REASON, ROW, SOURCE, Reason
 from embed_ops.sinks.parquet import vector_column, vectors_of
 from embed_ops.sources.base import Source
@@ -245,7 +246,7 @@ def _write(received: pa.Table, meta: dict[str, Any], job: Job) -> dict[str, Any]
     meta["statistics"] = dump(statistics_of(data))
     run = RunDir(job.run)
     if meta["retry"]:
-        found = run.recover(meta["unit"], job.fingerprint, job.attempt) if merged_before(run, meta) else None
+        found = recover(run.root, meta["unit"], job.fingerprint, job.attempt) if merged_before(run, meta) else None
         if found is not None:
             return _result(job, meta, replace(found.record, flags=("retried",)), clock)
         if len(data) == 0:

@@ -22,8 +22,8 @@ import pyarrow.parquet as pq
 from embed_ops.errors import RunError, StageError
 from embed_ops.filesystem import Location, open_file
 from embed_ops.ledger import ANY_UNITS, take_stock
-from embed_ops.record import SUFFIX, Record
-from embed_ops.run_dir import DATA, RunDir
+from embed_ops.record import DATA, SUFFIX, Record
+from embed_ops.run_dir import RunDir
 from embed_ops.schema import ROW, SOURCE
 from embed_ops.sinks.parquet import vectors_of
 from embed_ops.sources.base import hive_columns

@@ -17,9 +17,9 @@ from embed_ops.filesystem import read_bytes, walk
 from embed_ops.fingerprint import digest_of
 from embed_ops.ledger import ANY_UNITS, chain, take_stock
 from embed_ops.plan import Piece, Plan, compare
-from embed_ops.record import SUFFIX, Record
+from embed_ops.record import DATA, REJECTS, SUFFIX, Record
 from embed_ops.run import Run
-from embed_ops.run_dir import DATA, REJECTS, RunDir
+from embed_ops.run_dir import RunDir
 from embed_ops.schema import FILE_LEVEL, REASON, ROW, SOURCE
 from embed_ops.sinks.parquet import read_footer, vectors_of
 from embed_ops.sources.corpus import Corpus

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import pyarrow as pa
 
-from embed_ops.record import SUFFIX, Record
+from embed_ops.record import DATA, SUFFIX, Record
 from embed_ops.run import Run
-from embed_ops.run_dir import DATA, RunDir
+from embed_ops.run_dir import RunDir
 from embed_ops.schema import ROW, SOURCE
 from embed_ops.vectors import parent_of, positions
 

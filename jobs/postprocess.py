@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from embed_ops.errors import SpecError
-from embed_ops.spec import Spec, fields, parse_stage, parse_words
+from embed_ops.spec import Spec, fields, parse_stage
+from embed_ops.spec_tree import parse_words
 from embed_ops.stage_run import is_run
 from embed_ops.stage_spec import KINDS, StageSpec
 from embed_ops.summary import show_stage

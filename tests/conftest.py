@@ -8,4 +8,4 @@ settings.register_profile("repeatable", deadline=None, derandomize=True, max_exa
 settings.load_profile("repeatable")
 
 # In this process only: commands and workers that tests start wait as users' do.
-faults.FIRST_WAIT_S, faults.LONGEST_WAIT_S, faults.JITTER_S = 0.01, 0.02, 0.0
+faults.FIRST_WAIT_S, faults.LONGEST_WAIT_S, faults.JITTER_S = 0.001, 0.002, 0.0

@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from embed_ops.errors import ModelError
+
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int32]
 BoolArray = npt.NDArray[np.bool_]
@@ -107,3 +109,14 @@ class Encoder(Protocol):
     def fingerprint(self) -> dict[str, str]:
         """Hash everything of the model folder that changes vectors, {part: sha256}; weights and tokenizer included."""
         ...
+
+
+def not_loaded(model: str) -> ModelError:
+    """Say that `launch` came before `load`."""
+    return ModelError(f"{model}: launch was called before load; call load(device, dtype) first")
+
+
+def no_vectors(encoder: Encoder) -> Callable[[], Mapping[str, FloatArray]]:
+    """Give what `launch` gives for a batch without inputs."""
+    empty = {name: np.zeros((0, encoder.dim(name)), np.float32) for name in encoder.outputs()}
+    return lambda: empty

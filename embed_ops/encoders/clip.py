@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from embed_ops.encoders import folder as folders
-from embed_ops.encoders.base import FloatArray, IntArray, Prepared
+from embed_ops.encoders.base import FloatArray, IntArray, Prepared, no_vectors, not_loaded
 from embed_ops.encoders.column import distinct
 from embed_ops.encoders.decoding import PIXELS, Normalizer, blank_images, is_image_column, most_images, prepare_images
 from embed_ops.encoders.pixels import read_preprocessing
@@ -125,8 +125,7 @@ class ClipEncoder:
 
         if compiled:
             raise ModelError(f"{self._spec.model}: models of images and texts are not compiled; leave encoder.compile out")
-        folders.fetch_weights(self._folder, [""])
-        folders.check_weights(self._path)
+        folders.fetch_weights(self._folder)
         model, missing = load_weights(transformers.AutoModel, self._config, self._path, self._spec.trust_remote_code, dtype)
         require_weights(self._path, missing)
         self._model = model.to(device)
@@ -143,13 +142,12 @@ class ClipEncoder:
             ModelError: `load` was not called.
         """
         if self._model is None:
-            raise ModelError(f"{self._spec.model}: launch was called before load; call load(device, dtype) first")
+            raise not_loaded(self._spec.model)
         import torch
         from torch.nn.functional import normalize
 
         if batch.num_rows == 0:
-            empty = {column.name: np.zeros((0, self.dim(column.name)), np.float32) for column in self._columns}
-            return lambda: empty
+            return no_vectors(self)
         with torch.inference_mode():
             vectors = self._features(batch).float()
             found = {column.name: normalize(vectors, dim=-1) if column.normalize else vectors for column in self._columns}
@@ -211,7 +209,7 @@ class ClipEncoder:
 
         from embed_ops.encoders.clip_reference import ClipReference
 
-        folders.fetch_weights(self._folder, [""])
+        folders.fetch_weights(self._folder)
         judge = ClipReference(self._path, self._columns, self._spec, self._limit if self._kind in _PADDED else None)
         name = f"transformers {transformers.__version__}"
         if is_image_column(column):
@@ -242,10 +240,7 @@ class ClipEncoder:
 
     def fingerprint(self) -> dict[str, str]:
         """Hash everything of the model folder that changes vectors, {file: sha256}; a hub model's weights stand as `commit`."""
-        if self._folder.prefix is not None:
-            folders.fetch_weights(self._folder, [""])
-            folders.check_weights(self._path)
-        return folders.fingerprint(self._folder, ("",), self._spec.trust_remote_code)
+        return folders.fingerprint(self._folder, self._spec.trust_remote_code)
 
 
 def features(found: Any) -> Tensor:

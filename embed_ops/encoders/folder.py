@@ -87,18 +87,22 @@ def _own(path: str, model: str) -> Folder:
     return folder
 
 
-def fetch_weights(folder: Folder, parts: Iterable[str]) -> None:
-    """Fetch weights: safetensors, and pytorch_model.bin only for parts without; a folder of the user's own is left alone.
+def fetch_weights(folder: Folder, parts: Sequence[str] = ("",)) -> None:
+    """Fetch weights, and check that there are some: safetensors, and pytorch_model.bin only for parts without.
 
     Args:
-        folder: what `locate` gave; weights come from the same commit or listing as the tokenizer.
-        parts: folders of the transformer and of the modules with weights, relative to the root.
+        folder: what `locate` gave; weights come from the same commit or listing as the tokenizer. One of the user's own is left alone.
+        parts: folders of the transformer, which comes first, and of the modules with weights, relative to the root.
 
     Raises:
-        ModelError, StorageError: as `locate`.
+        ModelError, StorageError: as `locate`, or the transformer has no weights.
     """
-    if folder.local:
-        return
+    if not folder.local:
+        _fetch_weights(folder, parts)
+    check_weights(folder.path / parts[0])
+
+
+def _fetch_weights(folder: Folder, parts: Sequence[str]) -> None:
     _fetch(folder, [f"{part}/*.safetensors".lstrip("/") for part in parts])
     bare = [part for part in parts if not any((folder.path / part).glob("*.safetensors"))]
     if bare:
@@ -157,16 +161,22 @@ def check_weights(path: Path) -> None:
         raise ModelError(f"{path}: no weights ({', '.join(WEIGHTS)}), found {_found(path)}; give a folder with safetensors weights")
 
 
-def fingerprint(folder: Folder, parts: Iterable[str], code: bool) -> dict[str, str]:
+def fingerprint(folder: Folder, code: bool, weights: Sequence[str] = ("",), others: Iterable[str] = ()) -> dict[str, str]:
     """Hash the files that change vectors, {path in the folder: sha256}; a hub model's weights stand as its commit.
 
     Args:
-        folder: the model folder.
-        parts: folders of the transformer and of the modules, relative to the root.
+        folder: the model folder; what it lacks of a model on an object store is fetched.
         code: the model's own Python is run, so it is hashed too.
+        weights: as `parts` of `fetch_weights`.
+        others: folders of the modules without weights.
+
+    Raises:
+        ModelError, StorageError: as `fetch_weights`.
     """
+    if folder.prefix is not None:
+        fetch_weights(folder, weights)
     files: set[Path] = set()
-    for part in {"", *parts}:
+    for part in {"", *weights, *others}:
         here = folder.path / part
         for pattern in SMALL:
             files |= set(here.glob(pattern))

@@ -5,6 +5,7 @@ Importing this module imports no torch: workers that read call `prepare` only.
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,8 @@ class GraphEncoder:
 
     def fetched(self) -> Path:
         """Fetch the weights and give the model's folder."""
-        folders.fetch_weights(self._folder, [""])
+        if not self._folder.local:
+            folders.fetch_weights(self._folder)
         return self._folder.path
 
     def weight_bytes(self) -> int:
@@ -113,7 +115,12 @@ class GraphEncoder:
 
     def fingerprint(self) -> dict[str, str]:
         """Hash everything of the model folder that changes vectors, {file: sha256}."""
-        return folders.fingerprint(self._folder, ("",), self._spec.trust_remote_code)
+        found = folders.fingerprint(self._folder, self._spec.trust_remote_code)
+        if not any(name.endswith(".safetensors") for name in found):
+            # A folder of the user's own may hold a state dict under any name.
+            for path in sorted(path for pattern in ("*.pt", "*.pth") for path in self._folder.path.glob(pattern)):
+                found[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+        return found
 
 
 def _null(column: pa.Array, message: str) -> list[Rejected]:

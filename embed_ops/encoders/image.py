@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from embed_ops.encoders import folder as folders
-from embed_ops.encoders.base import FloatArray, IntArray, Prepared
+from embed_ops.encoders.base import FloatArray, IntArray, Prepared, no_vectors, not_loaded
 from embed_ops.encoders.decoding import Normalizer, black_image, blank_images, most_images, prepare_images
 from embed_ops.encoders.pixels import Preprocessing, read_preprocessing
 from embed_ops.encoders.settings import read_json
@@ -85,8 +85,7 @@ class ImageEncoder:
 
         if compiled:
             raise ModelError(f"{self._spec.model}: models of images are not compiled; leave encoder.compile out")
-        folders.fetch_weights(self._folder, [""])
-        folders.check_weights(self._path)
+        folders.fetch_weights(self._folder)
         model = load_tower(self._path, self._columns, self._spec.trust_remote_code, dtype).to(device)
         self._model, self._normalizer = model, Normalizer(self._steps, model.device, getattr(torch, dtype))
         self._loaded = {"device": device, "dtype": dtype, "attention": str(model.config._attn_implementation)}
@@ -108,12 +107,11 @@ class ImageEncoder:
             ModelError: `load` was not called.
         """
         if self._model is None or self._normalizer is None:
-            raise ModelError(f"{self._spec.model}: launch was called before load; call load(device, dtype) first")
+            raise not_loaded(self._spec.model)
         import torch
 
         if batch.num_rows == 0:
-            empty = {column.name: np.zeros((0, self.dim(column.name)), np.float32) for column in self._columns}
-            return lambda: empty
+            return no_vectors(self)
         layers = any(column.layer != -1 for column in self._columns)
         with torch.inference_mode():
             states = self._model(pixel_values=self._normalizer(batch), output_hidden_states=layers)
@@ -154,7 +152,7 @@ class ImageEncoder:
         """
         from embed_ops.encoders.image_reference import embed_images
 
-        folders.fetch_weights(self._folder, [""])
+        folders.fetch_weights(self._folder)
         return embed_images(column, self._path, self._columns, self._spec)
 
     def describe(self) -> dict[str, Any]:
@@ -181,10 +179,7 @@ class ImageEncoder:
 
     def fingerprint(self) -> dict[str, str]:
         """Hash everything of the model folder that changes vectors, {file: sha256}; a hub model's weights stand as `commit`."""
-        if self._folder.prefix is not None:
-            folders.fetch_weights(self._folder, [""])
-            folders.check_weights(self._path)
-        return folders.fingerprint(self._folder, ("",), self._spec.trust_remote_code)
+        return folders.fingerprint(self._folder, self._spec.trust_remote_code)
 
 
 def _positions(states: Any) -> int:

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from embed_ops.encoders import folder as folders
-from embed_ops.encoders.base import FloatArray, IntArray, Prepared
+from embed_ops.encoders.base import FloatArray, IntArray, Prepared, no_vectors, not_loaded
 from embed_ops.encoders.column import distinct
 from embed_ops.encoders.modules import Dense, LayerNorm, Pooling, read_pipeline, width
 from embed_ops.encoders.settings import Transformer, read_json
@@ -108,7 +108,6 @@ class TextEncoder:
         from embed_ops.encoders.heads import Heads
 
         folders.fetch_weights(self._folder, self._parts)
-        folders.check_weights(self._path)
         self._model = load_model(self._path, self._settings.config, self._spec.trust_remote_code, device, dtype)
         if self._pipeline is not None and not self._spec.outputs:
             modules = self._pipeline.modules
@@ -132,12 +131,11 @@ class TextEncoder:
             ModelError: `load` was not called.
         """
         if self._model is None:
-            raise ModelError(f"{self._spec.model}: launch was called before load; call load(device, dtype) first")
+            raise not_loaded(self._spec.model)
         import torch
 
         if batch.num_rows == 0:
-            empty = {column.name: np.zeros((0, self.dim(column.name)), np.float32) for column in self._columns}
-            return lambda: empty
+            return no_vectors(self)
         # Padding never reaches a vector, so any id in the vocabulary would do.
         ids, mask = pad(batch.column("tokens"), max(0, getattr(self._model.config, "pad_token_id", None) or 0))
         ids, mask = to_device(ids, self._model.device), to_device(mask, self._model.device)
@@ -236,8 +234,5 @@ class TextEncoder:
 
     def fingerprint(self) -> dict[str, str]:
         """Hash everything of the model folder that changes vectors, {file: sha256}; a hub model's weights stand as `commit`."""
-        if self._folder.prefix is not None:
-            folders.fetch_weights(self._folder, self._parts)
-            folders.check_weights(self._path)
-        parts = self._pipeline.folders if self._pipeline else ("",)
-        return folders.fingerprint(self._folder, parts, self._spec.trust_remote_code)
+        others = self._pipeline.folders if self._pipeline else ()
+        return folders.fingerprint(self._folder, self._spec.trust_remote_code, self._parts, others)

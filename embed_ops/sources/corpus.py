@@ -24,9 +24,10 @@ from embed_ops.plan import (
     make_spans,
 )
 from embed_ops.registry import make_source
-from embed_ops.schema import REASON
+from embed_ops.schema import CONTENT, REASON
 from embed_ops.sources.base import Source, Undecodable
-from embed_ops.sources.rows import CONTENT, Rows, check_columns, choose_columns
+from embed_ops.sources.columns import check_columns, choose_columns
+from embed_ops.sources.rows import Rows
 from embed_ops.sources.units import Cursor
 from embed_ops.spec import SourceSpec
 

@@ -12,10 +12,10 @@ import pyarrow as pa
 
 from embed_ops.faults import is_transport
 from embed_ops.filesystem import Location
-from embed_ops.plan import FILES_OF_ROWS, Layout, Piece
+from embed_ops.plan import FILES_OF_ROWS, Piece
 from embed_ops.schema import Reason
 from embed_ops.sources.base import MAX_RECORD_BYTES, Records, records, text_columns, valid_utf8
-from embed_ops.sources.streams import compression, line_layout, read_lines, with_compressions
+from embed_ops.sources.streams import is_plain, line_layout, read_lines, with_compressions
 from embed_ops.sources.values import infer_type, json_text, pick, typed_column
 from embed_ops.spec import SourceSpec
 
@@ -28,17 +28,11 @@ class TextSource:
 
     extensions = with_compressions(".txt", ".text")
     sharing = FILES_OF_ROWS
+    seekable = staticmethod(is_plain)
+    inspect = staticmethod(line_layout)
 
     def __init__(self, spec: SourceSpec) -> None:
         self._spec = spec
-
-    def seekable(self, at: Location) -> bool:
-        """Tell that plain files are and compressed ones are not."""
-        return compression(at.path) is None
-
-    def inspect(self, name: str, at: Location, size: int) -> Layout:
-        """Cut at byte ranges."""
-        return line_layout(name, at, size)
 
     def sample_schema(self, at: Location) -> pa.Schema:
         """Text files have one column."""
@@ -60,17 +54,11 @@ class JsonLinesSource:
 
     extensions = with_compressions(".jsonl", ".ndjson", ".json")
     sharing = FILES_OF_ROWS
+    seekable = staticmethod(is_plain)
+    inspect = staticmethod(line_layout)
 
     def __init__(self, spec: SourceSpec) -> None:
         self._spec = spec
-
-    def seekable(self, at: Location) -> bool:
-        """Tell that plain files are and compressed ones are not."""
-        return compression(at.path) is None
-
-    def inspect(self, name: str, at: Location, size: int) -> Layout:
-        """Cut at byte ranges."""
-        return line_layout(name, at, size)
 
     def sample_schema(self, at: Location) -> pa.Schema:
         """Find columns and types in the first thousand records; nested values are kept as JSON text."""

@@ -3,40 +3,86 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import unquote
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 
 from embed_ops.errors import SpecError
 from embed_ops.filesystem import Location, file_info, locate, read_bytes
 from embed_ops.schema import Reason
 
-REFERENCES_AT_ONCE = 64
-"""Files that are held and waited for together."""
+HELD_BYTES = 64 << 20
+"""Bytes of fetched files that are held together."""
+LOOKED_AT = 64
+"""Files whose sizes are asked for together."""
 _THREADS = 16
 
 Fault = tuple[str, str]
 """Reason and message of a file that can't be had."""
+Content = bytes | Fault | None
+"""What a row holds; None for a null."""
+_Given = TypeVar("_Given")
+_Made = TypeVar("_Made")
 
 
-def fetch(values: Sequence[Any], beside: Location, most_bytes: int) -> Iterator[bytes | Fault | None]:
-    """Fetch files, several at once; gives bytes, a fault, or None for a null, in order.
+@dataclass(frozen=True)
+class _File:
+    """A file that is there and not read yet."""
+
+    name: str
+    at: Location
+    size: int
+
+
+def fetch(
+    column: pa.ChunkedArray, wanted: npt.NDArray[np.bool_], beside: Location, most_bytes: int, held_bytes: int
+) -> Iterator[tuple[int, list[Content]]]:
+    """Fetch the files that rows name, several at once, in portions of consecutive rows: (first row, what they hold).
+
+    The size of every file is asked for first, so a portion ends before it would hold too much. Of no rows there is one portion.
 
     Args:
-        values: a path, a URI, or a mapping of `bytes` and `path` each, of which the bytes win.
+        column: a path, a URI, or a struct of `bytes` and `path` in each row, of which the bytes win.
+        wanted: (rows,) bool; the others become None.
         beside: the source file, next to which relative paths begin.
         most_bytes: of a file; a larger one is a fault.
+        held_bytes: of a portion, unless it is a single row.
 
     Raises:
         StorageError: the storage fails.
     """
+    for first in range(0, max(1, len(column)), LOOKED_AT):
+        values = column.slice(first, LOOKED_AT).to_pylist()
+        asked = [value if keep else None for value, keep in zip(values, wanted[first : first + LOOKED_AT], strict=True)]
+        found = _at_once(lambda value: _look(value, beside, most_bytes), asked)
+        for begin, part in _portions(found, held_bytes):
+            yield first + begin, _at_once(_read, part)
+
+
+def _at_once(act: Callable[[_Given], _Made], values: Sequence[_Given]) -> list[_Made]:
     with ThreadPoolExecutor(_THREADS) as pool:
-        yield from pool.map(lambda value: _content(value, beside, most_bytes), values)
+        return list(pool.map(act, values))
 
 
-def _content(value: Any, beside: Location, most_bytes: int) -> bytes | Fault | None:
+def _portions(found: Sequence[_File | Content], held_bytes: int) -> Iterator[tuple[int, Sequence[_File | Content]]]:
+    begin, held = 0, 0
+    for place, item in enumerate(found):
+        size = item.size if isinstance(item, _File) else len(item) if isinstance(item, bytes) else 0
+        if place > begin and held + size > held_bytes:
+            yield begin, found[begin:place]
+            begin, held = place, 0
+        held += size
+    yield begin, found[begin:]
+
+
+def _look(value: Any, beside: Location, most_bytes: int) -> _File | Content:
     if isinstance(value, Mapping):
         own, value = value.get("bytes"), value.get("path")
         if own is not None:
@@ -50,10 +96,20 @@ def _content(value: Any, beside: Location, most_bytes: int) -> bytes | Fault | N
     except SpecError as error:
         return Reason.MISSING, f"{value}: {error}"
     size = file_info(at).size
-    if size is not None and size > most_bytes:
-        return Reason.TOO_LARGE, f"{value}: the file is longer than {most_bytes} bytes"
-    content = None if size is None else read_bytes(at)
-    return (Reason.MISSING, f"{value}: there is no such file") if content is None else content
+    if size is None:
+        return _missing(value)
+    return _File(value, at, size) if size <= most_bytes else (Reason.TOO_LARGE, f"{value}: the file is longer than {most_bytes} bytes")
+
+
+def _read(item: _File | Content) -> Content:
+    if not isinstance(item, _File):
+        return item
+    content = read_bytes(item.at)
+    return _missing(item.name) if content is None else content
+
+
+def _missing(name: str) -> Fault:
+    return Reason.MISSING, f"{name}: there is no such file"
 
 
 def _place(reference: str, beside: Location) -> Location:

@@ -1,10 +1,11 @@
-"""From columns to rows: which columns a spec needs, how they become what is embedded, and which rows `where` lets through."""
+"""From columns to rows: how columns become what is embedded, and which rows `where` lets through."""
 
 from __future__ import annotations
 
-import re
 import string
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import duckdb
@@ -13,161 +14,22 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embed_ops.errors import SourceError, SpecError
+from embed_ops.errors import SpecError
 from embed_ops.location import Location
-from embed_ops.plan import Layout, SourceFile
-from embed_ops.schema import CONTENT as CONTENT
-from embed_ops.schema import MESSAGE, REASON, Reason
+from embed_ops.schema import CONTENT, MESSAGE, REASON, Reason
 from embed_ops.sources.base import MAX_RECORD_BYTES, Records, hive_columns, template_fields, text_columns
-from embed_ops.sources.graph import graph_type, node_type, nodes
-from embed_ops.sources.references import REFERENCES_AT_ONCE, fetch
+from embed_ops.sources.graph import node_type, nodes
+from embed_ops.sources.references import HELD_BYTES, Content, fetch
 from embed_ops.spec import SourceSpec
 
 KEPT_PER_TEXT = 8
 """Bytes of kept columns that weigh as one of text: a unit carries at most 32 MiB of them."""
-_IDENTIFIER = re.compile(r'"((?:[^"]|"")+)"|([A-Za-z_][A-Za-z0-9_]*)')
 
 
-def field_type(schema: pa.Schema, name: str) -> pa.DataType | None:
-    """Find the type of a column or, by a dotted name, of a field inside a struct; None where there is none."""
-    if name in schema.names:
-        return schema.field(schema.names.index(name)).type
-    head, *path = name.split(".")
-    kind = schema.field(schema.names.index(head)).type if head in schema.names else None
-    for part in path:
-        if kind is None or not pa.types.is_struct(kind) or kind.get_field_index(part) < 0:
-            return None
-        kind = kind.field(part).type
-    return kind
-
-
-def _stored(kind: pa.DataType) -> pa.DataType:
-    """Give the type a kept column is stored with: dictionary encoding and views are a matter of the file."""
-    if pa.types.is_dictionary(kind):
-        return _stored(kind.value_type)
-    if pa.types.is_fixed_size_list(kind):
-        # Among the columns of a run, fixed-size lists are its vectors.
-        return pa.list_(kind.value_type)
-    if pa.types.is_string_view(kind) or pa.types.is_large_string(kind):
-        return pa.string()
-    return pa.binary() if pa.types.is_binary_view(kind) else kind
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    plain = _stored(kind)
-    return any(test(plain) for test in (pa.types.is_string, pa.types.is_binary, pa.types.is_large_binary, pa.types.is_null))
-
-
-def _image_type(kind: pa.DataType) -> pa.DataType | None:
-    """Give the type that a column of images is read with: bytes, a path, or a struct of both; None where it holds no images."""
-    plain = _stored(kind)
-    if pa.types.is_struct(plain):
-        parts = {plain.field(place).name: _image_type(plain.field(place).type) for place in range(plain.num_fields)}
-        return plain if parts.get("bytes") == pa.binary() or parts.get("path") == pa.string() else None
-    if pa.types.is_large_binary(plain) or pa.types.is_fixed_size_binary(plain) or pa.types.is_null(plain):
-        return pa.binary()
-    return plain if pa.types.is_binary(plain) or pa.types.is_string(plain) else None
-
-
-def _fits_template(kind: pa.DataType) -> bool:
-    try:
-        pa.array([], kind).cast(pa.string())
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        # Arrow has no cast to text for this type, as for lists; views and binary become text by our own way.
-        return _is_text(kind)
-    return True
-
-
-def _where_columns(where: str | None, known: Iterable[str]) -> list[str]:
-    if where is None:
-        return []
-    bare = re.sub(r"'(?:[^']|'')*'", "", where)
-    words = {(quoted or plain).replace('""', '"').lower() for quoted, plain in _IDENTIFIER.findall(bare)}
-    return [name for name in known if name.lower() in words]
-
-
-def choose_columns(spec: SourceSpec, files: Sequence[SourceFile], layouts: Sequence[Layout], sample: pa.Schema) -> pa.Schema:
-    """Decide which columns are read from every file, and with which types.
-
-    Args:
-        spec: the source section.
-        files: of the corpus, in order.
-        layouts: of these files; a schema in it is checked against the first one.
-        sample: columns of the first file that can be read.
-
-    Raises:
-        SourceError: a column is missing or has the wrong type; the message lists those that are there.
-        SpecError: `where`, `types` or `template` is not valid.
-    """
-    hive = hive_columns(files[0].name)
-    texts = text_columns(spec)
-    wanted = dict.fromkeys([*texts, *spec.keep, *_where_columns(spec.where, [*sample.names, *hive])])
-    unknown = [name for name in spec.types if name not in wanted]
-    if unknown:
-        raise SpecError(f"source.types.{unknown[0]}: no column that is used; used: {', '.join(wanted)}")
-    fields = []
-    for name in wanted:
-        kind = field_type(sample, name)
-        if kind is None and name in hive:
-            continue
-        if sample.names.count(name) > 1:
-            raise SourceError(f"{files[0].name}: column {name!r} is there twice; rename one of them")
-        if kind is None:
-            raise SourceError(_missing(files[0].name, name, sample, hive))
-        fields.append(pa.field(name, _chosen_type(spec, name, kind, files[0].name, is_text=name in texts)))
-    chosen = pa.schema(fields)
-    check_columns(spec, chosen, files, layouts)
-    for keys in {tuple(hive_columns(file.name)) for file in files}:
-        Rows(spec, chosen).check(keys)
-    return chosen
-
-
-def check_columns(spec: SourceSpec, chosen: pa.Schema, files: Sequence[SourceFile], layouts: Sequence[Layout]) -> None:
-    """Check that every file whose columns are known has the chosen ones.
-
-    Raises:
-        SourceError: a column is missing or of another type.
-    """
-    texts = text_columns(spec)
-    for file, layout in zip(files, layouts, strict=True):
-        if layout.schema is not None:
-            _check_same(spec, chosen, file.name, layout.schema, texts)
-
-
-def _chosen_type(spec: SourceSpec, name: str, kind: pa.DataType, where: str, *, is_text: bool) -> pa.DataType:
-    if is_text and spec.modality in ("node", "edge"):
-        return graph_type(spec, name, kind, where)
-    if is_text and spec.modality == "image":
-        if (found := _image_type(kind)) is None:
-            raise SourceError(f"{where}: column {name!r} is {kind}; images are bytes, paths, URIs, or a struct of bytes and path")
-        return found
-    if is_text:
-        if spec.template is None and not _is_text(kind):
-            raise SourceError(f"{where}: column {name!r} is {kind}; the text needs a string column")
-        if not _fits_template(kind):
-            raise SourceError(f"{where}: column {name!r} is {kind}, which can't stand in source.template")
-        return pa.string()
-    if name in spec.types:
-        try:
-            return pa.type_for_alias(spec.types[name])
-        except ValueError as error:
-            raise SpecError(f"source.types.{name}: {spec.types[name]!r} is not an Arrow type, as int64 or string") from error
-    return pa.string() if pa.types.is_null(kind) else _stored(kind)
-
-
-def _missing(where: str, name: str, schema: pa.Schema, hive: dict[str, str]) -> str:
-    folders = f"; from the folders: {', '.join(hive)}" if hive else ""
-    return f"{where}: no column {name!r}; columns: {', '.join(schema.names) or 'none'}{folders}"
-
-
-def _check_same(spec: SourceSpec, chosen: pa.Schema, where: str, schema: pa.Schema, texts: Sequence[str]) -> None:
-    for field in chosen:
-        kind = field_type(schema, field.name)
-        if kind is None:
-            raise SourceError(_missing(where, field.name, schema, hive_columns(where)))
-        found = _chosen_type(spec, field.name, kind, where, is_text=field.name in texts)
-        if found != field.type and not pa.types.is_null(kind):
-            raise SourceError(f"{where}: column {field.name!r} is {found}, but {field.type} in the first file; make them the same")
+@cache
+def _database() -> duckdb.DuckDBPyConnection:
+    """Open DuckDB once in a process: that takes 12 ms, and a reader of spans has `Rows` for each."""
+    return duckdb.connect(config={"threads": 1, "enable_external_access": False})
 
 
 def _byte_lengths(columns: Iterable[pa.ChunkedArray]) -> npt.NDArray[np.int64]:
@@ -175,6 +37,37 @@ def _byte_lengths(columns: Iterable[pa.ChunkedArray]) -> npt.NDArray[np.int64]:
     kinds = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
     lengths = [pc.fill_null(pc.binary_length(column), 0) for column in columns if any(kind(column.type) for kind in kinds)]
     return np.sum([length.to_numpy().astype(np.int64) for length in lengths], axis=0) if lengths else np.zeros(1, np.int64)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Consecutive records of one file with what is embedded.
+
+    Attributes:
+        table: kept columns, `_content`, `reason`, `message`.
+        positions: (records,) int64; `end`: position behind the last.
+        kept: (records,) whether `where` lets the row through, always for one that is a reject already.
+        bytes: (records,) of what is embedded, or an eighth of those of the kept columns where that is more, 0 for rows left out.
+        is_record: false where one row stands for the unreadable rest of a file.
+    """
+
+    table: pa.Table
+    positions: npt.NDArray[np.int64]
+    end: int
+    kept: npt.NDArray[np.bool_]
+    bytes: npt.NDArray[np.int64]
+    is_record: bool = True
+
+    def __len__(self) -> int:
+        """Count the records."""
+        return len(self.positions)
+
+    def split(self, count: int) -> tuple[Chunk, Chunk]:
+        """Divide after `count` records."""
+        middle = int(self.positions[count]) if count < len(self) else self.end
+        head = Chunk(self.table[:count], self.positions[:count], middle, self.kept[:count], self.bytes[:count], self.is_record)
+        tail = Chunk(self.table[count:], self.positions[count:], self.end, self.kept[count:], self.bytes[count:], self.is_record)
+        return head, tail
 
 
 class Rows:
@@ -209,57 +102,60 @@ class Rows:
     def _refused(self, error: duckdb.Error) -> SpecError:
         return SpecError(f"source.where {self._spec.where!r}: {str(error).splitlines()[0]}")
 
-    @property
-    def _by_reference(self) -> bool:
-        """Whether records name the files of their images."""
-        return self._spec.modality == "image" and not pa.types.is_binary(self.schema.field(self._spec.contents).type)
-
-    def portions(self, read: Iterable[Records]) -> Iterator[Records]:
-        """Cut records that name files to portions whose files are few enough to hold."""
-        if not self._by_reference:
-            yield from read
-            return
-        for found in read:
-            for first in range(0, len(found), REFERENCES_AT_ONCE):
-                last = min(len(found), first + REFERENCES_AT_ONCE)
-                end = found.end if last == len(found) else int(found.positions[last])
-                yield Records(found.table[first:last], found.faults[first:last], found.positions[first:last], end)
-
-    def complete(
-        self, source: str, table: pa.Table, faults: pa.Table, at: Location
-    ) -> tuple[pa.Table, npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
-        """Add what is embedded, and choose rows.
+    def complete(self, source: str, at: Location, read: Records) -> Iterator[Chunk]:
+        """Choose rows, and add what is embedded.
 
         Args:
             source: name of the file.
-            table: the columns of its records.
-            faults: `reason` and `message`, null where a record is fine.
             at: where the file is.
+            read: records of it.
 
-        Returns:
-            a table of kept columns, `_content`, `reason`, `message`; (rows,) whether `where` lets the row through, always
-            for one that is a reject already; (rows,) bytes of what is embedded, or an eighth of those of the kept columns where
-            that is more, 0 for rows that are left out.
+        Yields:
+            the records as one chunk; those that name files as several, each with no more files than are to be held.
         """
         hive = hive_columns(source)
-        bad = faults.column(REASON).is_valid().to_numpy()
-        chosen = np.ones(len(table), np.bool_)
+        bad = read.faults.column(REASON).is_valid().to_numpy()
+        chosen, faults = np.ones(len(read), np.bool_), read.faults
         if self._spec.where is not None:
             try:
-                chosen = bad | self._test(table, hive)
+                chosen = bad | self._test(read.table, hive)
             except duckdb.Error:
-                chosen, faults = self._test_each(table, hive, faults)
+                chosen, faults = self._test_each(read.table, hive, faults)
+        records = Records(read.table, faults, read.positions, read.end)
+        if self._spec.modality == "text":
+            yield self._chunk(records, chosen, self._text(read.table, hive))
+            return
         if self._spec.modality == "node":
-            content = nodes(self._spec, table, chosen)
-            chosen = chosen | self._whole
-        elif self._spec.modality == "image":
-            content, faults = self._images(table, faults, chosen, at)
-        else:
-            content = self._text(table, hive)
-        columns = {name: table.column(name) for name in self.kept.names}
+            yield self._chunk(records, chosen | self._whole, nodes(self._spec, read.table, chosen))
+            return
+        column = read.table.column(self._spec.contents)
+        if pa.types.is_binary(column.type):
+            yield self._chunk(records, chosen, column)
+            return
+        wanted = chosen & faults.column(REASON).is_null().to_numpy()
+        portions = fetch(column, wanted, at, MAX_RECORD_BYTES, HELD_BYTES)
+        # The variable of a loop would hold a portion while the next one is fetched.
+        yield from map(lambda portion: self._fetched(records, chosen, *portion), portions)
+
+    def _fetched(self, read: Records, chosen: npt.NDArray[np.bool_], first: int, contents: Sequence[Content]) -> Chunk:
+        """Cut out the records whose files were fetched; files that can't be had become faults."""
+        last = first + len(contents)
+        faults = read.faults[first:last]
+        reasons, messages = faults.column(REASON).to_pylist(), faults.column(MESSAGE).to_pylist()
+        for row, content in enumerate(contents):
+            if isinstance(content, tuple):
+                reasons[row], messages[row] = str(content[0]), content[1]
+        faults = pa.table({REASON: pa.array(reasons, pa.string()), MESSAGE: pa.array(messages, pa.string())})
+        column = pa.array([content if isinstance(content, bytes) else None for content in contents], pa.binary())
+        end = read.end if last == len(read) else int(read.positions[last])
+        part = Records(read.table[first:last], faults, read.positions[first:last], end)
+        return self._chunk(part, chosen[first:last], pa.chunked_array([column]))
+
+    def _chunk(self, read: Records, chosen: npt.NDArray[np.bool_], content: pa.ChunkedArray) -> Chunk:
+        columns = {name: read.table.column(name) for name in self.kept.names}
         size = np.maximum(_byte_lengths([content]), _byte_lengths(columns.values()) // KEPT_PER_TEXT)
-        columns |= {CONTENT: content, REASON: faults.column(REASON), MESSAGE: faults.column(MESSAGE)}
-        return pa.table(columns), chosen, np.where(chosen, size, 0)
+        columns |= {CONTENT: content, REASON: read.faults.column(REASON), MESSAGE: read.faults.column(MESSAGE)}
+        return Chunk(pa.table(columns), read.positions, read.end, chosen, np.where(chosen, size, 0))
 
     def reject(self, reason: str, message: str) -> pa.Table:
         """Make the one row, without values, that stands for the unreadable rest of a file."""
@@ -277,23 +173,6 @@ class Rows:
         if self._spec.modality == "node":
             return node_type(self._spec, self.schema)
         return pa.binary() if self._spec.modality == "image" else pa.string()
-
-    def _images(self, table: pa.Table, faults: pa.Table, chosen: npt.NDArray[np.bool_], at: Location) -> tuple[pa.ChunkedArray, pa.Table]:
-        """Give the images' bytes, those of files that are named too, and the faults with those that can't be had."""
-        column = table.column(self._spec.contents)
-        if not self._by_reference:
-            return column, faults
-        reasons, messages = faults.column(REASON).to_pylist(), faults.column(MESSAGE).to_pylist()
-        wanted = [
-            value if keep and reason is None else None for value, keep, reason in zip(column.to_pylist(), chosen, reasons, strict=True)
-        ]
-        contents: list[bytes | None] = []
-        for row, found in enumerate(fetch(wanted, at, MAX_RECORD_BYTES)):
-            contents.append(found if isinstance(found, bytes) else None)
-            if isinstance(found, tuple):
-                reasons[row], messages[row] = str(found[0]), found[1]
-        faults = pa.table({REASON: pa.array(reasons, pa.string()), MESSAGE: pa.array(messages, pa.string())})
-        return pa.chunked_array([pa.array(contents, pa.binary())]), faults
 
     def _text(self, table: pa.Table, hive: dict[str, str]) -> pa.ChunkedArray:
         def column(name: str) -> pa.ChunkedArray:
@@ -327,7 +206,7 @@ class Rows:
     def _test(self, table: pa.Table, hive: dict[str, str]) -> npt.NDArray[np.bool_]:
         """Evaluate `where`, (rows,) bool; unknown (NULL) counts as no."""
         if self._database is None:
-            self._database = duckdb.connect(config={"threads": 1, "enable_external_access": False})
+            self._database = _database().cursor()
         given = table
         for name, value in hive.items():
             if name not in given.schema.names:

@@ -30,6 +30,11 @@ def compression(path: str) -> str | None:
     return next((name for ending, name in COMPRESSIONS.items() if path.lower().endswith(ending)), None)
 
 
+def is_plain(at: Location) -> bool:
+    """Tell a plain file, which can be read from the middle, from a compressed one."""
+    return compression(at.path) is None
+
+
 def with_compressions(*endings: str) -> tuple[str, ...]:
     """List the endings, each plain and with every compression."""
     return tuple(ending + packed for ending in endings for packed in ("", *COMPRESSIONS))

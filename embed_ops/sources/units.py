@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from embed_ops.errors import StorageError
@@ -15,8 +16,8 @@ from embed_ops.faults import is_transport, storage_error
 from embed_ops.filesystem import Location, file_info, open_file
 from embed_ops.plan import Limits, Piece, Span, unit_name
 from embed_ops.schema import ROW, SOURCE, SOURCE_TYPE, Reason
-from embed_ops.sources.base import DECODING_FAULTS, Records, Source
-from embed_ops.sources.rows import Rows
+from embed_ops.sources.base import DECODING_FAULTS, Source
+from embed_ops.sources.rows import Chunk, Rows
 
 _COPY_BYTES = 4 << 20
 
@@ -59,28 +60,6 @@ class Unit:
     read_seconds: float
 
 
-@dataclass(frozen=True)
-class _Chunk:
-    """Records of one piece with what is embedded, and the cost of each: `kept` and `bytes` are (records,)."""
-
-    table: pa.Table
-    positions: npt.NDArray[np.int64]
-    end: int
-    kept: npt.NDArray[np.bool_]
-    bytes: npt.NDArray[np.int64]
-    is_record: bool = True
-
-    def __len__(self) -> int:
-        return len(self.positions)
-
-    def split(self, count: int) -> tuple[_Chunk, _Chunk]:
-        """Divide after `count` records."""
-        middle = int(self.positions[count]) if count < len(self) else self.end
-        head = _Chunk(self.table[:count], self.positions[:count], middle, self.kept[:count], self.bytes[:count], self.is_record)
-        tail = _Chunk(self.table[count:], self.positions[count:], self.end, self.kept[count:], self.bytes[count:], self.is_record)
-        return head, tail
-
-
 class Cursor:
     """Where reading of a span stands: a piece, a position in it, and the records read ahead."""
 
@@ -93,9 +72,9 @@ class Cursor:
     def _open(self, position: int) -> None:
         self.position = position
         self._failed_at: int | None = None
-        self._chunk: _Chunk | None = None
+        self._chunk: Chunk | None = None
         self._piece_done = False
-        self._stream: Iterator[Records] | None = None
+        self._stream: Iterator[Chunk] | None = None
 
     @property
     def piece(self) -> Piece:
@@ -131,7 +110,7 @@ class Cursor:
         while (chunk := self.peek()) is not None and self.position < where.position:
             self.take(min(len(chunk), int(np.searchsorted(chunk.positions, where.position))))
 
-    def peek(self) -> _Chunk | None:
+    def peek(self) -> Chunk | None:
         """Give the records read ahead in this piece, reading more if there are none; None at its end.
 
         The position moves over what is no record to the first one read ahead. So a unit ends at the same place however
@@ -145,7 +124,7 @@ class Cursor:
                 self.position = int(self._chunk.positions[0]) if len(self._chunk) else self._chunk.end
         return self._chunk
 
-    def take(self, count: int) -> _Chunk:
+    def take(self, count: int) -> Chunk:
         """Hand out the first records of those read ahead."""
         if self._chunk is None:
             raise IndexError("nothing was read ahead")
@@ -161,18 +140,16 @@ class Cursor:
         """Tell where the piece ends, once it has been read."""
         return self.position if self.piece.end is None else self.piece.end
 
-    def _read(self) -> _Chunk | None:
+    def _read(self) -> Chunk | None:
         """Read the next records; a fault is met by one fresh read, then becomes a file-level reject or an error."""
         try:
             if self._stream is None:
                 here = self._at[self.piece.source]
-                self._stream = self._rows.portions(self._source.read(here, self.piece, self.position, self._rows.schema))
-            found = next(self._stream, None)
-            if found is None:
-                self._piece_done = True
-                return None
-            table, kept, size = self._rows.complete(self.piece.source, found.table, found.faults, self._at[self.piece.source])
-            return _Chunk(table, found.positions, found.end, kept, size)
+                read = self._source.read(here, self.piece, self.position, self._rows.schema)
+                self._stream = chain.from_iterable(map(partial(self._rows.complete, self.piece.source, here), read))
+            chunk = next(self._stream, None)
+            self._piece_done = chunk is None
+            return chunk
         except MemoryError:
             raise
         except DECODING_FAULTS as error:
@@ -188,12 +165,12 @@ class Cursor:
             self._piece_done = True
             return self._unreadable(error)
 
-    def _unreadable(self, error: Exception) -> _Chunk:
+    def _unreadable(self, error: Exception) -> Chunk:
         lost = "an unknown number of" if self.piece.rows is None else str(self.piece.begin + self.piece.rows - self.position)
         message = f"can't be decoded from here on, {lost} rows not read: {type(error).__name__}: {str(error)[:300]}"
         table = self._rows.reject(Reason.UNREADABLE, message)
         nothing = np.zeros(1, np.int64)
-        return _Chunk(table, np.array([self.position], np.int64), self.piece_end(), nothing == 0, nothing, is_record=False)
+        return Chunk(table, np.array([self.position], np.int64), self.piece_end(), nothing == 0, nothing, is_record=False)
 
 
 def check_storage(at: Location, error: Exception) -> None:
@@ -225,7 +202,7 @@ class _Builder:
     tables: list[pa.Table] = field(default_factory=list)
     ranges: list[Range] = field(default_factory=list)
 
-    def fit(self, chunk: _Chunk) -> int:
+    def fit(self, chunk: Chunk) -> int:
         """Count the records that still fit; at least one where the unit has no row yet."""
         rows = self.rows + np.cumsum(chunk.kept)
         size = self.bytes + np.cumsum(chunk.bytes)
@@ -234,7 +211,7 @@ class _Builder:
             return int(np.argmax(chunk.kept)) + 1
         return fitting
 
-    def add(self, source: str, chunk: _Chunk) -> None:
+    def add(self, source: str, chunk: Chunk) -> None:
         """Take records in."""
         kept = int(np.count_nonzero(chunk.kept))
         self.rows += kept

@@ -24,7 +24,7 @@ from embed_ops.plan import FILES_OF_ROWS, Layout, Piece
 from embed_ops.schema import Reason
 from embed_ops.sources.base import DECODING_FAULTS, MAX_RECORD_BYTES, Records, Undecodable, records
 from embed_ops.sources.images import IMAGE_ENDINGS
-from embed_ops.sources.streams import BLOCK_BYTES, ByteStream, compression, with_compressions
+from embed_ops.sources.streams import BLOCK_BYTES, ByteStream, is_plain, with_compressions
 from embed_ops.sources.values import infer_type, pick, typed_column
 from embed_ops.spec import SourceSpec
 
@@ -54,13 +54,10 @@ class WebDatasetSource:
 
     extensions = with_compressions(".tar")
     sharing = FILES_OF_ROWS
+    seekable = staticmethod(is_plain)
 
     def __init__(self, spec: SourceSpec) -> None:
         self._spec = spec
-
-    def seekable(self, at: Location) -> bool:
-        """Tell that plain files are and compressed ones are not."""
-        return compression(at.path) is None
 
     def inspect(self, name: str, at: Location, size: int) -> Layout:
         """Take a tar as one stretch: only reading finds its samples."""

@@ -12,8 +12,8 @@ Sculley 2010; update, reassignment and stopping as in scikit-learn's MiniBatchKM
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -34,6 +34,7 @@ from embed_ops.seeding import (
 from embed_ops.stage_spec import KMeansSpec
 from embed_ops.stages.base import SHARDS, Block, Collected, Facts, Floats, Ints, Round, Vectors, unit_length
 from embed_ops.stages.kmeans_model import KMeansModel
+from embed_ops.stages.kmeans_state import Phase, State, there
 from embed_ops.stages.sampling import splitmix64, uniform
 
 _FLAT_K = 4096
@@ -49,48 +50,6 @@ _SPLIT = 1 / 1024
 _FLOP_PER_TASK = 4e9
 """A task of a round is about this much work: less would be overhead, more would leave nodes idle."""
 _SEED_TAG, _CELL_TAG, _SPARE_TAG = 100, 200, 5000
-
-Phase = Literal["collect", "reserve", "seed", "weigh", "cell-seed", "cell-weigh", "step", "polish", "done"]
-
-
-@dataclass(frozen=True)
-class State:
-    """Where a fit stands.
-
-    Attributes:
-        phase: what comes next; `turn`: how often it was done.
-        rows, dim, seed: of the run.
-        sizes: (SHARDS,) rows of the sample.
-        reserve: random rows of the sample; `scale`: mean variance of a dimension in them.
-        candidates: (candidates, dim) of the seeding; `ids`: their row indexes.
-        coarse: (cells, dim) coarse centres; `cells`: (candidates,) the cell of each candidate, ascending.
-        centers: (k, dim); `counts`: (k,) rows that each has seen.
-        seen: rows since low clusters were last reassigned; `spares`: rows that the next step is to offer for them.
-        average: moving average of the inertia of a row; `least`: its least so far; `stale`: steps since.
-        inertia: of a row in the latest round.
-    """
-
-    phase: Phase
-    rows: int
-    dim: int
-    seed: int
-    turn: int = 0
-    sizes: Ints | None = None
-    reserve: Rows | None = None
-    scale: float = 0.0
-    candidates: Vectors | None = None
-    ids: Ints | None = None
-    cells: Ints | None = None
-    coarse: Vectors | None = None
-    centers: Floats | None = None
-    counts: Floats | None = None
-    seen: int = 0
-    spares: int = 0
-    average: float | None = None
-    least: float | None = None
-    stale: int = 0
-    steps: int = 0
-    inertia: float = math.nan
 
 
 class KMeansStage:
@@ -119,15 +78,15 @@ class KMeansStage:
         """Rows of each shard in a mini-batch."""
         asked = self._spec.batch_rows
         rows = max(_BATCH_LEAST, _BATCH_PER_K * self._spec.k) if asked == "auto" else asked
-        return -(-min(rows, _sampled(state)) // SHARDS)
+        return -(-min(rows, state.sampled) // SHARDS)
 
     def _seeding(self, state: State) -> int | None:
         """Rows of each shard that seeding reads, None for all of them."""
         rows = max(_SEED_LEAST, _SEED_PER_K * self._spec.k)
-        return None if rows >= _sampled(state) else -(-rows // SHARDS)
+        return None if rows >= state.sampled else -(-rows // SHARDS)
 
     def _tasks(self, state: State, rows: int | None, centers: int) -> int:
-        total = _sampled(state) if rows is None else rows * SHARDS
+        total = state.sampled if rows is None else rows * SHARDS
         return min(SHARDS, max(1, math.ceil(2.0 * total * centers * state.dim / _FLOP_PER_TASK)))
 
     def round(self, state: State) -> Round | None:
@@ -140,7 +99,7 @@ class KMeansStage:
             rows = max(_SAMPLE_PER_K * self._spec.k, _SAMPLE_LEAST) if asked == "auto" else asked
             return Round("sample", "collect", rows=min(rows, state.rows))
         if phase == "reserve":
-            return Round(phase, "sample", rows=_rows_for(state, max(self._spec.k, _RESERVE_LEAST)))
+            return Round(phase, "sample", rows=state.of_each_shard(max(self._spec.k, _RESERVE_LEAST)))
         if phase == "step":
             batch = self._batch(state)
             return Round(phase, "sample", state.turn * batch, batch, self._tasks(state, batch, self._spec.k))
@@ -156,12 +115,12 @@ class KMeansStage:
             return Rows(x, ids)
         if state.phase in ("step", "polish"):
             drawn = splitmix64(seed, _SPARE_TAG + state.turn, ids) if state.spares else None
-            return ClusterSums.of(x, _there(state.centers), drawn, state.spares)
-        candidates = _there(state.candidates)
+            return ClusterSums.of(x, there(state.centers), drawn, state.spares)
+        candidates = there(state.candidates)
         if state.coarse is None:
             labels, wanted = nearest(x, candidates), max(LEAST_DRAWN, OVERSAMPLING * self._seeds)
         else:
-            labels = nearest_in_cells(x, state.coarse, candidates, _there(state.cells))
+            labels = nearest_in_cells(x, state.coarse, candidates, there(state.cells))
             wanted = OVERSAMPLING_IN_CELLS * self._spec.k
         if state.phase in ("weigh", "cell-weigh"):
             return Counts(np.bincount(labels, minlength=len(candidates)))
@@ -199,16 +158,16 @@ class KMeansStage:
         state = self._with_candidates(state, found.x, found.ids)
         if state.turn + 1 < ROUNDS:
             return replace(state, turn=state.turn + 1)
-        short = (self._seeds if state.coarse is None else self._spec.k) - len(_there(state.candidates))
+        short = (self._seeds if state.coarse is None else self._spec.k) - len(there(state.candidates))
         if short > 0:
-            reserve = _there(state.reserve)
-            spare = np.flatnonzero(~np.isin(reserve.ids, _there(state.ids)))[:short]
+            reserve = there(state.reserve)
+            spare = np.flatnonzero(~np.isin(reserve.ids, there(state.ids)))[:short]
             state = self._with_candidates(state, reserve.x[spare], reserve.ids[spare])
         return replace(state, phase="weigh" if state.coarse is None else "cell-weigh", turn=0)
 
     @staticmethod
     def _with_candidates(state: State, x: Vectors, ids: Ints) -> State:
-        x, ids = np.concatenate([_there(state.candidates), x]), np.concatenate([_there(state.ids), ids])
+        x, ids = np.concatenate([there(state.candidates), x]), np.concatenate([there(state.ids), ids])
         if state.coarse is None:
             return replace(state, candidates=x, ids=ids)
         cells = nearest(x, state.coarse)
@@ -216,7 +175,7 @@ class KMeansStage:
         return replace(state, candidates=x[order], ids=ids[order], cells=cells[order])
 
     def _weighed(self, state: State, found: Counts) -> State:
-        centers, weights = clustered(_there(state.candidates), found.rows, self._seeds, state.seed)
+        centers, weights = clustered(there(state.candidates), found.rows, self._seeds, state.seed)
         if not self._two_level:
             return self._begin(state, centers, weights)
         coarse = centers.astype(np.float32)
@@ -225,7 +184,7 @@ class KMeansStage:
         return self._with_candidates(none, coarse, np.full(len(coarse), -1))
 
     def _weighed_in_cells(self, state: State, found: Counts) -> State:
-        cells, candidates, number = _there(state.cells), _there(state.candidates), len(_there(state.coarse))
+        cells, candidates, number = there(state.cells), there(state.candidates), len(there(state.coarse))
         rows = np.bincount(cells, found.rows, number).astype(np.int64)
         most = np.bincount(cells, minlength=number)
         given = shared_out(self._spec.k, rows, most)
@@ -250,7 +209,7 @@ class KMeansStage:
         return found
 
     def _stepped(self, state: State, found: ClusterSums) -> State:
-        before, counts = _there(state.centers), _there(state.counts).copy()
+        before, counts = there(state.centers), there(state.counts).copy()
         centers = before.copy()
         total = counts[found.ids] + found.counts
         centers[found.ids] = (centers[found.ids] * counts[found.ids, None] + found.sums) / total[:, None]
@@ -280,9 +239,9 @@ class KMeansStage:
 
     def _judged(self, state: State, batch: int, moved: float) -> State:
         """Stop as scikit-learn does: by the movement of the centres, or when the average inertia improves no more."""
-        last = state.turn >= self._spec.max_epochs * max(1, _sampled(state) // batch)
+        last = state.turn >= self._spec.max_epochs * max(1, state.sampled // batch)
         if state.turn > 1:
-            share = min(1.0, 2 * batch / (_sampled(state) + 1))
+            share = min(1.0, 2 * batch / (state.sampled + 1))
             average = state.inertia if state.average is None else state.average * (1 - share) + state.inertia * share
             better = state.least is None or average < state.least
             state = replace(state, average=average, least=average if better else state.least, stale=0 if better else state.stale + 1)
@@ -292,7 +251,7 @@ class KMeansStage:
         return replace(state, phase="polish" if self._spec.polish else "done", turn=0, spares=0)
 
     def _polished(self, state: State, found: ClusterSums) -> State:
-        centers, counts = _there(state.centers).copy(), np.zeros(self._spec.k)
+        centers, counts = there(state.centers).copy(), np.zeros(self._spec.k)
         centers[found.ids] = found.sums / found.counts[:, None]
         counts[found.ids] = found.counts
         for empty in np.flatnonzero(counts == 0):
@@ -306,35 +265,13 @@ class KMeansStage:
 
     def model(self, state: State) -> KMeansModel:
         """Give the model."""
-        return KMeansModel(_there(state.centers), self._spec.spherical, _sampled(state), state.steps, state.inertia)
+        return KMeansModel(there(state.centers), self._spec.spherical, state.sampled, state.steps, state.inertia)
 
     def progress(self, state: State) -> str:
         """Say the phase and the inertia of a row."""
         if state.phase in ("step", "polish"):
             return f"{state.phase} {state.turn}: inertia {state.inertia:.5g} a row"
         return f"{state.phase} {state.turn}"
-
-
-def _there(value: Any) -> Any:
-    """Give what an earlier phase has set."""
-    if value is None:
-        raise StageError("kmeans: the state of the fit lacks what an earlier phase finds; begin anew with --refit")
-    return value
-
-
-def _sampled(state: State) -> int:
-    return 0 if state.sizes is None else int(state.sizes.sum())
-
-
-def _rows_for(state: State, rows: int) -> int | None:
-    """Find the least rows of each shard that make so many together, None for all."""
-    sizes = _there(state.sizes)
-    if rows >= sizes.sum():
-        return None
-    each = -(-rows // SHARDS)
-    while np.minimum(sizes, each).sum() < rows:
-        each += 1
-    return int(each)
 
 
 def _reassign(centers: Floats, counts: Floats, found: ClusterSums) -> None:

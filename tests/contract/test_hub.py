@@ -253,5 +253,7 @@ def test_folder_needs_no_hub(fetch: Fetch, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "config.json").write_bytes(b"{}")
-    assert fetch(None, model=str(folder), tries=1, HF_ENDPOINT=refused()) == {"commit": None, "files": {"config.json": 2}}
-    assert fetch(None, model=f"file://{folder}", tries=1, HF_ENDPOINT=refused()) == {"commit": None, "files": {"config.json": 2}}
+    (folder / "model.safetensors").write_bytes(b"123")
+    there = {"commit": None, "files": {"config.json": 2, "model.safetensors": 3}}
+    assert fetch(None, model=str(folder), tries=1, HF_ENDPOINT=refused()) == there
+    assert fetch(None, model=f"file://{folder}", tries=1, HF_ENDPOINT=refused()) == there

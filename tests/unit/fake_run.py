@@ -20,10 +20,10 @@ from embed_ops.liveness import new_attempt
 from embed_ops.plan import Plan, unit_limits
 from embed_ops.record import Record
 from embed_ops.run_dir import RunDir
-from embed_ops.schema import FILE_LEVEL, MESSAGE, REASON
+from embed_ops.schema import CONTENT, FILE_LEVEL, MESSAGE, REASON
 from embed_ops.sinks.parquet import vector_column
 from embed_ops.sources.corpus import Corpus
-from embed_ops.sources.rows import CONTENT, Rows
+from embed_ops.sources.rows import Rows
 from embed_ops.sources.units import Cursor, Unit, read_units
 from embed_ops.spec import Spec
 

@@ -52,6 +52,11 @@ def corpus(kind: str, path: Path | str | tuple[str, ...], **fields: Any) -> Corp
     return Corpus.open(SourceSpec.model_validate({"kind": kind, "path": where, **fields}))
 
 
+def images(path: Path | str | tuple[str, ...], kind: str = "images", **fields: Any) -> Corpus:
+    """Open a corpus of images."""
+    return corpus(kind, path, modality="image", **({"column": None} | fields))
+
+
 def units(
     found: Corpus, plan: Plan | None = None, rows: int = MANY, text: int = UNIT_TEXT_BYTES, done: Mapping[str, UnitEnd] | None = None
 ) -> list[Unit]:

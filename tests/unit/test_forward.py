@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import gc
+from collections.abc import Callable, Iterator, Mapping
 from typing import cast
 
 import numpy as np
@@ -11,6 +12,15 @@ import pytest
 
 from embed_ops.encoders.base import Encoder, FloatArray, IntArray
 from embed_ops.forward import Room, embed_inputs
+
+
+@pytest.fixture(autouse=True)
+def _few_objects() -> Iterator[None]:
+    """Take what the other tests have loaded out of the way: memory is collected after each batch that does not fit."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 class Narrow:

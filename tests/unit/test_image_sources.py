@@ -15,22 +15,15 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reading import PACKINGS, corpus, rows, table, units, write
+from reading import PACKINGS, corpus, images, rows, table, units, write
 
 from embed_ops.errors import SourceError, SpecError, StorageError
 from embed_ops.plan import UNIT_IMAGES, Limits, unit_limits
 from embed_ops.sources import base, webdataset
-from embed_ops.sources import rows as rows_module
-from embed_ops.sources.corpus import Corpus
 from embed_ops.spec import Spec
 
 IMAGE = b"\xff\xd8not really"
 """Sources do not look inside images."""
-
-
-def images(path: Path | str | tuple[str, ...], kind: str = "images", **fields: Any) -> Corpus:
-    """Open a corpus of images."""
-    return corpus(kind, path, modality="image", **({"column": None} | fields))
 
 
 def member(name: str, content: bytes) -> tuple[tarfile.TarInfo, io.BytesIO]:
@@ -234,74 +227,6 @@ def test_columns_of_bytes(tmp_path: Path) -> None:
         assert read.column("id").to_pylist() == [0, 1, 2, 3]
 
 
-def test_columns_that_name_files(tmp_path: Path) -> None:
-    """Paths beside the table, absolute ones and URIs are fetched; those that are not there are rejects that name them."""
-    write(tmp_path / "in/pictures/a b.jpg", b"A")
-    absolute = write(tmp_path / "elsewhere.png", b"B")
-    write(tmp_path / "in/empty.png", b"")
-    names = [
-        "pictures/a b.jpg",
-        str(absolute),
-        (tmp_path / "in/pictures/a b.jpg").as_uri(),
-        None,
-        "missing.jpg",
-        "empty.png",
-        "pictures",
-        "no-such://x/y.jpg",
-    ]
-    found_there = [b"A", b"B", b"A", None, None, b"", None, None]
-    reasons = [None, None, None, None, "missing", None, "missing", "missing"]
-    wanted = list(zip(range(8), found_there, reasons, strict=True))
-    write(tmp_path / "in/x.parquet", pa.table({"image": names}))
-    found = images(tmp_path / "in", "parquet", column="image")
-    assert rows(found) == wanted
-    message = table(found).column("message").to_pylist()
-    assert message[4] == "missing.jpg: there is no such file"
-    write(tmp_path / "lines/x.jsonl", "\n".join(json.dumps({"image": str(absolute)}) for _ in range(3)).encode())
-    assert [value for _, value, _ in rows(images(tmp_path / "lines", "jsonl", column="image"))] == [b"B"] * 3
-
-
-def test_structs_of_bytes_and_path(tmp_path: Path) -> None:
-    """Hugging Face's struct: the bytes win, a path alone is fetched."""
-    write(tmp_path / "p.jpg", b"P")
-    values = [{"bytes": b"1", "path": "p.jpg"}, {"bytes": None, "path": "p.jpg"}, {"bytes": None, "path": None}, None]
-    values.append({"bytes": b"", "path": "x"})
-    kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
-    write(tmp_path / "x.parquet", pa.table({"image": pa.array(values, kind)}))
-    assert [value for _, value, _ in rows(images(tmp_path, "parquet", column="image"))] == [b"1", b"P", None, None, b""]
-    nested = pa.table({"row": pa.array([{"image": value} for value in values], pa.struct({"image": kind}))})
-    write(tmp_path / "nested/x.parquet", nested)
-    assert next(value for _, value, _ in rows(images(tmp_path / "nested", "parquet", column="row.image"))) == b"1"
-
-
-def test_only_wanted_files_are_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files of rows that `where` leaves out are not fetched, and no more are held at once than are allowed."""
-    for number in range(10):
-        write(tmp_path / f"{number}.jpg", bytes([number]))
-    write(tmp_path / "x.parquet", pa.table({"image": [f"{number}.jpg" for number in range(10)] + ["gone.jpg"], "n": range(11)}))
-    asked: list[int] = []
-    fetch = rows_module.fetch
-
-    def counted(values: Sequence[Any], *more: Any) -> Any:
-        asked.append(len(values))
-        asked.append(sum(value is not None for value in values))
-        return fetch(values, *more)
-
-    monkeypatch.setattr(rows_module, "fetch", counted)
-    monkeypatch.setattr(rows_module, "REFERENCES_AT_ONCE", 4)
-    found = images(tmp_path, "parquet", column="image", where="n < 10 AND n % 2 = 0")
-    assert [value for _, value, _ in rows(found)] == [bytes([number]) for number in range(0, 10, 2)]
-    assert asked == [4, 2, 4, 2, 3, 1]
-
-
-def test_files_too_large_to_fetch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A named file that is too large is a reject."""
-    monkeypatch.setattr(rows_module, "MAX_RECORD_BYTES", 3)
-    write(tmp_path / "1.jpg", b"abcd")
-    write(tmp_path / "x.parquet", pa.table({"image": ["1.jpg"]}))
-    assert [reason for _, _, reason in rows(images(tmp_path, "parquet", column="image"))] == ["too_large"]
-
-
 def test_wrong_columns(tmp_path: Path) -> None:
     """A column that holds no images is named with its type."""
     write(tmp_path / "x.parquet", pa.table({"image": [1, 2], "text": ["a", "b"]}))
@@ -332,7 +257,7 @@ def test_wrong_columns(tmp_path: Path) -> None:
         ({"kind": "images"}, {"family": "image", "outputs": [{"pooling": "last"}]}, "pooling 'last' is none of family 'image': auto, cls"),
         ({"kind": "images"}, {"family": "clip", "outputs": [{"pooling": "cls"}]}, "pooling 'cls' is none of family 'clip': auto"),
         ({"column": "x"}, {"outputs": [{"pooling": "pooler"}]}, "pooling 'pooler' is none of family 'text'"),
-        ({"column": "x"}, {"outputs": [{"layer": 3}]}, "only family image has layers"),
+        ({"column": "x"}, {"outputs": [{"layer": 3}]}, "only families image and graph have layers"),
     ],
 )
 def test_specs_that_make_no_sense(source: dict[str, Any], encoder: dict[str, Any], words: str) -> None:

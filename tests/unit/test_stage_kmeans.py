@@ -16,7 +16,8 @@ from embed_ops.seeding import LEAST_DRAWN, OVERSAMPLING, ROUNDS, nearest_in_cell
 from embed_ops.spec import parse_stage
 from embed_ops.stages import rounds
 from embed_ops.stages.base import Block
-from embed_ops.stages.kmeans import KMeansStage, State
+from embed_ops.stages.kmeans import KMeansStage
+from embed_ops.stages.kmeans_state import State
 
 
 class Watched(KMeansStage):
@@ -116,7 +117,7 @@ def test_candidates_of_seeding(k: int) -> None:
     x, _ = blobs(12_000, 8, 40)
     drawn = []
     for seed in range(5):
-        states = watched(x, seed, k=k)[1]
+        states = watched(x, seed, k=k, max_epochs=1, polish=0)[1]
         state = next(state for state in states if state.phase == "weigh")
         assert state.ids is not None
         assert state.candidates is not None
