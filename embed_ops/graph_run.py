@@ -240,12 +240,15 @@ class _GraphRun:
         left = [part for part in parts if kept[part.number] is None]
         width = self.model.message_width(layer) * np.dtype(self.attempt.resolved.dtype).itemsize
         room = _STORE_SHARE * ray.cluster_resources().get("object_store_memory", 1 << 30)
-        received, edges = 0, 0
+        received, edges, count, said = 0, 0, 0, time.monotonic()
         for wave in waves(left, [note["sends"][-1] * width for note in halos], room):
             calls = list(self._exchange(parts, layer, prefix, halos, wave))
-            for count, (_, note) in enumerate(self.tasks.each(work.aggregate, calls), start=1):
-                received, edges = received + note["received"], edges + note["edges"]
-                self.attempt.reporter.update(Totals(count, len(wave)))
+            for _, note in self.tasks.each(work.aggregate, calls):
+                received, edges, count = received + note["received"], edges + note["edges"], count + 1
+                if time.monotonic() - said > _SAY_EVERY_S:
+                    self.attempt.reporter.say(f"layer {layer} of {self.model.depth}: {count} of {len(left)} partitions")
+                    said = time.monotonic()
+            # Nothing may hold what a wave has received while the next one packs.
             del calls
         seconds = time.time() - began
         self.attempt.reporter.say(f"layer {layer} of {self.model.depth}: {edges:,} edges in {seconds:.1f} s")

@@ -48,7 +48,9 @@ def report_rows(report: dict[str, Any]) -> list[tuple[str, str]]:
     rows.append(
         ("seconds", f"{seconds['total']:.1f} in all, {_number(seconds['startup'], '', 1)} to start, {seconds['steady']:.1f} steady")
     )
-    if report["rows_per_second"] is not None:
+    if "graph" in report:
+        rows += _graph_rows(report["graph"])
+    elif report["rows_per_second"] is not None:
         names = ("images", "positions") if report.get("modality") == "image" else ("rows", "tokens")
         gemm, useful = (None if report[name] is None else report[name] / 1e9 for name in ("gemm_flops_per_second", "flops_per_second"))
         rows += [
@@ -83,6 +85,23 @@ def report_rows(report: dict[str, Any]) -> list[tuple[str, str]]:
                 f"cosine {item['mean']:.6f} mean, {item['min']:.6f} min over {item['rows']} rows to {item['reference']}",
             )
         )
+    return rows
+
+
+def _graph_rows(figures: dict[str, Any]) -> list[tuple[str, str]]:
+    """Word the figures of a graph."""
+    spread = figures["edges_of_partitions"]
+    nodes = f"{figures['nodes']:,} nodes, {figures['edges']:,} edges; the largest node has {figures['in_edges_of_largest_node']:,} in-edges"
+    edges = f"{spread['min']:,} to {spread['max']:,} edges, {figures['halo_rows']:,} rows received in each layer"
+    rows = [("graph", nodes), ("partitions", f"{figures['partitions']:,} with {edges}")]
+    if left := figures["edges_missing"] + figures["edges_of_rejects"]:
+        rows.append(
+            ("edges left out", f"{left:,}: {figures['edges_missing']:,} without a node, {figures['edges_of_rejects']:,} of rejected nodes")
+        )
+    for layer in figures["layers"]:
+        speed = f"{layer['edges']:,} edges in {layer['seconds']:.1f} s, {layer['edges'] / max(1e-9, layer['seconds']):,.0f} edges/s"
+        exchanged = f"{layer['bytes_exchanged'] / 1e6:,.1f} MB exchanged, {layer['bytes_predicted'] / 1e6:,.1f} MB predicted"
+        rows.append((f"layer {layer['layer']}", f"{speed}, {exchanged}"))
     return rows
 
 

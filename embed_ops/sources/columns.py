@@ -91,7 +91,8 @@ def choose_columns(spec: SourceSpec, files: Sequence[SourceFile], layouts: Seque
     hive = hive_columns(files[0].name)
     texts = text_columns(spec)
     wanted = dict.fromkeys([*texts, *spec.keep, *_where_columns(spec.where, [*sample.names, *hive])])
-    unknown = [name for name in spec.types if name not in wanted]
+    others = spec.edge_columns if spec.modality == "node" else ()
+    unknown = [name for name in spec.types if name not in wanted and name not in others]
     if unknown:
         raise SpecError(f"source.types.{unknown[0]}: no column that is used; used: {', '.join(wanted)}")
     fields = []

@@ -149,9 +149,11 @@ def test_csv_and_undirected(folder: Path, ray_session: None, tmp_path: Path) -> 
     columns = {f"f{place}": pa.array(graph.x[:, place].astype(np.float64)) for place in range(3)}
     pa.csv.write_csv(pa.table({"id": np.arange(400) + 1000, **columns}), tmp_path / "nodes" / "a.csv")
     pa.csv.write_csv(pa.table({"src": graph.src + 1000, "dst": graph.dst + 1000}), tmp_path / "edges.csv")
-    source = {"edges": str(tmp_path / "edges.csv"), "features": ["f0", "f1", "f2"], "undirected": True}
+    kinds = {"id": "int64", "src": "int64", "dst": "int64"}
+    source = {"edges": str(tmp_path / "edges.csv"), "features": ["f0", "f1", "f2"], "undirected": True, "types": kinds}
     run = embed(spec(tmp_path, tmp_path / "out", "model", source=source))
     back = graph.src != graph.dst
+    assert run.open().to_table(columns=["id"])["id"].to_pylist() == list(range(1000, 1400))
     both = graphs.Graph(graph.x, np.append(graph.src, graph.dst[back]), np.append(graph.dst, graph.src[back]))
     assert np.abs(graphs.vectors(run) - graphs.reference(model, both)).max() <= TOLERANCE
     bounded(run)
