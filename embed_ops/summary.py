@@ -233,3 +233,14 @@ def show_differences(path: str, result: Verification) -> None:
     for difference in result.differences:
         table.add_row(difference.file, difference.found)
     console().print(table)
+
+
+def show_fit(folder: str, told: dict[str, Any]) -> None:
+    """Show what a fit has gained."""
+    table = Table(title=f"embed-ops: {folder}", show_header=False, title_justify="left")
+    table.add_row("trained on", f"{told['nodes']:,} nodes, {told['edges']:,} edges")
+    for name, auc in told["auc"].items():
+        table.add_row(f"held-out edges, {name}", f"area under the ROC curve {auc:.4f}")
+    verdict = "better than random weights" if told["better"] else "NOT better than random weights: try other settings"
+    table.add_row("trained weights", verdict)
+    console().print(table)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import typer
 
-from jobs import demo, embed, plan, postprocess, retry, run, submit, verify
+from jobs import demo, embed, fit_graph, plan, postprocess, retry, run, submit, verify
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-for verb in (demo, plan, embed, postprocess, run, verify, retry, submit):
-    app.command(name=verb.__name__.rpartition(".")[2], help=verb.HELP)(verb.run)
+for verb in (demo, plan, embed, postprocess, run, verify, retry, fit_graph, submit):
+    app.command(name=verb.__name__.rpartition(".")[2].replace("_", "-"), help=verb.HELP)(verb.run)
 
 
 def main() -> None:
