@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -226,3 +227,14 @@ def test_second_run_and_changed_tables(folder: Path, ray_session: None, tmp_path
     shutil.copy(tmp_path / "t" / "edges" / "1.parquet", tmp_path / "t" / "edges" / "2.parquet")
     with pytest.raises(RunError, match="edge files"):
         embed(wanted)
+
+
+@pytest.mark.slow
+def test_example_of_imports(tmp_path: Path) -> None:
+    """With the import graph, neighbours tell the package of a module far better than docstrings alone do."""
+    program = Path(__file__).parents[2] / "examples" / "fit_imports_sage.py"
+    done = subprocess.run([sys.executable, str(program), str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    shares = [float(share) for share in re.findall(r"([0-9.]+)%", done.stdout)]
+    assert len(shares) == 2
+    assert shares[1] > shares[0] + 10
