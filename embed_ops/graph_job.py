@@ -383,7 +383,8 @@ def begin(graph: GraphJob, part: Part, spans: Sequence[tuple[int, int, int]]) ->
         for index, offset, rows in spans
         if offset < part.last and part.first < offset + rows
     ]
-    return _keep_states(graph, part, 0, np.concatenate(pieces).astype(graph.job.resolved.dtype), {})
+    none = np.zeros((0, model_of(graph).in_width), np.float32)
+    return _keep_states(graph, part, 0, np.concatenate([none, *pieces]).astype(graph.job.resolved.dtype), {})
 
 
 def _keep_states(graph: GraphJob, part: Part, layer: int, states: npt.NDArray[Any], found: dict[str, Any]) -> dict[str, Any]:
@@ -482,7 +483,7 @@ def _unit_message(
     encoder: Any = parts_of(graph.job).encoder
     columns = {}
     for column in encoder.outputs():
-        found = _states_of(graph, layers[column], places, bounds)[local[~twice]]
+        found = _states_of(graph, layers[column], places, bounds, encoder.dim(column))[local[~twice]]
         if encoder.column(column).normalize:
             found = found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), _LEAST_NORM)
         columns[column] = vector_column(found.astype(np.float32), "float32")
@@ -497,10 +498,10 @@ def _unit_message(
     return message(meta, rows=packed(kept), vectors=packed(pa.table(columns)), rejects=packed(rejects))
 
 
-def _states_of(graph: GraphJob, layer: int, places: tuple[int, int], bounds: tuple[int, ...]) -> npt.NDArray[Any]:
+def _states_of(graph: GraphJob, layer: int, places: tuple[int, int], bounds: tuple[int, ...], dim: int) -> npt.NDArray[Any]:
     """Read the states of places `first` to `last` out of the partitions that have them."""
     first, last = places
-    found = []
+    found = [np.zeros((0, dim), graph.job.resolved.dtype)]
     for number in range(len(bounds) - 1):
         low, high = max(first, bounds[number]), min(last, bounds[number + 1])
         if low < high:

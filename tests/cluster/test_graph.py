@@ -142,6 +142,64 @@ def test_integer_ids(ids: str, whole: Run, folder: Path, tmp_path: Path) -> None
     assert np.array_equal(graphs.vectors(run), graphs.vectors(whole))
 
 
+MODELS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "gat": ("GAT", {"heads": 4, "edge_dim": 3, "residual": True}, {"edge_features": ["a", "b", "c"]}),
+    "gatv2": ("GAT", {"v2": True, "heads": 2, "edge_dim": 3, "jk": "last", "norm": "batch_norm"}, {"edge_features": ["abc"]}),
+    "gcn": ("GCN", {"jk": "lstm"}, {}),
+    "weighted gcn": ("GCN", {"improved": True, "act": "elu", "jk": "cat"}, {"weight": "w"}),
+    "sage": ("GraphSAGE", {"aggr": "sum", "project": True, "jk": "max", "normalize": True}, {}),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.slow)])
+def test_other_models(name: str, dtype: str, ray_session: None, tmp_path: Path) -> None:
+    """Attention with features of edges, weighted GCN, jumping knowledge and norms, through the job."""
+    import torch
+    from torch_geometric import nn
+
+    kind, options, fields = MODELS[name]
+    graph = graphs.nasty(1500, 6000, 6)
+    rng = np.random.default_rng(1)
+    attributes, weight = rng.standard_normal((len(graph.src), 3)).astype(np.float32), rng.random(len(graph.src)).astype(np.float32)
+    section = graphs.write(graph, tmp_path / "t", files=1, names=np.arange(1500))
+    columns = {column: attributes[:, place] for place, column in enumerate("abc")} | {"w": weight}
+    columns["abc"] = pa.FixedSizeListArray.from_arrays(pa.array(attributes.ravel()), 3)
+    pq.write_table(pa.table({"src": graph.src, "dst": graph.dst, **columns}), tmp_path / "t" / "edges" / "0.parquet")
+    config = {"in_channels": 6, "hidden_channels": 8, "num_layers": 2, "out_channels": 5, **options}
+    torch.manual_seed(1)
+    model = getattr(nn, kind)(**config).eval()
+    graphs.save(model, tmp_path / "model", type=kind, **config)
+    words = {"source": section | fields, "encoder": {"dtype": dtype}, "resources": {"partitions": 2}}
+    run = embed(spec(tmp_path, tmp_path / "out", "model", **words))
+    extra: dict[str, Any] = {"edge_attr": torch.from_numpy(attributes)} if "edge_dim" in config else {}
+    if "weight" in fields:
+        extra = {"edge_weight": torch.from_numpy(weight)}
+    if dtype == "float64":
+        model, extra = model.double(), {column: values.double() for column, values in extra.items()}
+        graph = graphs.Graph(graph.x.astype(np.float64), graph.src, graph.dst)
+    expected = graphs.reference(model, graph, **extra)
+    assert np.abs(graphs.vectors(run) - expected).max() <= TOLERANCE * max(1.0, np.abs(expected).max())
+
+
+def test_few_neighbours(folder: Path, ray_session: None, tmp_path: Path) -> None:
+    """With a fan-out each node keeps the in-edges of least hash, the same ones however the graph is divided."""
+    from embed_ops.graph.partition import mix
+
+    graph = graphs.nasty()
+    runs = [embed(spec(folder, tmp_path / str(count), source={"fanout": 4}, resources={"partitions": count}, seed=5)) for count in (1, 3)]
+    assert contents(Path(runs[0].path)) == contents(Path(runs[1].path))
+    hashes = mix(mix(graph.src.astype(np.uint64) + np.uint64(5)) ^ graph.dst.astype(np.uint64))
+    kept: list[int] = []
+    for node in range(3000):
+        mine = np.flatnonzero(graph.dst == node)
+        kept += mine[np.lexsort((graph.src[mine], hashes[mine]))][:4].tolist()
+    model, _ = graphs.sage(folder / "sage")
+    expected = graphs.reference(model, graphs.Graph(graph.x, graph.src[kept], graph.dst[kept]))
+    assert np.abs(graphs.vectors(runs[0]) - expected).max() <= TOLERANCE
+    assert runs[0].report["graph"]["edges"] == len(kept)
+
+
 def test_csv_and_undirected(folder: Path, ray_session: None, tmp_path: Path) -> None:
     """Tables in CSV, features in columns, edges that count in both directions."""
     graph = graphs.nasty(400, 1500, 3)
@@ -238,3 +296,33 @@ def test_example_of_imports(tmp_path: Path) -> None:
     shares = [float(share) for share in re.findall(r"([0-9.]+)%", done.stdout)]
     assert len(shares) == 2
     assert shares[1] > shares[0] + 10
+
+
+def test_one_node_and_no_edges(ray_session: None, tmp_path: Path) -> None:
+    """The smallest graphs have vectors too."""
+    graph = graphs.Graph(np.ones((1, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, np.int64))
+    section = graphs.write(graph, tmp_path / "t", files=1)
+    model, _ = graphs.sage(tmp_path / "model", width=4)
+    run = embed(spec(tmp_path, tmp_path / "out", "model", source=section))
+    assert np.abs(graphs.vectors(run) - graphs.reference(model, graph)).max() <= TOLERANCE
+    bounded(run)
+    (tmp_path / "none").mkdir()
+    pq.write_table(pa.table({"id": pa.array([], pa.string()), "x": pa.array([], pa.list_(pa.float32()))}), tmp_path / "none" / "0.parquet")
+    run = embed(spec(tmp_path, tmp_path / "empty", "model", source=section | {"nodes": str(tmp_path / "none")}))
+    assert run.report["rows"] == 0
+    bounded(run)
+
+
+def test_broken_tables(folder: Path, ray_session: None, tmp_path: Path) -> None:
+    """A node file that is cut off is a file-level reject, and its nodes are missing; an edge file that is cut off is exit 2."""
+    section = graphs.write(graphs.nasty(100, 300), tmp_path / "t", files=2)
+    nodes, edges = tmp_path / "t" / "nodes" / "1.parquet", tmp_path / "t" / "edges" / "1.parquet"
+    nodes.write_bytes(nodes.read_bytes()[:-20])
+    with pytest.raises(SourceError, match="edges have no node at one end"):
+        embed(spec(folder, tmp_path / "a", source=section))
+    run = embed(spec(folder, tmp_path / "b", source=section | {"on_missing": "drop"}))
+    assert (run.report["rows"], run.report["file_rejects"], run.exit_code) == (50, 1, 1)
+    assert run.report["graph"]["edges_missing"] > 0
+    edges.write_bytes(edges.read_bytes()[:-20])
+    with pytest.raises(SourceError, match=r"1\.parquet: the edge table can't be read on"):
+        embed(spec(folder, tmp_path / "c", source=section | {"on_missing": "drop"}))
