@@ -15,6 +15,7 @@ Everything is kept below `work/graph/`; what is kept is not computed again when 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections import Counter
@@ -100,12 +101,20 @@ class GraphJob:
     def note(self, name: str, values: dict[str, Any]) -> dict[str, Any]:
         """Write what a task has found, when all else that it writes is there; gives it back."""
         publish(self.job.run, f"{WORK}/{name}.json", json.dumps(values).encode(), self.job.attempt)
-        return values | {"memory": peak_memory()}
+        return values | {"memory": private_memory()}
 
     def noted(self, name: str) -> dict[str, Any] | None:
         """Read a note, None where the task has not ended yet."""
         content = read_bytes(self.work.child(f"{name}.json"))
         return None if content is None else json.loads(content)
+
+
+def private_memory() -> int:
+    """Measure the most bytes this process has held, without those that it shares with the object store now."""
+    shared = 0
+    with contextlib.suppress(OSError), Path("/proc/self/status").open() as status:
+        shared = next((int(line.split()[1]) * 1024 for line in status if line.startswith("RssShmem:")), 0)
+    return max(0, peak_memory() - shared)
 
 
 def read_nodes(graph: GraphJob, span: Span, buckets: int) -> dict[str, Any]:
@@ -494,7 +503,7 @@ def _unit_message(
         refused = refused.append_column(name, pa.array([str(value)] * len(refused), pa.string()))
     rejects = pa.concat_tables([rejects, refused.select(rejects.schema.names).cast(rejects.schema)])
     zero = dict.fromkeys(("idle_input", "idle_output", "forward", "tokens", "positions", "flops", "gemm"), 0)
-    meta |= zero | {"flags": [], "refused": {}, "replica": "", "inputs": len(kept), "replica_memory": peak_memory(), "started": started}
+    meta |= zero | {"flags": [], "refused": {}, "replica": "", "inputs": len(kept), "replica_memory": private_memory(), "started": started}
     return message(meta, rows=packed(kept), vectors=packed(pa.table(columns)), rejects=packed(rejects))
 
 

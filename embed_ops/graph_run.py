@@ -301,6 +301,8 @@ class _GraphRun:
         if "error" in result:
             kind = StorageError if result["kind"] == "StorageError" else EngineError
             raise kind(result["error"])
+        of_worker = result["memory"]
+        result["memory"] = {"reader": of_worker["reader"], "worker": of_worker["replica"]}
         record = self.attempt.take(result)
         totals.units, totals.rows = totals.units + 1, totals.rows + record.rows
         totals.rejects += record.rejects + record.file_rejects

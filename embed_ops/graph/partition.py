@@ -19,8 +19,9 @@ _ROW_COST = 4
 """What the dense part of a row costs, in edges."""
 _BUILD_BYTES = 48
 """Bytes of an edge while a partition is sorted."""
-PARTITION_BYTES = 384 << 20
-"""Aim for the memory of one partition's task."""
+PARTITION_BYTES = 1 << 30
+"""Aim for the memory of one partition's task, half of which is what it receives and shares with the object store. Fewer partitions
+exchange fewer rows: at 400,000 nodes of width 128, 4 of them are 1.8 times as fast as 24."""
 MOST_PARTITIONS = 4096
 
 
