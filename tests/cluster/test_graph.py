@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -326,3 +328,25 @@ def test_broken_tables(folder: Path, ray_session: None, tmp_path: Path) -> None:
     edges.write_bytes(edges.read_bytes()[:-20])
     with pytest.raises(SourceError, match=r"1\.parquet: the edge table can't be read on"):
         embed(spec(folder, tmp_path / "c", source=section | {"on_missing": "drop"}))
+
+
+ON_ITS_OWN = """
+import contextlib, json, sys
+import ray
+from embed_ops import Spec, embed
+folder, tree = sys.argv[1:]
+options = {"include_dashboard": False, "log_to_driver": False, "_temp_dir": folder, "object_store_memory": 100 * 2**20}
+ray.init(address="local", num_cpus=1, **options)
+embed(Spec.parse(json.loads(tree)), session=lambda: contextlib.nullcontext(True))
+"""
+
+
+@pytest.mark.slow
+def test_one_worker(whole: Run, folder: Path, tmp_path: Path) -> None:
+    """One worker gives the bytes of two."""
+    ray_folder = tempfile.mkdtemp(prefix="r", dir="/tmp")
+    tree = spec(folder, tmp_path / "out", resources={"partitions": 3}).model_dump(mode="json")
+    done = subprocess.run([sys.executable, "-c", ON_ITS_OWN, ray_folder, json.dumps(tree)], capture_output=True, text=True, check=False)
+    shutil.rmtree(ray_folder, ignore_errors=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert contents(tmp_path / "out") == contents(Path(whole.path))
