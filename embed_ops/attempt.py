@@ -96,6 +96,8 @@ def open_attempt(spec: Spec, reporter: Reporter, stop_after_s: float | None) -> 
     run.require_folder()
     header = run.read_header()
     encoder = make_encoder(spec.encoder)
+    if spec.source.features_run is not None:
+        _require_finished(spec.source.features_run)
     edges = listing_digest(open_edges(spec.source).files) if spec.source.kind == GRAPH else None
     found = fingerprint(spec, encoder.fingerprint(), edges)
     if header is None:
@@ -144,6 +146,18 @@ def _anchored(spec: Spec, commit: str | None) -> Spec:
             "sink": spec.sink.model_copy(update={"path": full_address(spec.sink.path)}),
         }
     )
+
+
+def _require_finished(path: str) -> None:
+    """Refuse features out of a run that is no run, or not finished.
+
+    Raises:
+        RunError: says which.
+    """
+    header = RunDir(locate(path)).read_header()
+    if header is None or header["status"] != "finished":
+        found = "no run directory" if header is None else f"a run that is {header['status']}"
+        raise RunError(f"source.features_run {path}: {found}; finish it first, or give a finished one")
 
 
 def _require_apart(run: RunDir, corpus: Corpus) -> None:

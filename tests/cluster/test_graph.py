@@ -300,6 +300,26 @@ def test_example_of_imports(tmp_path: Path) -> None:
     assert shares[1] > shares[0] + 10
 
 
+def test_features_of_a_run(whole: Run, folder: Path, tmp_path: Path) -> None:
+    """The vectors of a finished run are features of its rows; one that is not finished is refused."""
+    graph = graphs.nasty()
+    model, _ = graphs.sage(tmp_path / "model", width=8)
+    source = {"kind": "graph", "features_run": whole.path, "edges": str(folder / "edges")}
+    tree = {"source": source, "encoder": {"family": "graph", "model": str(tmp_path / "model")}}
+    run = embed(Spec.parse({**tree, "sink": {"path": str(tmp_path / "out")}}))
+    expected = graphs.reference(model, graphs.Graph(graphs.vectors(whole), graph.src, graph.dst))
+    assert np.abs(graphs.vectors(run) - expected).max() <= TOLERANCE
+    bounded(run)
+    copy = shutil.copytree(whole.path, tmp_path / "copy")
+    (copy / "run.json").write_text((copy / "run.json").read_text().replace('"finished",', '"stopped",'))
+    tree["source"]["features_run"] = str(copy)
+    with pytest.raises(RunError, match="a run that is stopped"):
+        embed(Spec.parse({**tree, "sink": {"path": str(tmp_path / "b")}}))
+    tree["source"]["features_run"] = str(tmp_path / "nowhere")
+    with pytest.raises(RunError, match="no run directory"):
+        embed(Spec.parse({**tree, "sink": {"path": str(tmp_path / "b")}}))
+
+
 def test_one_node_and_no_edges(ray_session: None, tmp_path: Path) -> None:
     """The smallest graphs have vectors too."""
     graph = graphs.Graph(np.ones((1, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, np.int64))
