@@ -46,8 +46,10 @@ READER_CPUS = 0.25
 WRITER_CPUS = 0.25
 CPUS_PER_READER = 2
 """One reader tokenises for far more than two CPU replicas; more of them would only take their cores."""
-IMAGE_READER_CPUS = READER_CPUS / CPUS_PER_READER
-"""Decoding photographs can take as long as a small model takes: a reader for each core, all together claiming what readers of texts do."""
+READERS_PER_CORE = 2
+"""Of images: decoding photographs can take as long as a small model takes, and one reader begins its next span while another decodes."""
+IMAGE_READER_CPUS = READER_CPUS / CPUS_PER_READER / READERS_PER_CORE
+"""All readers of images together claim what readers of texts do."""
 REPLICA_CPU_SHARE = 0.75
 """CPU claimed per thread of a CPU replica: the rest of each core is the readers' and writers'."""
 MOST_THREADS = 16
@@ -169,7 +171,7 @@ def _dataset(job: Job, works: Sequence[Work], units: int) -> ray.data.Dataset:
     # Nodes that join later bring replicas and want readers.
     cores = max(int(ray.cluster_resources().get("CPU", 1)), most * threads if least < most else 0)
     helpers = max(1, cores // CPUS_PER_READER)
-    readers, reader_cpus = (cores, IMAGE_READER_CPUS) if job.spec.source.modality == "image" else (helpers, READER_CPUS)
+    readers, reader_cpus = (READERS_PER_CORE * cores, IMAGE_READER_CPUS) if job.spec.source.modality == "image" else (helpers, READER_CPUS)
     wave = [{"work": work.dump()} for work in works]
     return (
         ray.data.from_items(wave, override_num_blocks=len(wave))
