@@ -23,6 +23,7 @@ from embed_ops.report import Measured
 from embed_ops.run_dir import RunDir
 from embed_ops.sources.corpus import Corpus, open_edges
 from embed_ops.spec import Spec
+from embed_ops.storing import anchored, quantizers
 
 
 @dataclass
@@ -99,7 +100,7 @@ def open_attempt(spec: Spec, reporter: Reporter, stop_after_s: float | None) -> 
     if spec.source.features_run is not None:
         _require_finished(spec.source.features_run)
     edges = listing_digest(open_edges(spec.source).files) if spec.source.kind == GRAPH else None
-    found = fingerprint(spec, encoder.fingerprint(), edges)
+    found = fingerprint(spec, encoder.fingerprint() | quantizers(spec.encoder, encoder), edges)
     if header is None:
         run.require_empty()
     else:
@@ -142,7 +143,7 @@ def _anchored(spec: Spec, commit: str | None) -> Spec:
     return spec.model_copy(
         update={
             "source": spec.source.model_copy(update=source),
-            "encoder": spec.encoder.model_copy(update=model),
+            "encoder": anchored(spec.encoder).model_copy(update=model),
             "sink": spec.sink.model_copy(update={"path": full_address(spec.sink.path)}),
         }
     )

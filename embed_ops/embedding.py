@@ -24,6 +24,7 @@ from embed_ops.spec import Spec
 from embed_ops.statistics import report_of
 from embed_ops.steps import peak_memory
 from embed_ops.stopping import StopRequest, restored_sigterm
+from embed_ops.storing import row_bytes
 from embed_ops.tuning import Planned, settle
 from embed_ops.waves import run_works
 
@@ -150,7 +151,7 @@ def _work(attempt: Attempt, session: OpenSession, works: Sequence[Work], units: 
 def _space_needed(attempt: Attempt, stock: Ledger) -> int:
     """Guess the bytes of the vectors still to come; unknown row counts are guessed from the bytes of the files."""
     encoder = make_encoder(attempt.spec.encoder)
-    width = sum(encoder.dim(name) for name in encoder.outputs()) * (4 if attempt.spec.sink.dtype == "float32" else 2)
+    width = row_bytes(attempt.spec, encoder)
     pieces = [piece for work in stock.works for piece in work.span.pieces]
     of_row = _ROW_BYTES[attempt.spec.source.modality]
     rows = stock.rows_left if stock.rows_left is not None else sum(piece.rows or piece.bytes // of_row for piece in pieces)

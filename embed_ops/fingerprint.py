@@ -32,6 +32,10 @@ def fingerprint(spec: Spec, model: Mapping[str, str], edges: str | None = None) 
         found |= {f"source.{name}": tree["source"][name] for name in _GRAPH_FIELDS}
         found |= {"edge files": edges, "encoder.dtype": spec.encoder.dtype, **({"seed": spec.seed} if spec.source.fanout else {})}
     found |= {f"encoder.{name}": tree["encoder"][name] for name in _ENCODER_FIELDS}
+    # What a quantizer is stands among the hashes; where it lies changes nothing.
+    found["encoder.outputs"] = [
+        {key: value for key, value in output.items() if key != "quantizer"} for output in tree["encoder"]["outputs"]
+    ]
     found |= {"sink.dtype": spec.sink.dtype, "resources.unit_rows": spec.resources.unit_rows}
     return found | {f"model {part}": digest for part, digest in sorted(model.items())}
 

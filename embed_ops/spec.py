@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self, TypeVar
@@ -27,6 +28,8 @@ _POOLING = {
 }
 _HOLDS = {"text": "text", "image": "image", "graph": "node"}
 """What a family embeds; clip embeds texts and images."""
+LAYERS = r"(mean|sum|concat)\(((?:-?\d+)?:(?:-?\d+)?|-?\d+(?:,-?\d+)*)\)"
+"""How `layer` names several, without spaces."""
 _MOST_PIXELS = 178_956_970
 """Pillow refuses larger images, whatever it is told."""
 
@@ -105,8 +108,38 @@ class OutputSpec(_Section):
     pooling: PoolingMode = Field(
         "auto", description="how the vectors of tokens or patches become one; auto: mean, or what an image model has"
     )
-    layer: int = Field(-1, description="image models: hidden states of this layer, 0 being the first one's input; -1: the model's output")
+    layer: int | str = Field(
+        -1,
+        description="hidden states of this layer, 0 being the first one's input, -1 the model's output; or of several: "
+        '"mean(-4:)", "sum(1,2)", "concat(-4:)"',
+    )
     normalize: bool = Field(False, description="divide by the L2 norm")
+    dim: int | None = Field(None, gt=0, description="keep the first so many dimensions, before normalize (Matryoshka)")
+    dtype: Literal["float32", "float16", "int8", "uint8"] | None = Field(
+        None, description="stored type; by default sink.dtype. int8 and uint8 need quantizer"
+    )
+    quantizer: str | None = Field(None, description="run of a quantize stage, whose ranges turn the vectors into codes")
+
+    def told(self) -> dict[str, Any]:
+        """Say how the vectors come about, for `run.json`: what is not as it is by default, and pooling and normalisation."""
+        changed = self.model_dump(exclude_defaults=True, exclude={"name", "dim"})
+        return {"pooling": self.pooling, "normalize": self.normalize, **changed}
+
+    @property
+    def layer_number(self) -> int:
+        """The layer, where families know one number only."""
+        return int(self.layer)
+
+    @model_validator(mode="after")
+    def _codes(self) -> Self:
+        if (self.quantizer is not None) != (self.dtype in ("int8", "uint8")):
+            raise ValueError(
+                f"output {self.name!r}: dtype int8 or uint8 and quantizer (the run of a quantize stage) go together; "
+                f"found dtype {self.dtype!r}, quantizer {self.quantizer!r}"
+            )
+        if isinstance(self.layer, str) and not re.fullmatch(LAYERS, self.layer.replace(" ", "")):
+            raise ValueError(f'output {self.name!r}: layer {self.layer!r} is no number and none of "mean(-4:)", "sum(1,2)", "concat(-4:)"')
+        return self
 
 
 class EncoderSpec(_Section):
@@ -138,17 +171,28 @@ class EncoderSpec(_Section):
         if len(set(names)) < len(names):
             raise ValueError("two outputs have the same name")
         for output in self.outputs:
-            if output.pooling not in (known := _POOLING[self.family]):
-                raise ValueError(f"pooling {output.pooling!r} is none of family {self.family!r}: {', '.join(sorted(known))}")
-            if output.layer != -1 and self.family not in ("image", "graph"):
-                raise ValueError(
-                    f"output {output.name!r} asks for layer {output.layer}: only families image and graph have layers to choose from"
-                )
+            self._check_output(output)
         if self.family in ("image", "graph") and (self.prompt is not None or self.max_tokens is not None):
             raise ValueError(f"prompt and max_tokens are for texts: leave them out with family {self.family}")
         if (self.dtype == "float64") != (self.dtype != "float32" and self.family == "graph" and self.dtype != AUTO):
             raise ValueError(f"family {self.family} does not compute in {self.dtype}")
         return self
+
+    def _check_output(self, output: OutputSpec) -> None:
+        if output.pooling not in (known := _POOLING[self.family]):
+            raise ValueError(f"pooling {output.pooling!r} is none of family {self.family!r}: {', '.join(sorted(known))}")
+        if self.family == "clip" and output.layer != -1:
+            raise ValueError(f"output {output.name!r} asks for layer {output.layer}: clip has one vector, that of the shared space")
+        if isinstance(output.layer, str) and self.family != "text":
+            raise ValueError(f"output {output.name!r}: several layers in one vector are for family text; name an output for each layer")
+        if output.layer != -1 and self.compile is True:
+            raise ValueError(
+                f"output {output.name!r} asks for layer {output.layer}: a compiled model gives its output only; leave compile out"
+            )
+        if output.dim is not None and self.family != "text":
+            raise ValueError(f"output {output.name!r}: dim is for family text; let a truncate stage follow instead")
+        if output.dtype is not None and self.family == "graph":
+            raise ValueError(f"output {output.name!r}: dtype is for texts and images; let a quantize stage follow instead")
 
 
 class ParitySpec(_Section):

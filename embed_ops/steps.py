@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -38,6 +37,7 @@ from embed_ops.sources.base import Source
 from embed_ops.sources.rows import Rows
 from embed_ops.sources.units import Cursor, Unit, read_units
 from embed_ops.statistics import dump, statistics_of
+from embed_ops.storing import store, stored_type
 
 _UNBOUNDED = Limits(1 << 62, 1 << 62)
 _WHY = {
@@ -235,14 +235,13 @@ def _write(received: pa.Table, meta: dict[str, Any], job: Job) -> dict[str, Any]
     table = unpack(received, "vectors")
     vectors = {name: vectors_of(table.column(name))[index] for name in table.schema.names}
     data = rows.drop_columns([INPUT])
-    stored = {name: values.astype(job.spec.sink.dtype) for name, values in vectors.items()}
-    finite = np.logical_and.reduce([np.isfinite(values).all(axis=1) for values in stored.values()])
+    stored, finite = store(job.spec, vectors)
     if not finite.all():
         why = [Reason(meta["refused"].get(str(place), Reason.NON_FINITE)) for place in index[~finite].tolist()]
         rejects = pa.concat_tables([rejects, _without_vector(data.filter(pa.array(~finite)), why, rejects.schema)])
         data, stored = data.filter(pa.array(finite)), {name: values[finite] for name, values in stored.items()}
     for name, values in stored.items():
-        data = data.append_column(name, vector_column(values, job.spec.sink.dtype))
+        data = data.append_column(name, vector_column(values, stored_type(job.spec, name)))
     meta["statistics"] = dump(statistics_of(data))
     run = RunDir(job.run)
     if meta["retry"]:

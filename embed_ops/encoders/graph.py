@@ -38,8 +38,8 @@ class GraphEncoder:
         self.config: GraphConfig = read_config(self._folder.path)
         self._columns = spec.outputs or (OutputSpec(),)
         for column in self._columns:
-            if not -1 <= column.layer <= self.config.num_layers:
-                raise ModelError(f"{spec.model}: output {column.name!r} asks for layer {column.layer} of {self.config.num_layers}")
+            if not -1 <= column.layer_number <= self.config.num_layers:
+                raise ModelError(f"{spec.model}: output {column.name!r} asks for layer {column.layer_number} of {self.config.num_layers}")
 
     def prepare(self, column: pa.Array) -> Prepared:
         """Check a column of nodes (struct of id, x, chosen): inputs have `x`, fixed-size lists; one for each row that is fine."""
@@ -76,7 +76,7 @@ class GraphEncoder:
         Raises:
             ModelError: there is no such output.
         """
-        return self.config.width(self.column(output).layer)
+        return self.config.width(self.column(output).layer_number)
 
     def column(self, output: str) -> OutputSpec:
         """Find an output by its name.

@@ -70,7 +70,7 @@ def _pool(output: OutputSpec, states: Any, patches: int | None) -> Vector:
     if output.pooling == "pooler":
         vector: Vector = states.pooler_output.flatten().double().numpy()
     else:
-        hidden = (states.last_hidden_state if output.layer == -1 else states.hidden_states[output.layer])[0].double().numpy()
+        hidden = (states.last_hidden_state if output.layer_number == -1 else states.hidden_states[output.layer_number])[0].double().numpy()
         hidden = hidden if hidden.ndim == 2 else hidden.reshape(len(hidden), -1).T
         own = hidden if patches is None else hidden[len(hidden) - patches :]
         vector = {"cls": lambda: hidden[0], "mean": lambda: own.mean(0), "max": lambda: own.max(0), "patches": own.flatten}[

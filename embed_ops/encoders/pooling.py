@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
+
+from embed_ops.spec import OutputSpec
 
 LEAST = 1e-9
 """Least divisor, so that an input without any token gives zeros and not NaN."""
@@ -76,3 +79,9 @@ def pool(mode: str, hidden: Tensor, mask: Tensor, attended: Tensor | None = None
     if mode == "weighted_mean":
         return weighted_mean(hidden, mask, attended)
     return {"mean": mean, "cls": cls, "max": maximum, "last": last, "mean_sqrt_len": mean_sqrt_len}[mode](hidden, mask)
+
+
+def finish(vectors: Tensor, output: OutputSpec) -> Tensor:
+    """Shorten and normalise vectors as an output asks: (rows, D) -> (rows, dim)."""
+    short = vectors if output.dim is None else vectors[:, : output.dim]
+    return normalize(short, dim=-1) if output.normalize else short

@@ -107,11 +107,12 @@ class Reference:
         cut: dict[str, Any] = {} if self.limit is None else {"truncation": True, "max_length": self.limit}
         with torch.inference_mode():
             for text in texts:
-                hidden = model(**tokenizer(self.prompt + text, return_tensors="pt", **cut)).last_hidden_state
+                given = tokenizer(self.prompt + text, return_tensors="pt", **cut)
+                found = model(**given, output_hidden_states=any(output.layer != -1 for output in self.outputs))
                 if heads:
-                    yield {self.outputs[0].name: heads(hidden)}
+                    yield {self.outputs[0].name: heads(found.last_hidden_state)}
                 else:
-                    yield {output.name: _pool(output, hidden[0].double().numpy()) for output in self.outputs}
+                    yield {output.name: _pool(output, layer_of(output.layer, found)) for output in self.outputs}
 
     def _heads(self, tokenizer: Any) -> Callable[[Any], npt.NDArray[Any]] | None:
         """Give the modules of the folder, for the case that sentence-transformers is not installed; None if they are not used."""
@@ -127,6 +128,28 @@ class Reference:
         return lambda hidden: modules(hidden, torch.ones(hidden.shape[:2], dtype=torch.int64), prompt)[0].numpy()
 
 
+def layer_of(asked: int | str, found: Any) -> Vector:
+    """Give the hidden states that `layer` names, of what transformers gave for one text: (T, D * layers) float64."""
+    if asked == -1:
+        last: Vector = found.last_hidden_state[0].double().numpy()
+        return last
+    states: list[Vector] = [state[0].double().numpy() for state in found.hidden_states]
+    if isinstance(asked, int):
+        return states[asked]
+    how, _, listed = asked.replace(" ", "").rstrip(")").partition("(")
+    first, colon, end = listed.partition(":")
+    chosen = states[int(first or 0) : int(end) if end else None] if colon else [states[int(number)] for number in listed.split(",")]
+    if how == "concat":
+        return np.concatenate(chosen, -1)
+    total: Vector = np.mean(chosen, 0) if how == "mean" else np.sum(chosen, 0)
+    return total
+
+
 def _pool(output: OutputSpec, hidden: Vector) -> Vector:
-    vector = POOL[output.pooling](hidden)
+    return finished(output, POOL[output.pooling](hidden))
+
+
+def finished(output: OutputSpec, vector: Vector) -> Vector:
+    """Shorten and normalise one vector as an output asks."""
+    vector = vector[: output.dim]
     return vector / max(float(np.linalg.norm(vector)), 1e-12) if output.normalize else vector

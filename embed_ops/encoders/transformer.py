@@ -33,6 +33,7 @@ OFFSET_TYPES = frozenset(
 )
 """Models whose positions start after the padding token's id, so that many fewer positions are usable."""
 HIDDEN_KEYS = ("hidden_size", "d_model", "dim", "n_embd")
+LAYER_KEYS = ("num_hidden_layers", "num_layers", "n_layers", "n_layer")
 UNBOUNDED = 1_000_000_000
 """A tokenizer without a limit states a huge one."""
 
@@ -67,6 +68,21 @@ def hidden_size(folder: Path, trust_remote_code: bool) -> int:
         if isinstance(value := config.get(key), int):
             return value
     raise ModelError(f"{folder / 'config.json'}: no hidden size ({', '.join(HIDDEN_KEYS)}); give a folder of a text model")
+
+
+def layer_count(folder: Path, trust_remote_code: bool) -> int:
+    """Count the transformer's blocks from its configuration, without importing transformers if possible.
+
+    Raises:
+        ModelError: the configuration does not say.
+    """
+    config: Mapping[str, Any] = read_json(folder / "config.json")
+    if not any(key in config for key in LAYER_KEYS):
+        config = load_config(folder, {}, trust_remote_code).to_dict()
+    for key in LAYER_KEYS:
+        if isinstance(value := config.get(key), int):
+            return value
+    raise ModelError(f"{folder / 'config.json'}: no number of layers ({', '.join(LAYER_KEYS)}); leave layer out")
 
 
 def load_config(folder: Path, changes: Mapping[str, Any], trust_remote_code: bool) -> Any:
@@ -212,7 +228,7 @@ def cost(model: Any) -> Cost:
     )
     heads = _first(config, ("num_attention_heads", "num_heads", "n_heads", "n_head"))
     head = _first(config, ("head_dim", "d_kv")) or _first(config, HIDDEN_KEYS) // max(1, heads)
-    layers = _first(config, ("num_hidden_layers", "num_layers", "n_layers", "n_layer"))
+    layers = _first(config, LAYER_KEYS)
     kinds = getattr(config, "layer_types", None) or ["full_attention"] * layers
     window = getattr(config, "sliding_window", None) or getattr(config, "local_attention", None)
     return Cost(linear, tuple((heads * head, window if kind == "sliding_attention" else None) for kind in kinds))

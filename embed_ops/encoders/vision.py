@@ -142,8 +142,8 @@ def pooled(output: OutputSpec, states: Any, patches: int, name: str) -> Tensor:
 
     if output.pooling == "pooler":
         vectors = getattr(states, "pooler_output", None)
-        if vectors is None or output.layer != -1:
-            raise ModelError(f"{name}: output {output.name!r}: no pooler at layer {output.layer}; choose cls, mean or max")
+        if vectors is None or output.layer_number != -1:
+            raise ModelError(f"{name}: output {output.name!r}: no pooler at layer {output.layer_number}; choose cls, mean or max")
         vectors = vectors.flatten(1).float()
     else:
         vectors = _of_patches(output, _hidden(output, states, name), patches, name)
@@ -153,11 +153,11 @@ def pooled(output: OutputSpec, states: Any, patches: int, name: str) -> Tensor:
 def _hidden(output: OutputSpec, states: Any, name: str) -> Tensor:
     """Give the hidden states of a layer, (B, T, D) float32; those of a convolutional network as positions."""
     hidden = states.last_hidden_state
-    if output.layer != -1:
+    if output.layer_number != -1:
         layers = states.hidden_states
-        if not -len(layers) <= output.layer < len(layers):
-            raise ModelError(f"{name}: output {output.name!r}: no layer {output.layer}, there are 0 to {len(layers) - 1}")
-        hidden = layers[output.layer]
+        if not -len(layers) <= output.layer_number < len(layers):
+            raise ModelError(f"{name}: output {output.name!r}: no layer {output.layer_number}, there are 0 to {len(layers) - 1}")
+        hidden = layers[output.layer_number]
     found: Tensor = (hidden.flatten(2).transpose(1, 2) if hidden.dim() == 4 else hidden).float()
     return found
 

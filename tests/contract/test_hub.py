@@ -24,7 +24,7 @@ from embed_ops.spec import EncoderSpec
 encoder = TextEncoder(EncoderSpec(model="someone/tiny"))
 prepared = encoder.prepare(pa.array(["one", "two"]))
 prints = encoder.fingerprint()
-weights_before = bool(list(encoder._path.glob("*.safetensors")))
+weights_before = bool(list(encoder._backbone.path.glob("*.safetensors")))
 encoder.load("cpu", "float32")
 vectors = encoder.forward(prepared.inputs)["embedding"]
 try:

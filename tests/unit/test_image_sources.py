@@ -257,7 +257,7 @@ def test_wrong_columns(tmp_path: Path) -> None:
         ({"kind": "images"}, {"family": "image", "outputs": [{"pooling": "last"}]}, "pooling 'last' is none of family 'image': auto, cls"),
         ({"kind": "images"}, {"family": "clip", "outputs": [{"pooling": "cls"}]}, "pooling 'cls' is none of family 'clip': auto"),
         ({"column": "x"}, {"outputs": [{"pooling": "pooler"}]}, "pooling 'pooler' is none of family 'text'"),
-        ({"column": "x"}, {"outputs": [{"layer": 3}]}, "only families image and graph have layers"),
+        ({"kind": "images"}, {"family": "clip", "outputs": [{"layer": 3}]}, "clip has one vector"),
     ],
 )
 def test_specs_that_make_no_sense(source: dict[str, Any], encoder: dict[str, Any], words: str) -> None:

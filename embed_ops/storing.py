@@ -1,0 +1,86 @@
+"""How the vectors of each output are stored: as floats of a type, or as the codes of a fitted quantizer."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from embed_ops.encoders.base import Encoder, FloatArray
+from embed_ops.errors import SpecError, StageError
+from embed_ops.location import full_address
+from embed_ops.saved import load_model, pack
+from embed_ops.spec import EncoderSpec, OutputSpec, Spec
+
+_BYTES = {"float32": 4, "float16": 2, "int8": 1, "uint8": 1}
+
+
+def _outputs(spec: EncoderSpec) -> dict[str, OutputSpec]:
+    return {output.name: output for output in spec.outputs or (OutputSpec(),)}
+
+
+def stored_type(spec: Spec, output: str) -> str:
+    """Name the type in which an output is stored."""
+    return _outputs(spec.encoder)[output].dtype or spec.sink.dtype
+
+
+def row_bytes(spec: Spec, encoder: Encoder) -> int:
+    """Count the bytes of a row's vectors, as stored."""
+    return sum(encoder.dim(name) * _BYTES[stored_type(spec, name)] for name in encoder.outputs())
+
+
+@cache
+def _quantizer(path: str) -> Any:
+    return load_model(path)
+
+
+def quantizers(spec: EncoderSpec, encoder: Encoder) -> dict[str, str]:
+    """Check the quantizers of a run, and give what each is: {"quantizer of OUTPUT": sha256}.
+
+    Raises:
+        SpecError: one is no 8-bit quantizer, of other codes or of another width.
+    """
+    found = {}
+    for name, output in _outputs(spec).items():
+        if output.quantizer is None:
+            continue
+        where = f"encoder.outputs {name!r}: quantizer {output.quantizer}"
+        try:
+            model = _quantizer(output.quantizer)
+        except StageError as error:
+            raise SpecError(f"{where}: {error}") from error
+        if model.kind != "quantize" or model.to != output.dtype:
+            of = f"a quantize stage to {model.to}" if model.kind == "quantize" else f"a {model.kind} stage"
+            raise SpecError(f"{where}: is of {of}, and dtype is {output.dtype}; give the run of a quantize stage to {output.dtype}")
+        if model.dim != encoder.dim(name):
+            raise SpecError(f"{where}: takes {model.dim} dimensions, and the output has {encoder.dim(name)}; fit it on such vectors")
+        found[f"quantizer of {name}"] = hashlib.sha256(pack(model)).hexdigest()
+    return found
+
+
+def anchored(spec: EncoderSpec) -> EncoderSpec:
+    """Give quantizers their full addresses, so that they mean the same to every process."""
+    outputs = tuple(
+        output if output.quantizer is None else output.model_copy(update={"quantizer": full_address(output.quantizer)})
+        for output in spec.outputs
+    )
+    return spec.model_copy(update={"outputs": outputs})
+
+
+def store(spec: Spec, vectors: Mapping[str, FloatArray]) -> tuple[dict[str, npt.NDArray[Any]], npt.NDArray[np.bool_]]:
+    """Turn vectors, {output: (rows, dim) float32}, to what is stored, and tell which rows are finite in all of them: (rows,)."""
+    columns: dict[str, npt.NDArray[Any]] = {}
+    finite = []
+    for name, output in _outputs(spec.encoder).items():
+        if output.quantizer is None:
+            columns[name] = vectors[name].astype(stored_type(spec, name))
+            finite.append(np.isfinite(columns[name]).all(axis=1))
+        else:
+            of_row = np.atleast_1d(np.isfinite(vectors[name]).all(axis=1))
+            columns[name] = _quantizer(output.quantizer).transform(np.where(of_row[:, None], vectors[name], np.float32(0)))
+            finite.append(of_row)
+    return columns, np.logical_and.reduce(finite)
