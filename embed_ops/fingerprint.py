@@ -16,10 +16,11 @@ from embed_ops.plan import SourceFile
 from embed_ops.spec import AUTO, Spec
 
 _SOURCE_FIELDS = ("kind", "modality", "column", "template", "keep", "where", "limit", "types", "delimiter")
-_ENCODER_FIELDS = ("family", "max_tokens", "prompt", "outputs", "max_pixels", "draft", "trust_remote_code")
+_ENCODER_FIELDS = ("family", "max_tokens", "prompt", "outputs", "max_pixels", "draft", "lowercase", "trust_remote_code")
 _VERSIONED = ("torch", "transformers", "tokenizers", "numpy", "pillow", "pyarrow")
 _GRAPH_FIELDS = ("id", "features", "src", "dst", "weight", "edge_features", "undirected", "on_missing", "fanout")
 TOKEN_BUDGETS = {"text": {"cpu": 4_096, "cuda": 65_536}, "image": {"cpu": 2_048, "cuda": 65_536}, "node": {"cpu": 1_024, "cuda": 1_024}}
+TOKEN_BUDGETS["static"] = {"cpu": 262_144, "cuda": 262_144}
 """Positions of a forward pass, unless a trial on the device finds a faster size; models of images are wider, and leave
 the cache sooner. Nodes go through the model in tiles of a fixed size."""
 
@@ -76,7 +77,9 @@ def resolve(spec: Spec) -> Resolved:
     return Resolved(
         dtype="float32" if spec.encoder.dtype == AUTO else spec.encoder.dtype,
         compile=spec.encoder.compile is True,
-        token_budget=TOKEN_BUDGETS[spec.source.modality][device] if budget == AUTO else budget,
+        token_budget=TOKEN_BUDGETS["static" if spec.encoder.family == "static" else spec.source.modality][device]
+        if budget == AUTO
+        else budget,
         batch_rule=RULE,
         threads_per_replica=1 if threads == AUTO else threads,
         device=device,
@@ -88,6 +91,8 @@ def resolve(spec: Spec) -> Resolved:
 def choices(spec: Spec) -> frozenset[str]:
     """Name the settings that are "auto", for a replica to choose; none without a parity check, which must vouch for them."""
     if spec.parity.rows == 0:
+        return frozenset()
+    if spec.encoder.family == "static":
         return frozenset()
     asked = {"dtype": spec.encoder.dtype, "compile": spec.encoder.compile, "token_budget": spec.resources.token_budget}
     if spec.source.modality == "image" and spec.encoder.dtype != "float32":

@@ -37,6 +37,7 @@ class Record:
         rows: embedded rows; `rejects`, `file_rejects` and `filtered` count the others.
         reject_file: below `rejects/`, None where there are none.
         min_norm: least L2 norm of the unit's vectors, None where it has none.
+        unknown: words that a table of word vectors does not have, of embedded rows.
         tokens: of distinct inputs; `positions` has the padding too.
         seconds: by part; empty for a unit whose record was lost and read back.
     """
@@ -56,6 +57,7 @@ class Record:
     reject_bytes: int = 0
     reject_sha256: str | None = None
     truncated: int = 0
+    unknown: int = 0
     min_norm: float | None = None
     max_norm: float | None = None
     inputs: int = 0
@@ -73,11 +75,13 @@ class Record:
         taken["ranges"] = [part | {"source": sys.intern(part["source"])} for part in taken["ranges"]]
         if taken["next_source"] is not None:
             taken["next_source"] = sys.intern(taken["next_source"])
+        # A manifest of before words were counted has no such column.
+        taken["unknown"] = taken.get("unknown") or 0
         taken["flags"] = tuple(taken.get("flags", ()))
         return cls(**taken)
 
 
-COUNTED = ("truncated", "inputs", "tokens", "positions", "flops")
+COUNTED = ("truncated", "unknown", "inputs", "tokens", "positions", "flops")
 """What a unit's footer counts beside rows, so that a lost record can be read back whole."""
 SECONDS = ("read", "prepare", "forward", "write", "started", "finished", "idle_input", "idle_output")
 MANIFEST_SCHEMA = pa.schema(
@@ -93,6 +97,7 @@ MANIFEST_SCHEMA = pa.schema(
         ("reject_bytes", pa.int64()),
         ("reject_sha256", pa.string()),
         ("truncated", pa.int64()),
+        ("unknown", pa.int64()),
         ("min_norm", pa.float64()),
         ("max_norm", pa.float64()),
         *((name, pa.int64()) for name in ("inputs", "tokens", "positions")),

@@ -23,6 +23,7 @@ SOURCES = {
 }
 ENCODERS = {
     "text": "embed_ops.encoders.text:TextEncoder",
+    "static": "embed_ops.encoders.static:StaticEncoder",
     "image": "embed_ops.encoders.image:ImageEncoder",
     "clip": "embed_ops.encoders.clip:ClipEncoder",
     "graph": "embed_ops.encoders.graph:GraphEncoder",

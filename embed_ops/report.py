@@ -92,6 +92,7 @@ def counts(done: Sequence[Record], measured: Measured) -> dict[str, Any]:
         "file_rejects": sum(record.file_rejects for record in done),
         "filtered": sum(record.filtered for record in done),
         "truncated": sum(record.truncated for record in done),
+        "unknown": sum(record.unknown for record in done),
         "tokens": sum(record.tokens for record in done),
         "flops": sum(record.flops for record in done),
         "units": len(done),

@@ -73,7 +73,7 @@ def merge(run: RunDir, data: pa.Table, rejects: pa.Table, meta: dict[str, Any]) 
     """
     old, footer = read_table(run, f"{DATA}/{meta['unit']}{SUFFIX}")
     following = footer["next"] or [None, None]
-    sums = {name: footer[name] + meta[name] for name in COUNTED}
+    sums = {name: footer.get(name, 0) + meta[name] for name in COUNTED}
     chained = meta | sums | {"next_source": following[0], "next_position": following[1], "flags": ["retried"]}
     return in_source_order(pa.concat_tables([old, data.cast(old.schema)]), meta["ranges"]), rejects, chained
 

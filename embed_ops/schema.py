@@ -53,6 +53,8 @@ class Reason(enum.StrEnum):
     """The model gave NaN or infinity, or a node's features hold them."""
     DUPLICATE = "duplicate"
     """An earlier row has the same node id."""
+    OUT_OF_VOCABULARY = "out_of_vocabulary"
+    """No word of the text is in the table of word vectors."""
     CRASHED = "crashed"
     """The process that embeds this row dies, each time."""
     HUNG = "hung"

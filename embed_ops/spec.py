@@ -22,11 +22,12 @@ AUTO: Final = "auto"
 PoolingMode = Literal["auto", "mean", "cls", "max", "last", "weighted_mean", "mean_sqrt_len", "pooler", "patches"]
 _POOLING = {
     "text": {"auto", "mean", "cls", "max", "last", "weighted_mean", "mean_sqrt_len"},
+    "static": {"auto", "mean"},
     "image": {"auto", "mean", "cls", "max", "pooler", "patches"},
     "clip": {"auto"},
     "graph": {"auto"},
 }
-_HOLDS = {"text": "text", "image": "image", "graph": "node"}
+_HOLDS = {"text": "text", "static": "text", "image": "image", "graph": "node"}
 """What a family embeds; clip embeds texts and images."""
 LAYERS = r"(mean|sum|concat)\(((?:-?\d+)?:(?:-?\d+)?|-?\d+(?:,-?\d+)*)\)"
 """How `layer` names several, without spaces."""
@@ -145,8 +146,8 @@ class OutputSpec(_Section):
 class EncoderSpec(_Section):
     """The model."""
 
-    family: Literal["text", "image", "clip", "graph"] = Field(
-        "text", description="kind of model; clip embeds images and texts in one space"
+    family: Literal["text", "static", "image", "clip", "graph"] = Field(
+        "text", description="kind of model; static: means of word vectors; clip embeds images and texts in one space"
     )
     model: str = Field(description="folder, object store prefix, or hub name")
     revision: str | None = Field(None, description="hub branch, tag or commit; of a prefix, the digest of its listing")
@@ -156,6 +157,9 @@ class EncoderSpec(_Section):
     compile: Literal["auto"] | bool = Field("auto", description="compile the forward pass; auto: where the work repays it")
     max_tokens: int | None = Field(None, gt=0, description="cut longer rows here; by default the model's own limit")
     prompt: str | None = Field(None, description="text before every row, or the name of one of the model's prompts")
+    lowercase: Literal["auto"] | bool = Field(
+        "auto", description="family static: lower texts before words are looked up; auto: where the table has no capital letters"
+    )
     max_pixels: int = Field(89_478_485, gt=0, le=_MOST_PIXELS, description="a larger image is a reject; the default is Pillow's own limit")
     draft: Literal["auto"] | bool = Field(
         "auto", description="let the JPEG decoder shrink large photographs; auto: where dtype is not float32 either and [parity] is kept"
@@ -172,6 +176,12 @@ class EncoderSpec(_Section):
             raise ValueError("two outputs have the same name")
         for output in self.outputs:
             self._check_output(output)
+        if self.family == "static" and (self.prompt is not None or self.max_tokens is not None or self.compile is True):
+            raise ValueError("family static takes whole texts as they are, word by word: leave prompt, max_tokens and compile out")
+        if self.family == "static" and self.dtype not in (AUTO, "float32"):
+            raise ValueError(f"family static computes in float32, not in {self.dtype}; sink.dtype or an output's dtype stores less")
+        if self.lowercase != AUTO and self.family != "static":
+            raise ValueError(f"lowercase is for family static: leave it out with family {self.family}")
         if self.family in ("image", "graph") and (self.prompt is not None or self.max_tokens is not None):
             raise ValueError(f"prompt and max_tokens are for texts: leave them out with family {self.family}")
         if (self.dtype == "float64") != (self.dtype != "float32" and self.family == "graph" and self.dtype != AUTO):
@@ -189,8 +199,10 @@ class EncoderSpec(_Section):
             raise ValueError(
                 f"output {output.name!r} asks for layer {output.layer}: a compiled model gives its output only; leave compile out"
             )
-        if output.dim is not None and self.family != "text":
-            raise ValueError(f"output {output.name!r}: dim is for family text; let a truncate stage follow instead")
+        if output.layer != -1 and self.family == "static":
+            raise ValueError(f"output {output.name!r} asks for layer {output.layer}: word vectors have no layers")
+        if output.dim is not None and self.family not in ("text", "static"):
+            raise ValueError(f"output {output.name!r}: dim is for families text and static; let a truncate stage follow instead")
         if output.dtype is not None and self.family == "graph":
             raise ValueError(f"output {output.name!r}: dtype is for texts and images; let a quantize stage follow instead")
 

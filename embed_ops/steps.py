@@ -129,6 +129,7 @@ def prepare_unit(unit: Unit, encoder: Encoder, work: Work) -> pa.Table:
         "next_position": unit.end.position,
         "filtered": unit.filtered,
         "truncated": int(prepared.truncated[prepared.index[used]].sum()),
+        "unknown": 0 if prepared.unknown is None else int(prepared.unknown[prepared.index[used]].sum()),
         "retry": work.retry is not None,
         "replaces": work.replaces,
         "read": unit.read_seconds,

@@ -36,12 +36,14 @@ class Prepared:
         index: (rows,) int32; row of `inputs` that each row of the column uses, -1 for a reject.
         truncated: (inputs,) bool; the input was cut to the model's length.
         rejects: rows that can't be embedded.
+        unknown: (inputs,) int64; words that the model does not know and leaves out, None where there is no such thing.
     """
 
     inputs: pa.Table
     index: IntArray
     truncated: BoolArray
     rejects: list[Rejected] = field(default_factory=list)
+    unknown: npt.NDArray[np.int64] | None = None
 
 
 class Encoder(Protocol):

@@ -54,10 +54,11 @@ class Prefix:
     @property
     def path(self) -> Path:
         """The folder of the copy on this node."""
-        return _cache() / "models" / self.digest
+        return cache_folder() / "models" / self.digest
 
 
-def _cache() -> Path:
+def cache_folder() -> Path:
+    """Give the folder of what this node keeps between runs: `EMBED_OPS_CACHE`, else the user's cache."""
     own, shared = os.environ.get("EMBED_OPS_CACHE"), os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(own or f"{shared}/embed-ops").expanduser().absolute()
 
@@ -149,7 +150,7 @@ def _recall(digest: str) -> dict[str, Stamp] | None:
     if not re.fullmatch(r"[0-9a-f]{64}", digest):
         return None
     try:
-        listed = json.loads((_cache() / "models" / f"{digest}.json").read_text(encoding="utf-8"))
+        listed = json.loads((cache_folder() / "models" / f"{digest}.json").read_text(encoding="utf-8"))
         return {str(name): (int(size), str(version)) for name, (size, version) in listed["files"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
@@ -168,13 +169,13 @@ def _remember(prefix: Prefix) -> None:
 
 
 def _scratch() -> Path:
-    folder = _cache() / "tmp"
+    folder = cache_folder() / "tmp"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 def _unwritable(error: OSError) -> StorageError:
-    return StorageError(f"{_cache()}: can't be written ({error}); mend it or set EMBED_OPS_CACHE, and run the same command again")
+    return StorageError(f"{cache_folder()}: can't be written ({error}); mend it or set EMBED_OPS_CACHE, and run the same command again")
 
 
 def _missing(prefix: Prefix, wanted: Sequence[str]) -> list[str]:
@@ -229,7 +230,7 @@ def _copy(at: Location, name: str, size: int, target: Path) -> None:
 def _sweep() -> None:
     """Remove what killed processes left half-copied."""
     old = time.time() - _DEAD_AFTER_S
-    for entry in (_cache() / "tmp").glob("*"):
+    for entry in (cache_folder() / "tmp").glob("*"):
         with contextlib.suppress(OSError):
             if max(file.stat().st_mtime for file in (entry, *entry.rglob("*"))) < old:
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
