@@ -78,9 +78,14 @@ def main() -> None:
             rates["whole job, command"].append(rows / report["whole"])
         of_job = vectors_of(Run(str(folder / "run0")).open().to_table(columns=["embedding"])["embedding"])
     used = prepared.index >= 0
-    difference = float(np.abs(embedded.vectors["embedding"][prepared.index[used]] - expected[used]).max())
+    # Python's `re` does not take combining marks for letters; the tokenizer does.
+    same = np.abs(embedded.vectors["embedding"][prepared.index[used]] - expected[used]).max(axis=1) <= 1e-5
     figures: dict[str, Any] = {f"{part} rows/s": spread(found) for part, found in rates.items()}
-    figures |= {"greatest difference to numpy": difference, "rows embedded": len(of_job), "words a row": report["tokens"] / len(of_job)}
+    figures |= {
+        "share of rows equal to plain numpy, to 1e-5": float(same.mean()),
+        "rows embedded": len(of_job),
+        "words a row": report["tokens"] / len(of_job),
+    }
     figures["replica times plain numpy"] = statistics.median(rates["replica"]) / statistics.median(rates["plain numpy"])
     path = write_record("static", {"rows": rows, "table": "GloVe 6B 50d", "budget": BUDGET}, figures)
     for part, figure in figures.items():
