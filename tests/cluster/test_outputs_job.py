@@ -110,6 +110,7 @@ def test_codes_of_a_quantizer(three: Run, coder: str, tiny: str, corpus: Path) -
     assert list(duckdb.read_parquet(files[0]).select("codes").limit(1).fetchall()[0][0]) == first
 
 
+@pytest.mark.slow
 def test_the_quantizer_is_part_of_the_run(three: Run, coder: str, tiny: str, corpus: Path, tmp_path: Path) -> None:
     """A copy of it elsewhere goes on with the run; one of other ranges is refused; one that does not fit never starts."""
     coded = {"name": "codes", "pooling": "mean", "normalize": True, "dtype": "int8", "quantizer": coder}
