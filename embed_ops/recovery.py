@@ -51,7 +51,9 @@ def recover(root: Location, unit: str, fingerprint: str, attempt: str) -> Recove
         min_norm=low,
         max_norm=high,
         flags=("recovered",),
-        **{name: footer[name] for name in ("ranges", "rows", "rejects", "file_rejects", "filtered", "reject_file", *COUNTED)},
+        **{name: footer[name] for name in ("ranges", "rows", "rejects", "file_rejects", "filtered", "reject_file")},
+        # A footer of an earlier version counts less.
+        **{name: footer.get(name, 0) for name in COUNTED},
     )
     if footer["reject_file"] is not None:
         record = replace(record, reject_bytes=len(rejected), reject_sha256=digest)

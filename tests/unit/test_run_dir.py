@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from fake_run import DIGEST, contents, corpus_of, make, spec_of, table_of
 from reading import write
@@ -24,7 +25,7 @@ from embed_ops.liveness import attempt_is_dead, new_attempt
 from embed_ops.record import Record, norms_of
 from embed_ops.run import Run
 from embed_ops.run_dir import RunDir
-from embed_ops.sinks.parquet import vector_column
+from embed_ops.sinks.parquet import encode, read_footer, vector_column
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def test_records_survive_the_manifest(folder: Path, tmp_path: Path) -> None:
     run = RunDir.at(str(tmp_path / "other"))
     full = Record(
         *("u.000000000000", "a-1-1", [{"source": "ü", "begin": 0, "end": 9, "records": 2}], "ü", 9, 1, 2, 3, 4, 5, "f" * 64),
-        *("r", 6, "e" * 64, 7, 0.5, 1.5, 8, 9, 10, 1e15, {"read": 0.25, "forward": 3.0}, ("retried",)),
+        *("r", 6, "e" * 64, 7, 11, 0.5, 1.5, 8, 9, 10, 1e15, {"read": 0.25, "forward": 3.0}, ("retried",)),
     )
     bare = replace(full, next_source=None, next_position=None, reject_file=None, reject_sha256=None, min_norm=None, max_norm=None)
     run.append_manifest([full, replace(bare, unit="v")], "a-1-1")
@@ -65,6 +66,25 @@ def test_lost_records_are_read_back(folder: Path) -> None:
     }
     assert all(record.flags == ("recovered",) and record.attempt == "b-2-2" for record in records.values())
     assert RunDir.at(str(folder)).read_manifest() == records
+
+
+def test_runs_of_before_words_were_counted(folder: Path) -> None:
+    """Manifests and footers that do not count unknown words are read as if there were none."""
+    known = RunDir.at(str(folder)).read_manifest()
+    for part in (folder / "manifest").iterdir():
+        pq.write_table(pq.read_table(part).drop_columns(["unknown"]), part)
+    assert RunDir.at(str(folder)).read_manifest() == known
+    for record in known.values():
+        file = folder / "data" / f"{record.unit}.parquet"
+        table = pq.read_table(file, partitioning=None)
+        footer = read_footer(pq.read_metadata(file))
+        del footer["unknown"]
+        file.write_bytes(encode(table, footer))
+    shutil.rmtree(folder / "manifest")
+    records, broken = RunDir.at(str(folder)).load_records(DIGEST, "b-2-2")
+    assert broken == []
+    assert {name: record.rows for name, record in records.items()} == {name: record.rows for name, record in known.items()}
+    assert all(record.unknown == 0 for record in records.values())
 
 
 @pytest.mark.parametrize("what", ["shorter", "longer", "no rejects", "shorter rejects", "empty rejects"])
