@@ -290,7 +290,7 @@ publish(locate(sys.argv[1]), "unit", bytes(int(sys.argv[2])), "a")
 def test_a_writer_that_is_killed_in_the_middle(size: int, target: str, sig: str, s3: FaultyS3) -> None:
     """Kill -9 while bytes are under way: nothing is visible. Ctrl-C: nothing, or the whole."""
     prefix = f"killed-{size}-{sig}"
-    stalled = s3.fail("stall" if sig == "INT" else "never", "PUT", target, times=None, seconds=0.5)
+    stalled = s3.fail("stall" if sig == "INT" else "never", "PUT", target, times=None, seconds=3.0)
     process = subprocess.Popen([sys.executable, "-c", WRITER, f"s3://{BUCKET}/{prefix}", str(size)], stderr=subprocess.PIPE)
     while not stalled.hits and process.poll() is None:
         time.sleep(0.01)
