@@ -236,7 +236,7 @@ def _write(received: pa.Table, meta: dict[str, Any], job: Job) -> dict[str, Any]
     table = unpack(received, "vectors")
     vectors = {name: vectors_of(table.column(name))[index] for name in table.schema.names}
     data = rows.drop_columns([INPUT])
-    stored, finite = store(job.spec, vectors)
+    stored, finite = store(job.spec, vectors, job.fingerprint)
     if not finite.all():
         why = [Reason(meta["refused"].get(str(place), Reason.NON_FINITE)) for place in index[~finite].tolist()]
         rejects = pa.concat_tables([rejects, _without_vector(data.filter(pa.array(~finite)), why, rejects.schema)])

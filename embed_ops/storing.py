@@ -34,7 +34,8 @@ def row_bytes(spec: Spec, encoder: Encoder) -> int:
 
 
 @cache
-def _quantizer(path: str) -> Any:
+def _quantizer(path: str, fingerprint: str) -> Any:
+    """Load a quantizer once in a process for each run: the one at a path may be another for the next run."""
     return load_model(path)
 
 
@@ -50,7 +51,7 @@ def quantizers(spec: EncoderSpec, encoder: Encoder) -> dict[str, str]:
             continue
         where = f"encoder.outputs {name!r}: quantizer {output.quantizer}"
         try:
-            model = _quantizer(output.quantizer)
+            model = load_model(output.quantizer)
         except StageError as error:
             raise SpecError(f"{where}: {error}") from error
         if model.kind != "quantize" or model.to != output.dtype:
@@ -71,8 +72,14 @@ def anchored(spec: EncoderSpec) -> EncoderSpec:
     return spec.model_copy(update={"outputs": outputs})
 
 
-def store(spec: Spec, vectors: Mapping[str, FloatArray]) -> tuple[dict[str, npt.NDArray[Any]], npt.NDArray[np.bool_]]:
-    """Turn vectors, {output: (rows, dim) float32}, to what is stored, and tell which rows are finite in all of them: (rows,)."""
+def store(spec: Spec, vectors: Mapping[str, FloatArray], fingerprint: str) -> tuple[dict[str, npt.NDArray[Any]], npt.NDArray[np.bool_]]:
+    """Turn vectors, {output: (rows, dim) float32}, to what is stored, and tell which rows are finite in all of them: (rows,).
+
+    Args:
+        spec: of the run, with full addresses.
+        vectors: of a unit.
+        fingerprint: digest of the run's, which the quantizers are part of.
+    """
     columns: dict[str, npt.NDArray[Any]] = {}
     finite = []
     for name, output in _outputs(spec.encoder).items():
@@ -81,6 +88,6 @@ def store(spec: Spec, vectors: Mapping[str, FloatArray]) -> tuple[dict[str, npt.
             finite.append(np.isfinite(columns[name]).all(axis=1))
         else:
             of_row = np.atleast_1d(np.isfinite(vectors[name]).all(axis=1))
-            columns[name] = _quantizer(output.quantizer).transform(np.where(of_row[:, None], vectors[name], np.float32(0)))
+            columns[name] = _quantizer(output.quantizer, fingerprint).transform(np.where(of_row[:, None], vectors[name], np.float32(0)))
             finite.append(of_row)
     return columns, np.logical_and.reduce(finite)

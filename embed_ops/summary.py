@@ -44,8 +44,7 @@ def report_rows(report: dict[str, Any]) -> list[tuple[str, str]]:
         ("units", f"{report['units']:,}, of which {report['units_skipped']:,} were done before; {report['spans_read']:,} spans read"),
     ]
     if report.get("unknown"):
-        share = report["unknown"] / max(1, report["unknown"] + report["tokens"])
-        rows.append(("words without a vector", f"{report['unknown']:,}, left out of the means ({share:.1%} of all words)"))
+        rows.append(("words without a vector", f"{report['unknown']:,}, left out of the means"))
     if report["file_rejects"]:
         rows.append(("files not read to their end", f"{report['file_rejects']:,}"))
     rows.append(

@@ -95,7 +95,7 @@ class GraphEncoder:
 
     def describe(self) -> dict[str, Any]:
         """Say what the model became, for `run.json`; all JSON values."""
-        shapes = {name: {"dim": self.dim(name), **self.column(name).model_dump(exclude={"name"})} for name in self.outputs()}
+        shapes = {name: {"dim": self.dim(name), **self.column(name).told()} for name in self.outputs()}
         return {
             "model": self._spec.model,
             "commit": self._folder.revision,

@@ -171,7 +171,7 @@ class ImageEncoder:
 
     def _describe(self, column: OutputSpec) -> dict[str, Any]:
         shape = {"shape": [self._patches, self._shape.width]} if column.pooling == "patches" else {}
-        return {"dim": self.dim(column.name), **column.model_dump(exclude={"name"}), **shape}
+        return {"dim": self.dim(column.name), **column.told(), **shape}
 
     def weight_bytes(self) -> int:
         """Give the size of the weight files, 0 where they are not on this machine yet."""

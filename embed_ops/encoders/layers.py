@@ -87,10 +87,12 @@ class LayerStates:
         self._blocks = self._find_blocks() if numbers - {count} else None
         self._caught: dict[int, Tensor] = {}
         if self._blocks is not None:
-            for number in numbers - {count}:
-                self._blocks[number].register_forward_pre_hook(partial(self._catch, number), with_kwargs=True)
+            blocks, inner = self._blocks, numbers - {count}
+            hooks = [blocks[number].register_forward_pre_hook(partial(self._catch, number), with_kwargs=True) for number in inner]
             if not self._same():
-                self._blocks = None
+                self._blocks, self._caught = None, {}
+                for hook in hooks:
+                    hook.remove()
 
     def _find_blocks(self) -> Any:
         from torch.nn import ModuleList

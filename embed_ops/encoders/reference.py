@@ -146,10 +146,5 @@ def layer_of(asked: int | str, found: Any) -> Vector:
 
 
 def _pool(output: OutputSpec, hidden: Vector) -> Vector:
-    return finished(output, POOL[output.pooling](hidden))
-
-
-def finished(output: OutputSpec, vector: Vector) -> Vector:
-    """Shorten and normalise one vector as an output asks."""
-    vector = vector[: output.dim]
+    vector = POOL[output.pooling](hidden)[: output.dim]
     return vector / max(float(np.linalg.norm(vector)), 1e-12) if output.normalize else vector

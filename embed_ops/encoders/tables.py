@@ -14,6 +14,7 @@ import hashlib
 import json
 import shutil
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -235,7 +236,7 @@ def read_array(file: Path, beside: Path) -> tuple[list[str], Array]:
     if len(words) != len(vectors):
         raise ModelError(f"{file}: {len(vectors)} vectors, and {len(words)} words in {beside.name}; give those that belong together")
     if len(set(words)) < len(words):
-        twice = next(word for place, word in enumerate(words) if word in set(words[:place]))
+        twice = Counter(words).most_common(1)[0][0]
         raise ModelError(f"{beside}: {twice!r} stands twice; take one out, and its vector")
     return words, np.ascontiguousarray(vectors, np.float32)
 

@@ -56,33 +56,32 @@ def token_limit(folder: Path, settings: Transformer, asked: int | None) -> int |
 
 
 def hidden_size(folder: Path, trust_remote_code: bool) -> int:
-    """Give the width of the transformer's hidden states from its configuration, without importing transformers if possible.
+    """Give the width of the transformer's hidden states.
 
     Raises:
-        ModelError: the configuration does not say.
+        ModelError: its configuration does not say.
     """
-    config: Mapping[str, Any] = read_json(folder / "config.json")
-    if not any(key in config for key in HIDDEN_KEYS):
-        config = load_config(folder, {}, trust_remote_code).to_dict()
-    for key in HIDDEN_KEYS:
-        if isinstance(value := config.get(key), int):
-            return value
-    raise ModelError(f"{folder / 'config.json'}: no hidden size ({', '.join(HIDDEN_KEYS)}); give a folder of a text model")
+    return _stated(folder, HIDDEN_KEYS, "hidden size", trust_remote_code)
 
 
 def layer_count(folder: Path, trust_remote_code: bool) -> int:
-    """Count the transformer's blocks from its configuration, without importing transformers if possible.
+    """Count the transformer's blocks.
 
     Raises:
-        ModelError: the configuration does not say.
+        ModelError: its configuration does not say.
     """
+    return _stated(folder, LAYER_KEYS, "number of layers", trust_remote_code)
+
+
+def _stated(folder: Path, keys: Sequence[str], what: str, trust_remote_code: bool) -> int:
+    """Look a number up in the configuration, without importing transformers if possible."""
     config: Mapping[str, Any] = read_json(folder / "config.json")
-    if not any(key in config for key in LAYER_KEYS):
+    if not any(key in config for key in keys):
         config = load_config(folder, {}, trust_remote_code).to_dict()
-    for key in LAYER_KEYS:
+    for key in keys:
         if isinstance(value := config.get(key), int):
             return value
-    raise ModelError(f"{folder / 'config.json'}: no number of layers ({', '.join(LAYER_KEYS)}); leave layer out")
+    raise ModelError(f"{folder / 'config.json'}: no {what} ({', '.join(keys)}); give a folder of a text model")
 
 
 def load_config(folder: Path, changes: Mapping[str, Any], trust_remote_code: bool) -> Any:

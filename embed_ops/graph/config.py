@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
@@ -52,7 +53,7 @@ def squeezed(name: str) -> str:
     return name.lower().replace("-", "").replace("_", "").replace(" ", "")
 
 
-class GraphConfig(BaseModel):
+class GraphConfig(BaseModel, ABC):
     """Settings that all models have."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
@@ -118,8 +119,9 @@ class GraphConfig(BaseModel):
         """Say whether norm and activation follow a layer: not the last one, unless layers are joined."""
         return self.jk is not None or layer < self.num_layers
 
+    @abstractmethod
     def _conv(self, layer: int) -> Shapes:
-        raise NotImplementedError
+        """Give the weights of a layer's convolution; each kind of model has its own."""
 
     def shapes(self) -> Shapes:
         """Give all weights of the model: those of PyTorch Geometric 2.8, but norms have no `module.` in their names."""

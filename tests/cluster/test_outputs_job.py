@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,20 @@ def test_the_quantizer_is_part_of_the_run(three: Run, coder: str, tiny: str, cor
         with pytest.raises(SpecError, match=says):
             embed(spec_of(tiny, corpus, "never", [coded | change]), session=no_session)
     assert not (corpus / "never").exists()
+
+
+def test_a_quantizer_that_was_fitted_again(three: Run, tiny: str, corpus: Path, tmp_path: Path) -> None:
+    """Another run in the same session, with another quantizer at the same place, has the codes of that one."""
+    coded = {"name": "codes", "pooling": "mean", "normalize": True, "dtype": "int8", "quantizer": str(tmp_path / "q")}
+    found = []
+    for percentile in (0, 10):
+        stage = {"kind": "quantize", "to": "int8", "column": "embedding", "percentile": percentile}
+        shutil.rmtree(tmp_path / "q", ignore_errors=True)
+        postprocess(three.path, [parse_stage(stage)], output=str(tmp_path / "q"))
+        run = embed(spec_of(tiny, corpus, f"again-{percentile}", [coded]))
+        found.append(column(run, "codes"))
+        np.testing.assert_array_equal(found[-1], load_model(str(tmp_path / "q")).transform(column(three, "embedding")))
+    assert (found[0] != found[1]).any()
 
 
 def test_a_layer_is_not_compiled(three: Run, tiny: str, corpus: Path) -> None:

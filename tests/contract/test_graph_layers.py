@@ -12,6 +12,8 @@ from torch import Tensor
 
 from embed_ops.graph.layers import CHUNK, TILE, Edges, by_tile
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 pytest.importorskip("torch_geometric")
 LIMITS = {torch.float32: 1e-5, torch.float64: 1e-12}
 DTYPES = [pytest.param(dtype, id=str(dtype).removeprefix("torch.")) for dtype in LIMITS]
@@ -73,15 +75,6 @@ CASES: dict[str, dict[str, Any]] = {
 }
 KINDS = ["sage", "sage-sum", "sage-max", "gat-heads", "gat-edges", "gatv2-edges", "gcn-weights"]
 """One case of each kernel."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Bits of a row are promised for one thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def extra(case: str) -> dict[str, bool]:

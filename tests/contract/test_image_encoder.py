@@ -6,7 +6,6 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -30,17 +29,10 @@ from embed_ops.fingerprint import choices, resolve
 from embed_ops.spec import EncoderSpec, OutputSpec, ParitySpec, Spec
 from embed_ops.tuning import Planned, settle
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 Floats = npt.NDArray[np.float64]
 LIMIT = 89_478_485
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Keep to one core."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +163,9 @@ def test_layers(name: str, folders: dict[str, Path]) -> None:
 def test_what_a_model_has_by_default(folders: dict[str, Path]) -> None:
     """Where the spec does not say: the class token, or the pooler of models whose image vector that is."""
     for name, mode in (("vit", "cls"), ("dinov2", "cls"), ("clip", "pooler"), ("siglip", "pooler"), ("convnext", "pooler")):
-        assert make(folders[name]).describe()["outputs"]["embedding"]["pooling"] == mode
+        encoder = make(folders[name])
+        told = encoder.describe()["outputs"]["embedding"]
+        assert (told["pooling"], told["dim"]) == (mode, encoder.dim("embedding"))
     with pytest.raises(ModelError, match="no class token; choose mean, max or pooler"):
         make(folders["siglip"], OutputSpec(pooling="cls"))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,8 @@ from embed_ops.errors import ModelError, SpecError
 from embed_ops.parity import compare
 from embed_ops.spec import EncoderSpec, OutputSpec, Spec
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 LAYERS: dict[int | str, Any] = {
     -1: lambda states: states[-1],
     0: lambda states: states[0],
@@ -30,15 +31,6 @@ LAYERS: dict[int | str, Any] = {
     "concat(-2:)": lambda states: torch.cat([states[-2], states[-1]], -1),
     "mean(:)": lambda states: torch.stack(states).mean(0),
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Keep to one core."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def _albert(path: Path) -> Path:
@@ -99,6 +91,20 @@ def test_only_needed_layers_are_held(folder: Path) -> None:
     prepared = encoder.prepare(pa.array(TEXTS[:2]))
     encoder.forward(prepared.inputs)
     assert asked == ["albert" in folder.name]
+    assert not states._caught
+
+
+def test_a_model_whose_blocks_are_not_its_layers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked for all hidden states, with the same vectors, and nothing goes on looking into its blocks."""
+    folder = build("bert", tmp_path)
+    _, expected = embed(folder, TEXTS[:3], outputs_of([1, "mean(:)"]))
+    monkeypatch.setattr(LayerStates, "_same", lambda _: False)
+    encoder, found = embed(folder, TEXTS[:3], outputs_of([1, "mean(:)"]))
+    for name in encoder.outputs():
+        np.testing.assert_array_equal(found[name], expected[name])
+    states = encoder._backbone._states
+    assert isinstance(states, LayerStates)
+    assert not any(module._forward_pre_hooks for module in states._model.modules())
     assert not states._caught
 
 

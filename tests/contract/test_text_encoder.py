@@ -7,7 +7,7 @@ import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ from embed_ops.encoders.tokenizer import TextTokenizer, read_plain_bert
 from embed_ops.errors import ModelError, SourceError
 from embed_ops.spec import EncoderSpec, OutputSpec
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 MODES = {
     "mean": "mean",
     "cls": "cls",
@@ -34,16 +36,6 @@ MODES = {
     "weightedmean": "weighted_mean",
     "mean_sqrt_len_tokens": "mean_sqrt_len",
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Keep to one core, and check that nothing here changes that."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    assert torch.get_num_threads() == 1
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
