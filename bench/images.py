@@ -31,10 +31,10 @@ from record import spread, write_record
 from sklearn.datasets import load_digits, load_sample_images
 
 from embed_ops import Run
+from embed_ops.encoder_spec import EncoderSpec
 from embed_ops.encoders.image import ImageEncoder
 from embed_ops.encoders.pixels import read_preprocessing
 from embed_ops.parity import cosines
-from embed_ops.spec import EncoderSpec
 
 FIGURES = ("utilization", "gemm_flops_per_second", "flops_per_second")
 SIZES: dict[str, dict[str, int]] = {

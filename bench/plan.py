@@ -15,8 +15,8 @@ from record import write_record
 from embed_ops.ledger import take_stock
 from embed_ops.liveness import new_attempt
 from embed_ops.run_dir import RunDir
+from embed_ops.source_spec import SourceSpec
 from embed_ops.sources.corpus import Corpus
-from embed_ops.spec import SourceSpec
 
 
 def main() -> None:

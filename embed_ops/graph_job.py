@@ -45,9 +45,9 @@ from embed_ops.plan import Span
 from embed_ops.registry import make_source
 from embed_ops.schema import CONTENT, INPUT, MESSAGE, REASON, Reason
 from embed_ops.sinks.parquet import vector_column
+from embed_ops.source_spec import SourceSpec
 from embed_ops.sources.base import DECODING_FAULTS, Records
 from embed_ops.sources.graph import vectors
-from embed_ops.spec import SourceSpec
 from embed_ops.steps import parts_of, peak_memory, prepare_unit, units_of, write_unit
 
 if TYPE_CHECKING:

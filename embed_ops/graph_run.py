@@ -27,13 +27,14 @@ import ray
 
 from embed_ops import graph_job as work
 from embed_ops.attempt import Attempt
+from embed_ops.encoder_spec import AUTO, OutputSpec
 from embed_ops.errors import EngineError, ModelError, SourceError, Stopped, StorageError
 from embed_ops.graph.ids import Ids, bucket_count
 from embed_ops.graph.partition import TILE, boundaries, partition_count
 from embed_ops.graph_job import FINAL, GraphJob, Part, states_name
 from embed_ops.progress import Totals
+from embed_ops.source_spec import SourceSpec
 from embed_ops.sources.corpus import Corpus, open_edges
-from embed_ops.spec import AUTO, OutputSpec, SourceSpec
 from embed_ops.stopping import StopRequest
 from embed_ops.tasks import TASK_RETRIES, Tasks, alone
 from embed_ops.waves import stopped

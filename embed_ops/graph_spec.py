@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from embed_ops.wording import as_tuple
+from embed_ops.wording import Names, Section
 
 GRAPH = "graph"
-_Names = Annotated[tuple[str, ...], BeforeValidator(as_tuple)]
 
 
-class GraphFields(BaseModel):
+class GraphFields(Section):
     """Two partitioned tables, Parquet or CSV by the names of their files; every field is for `kind = "graph"` alone."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-    nodes: str | _Names | None = Field(None, description="graph: the node table, a row for each node; as path")
-    edges: str | _Names | None = Field(None, description="graph: the edge table, a row for each edge; as path")
+    nodes: str | Names | None = Field(None, description="graph: the node table, a row for each node; as path")
+    edges: str | Names | None = Field(None, description="graph: the edge table, a row for each edge; as path")
     id: str = Field("id", min_length=1, description="graph: node column of ids, integers or strings; kept in the output")
-    features: str | _Names = Field("x", description="graph: node column of vectors, or several columns of numbers")
+    features: str | Names = Field("x", description="graph: node column of vectors, or several columns of numbers")
     features_run: str | None = Field(None, description="graph: a finished run that kept the ids; its rows are the nodes, instead of nodes")
     src: str = Field("src", min_length=1, description="graph: edge column of the ids that send")
     dst: str = Field("dst", min_length=1, description="graph: edge column of the ids that receive")
     weight: str | None = Field(None, description="graph: edge column of weights, for GCN")
-    edge_features: _Names = Field((), description="graph: edge columns of numbers, or one of vectors, for GAT with edge_dim")
+    edge_features: Names = Field((), description="graph: edge columns of numbers, or one of vectors, for GAT with edge_dim")
     undirected: bool = Field(False, description="graph: let every edge count in both directions; a loop counts once")
     on_missing: Literal["error", "drop"] = Field(
         "error", description="graph: an edge to a node that is not there: exit 2, or left out and counted"

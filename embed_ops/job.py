@@ -10,10 +10,11 @@ from typing import Any, Self
 
 import pyarrow as pa
 
+from embed_ops.encoder_spec import EncoderSpec
 from embed_ops.filesystem import Location
 from embed_ops.plan import Piece, Span
 from embed_ops.sources.units import UnitEnd
-from embed_ops.spec import EncoderSpec, Spec
+from embed_ops.spec import Spec
 
 
 @dataclass(frozen=True)

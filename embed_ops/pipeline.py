@@ -27,6 +27,7 @@ import ray.exceptions
 from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
 
 from embed_ops import pulse
+from embed_ops.encoder_spec import AUTO, EncoderSpec
 from embed_ops.engine import engine_error
 from embed_ops.errors import EngineError, SpecError
 from embed_ops.feed import Feed
@@ -34,7 +35,7 @@ from embed_ops.filesystem import Location
 from embed_ops.job import Job, Resolved, Work
 from embed_ops.lookout import LOOK_UP_S, Control, Lookout
 from embed_ops.message import failure
-from embed_ops.spec import AUTO, EncoderSpec, ResourcesSpec
+from embed_ops.spec import ResourcesSpec
 from embed_ops.steps import write_unit
 from embed_ops.workers import WatchedReplica, call_guarded, isolate_watched, read
 

@@ -6,9 +6,10 @@ import importlib
 from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
+    from embed_ops.encoder_spec import EncoderSpec
     from embed_ops.encoders.base import Encoder
+    from embed_ops.source_spec import SourceSpec
     from embed_ops.sources.base import Source
-    from embed_ops.spec import EncoderSpec, SourceSpec
     from embed_ops.stage_spec import StageSpec
     from embed_ops.stages.base import Stage
 

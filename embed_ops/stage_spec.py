@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
+
+from embed_ops.wording import Section
 
 AUTO_OR_COUNT = Literal["auto"] | Annotated[int, Field(gt=0)]
 
 
-class _Stage(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
+class _Stage(Section):
     name: str | None = Field(None, min_length=1, pattern=r"^[A-Za-z0-9_.-]+$", description="folder of its run; by default its kind")
     input: str | None = Field(None, description='stage to read, or "embed" for the run itself; by default the stage before')
     column: str | None = Field(None, description="vector column to read, where there are several")

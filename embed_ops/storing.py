@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from embed_ops.encoder_spec import EncoderSpec, OutputSpec
 from embed_ops.encoders.base import Encoder, FloatArray
 from embed_ops.errors import SpecError, StageError
 from embed_ops.location import full_address
 from embed_ops.saved import load_model, pack
-from embed_ops.spec import EncoderSpec, OutputSpec, Spec
+from embed_ops.spec import Spec
 
 _BYTES = {"float32": 4, "float16": 2, "int8": 1, "uint8": 1}
 

@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from embed_ops.encoder_spec import EncoderSpec
 from embed_ops.encoders.base import Encoder, FloatArray, Prepared
 from embed_ops.errors import ModelError
 from embed_ops.forward import embed_inputs
 from embed_ops.job import Resolved
 from embed_ops.parity import Parity, compare, within
 from embed_ops.registry import make_encoder
-from embed_ops.spec import EncoderSpec, ParitySpec
+from embed_ops.spec import ParitySpec
 
 LEAST_GAIN = 1.5
 """Times the float32 rate that a matrix product in a shorter type must reach to be worth its rounding."""

@@ -7,12 +7,22 @@ from collections.abc import Mapping
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 
 def as_tuple(value: object) -> object:
     """Let a TOML or JSON list stand for a tuple: strict mode would refuse it."""
     return tuple(value) if isinstance(value, list) else value
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(as_tuple)]
+"""A list of strings."""
+
+
+class Section(BaseModel):
+    """A section of the spec: no unknown keys, no conversions, no changes."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 def sentence(model: type[BaseModel], detail: Mapping[str, Any], tree: Any, prefix: str = "") -> str:

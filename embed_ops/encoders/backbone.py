@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from embed_ops.encoder_spec import EncoderSpec, OutputSpec
 from embed_ops.encoders import folder as folders
 from embed_ops.encoders.base import IntArray, not_loaded
 from embed_ops.encoders.layers import Layers, read_layers
@@ -29,7 +30,6 @@ from embed_ops.encoders.transformer import (
     weightless_cost,
 )
 from embed_ops.errors import ModelError
-from embed_ops.spec import EncoderSpec, OutputSpec
 
 if TYPE_CHECKING:
     from torch import Tensor

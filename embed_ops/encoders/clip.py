@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from embed_ops.encoder_spec import EncoderSpec, OutputSpec
 from embed_ops.encoders import folder as folders
 from embed_ops.encoders.base import FloatArray, IntArray, Prepared, no_vectors, not_loaded
 from embed_ops.encoders.column import distinct
@@ -32,7 +33,6 @@ from embed_ops.encoders.transformer import (
 )
 from embed_ops.encoders.vision import TOWERS, flops_of_image, read_shape, weightless_tower
 from embed_ops.errors import ModelError
-from embed_ops.spec import EncoderSpec, OutputSpec
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from embed_ops.encoder_spec import EncoderSpec, OutputSpec
 from embed_ops.encoders.base import FloatArray
 from embed_ops.encoders.image_reference import each_image, load_processor
 from embed_ops.encoders.tokenizer import load_auto_tokenizer
-from embed_ops.spec import EncoderSpec, OutputSpec
 
 
 class ClipReference:

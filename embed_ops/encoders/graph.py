@@ -13,12 +13,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from embed_ops.encoder_spec import EncoderSpec, OutputSpec
 from embed_ops.encoders import folder as folders
 from embed_ops.encoders.base import Prepared, Rejected
 from embed_ops.errors import ModelError
 from embed_ops.graph.config import GraphConfig, read_config
 from embed_ops.schema import Reason
-from embed_ops.spec import EncoderSpec, OutputSpec
 
 X, PLACE = "x", "place"
 """Features of an input, and the row of the column that it is."""

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from embed_ops.encoder_spec import EncoderSpec, OutputSpec
 from embed_ops.encoders import folder as folders
 from embed_ops.encoders.base import FloatArray, IntArray, Prepared, no_vectors, not_loaded
 from embed_ops.encoders.decoding import Normalizer, black_image, blank_images, most_images, prepare_images
@@ -19,7 +20,6 @@ from embed_ops.encoders.pixels import Preprocessing, read_preprocessing
 from embed_ops.encoders.settings import read_json
 from embed_ops.encoders.vision import flops_of_image, load_tower, pooled, read_shape, weightless_tower
 from embed_ops.errors import ModelError
-from embed_ops.spec import EncoderSpec, OutputSpec
 
 
 class ImageEncoder:

@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from embed_ops.encoder_spec import EncoderSpec, OutputSpec
 from embed_ops.encoders.base import FloatArray
 from embed_ops.encoders.pixels import Refused, open_image, to_rgb
 from embed_ops.encoders.transformer import load_config
 from embed_ops.encoders.vision import TOWERS
-from embed_ops.spec import EncoderSpec, OutputSpec
 
 Vector = npt.NDArray[np.float64]
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from embed_ops.encoder_spec import LAYERS
 from embed_ops.errors import ModelError
-from embed_ops.spec import LAYERS
 
 if TYPE_CHECKING:
     from torch import Tensor

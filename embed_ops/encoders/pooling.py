@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from embed_ops.spec import OutputSpec
+from embed_ops.encoder_spec import OutputSpec
 
 LEAST = 1e-9
 """Least divisor, so that an input without any token gives zeros and not NaN."""

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from embed_ops.encoder_spec import EncoderSpec, OutputSpec
 from embed_ops.encoders.base import FloatArray
 from embed_ops.encoders.modules import Pipeline
 from embed_ops.encoders.tokenizer import load_auto_tokenizer, lowercase_first
 from embed_ops.encoders.transformer import load_config, model_class
-from embed_ops.spec import EncoderSpec, OutputSpec
 
 Vector = npt.NDArray[np.float64]
 

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from embed_ops.encoder_spec import EncoderSpec, OutputSpec
 from embed_ops.encoders.base import FloatArray, IntArray, Prepared, Rejected, no_vectors, not_loaded
 from embed_ops.encoders.column import distinct
 from embed_ops.encoders.tables import Table, open_table, words_beside
 from embed_ops.encoders.tokenized import TOKENS, token_counts
 from embed_ops.errors import ModelError
 from embed_ops.schema import Reason
-from embed_ops.spec import EncoderSpec, OutputSpec
 
 if TYPE_CHECKING:
     import torch

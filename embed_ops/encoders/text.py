@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from embed_ops.encoder_spec import EncoderSpec, OutputSpec
 from embed_ops.encoders.backbone import Backbone
 from embed_ops.encoders.base import FloatArray, IntArray, Prepared, no_vectors
 from embed_ops.encoders.column import distinct
 from embed_ops.encoders.tokenized import TOKENS, blank_tokens, prepare_texts, token_counts
 from embed_ops.errors import ModelError
-from embed_ops.spec import EncoderSpec, OutputSpec
 
 if TYPE_CHECKING:
     import torch

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from embed_ops.encoder_spec import OutputSpec
 from embed_ops.encoders.settings import read_json
 from embed_ops.encoders.transformer import load_config, load_weights, require_weights
 from embed_ops.errors import ModelError
-from embed_ops.spec import OutputSpec
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -17,7 +17,7 @@ from embed_ops.errors import SpecError
 from embed_ops.filesystem import Location
 from embed_ops.plan import Layout, Piece, Sharing
 from embed_ops.schema import MESSAGE, REASON, Reason
-from embed_ops.spec import SourceSpec
+from embed_ops.source_spec import SourceSpec
 
 MAX_RECORD_BYTES = 64 << 20
 """Most bytes of one record that a reader holds in memory; a longer one is a reject."""

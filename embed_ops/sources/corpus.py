@@ -25,11 +25,11 @@ from embed_ops.plan import (
 )
 from embed_ops.registry import make_source
 from embed_ops.schema import CONTENT, REASON
+from embed_ops.source_spec import SourceSpec
 from embed_ops.sources.base import Source, Undecodable
 from embed_ops.sources.columns import check_columns, choose_columns
 from embed_ops.sources.rows import Rows
 from embed_ops.sources.units import Cursor
-from embed_ops.spec import SourceSpec
 
 _NAMED = 5
 """Changed files that a message names."""

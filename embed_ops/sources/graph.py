@@ -13,8 +13,8 @@ from embed_ops.errors import SourceError, SpecError
 from embed_ops.filesystem import Location
 from embed_ops.plan import FILES_OF_ROWS, Layout, Piece
 from embed_ops.registry import make_source
+from embed_ops.source_spec import SourceSpec
 from embed_ops.sources.base import Records, Source
-from embed_ops.spec import SourceSpec
 
 ID, FEATURES, CHOSEN = "id", "x", "chosen"
 """Fields of what is embedded: a node's id, its features as list<float32>, and whether `where` asks for its vector."""

@@ -13,9 +13,9 @@ import pytest
 import tiny_models
 import torch
 
+from embed_ops.encoder_spec import EncoderSpec
 from embed_ops.encoders.text import TextEncoder
 from embed_ops.errors import ModelError
-from embed_ops.spec import EncoderSpec
 
 LENGTHS = [(16, 40), (1, 12), (7, 33), (64, 3), (2, 2), (33, 17)]
 """Inputs and tokens of a few batches."""

@@ -18,7 +18,8 @@ from embed_ops.graph.fit import hold_out
 from embed_ops.graph.weights import load_graph_model
 from embed_ops.graph_fit import FitSpec, fit_graph, read_graph
 from embed_ops.progress import Silent
-from embed_ops.spec import SourceSpec, parse_fit
+from embed_ops.source_spec import SourceSpec
+from embed_ops.spec import parse_fit
 
 
 def write_digits(folder: Path) -> list[str]:

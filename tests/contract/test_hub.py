@@ -20,7 +20,7 @@ ENCODE = """
 import json, sys, pyarrow as pa
 from embed_ops.encoders.text import TextEncoder
 from embed_ops.errors import ModelError
-from embed_ops.spec import EncoderSpec
+from embed_ops.encoder_spec import EncoderSpec
 encoder = TextEncoder(EncoderSpec(model="someone/tiny"))
 prepared = encoder.prepare(pa.array(["one", "two"]))
 prints = encoder.fingerprint()

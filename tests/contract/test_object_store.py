@@ -30,10 +30,10 @@ from embed_ops.errors import SourceError, SpecError, StorageError
 from embed_ops.filesystem import Location, create, list_files, locate, open_file, publish, read_bytes, remove, walk
 from embed_ops.plan import UNIT_TEXT_BYTES, Limits
 from embed_ops.run_dir import RunDir
+from embed_ops.source_spec import SourceSpec
 from embed_ops.sources.corpus import Corpus
 from embed_ops.sources.rows import Rows
 from embed_ops.sources.units import Cursor, read_units
-from embed_ops.spec import SourceSpec
 from embed_ops.verify import verify
 
 PASSING = ["500", "502", "503", "reset", "short", "cut", "lost", "stall"]

@@ -12,12 +12,13 @@ import torch
 import transformers
 from tiny_models import ARCHITECTURES, LONGEST, TEXTS, build
 
+from embed_ops.encoder_spec import EncoderSpec, OutputSpec
 from embed_ops.encoders.layers import LayerStates
 from embed_ops.encoders.text import TextEncoder
 from embed_ops.encoders.transformer import ENCODER_CLASSES
 from embed_ops.errors import ModelError, SpecError
 from embed_ops.parity import compare
-from embed_ops.spec import EncoderSpec, OutputSpec, Spec
+from embed_ops.spec import Spec
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -23,11 +23,11 @@ import pytest
 from moto.server import ThreadedMotoServer
 from tiny_models import build
 
+from embed_ops.encoder_spec import EncoderSpec
 from embed_ops.encoders import fetching, folder, prefix
 from embed_ops.encoders.text import TextEncoder
 from embed_ops.errors import ModelError, StorageError
 from embed_ops.filesystem import locate
-from embed_ops.spec import EncoderSpec
 
 FETCH = """
 import json, os, sys

