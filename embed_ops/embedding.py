@@ -28,7 +28,7 @@ from embed_ops.storing import row_bytes
 from embed_ops.tuning import Planned, settle
 from embed_ops.waves import run_works
 
-_ROW_BYTES = {"text": 200, "image": 20_000, "node": 200}
+_ROW_BYTES = {"text": 200, "words": 200, "image": 20_000, "node": 200}
 """Bytes of a row, where only reading would tell."""
 _SAMPLES = 3
 """Samples of first rows to compare: a worker that dies on one is given the next."""

@@ -18,10 +18,12 @@ from embed_ops.spec import Spec
 
 _SOURCE_FIELDS = ("kind", "modality", "column", "template", "keep", "where", "limit", "types", "delimiter")
 _ENCODER_FIELDS = ("family", "max_tokens", "prompt", "outputs", "max_pixels", "draft", "lowercase", "trust_remote_code")
+_WINDOW_FIELDS = ("window", "stride", "chunk", "targets", "targets_column")
 _VERSIONED = ("torch", "transformers", "tokenizers", "numpy", "pillow", "pyarrow")
 _GRAPH_FIELDS = ("id", "features", "src", "dst", "weight", "edge_features", "undirected", "on_missing", "fanout")
 TOKEN_BUDGETS = {"text": {"cpu": 4_096, "cuda": 65_536}, "image": {"cpu": 2_048, "cuda": 65_536}, "node": {"cpu": 1_024, "cuda": 1_024}}
 TOKEN_BUDGETS["static"] = {"cpu": 262_144, "cuda": 262_144}
+TOKEN_BUDGETS["words"] = TOKEN_BUDGETS["text"]
 """Positions of a forward pass, unless a trial on the device finds a faster size; models of images are wider, and leave
 the cache sooner. Nodes go through the model in tiles of a fixed size."""
 
@@ -34,9 +36,12 @@ def fingerprint(spec: Spec, model: Mapping[str, str], edges: str | None = None) 
         found |= {f"source.{name}": tree["source"][name] for name in _GRAPH_FIELDS}
         found |= {"edge files": edges, "encoder.dtype": spec.encoder.dtype, **({"seed": spec.seed} if spec.source.fanout else {})}
     found |= {f"encoder.{name}": tree["encoder"][name] for name in _ENCODER_FIELDS}
+    # Runs of before there were windows have none of these fields, and are the same runs.
+    found |= {f"encoder.{name}": tree["encoder"][name] for name in _WINDOW_FIELDS if spec.encoder.in_windows}
     # What a quantizer is stands among the hashes; where it lies changes nothing.
     found["encoder.outputs"] = [
-        {key: value for key, value in output.items() if key != "quantizer"} for output in tree["encoder"]["outputs"]
+        {key: value for key, value in output.items() if key != "quantizer" and (key, value) != ("each", AUTO)}
+        for output in tree["encoder"]["outputs"]
     ]
     found |= {"sink.dtype": spec.sink.dtype, "resources.unit_rows": spec.resources.unit_rows}
     return found | {f"model {part}": digest for part, digest in sorted(model.items())}
@@ -78,9 +83,7 @@ def resolve(spec: Spec) -> Resolved:
     return Resolved(
         dtype="float32" if spec.encoder.dtype == AUTO else spec.encoder.dtype,
         compile=spec.encoder.compile is True,
-        token_budget=TOKEN_BUDGETS["static" if spec.encoder.family == "static" else spec.source.modality][device]
-        if budget == AUTO
-        else budget,
+        token_budget=TOKEN_BUDGETS.get(spec.encoder.family, TOKEN_BUDGETS[spec.source.modality])[device] if budget == AUTO else budget,
         batch_rule=RULE,
         threads_per_replica=1 if threads == AUTO else threads,
         device=device,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import numpy as np
@@ -12,7 +12,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from embed_ops.batching import padded_positions, token_batches
-from embed_ops.encoders.base import Encoder, FloatArray, IntArray
+from embed_ops.encoders.base import Encoder, FloatArray, IntArray, InWindows
+from embed_ops.ragged import Places, offsets_of, runs
 from embed_ops.schema import Reason
 
 Batch = npt.NDArray[np.int64]
@@ -40,6 +41,7 @@ class Embedded:
 
     Attributes:
         vectors: {output: (inputs, dim) float32} in the order given; NaN where an input is too large.
+        offsets: {output: (inputs + 1,)} where inputs have other numbers of vectors than one each: where those of each begin.
         lengths: (inputs,) int32.
         positions: what went through the model, padding included.
         halved: batches that memory could not hold.
@@ -51,6 +53,19 @@ class Embedded:
     positions: int
     halved: int = 0
     refused: dict[int, Reason] = field(default_factory=dict)
+    offsets: dict[str, Places] = field(default_factory=dict)
+
+    def forget(self, inputs: Mapping[int, Reason]) -> Embedded:
+        """Take the vectors of some inputs out, and say why."""
+        places = np.array(sorted(inputs), np.int64)
+        for name, vectors in self.vectors.items():
+            vectors[_places(self.offsets.get(name), places)] = np.nan
+        return replace(self, refused={**self.refused, **inputs})
+
+
+def _places(offsets: Places | None, inputs: Batch) -> Batch:
+    """Find the places of the vectors of inputs, in their order."""
+    return inputs if offsets is None else runs(offsets[inputs], offsets[inputs + 1] - offsets[inputs])
 
 
 def embed_inputs(
@@ -76,11 +91,14 @@ def embed_inputs(
     """
     lengths = encoder.lengths(inputs)
     batches = token_batches(lengths, budget)
-    vectors = {name: np.full((len(inputs), encoder.dim(name)), np.nan, np.float32) for name in encoder.outputs()}
-    flight = _Flight(encoder, inputs.combine_chunks(), lengths, vectors, room or Room(), before, overlap)
+    counts = {name: encoder.counts(inputs, name) for name in encoder.outputs()} if isinstance(encoder, InWindows) else {}
+    offsets = {name: offsets_of(of_input) for name, of_input in counts.items() if of_input is not None}
+    number = {name: int(offsets[name][-1]) if name in offsets else len(inputs) for name in encoder.outputs()}
+    vectors = {name: np.full((number[name], encoder.dim(name)), np.nan, np.float32) for name in encoder.outputs()}
+    flight = _Flight(encoder, inputs.combine_chunks(), lengths, vectors, offsets, room or Room(), before, overlap)
     flight.run(batches)
     refused = dict.fromkeys(sorted(flight.too_large), Reason.TOO_LARGE)
-    return Embedded(vectors, lengths, padded_positions(lengths, batches), flight.halved, refused)
+    return Embedded(vectors, lengths, padded_positions(lengths, batches), flight.halved, refused, offsets)
 
 
 @dataclass
@@ -91,6 +109,7 @@ class _Flight:
     inputs: pa.Table
     lengths: IntArray
     vectors: dict[str, FloatArray]
+    offsets: dict[str, Places]
     room: Room
     before: Callable[[Batch], None] | None
     overlap: bool
@@ -134,7 +153,7 @@ class _Flight:
             self._did_not_fit(batch, queue)
             return
         for name, part in found.items():
-            self.vectors[name][batch] = part
+            self.vectors[name][_places(self.offsets.get(name), batch)] = part
 
     def _did_not_fit(self, batch: Batch, queue: deque[Batch]) -> None:
         if len(batch) == 1:

@@ -282,7 +282,4 @@ class _CarefulReplica(Replica):
             # A death must be the fault of the batch that was named last.
             overlap=False,
         )
-        for place in known:
-            for vectors in found.vectors.values():
-                vectors[place] = float("nan")
-        return replace(found, refused={**found.refused, **known})
+        return found.forget(known)

@@ -21,6 +21,8 @@ from embed_ops.spec import Spec
 
 UNIT_TEXT_BYTES = 4 << 20
 """Most text of a unit: with its vectors it stays near 64 MiB."""
+UNIT_LISTED_BYTES = 128 << 10
+"""Most text of a unit whose words, tokens or chunks have vectors: those of 384 dimensions take 64 MiB."""
 UNIT_IMAGES, UNIT_IMAGE_BYTES = 512, 64 << 20
 """Most images of a unit, and most bytes of their files."""
 SPAN_BYTES = 32 << 20
@@ -40,7 +42,8 @@ def unit_limits(spec: Spec) -> Limits:
     """Give the limits of a run's units; a model of large images lowers them further (`Encoder.most_rows`)."""
     if spec.source.modality == "image":
         return Limits(min(spec.resources.unit_rows, UNIT_IMAGES), UNIT_IMAGE_BYTES)
-    return Limits(spec.resources.unit_rows, UNIT_TEXT_BYTES)
+    listed = sum(spec.encoder.each(output) in ("word", "token", "chunk") for output in spec.encoder.named)
+    return Limits(spec.resources.unit_rows, UNIT_LISTED_BYTES // listed if listed else UNIT_TEXT_BYTES)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 
-from embed_ops.sinks.parquet import vectors_of
+from embed_ops.sinks.parquet import holds_vectors, vectors_of
 
 DATA, REJECTS, MANIFEST, TMP = "data", "rejects", "manifest", "tmp"
 """Folders of a run directory."""
@@ -154,8 +154,9 @@ def reject_unit(name: str) -> str:
 
 def norms_of(table: pa.Table) -> tuple[float | None, float | None]:
     """Find the least and the greatest L2 norm over all vector columns of a unit."""
-    columns = [name for name, kind in zip(table.schema.names, table.schema.types, strict=True) if pa.types.is_fixed_size_list(kind)]
-    if not columns or len(table) == 0:
-        return None, None
+    columns = [name for name, kind in zip(table.schema.names, table.schema.types, strict=True) if holds_vectors(kind)]
     norms = [np.linalg.norm(vectors_of(table.column(name)).astype(np.float32), axis=1) for name in columns]
+    norms = [values for values in norms if len(values)]
+    if not norms:
+        return None, None
     return float(min(values.min() for values in norms)), float(max(values.max() for values in norms))

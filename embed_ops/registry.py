@@ -24,6 +24,7 @@ SOURCES = {
 }
 ENCODERS = {
     "text": "embed_ops.encoders.text:TextEncoder",
+    "words": "embed_ops.encoders.windowed:WindowedEncoder",
     "static": "embed_ops.encoders.static:StaticEncoder",
     "image": "embed_ops.encoders.image:ImageEncoder",
     "clip": "embed_ops.encoders.clip:ClipEncoder",
@@ -55,7 +56,7 @@ def make_source(spec: SourceSpec) -> Source:
 
 def make_encoder(spec: EncoderSpec) -> Encoder:
     """Build the encoder that `encoder.family` names; weights are not loaded yet."""
-    return cast("Encoder", _load(ENCODERS[spec.family])(spec))
+    return cast("Encoder", _load(ENCODERS["words" if spec.in_windows else spec.family])(spec))
 
 
 def make_stage(spec: StageSpec) -> Stage:

@@ -18,8 +18,8 @@ class SourceSpec(GraphFields):
     column: str | None = Field(
         None, description="column of texts, or of images (their bytes, a path, or a URI); dotted for a nested field; webdataset: a member"
     )
-    modality: Literal["text", "image", "node", "edge"] = Field(
-        "text", description="what the column holds; by default what the encoder embeds"
+    modality: Literal["text", "words", "image", "node", "edge"] = Field(
+        "text", description="what the column holds; by default what the encoder embeds; words: lists of words, for family words"
     )
     template: str | None = Field(None, description='several columns in one text: "{title}. {body}"; instead of column')
     keep: Names = Field((), description="source columns copied to the output")
@@ -48,6 +48,8 @@ class SourceSpec(GraphFields):
     def _held(self) -> Self:
         if self.modality == "image" and (self.template or self.kind == "text"):
             raise ValueError("there are no images in templates and lines of text: name a column")
+        if self.modality == "words" and (self.template or self.kind not in ("parquet", "jsonl")):
+            raise ValueError("lists of words come from a column of Parquet or JSONL files, without a template")
         if self.modality == "text" and (self.kind == "images" or (self.kind == "webdataset" and self.column is None)):
             raise ValueError("these are images, and the encoder embeds texts: choose encoder.family image or clip")
         return self

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
-from embed_ops.encoder_spec import EncoderSpec, OutputSpec
+from embed_ops.encoder_spec import EncoderSpec
 from embed_ops.errors import SpecError
 from embed_ops.graph_spec import GRAPH
 from embed_ops.schema import RESERVED
@@ -18,8 +18,15 @@ from embed_ops.spec_tree import parse_words, read_toml
 from embed_ops.stage_spec import KINDS, Stages, StageSpec
 from embed_ops.wording import Section, as_tuple, inner_section, sentence
 
-_HOLDS = {"text": "text", "static": "text", "image": "image", "graph": "node"}
-"""What a family embeds; clip embeds texts and images."""
+_HOLDS = {
+    "text": ("text",),
+    "words": ("text", "words"),
+    "static": ("text",),
+    "image": ("image",),
+    "clip": ("image", "text"),
+    "graph": ("node",),
+}
+"""What a family embeds."""
 
 
 class ParitySpec(Section):
@@ -90,9 +97,16 @@ class Spec(Section):
 
     @model_validator(mode="after")
     def _clash(self) -> Self:
-        if self.encoder.family != "clip" and self.source.modality != _HOLDS[self.encoder.family]:
+        if self.source.modality not in _HOLDS[self.encoder.family]:
             raise ValueError(f"source.modality is {self.source.modality!r}, and family {self.encoder.family!r} embeds no such thing")
-        outputs = {output.name for output in self.encoder.outputs} or {OutputSpec().name}
+        if self.source.modality == "words" and self.encoder.prompt:
+            raise ValueError("a prompt stands before texts: leave encoder.prompt out with lists of words")
+        outputs = {output.name for output in self.encoder.named}
+        if clashing := outputs & set(self.encoder.companions):
+            raise ValueError(f"output {min(clashing)!r} has the name of a column that stands beside lists of vectors; rename it")
+        outputs |= set(self.encoder.companions)
+        if (column := self.encoder.targets_column) is not None and column not in self.source.keep:
+            raise ValueError(f"encoder.targets_column {column!r} must be among source.keep")
         for kept in self.source.keep:
             if kept in RESERVED or kept in outputs:
                 raise ValueError(f"kept column {kept!r} has the name of an output column; rename the output or leave it out of keep")

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from embed_ops.saved import pack, unpack
-from embed_ops.sinks.parquet import vectors_of
+from embed_ops.sinks.parquet import holds_vectors, vectors_of
 from embed_ops.summaries import Moments
 
 METADATA_KEY = b"statistics"
@@ -66,14 +66,9 @@ Statistics = Mapping[str, VectorStatistics]
 
 
 def statistics_of(table: pa.Table) -> dict[str, VectorStatistics]:
-    """Summarise the vector columns of a unit; codes of 8 bits and less are left out."""
-    if len(table) == 0:
-        return {}
-    return {
-        field.name: VectorStatistics.of(vectors_of(table.column(field.name)))
-        for field in table.schema
-        if pa.types.is_fixed_size_list(field.type) and pa.types.is_floating(field.type.value_type)
-    }
+    """Summarise the vector columns of a unit, lists vector by vector; codes of 8 bits and less are left out."""
+    found = {field.name: vectors_of(table.column(field.name)) for field in table.schema if holds_vectors(field.type)}
+    return {name: VectorStatistics.of(x) for name, x in found.items() if len(x) and np.issubdtype(x.dtype, np.floating)}
 
 
 def merged(parts: Iterable[Statistics]) -> dict[str, VectorStatistics]:

@@ -14,11 +14,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from embed_ops import __version__
-from embed_ops.encoders.base import Encoder
+from embed_ops.encoders.base import Encoder, gather
+from embed_ops.encoders.parts import DOCUMENT
 from embed_ops.errors import StorageError
 from embed_ops.filesystem import remove
 from embed_ops.forward import Batch, Embedded, Room, embed_inputs
@@ -26,18 +28,19 @@ from embed_ops.graph_spec import GRAPH
 from embed_ops.job import Again, Job, Work
 from embed_ops.message import failure, message, pack, read_meta, unpack
 from embed_ops.plan import Limits, unit_limits
+from embed_ops.ragged import Ragged
 from embed_ops.record import HALVED, REJECTS, Record
 from embed_ops.recovery import recover
 from embed_ops.registry import make_encoder, make_source
 from embed_ops.retry import in_source_order, merge, merged_before
 from embed_ops.run_dir import RunDir
 from embed_ops.schema import CONTENT, FILE_LEVEL, INPUT, MESSAGE, REASON, ROW, SOURCE, Reason
-from embed_ops.sinks.parquet import vector_column, vectors_of
+from embed_ops.sinks.parquet import lists_column, read_vectors, vector_column
 from embed_ops.sources.base import Source
 from embed_ops.sources.rows import Rows
 from embed_ops.sources.units import Cursor, Unit, read_units
 from embed_ops.statistics import dump, statistics_of
-from embed_ops.storing import store, stored_type
+from embed_ops.storing import chosen_words, store, stored_type
 
 _UNBOUNDED = Limits(1 << 62, 1 << 62)
 _WHY = {
@@ -122,7 +125,11 @@ def prepare_unit(unit: Unit, encoder: Encoder, work: Work) -> pa.Table:
     rejects = pa.concat_tables([table.filter(pc.is_valid(table.column(REASON))), refused.filter(pa.array(~used))])
     rows = fine.drop_columns([CONTENT, REASON, MESSAGE]).filter(pa.array(used))
     rows = rows.append_column(INPUT, pa.array(prepared.index[used]))
+    if prepared.beside is not None:
+        for name, column in zip(prepared.beside.column_names, prepared.beside.take(pa.array(prepared.index[used])).columns, strict=True):
+            rows = rows.append_column(name, column)
     meta = {
+        "documents": prepared.documents,
         "unit": unit.name,
         "ranges": [asdict(part) for part in unit.ranges],
         "next_source": unit.end.source,
@@ -204,18 +211,31 @@ class Replica:
             "positions": embedded.positions,
             "flops": self.encoder.flops(embedded.lengths),
             "flags": [HALVED] if embedded.halved else [],
-            "refused": embedded.refused,
+            "refused": _by_document(inputs, embedded.refused),
             "replica": self.name,
             "gemm": self._gemm,
             "replica_memory": peak_memory(),
             "started": started,
             "forward": time.perf_counter() - clock,
         }
-        table = pa.table({name: vector_column(values, "float32") for name, values in embedded.vectors.items()})
+        vectors = gather(self.encoder, inputs, embedded.vectors, meta["documents"])
+        table = pa.table({name: _column(values, "float32") for name, values in vectors.items()})
         self._free_since = time.time()
         changed = {"meta": pa.array([json.dumps(meta)]), "vectors": pa.array([pack(table)], pa.large_binary())}
         changed["inputs"] = pa.nulls(1, pa.large_binary())
         return pa.table({name: changed.get(name, received.column(name)) for name in received.schema.names})
+
+
+def _column(vectors: npt.NDArray[Any] | Ragged, dtype: str) -> pa.Array:
+    return lists_column(vectors, dtype) if isinstance(vectors, Ragged) else vector_column(vectors, dtype)
+
+
+def _by_document(inputs: pa.Table, refused: Mapping[int, Reason]) -> dict[int, Reason]:
+    """Say which distinct texts lack a vector, where inputs are their windows."""
+    if DOCUMENT not in inputs.schema.names:
+        return dict(refused)
+    of_window = inputs.column(DOCUMENT).to_pylist()
+    return {of_window[place]: reason for place, reason in refused.items()}
 
 
 def write_unit(received: pa.Table, job: Job) -> pa.Table:
@@ -234,15 +254,17 @@ def _write(received: pa.Table, meta: dict[str, Any], job: Job) -> dict[str, Any]
     rows, rejects = unpack(received, "rows"), unpack(received, "rejects")
     index = rows.column(INPUT).to_numpy()
     table = unpack(received, "vectors")
-    vectors = {name: vectors_of(table.column(name))[index] for name in table.schema.names}
-    data = rows.drop_columns([INPUT])
-    stored, finite = store(job.spec, vectors, job.fingerprint)
+    by_document, fine = store(job.spec, {name: read_vectors(table.column(name)) for name in table.schema.names}, job.fingerprint)
+    stored = {name: values.take(index) if isinstance(values, Ragged) else values[index] for name, values in by_document.items()}
+    finite, data = fine[index], rows.drop_columns([INPUT])
     if not finite.all():
         why = [Reason(meta["refused"].get(str(place), Reason.NON_FINITE)) for place in index[~finite].tolist()]
         rejects = pa.concat_tables([rejects, _without_vector(data.filter(pa.array(~finite)), why, rejects.schema)])
-        data, stored = data.filter(pa.array(finite)), {name: values[finite] for name, values in stored.items()}
+        data = data.filter(pa.array(finite))
+        stored = {name: values.take(finite) if isinstance(values, Ragged) else values[finite] for name, values in stored.items()}
+    data, stored = chosen_words(job.spec.encoder, data, stored)
     for name, values in stored.items():
-        data = data.append_column(name, vector_column(values, stored_type(job.spec, name)))
+        data = data.append_column(name, _column(values, stored_type(job.spec, name)))
     meta["statistics"] = dump(statistics_of(data))
     run = RunDir(job.run)
     if meta["retry"]:

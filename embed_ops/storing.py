@@ -9,15 +9,37 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
-from embed_ops.encoder_spec import EncoderSpec, OutputSpec
+from embed_ops.encoder_spec import COMPANIONS, EncoderSpec, OutputSpec
 from embed_ops.encoders.base import Encoder, FloatArray
+from embed_ops.encoders.parts import Targets
 from embed_ops.errors import SpecError, StageError
 from embed_ops.location import full_address
+from embed_ops.ragged import Ragged, offsets_of
 from embed_ops.saved import load_model, pack
 from embed_ops.spec import Spec
 
 _BYTES = {"float32": 4, "float16": 2, "int8": 1, "uint8": 1}
+Stored = dict[str, npt.NDArray[Any] | Ragged]
+
+
+def chosen_words(spec: EncoderSpec, data: pa.Table, stored: Stored) -> tuple[pa.Table, Stored]:
+    """Keep, of the words of each row, those that its `targets_column` names."""
+    if spec.targets_column is None:
+        return data, stored
+    words, mask = data.column("word").to_pylist(), []
+    for found, wanted in zip(words, data.column(spec.targets_column).to_pylist(), strict=True):
+        mask.append(Targets([wanted] if isinstance(wanted, str) else [str(word) for word in wanted or ()]).mask(found))
+    keep = np.concatenate(mask) if mask else np.zeros(0, np.bool_)
+    for name in COMPANIONS["word"]:
+        column = data.column(name).combine_chunks()
+        offsets = Ragged(np.zeros(len(keep)), offsets_of(np.array([len(found) for found in words], np.int64))).keep(keep).offsets
+        thin = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), column.flatten().filter(pa.array(keep)))
+        data = data.set_column(data.schema.get_field_index(name), name, thin)
+    of_words = {output.name for output in spec.named if spec.each(output) == "word"}
+    kept = {name: values.keep(keep) if isinstance(values, Ragged) and name in of_words else values for name, values in stored.items()}
+    return data, kept
 
 
 def _outputs(spec: EncoderSpec) -> dict[str, OutputSpec]:
@@ -73,22 +95,25 @@ def anchored(spec: EncoderSpec) -> EncoderSpec:
     return spec.model_copy(update={"outputs": outputs})
 
 
-def store(spec: Spec, vectors: Mapping[str, FloatArray], fingerprint: str) -> tuple[dict[str, npt.NDArray[Any]], npt.NDArray[np.bool_]]:
-    """Turn vectors, {output: (rows, dim) float32}, to what is stored, and tell which rows are finite in all of them: (rows,).
+def store(spec: Spec, vectors: Mapping[str, FloatArray | Ragged], fingerprint: str) -> tuple[Stored, npt.NDArray[np.bool_]]:
+    """Turn vectors, {output: (rows, dim) float32, or lists}, to what is stored, and tell which rows are finite in all of them: (rows,).
 
     Args:
         spec: of the run, with full addresses.
         vectors: of a unit.
         fingerprint: digest of the run's, which the quantizers are part of.
     """
-    columns: dict[str, npt.NDArray[Any]] = {}
+    columns: Stored = {}
     finite = []
     for name, output in _outputs(spec.encoder).items():
+        found = vectors[name]
+        values = found.values if isinstance(found, Ragged) else found
         if output.quantizer is None:
-            columns[name] = vectors[name].astype(stored_type(spec, name))
-            finite.append(np.isfinite(columns[name]).all(axis=1))
+            stored = values.astype(stored_type(spec, name))
+            fine = np.isfinite(stored).all(axis=1)
         else:
-            of_row = np.atleast_1d(np.isfinite(vectors[name]).all(axis=1))
-            columns[name] = _quantizer(output.quantizer, fingerprint).transform(np.where(of_row[:, None], vectors[name], np.float32(0)))
-            finite.append(of_row)
+            fine = np.atleast_1d(np.isfinite(values).all(axis=1))
+            stored = _quantizer(output.quantizer, fingerprint).transform(np.where(fine[:, None], values, np.float32(0)))
+        columns[name] = Ragged(stored, found.offsets) if isinstance(found, Ragged) else stored
+        finite.append(found.all(fine) if isinstance(found, Ragged) else fine)
     return columns, np.logical_and.reduce(finite)

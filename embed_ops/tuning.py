@@ -15,11 +15,12 @@ import numpy as np
 import pyarrow as pa
 
 from embed_ops.encoder_spec import EncoderSpec
-from embed_ops.encoders.base import Encoder, FloatArray, Prepared
+from embed_ops.encoders.base import Encoder, FloatArray, Prepared, gather
 from embed_ops.errors import ModelError
 from embed_ops.forward import embed_inputs
 from embed_ops.job import Resolved
 from embed_ops.parity import Parity, compare, within
+from embed_ops.ragged import Ragged
 from embed_ops.registry import make_encoder
 from embed_ops.spec import ParitySpec
 
@@ -38,6 +39,8 @@ _COMPILE_SECONDS = 30.0
 _EXPECTED_GAIN = 0.05
 """Share of the time that compiling is expected to save, when deciding whether to try."""
 _COMPILE_GAIN = 1.03
+_COMPARED = 4096
+"""Characters, or words, of a text in windows that are compared: some windows' worth, and not a book, one window at a time."""
 
 
 @dataclass(frozen=True)
@@ -110,10 +113,12 @@ class _Trial:
     def __init__(self, spec: EncoderSpec, limits: ParitySpec, contents: list[Any]) -> None:
         self.spec = spec
         self.limits = limits
+        shortened = [content[:_COMPARED] for content in contents] if spec.in_windows else contents
         images = bool(contents) and isinstance(contents[0], bytes)
-        self.column = pa.array(contents, pa.binary() if images else pa.string())
+        lists = bool(contents) and isinstance(contents[0], list)
+        self.column = pa.array(shortened, pa.binary() if images else pa.list_(pa.string()) if lists else pa.string())
         self.encoder: Encoder = make_encoder(spec)
-        self.reference: tuple[str, Mapping[str, FloatArray]] = self.encoder.reference(self.column)
+        self.reference: tuple[str, Mapping[str, FloatArray | Ragged]] = self.encoder.reference(self.column)
         self.prepared: Prepared = self.encoder.prepare(self.column)
         self.found: list[Parity] = []
         self.first_rows = 0.0
@@ -130,7 +135,8 @@ class _Trial:
         """Compare what the loaded encoder gives with the reference."""
         embedded = embed_inputs(self.encoder, self.prepared.inputs, budget)
         self.first_rows = self._seconds(self.prepared.inputs, budget)
-        self.found = compare(embedded.vectors, self.prepared.index, self.reference)
+        vectors = gather(self.encoder, self.prepared.inputs, embedded.vectors, self.prepared.documents)
+        self.found = compare(vectors, self.prepared.index, self.reference)
         return within(self.found, self.limits)
 
     def _seconds(self, inputs: pa.Table, budget: int) -> float:
@@ -170,7 +176,7 @@ class _Trial:
 
     def planned_seconds(self, planned: Planned, contents: list[Any]) -> float:
         """Guess how long each replica will compute, from the first rows."""
-        size = sum(len(content if isinstance(content, bytes) else content.encode()) for content in contents)
+        size = sum(len(content.encode() if isinstance(content, str) else content) for content in contents)
         rows = planned.rows if planned.rows is not None else planned.bytes * len(contents) / max(1, size)
         seconds = rows / len(contents) * self.first_rows / planned.replicas
         self.measured["planned seconds"] = round(seconds, 1)

@@ -17,11 +17,12 @@ from embed_ops.filesystem import read_bytes, walk
 from embed_ops.fingerprint import digest_of
 from embed_ops.ledger import ANY_UNITS, chain, take_stock
 from embed_ops.plan import Piece, Plan, compare
+from embed_ops.ragged import Ragged
 from embed_ops.record import DATA, REJECTS, SUFFIX, Record
 from embed_ops.run import Run
 from embed_ops.run_dir import RunDir
 from embed_ops.schema import FILE_LEVEL, REASON, ROW, SOURCE
-from embed_ops.sinks.parquet import read_footer, vectors_of
+from embed_ops.sinks.parquet import holds_vectors, read_footer, read_vectors
 from embed_ops.sources.corpus import Corpus
 from embed_ops.sources.rows import Rows
 from embed_ops.sources.units import Cursor
@@ -178,8 +179,11 @@ def _check_unit(place: RunDir, record: Record, digest: str) -> tuple[list[Differ
     ]
     if len(data) != record.rows:
         found.append(Difference(name, f"has {len(data)} rows, its record {record.rows}"))
-    for column in (name for name, kind in zip(data.schema.names, data.schema.types, strict=True) if pa.types.is_fixed_size_list(kind)):
-        bad = np.flatnonzero(~np.isfinite(vectors_of(data.column(column)).astype(np.float32)).all(axis=1))
+    for column in (name for name, kind in zip(data.schema.names, data.schema.types, strict=True) if holds_vectors(kind)):
+        vectors = read_vectors(data.column(column))
+        values = vectors.values if isinstance(vectors, Ragged) else vectors
+        fine = np.atleast_1d(np.isfinite(values.astype(np.float32)).all(axis=1))
+        bad = np.flatnonzero(~(vectors.all(fine) if isinstance(vectors, Ragged) else fine))
         if len(bad):
             found.append(Difference(name, f"column {column!r} is not finite in {len(bad)} rows, the first is row {bad[0]}"))
     of_rows, of_rejects = places_of(data), places_of(rejects)

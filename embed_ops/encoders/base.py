@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from embed_ops.errors import ModelError
+from embed_ops.ragged import Places, Ragged
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int32]
@@ -32,11 +33,12 @@ class Prepared:
 
     Attributes:
         inputs: one row per *distinct* input, in order of first appearance; columns are the family's own
-            (text: `tokens`, a list<int32>; images: `pixels`, fixed-size binary).
-        index: (rows,) int32; row of `inputs` that each row of the column uses, -1 for a reject.
-        truncated: (inputs,) bool; the input was cut to the model's length.
+            (text: `tokens`, a list<int32>; images: `pixels`, fixed-size binary). Texts in windows: a row for each window.
+        index: (rows,) int32; row of `inputs`, or the distinct text in windows, that each row of the column uses, -1 for a reject.
+        truncated: (inputs,) or (distinct texts,) bool; the input was cut to the model's length.
         rejects: rows that can't be embedded.
         unknown: (inputs,) int64; words that the model does not know and leaves out, None where there is no such thing.
+        beside: (distinct texts,) columns that stand beside lists of vectors, None where there are no lists.
     """
 
     inputs: pa.Table
@@ -44,6 +46,12 @@ class Prepared:
     truncated: BoolArray
     rejects: list[Rejected] = field(default_factory=list)
     unknown: npt.NDArray[np.int64] | None = None
+    beside: pa.Table | None = None
+
+    @property
+    def documents(self) -> int:
+        """Count the distinct inputs of rows."""
+        return len(self.truncated)
 
 
 class Encoder(Protocol):
@@ -93,10 +101,10 @@ class Encoder(Protocol):
         """Count the useful floating-point operations of inputs of these lengths (padding not counted)."""
         ...
 
-    def reference(self, column: pa.Array) -> tuple[str, Mapping[str, FloatArray]]:
+    def reference(self, column: pa.Array) -> tuple[str, Mapping[str, FloatArray | Ragged]]:
         """Embed rows one at a time through the reference library in float32.
 
-        Returns the reference's name and {output: (rows, dim) float32}.
+        Returns the reference's name and {output: (rows, dim) float32, or lists}.
         """
         ...
 
@@ -111,6 +119,24 @@ class Encoder(Protocol):
     def fingerprint(self) -> dict[str, str]:
         """Hash everything of the model folder that changes vectors, {part: sha256}; weights and tokenizer included."""
         ...
+
+
+@runtime_checkable
+class InWindows(Protocol):
+    """What encoders offer besides, of which an input is a window and a row may have several of them, and lists of vectors."""
+
+    def counts(self, inputs: pa.Table, output: str) -> Places | None:
+        """Count the vectors that each input gives to an output, (inputs,) int64; None: one each."""
+        ...
+
+    def gather(self, inputs: pa.Table, vectors: Mapping[str, FloatArray], documents: int) -> dict[str, FloatArray | Ragged]:
+        """Put the vectors of inputs, {output: (vectors, dim)}, together to those of `documents` distinct texts."""
+        ...
+
+
+def gather(encoder: Encoder, inputs: pa.Table, vectors: Mapping[str, FloatArray], documents: int) -> Mapping[str, FloatArray | Ragged]:
+    """Give the vectors of what rows refer to, from those of inputs: the same, but for texts in windows."""
+    return encoder.gather(inputs, vectors, documents) if isinstance(encoder, InWindows) else vectors
 
 
 def not_loaded(model: str) -> ModelError:

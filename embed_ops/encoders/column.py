@@ -6,6 +6,7 @@ Legend: rows = rows of the column, inputs = distinct texts in order of first app
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,21 +19,23 @@ from embed_ops.schema import Reason
 
 @dataclass(frozen=True)
 class Distinct:
-    """Distinct texts (inputs), which of them each row uses ((rows,) int32, -1 for a reject), and the rejects by row."""
+    """Distinct texts, or tuples of words (inputs), which of them each row uses ((rows,) int32, -1 for a reject), and the rejects by row."""
 
-    texts: list[str]
+    texts: list[Any]
     index: IntArray
     rejects: list[Rejected]
 
 
 def distinct(column: pa.Array | pa.ChunkedArray) -> Distinct:
-    """Find the distinct texts of a string column (string, large_string, string_view, dictionary; chunked or not).
+    """Find the distinct texts of a string column (string, large_string, string_view, dictionary; chunked or not), or of lists of words.
 
-    Null rows and rows that are not UTF-8 become rejects.
+    Null rows and rows that are not UTF-8 become rejects, and lists with such words.
 
     Raises:
         SourceError: the column is not text at all.
     """
+    if pa.types.is_list(column.type) and (pa.types.is_string(column.type.value_type) or pa.types.is_null(column.type.value_type)):
+        return _distinct_lists(column)
     array = _as_large_string(column)
     encoded = array.dictionary_encode()
     words = encoded.dictionary
@@ -44,6 +47,23 @@ def distinct(column: pa.Array | pa.ChunkedArray) -> Distinct:
     except pa.ArrowInvalid:
         return _without_invalid(words, index, rejects)
     return Distinct(words.to_pylist(), index, rejects)
+
+
+def _distinct_lists(column: pa.Array | pa.ChunkedArray) -> Distinct:
+    places: dict[tuple[str, ...], int] = {}
+    index = np.full(len(column), -1, np.int32)
+    rejects = []
+    for row, scalar in enumerate(column):
+        try:
+            words = scalar.as_py()
+        except UnicodeDecodeError as error:
+            rejects.append(Rejected(row, Reason.INVALID_UTF8, f"a word of the list is not UTF-8: {error.reason} at byte {error.start}"))
+            continue
+        if words is None or None in words:
+            rejects.append(Rejected(row, Reason.NULL, "the list of words is null" if words is None else "a word of the list is null"))
+            continue
+        index[row] = places.setdefault(tuple(words), len(places))
+    return Distinct(list(places), index, rejects)
 
 
 def _as_large_string(column: pa.Array | pa.ChunkedArray) -> pa.LargeStringArray:

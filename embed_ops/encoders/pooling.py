@@ -6,11 +6,14 @@ Values under a zero mask never reach the result, whatever they are.
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import embedding_bag, normalize
 
 from embed_ops.encoder_spec import OutputSpec
+from embed_ops.ragged import offsets_of, runs
 
 LEAST = 1e-9
 """Least divisor, so that an input without any token gives zeros and not NaN."""
@@ -79,6 +82,21 @@ def pool(mode: str, hidden: Tensor, mask: Tensor, attended: Tensor | None = None
     if mode == "weighted_mean":
         return weighted_mean(hidden, mask, attended)
     return {"mean": mean, "cls": cls, "max": maximum, "last": last, "mean_sqrt_len": mean_sqrt_len}[mode](hidden, mask)
+
+
+def pool_pieces(
+    mode: str, hidden: Tensor, window: npt.NDArray[np.int64], begin: npt.NDArray[np.int64], end: npt.NDArray[np.int64]
+) -> Tensor:
+    """Pool stretches of tokens: (B, T, D), (pieces,) of window, first token and token behind -> (pieces, D) float32.
+
+    Modes are mean, max, first and last; no stretch is empty.
+    """
+    flat = hidden.reshape(-1, hidden.shape[-1]).float()
+    first = window * hidden.shape[1] + begin
+    if mode in ("first", "last") or (end - begin == 1).all():
+        return flat[torch.from_numpy(first if mode != "last" else first + (end - begin) - 1).to(flat.device)]
+    tokens, offsets = runs(first, end - begin), offsets_of(end - begin)[:-1]
+    return embedding_bag(torch.from_numpy(tokens).to(flat.device), flat, torch.from_numpy(offsets).to(flat.device), mode=mode)
 
 
 def finish(vectors: Tensor, output: OutputSpec) -> Tensor:

@@ -45,4 +45,5 @@ def blank_tokens(inputs: pa.Table, places: Collection[int]) -> pa.Table:
     offsets = np.concatenate([[0], np.cumsum(token_counts(inputs))]).astype(np.int32)
     for place in places:
         values[offsets[place] : offsets[place + 1]] = 0
-    return pa.table({TOKENS: pa.ListArray.from_arrays(pa.array(offsets), pa.array(values, pa.int32()))})
+    blank = pa.ListArray.from_arrays(pa.array(offsets), pa.array(values, pa.int32()))
+    return inputs.set_column(inputs.schema.get_field_index(TOKENS), TOKENS, blank)

@@ -53,6 +53,17 @@ def lowercase_first(backend: Tokenizer) -> None:
         backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *steps])
 
 
+def space_first(backend: Tokenizer) -> None:
+    """Take each word of a list as one behind a space, as transformers does with `add_prefix_space`."""
+    from tokenizers import pre_tokenizers
+
+    there: Any = backend.pre_tokenizer
+    walk: Any = list
+    for step in walk(there) if isinstance(there, pre_tokenizers.Sequence) else [there]:
+        if isinstance(step, pre_tokenizers.ByteLevel):
+            step.add_prefix_space = True
+
+
 def read_plain_bert(folder: Path) -> Tokenizer | None:
     """Read tokenizer.json where AutoTokenizer provably builds the same tokenizer, else None.
 
@@ -158,6 +169,11 @@ class TextTokenizer:
             backend.enable_truncation(self.limit, direction=side)
         if any(backend.encode("a").type_ids):
             raise ModelError(f"{self._folder}: the tokenizer gives a single text token types other than 0; choose another model")
+
+    @property
+    def backend(self) -> Tokenizer | None:
+        """The tokenizer itself, None where it is Python code."""
+        return self._backend
 
     def encode(self, texts: Sequence[str], prefix: str = "") -> Tokens:
         """Tokenize `prefix + text` for each text, cut to the limit; special tokens are kept."""

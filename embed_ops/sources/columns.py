@@ -131,6 +131,11 @@ def _chosen_type(spec: SourceSpec, name: str, kind: pa.DataType, where: str, *, 
         if (found := _image_type(kind)) is None:
             raise SourceError(f"{where}: column {name!r} is {kind}; images are bytes, paths, URIs, or a struct of bytes and path")
         return found
+    if is_text and spec.modality == "words":
+        plain = _stored(kind)
+        if not (pa.types.is_list(plain) or pa.types.is_large_list(plain)) or not _is_text(plain.value_type):
+            raise SourceError(f"{where}: column {name!r} is {kind}; words need a column of lists of strings")
+        return pa.list_(pa.string())
     if is_text:
         if spec.template is None and not _is_text(kind):
             raise SourceError(f"{where}: column {name!r} is {kind}; the text needs a string column")

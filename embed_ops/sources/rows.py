@@ -33,10 +33,18 @@ def _database() -> duckdb.DuckDBPyConnection:
 
 
 def _byte_lengths(columns: Iterable[pa.ChunkedArray]) -> npt.NDArray[np.int64]:
-    """Add up the bytes of text and binary columns, (rows,) int64; others are small."""
+    """Add up the bytes of text and binary columns and of lists of them, (rows,) int64; others are small."""
     kinds = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
-    lengths = [pc.fill_null(pc.binary_length(column), 0) for column in columns if any(kind(column.type) for kind in kinds)]
-    return np.sum([length.to_numpy().astype(np.int64) for length in lengths], axis=0) if lengths else np.zeros(1, np.int64)
+    plain, lists = [], []
+    for column in columns:
+        if any(kind(column.type) for kind in kinds):
+            plain.append(pc.fill_null(pc.binary_length(column), 0).to_numpy().astype(np.int64))
+        elif pa.types.is_list(column.type) and any(kind(column.type.value_type) for kind in kinds):
+            # A word of a list has a space behind it.
+            of_word = pc.fill_null(pc.binary_length(pc.list_flatten(column)), 0).to_numpy().astype(np.int64) + 1
+            lists.append(np.bincount(pc.list_parent_indices(column).to_numpy(), of_word, len(column)).astype(np.int64))
+    found = [*plain, *lists]
+    return np.sum(found, axis=0) if found else np.zeros(1, np.int64)
 
 
 @dataclass(frozen=True)
@@ -122,7 +130,7 @@ class Rows:
             except duckdb.Error:
                 chosen, faults = self._test_each(read.table, hive, faults)
         records = Records(read.table, faults, read.positions, read.end)
-        if self._spec.modality == "text":
+        if self._spec.modality in ("text", "words"):
             yield self._chunk(records, chosen, self._text(read.table, hive))
             return
         if self._spec.modality == "node":
@@ -172,7 +180,7 @@ class Rows:
     def _content_type(self) -> pa.DataType:
         if self._spec.modality == "node":
             return node_type(self._spec, self.schema)
-        return pa.binary() if self._spec.modality == "image" else pa.string()
+        return {"image": pa.binary(), "words": pa.list_(pa.string())}.get(self._spec.modality, pa.string())
 
     def _text(self, table: pa.Table, hive: dict[str, str]) -> pa.ChunkedArray:
         def column(name: str) -> pa.ChunkedArray:
