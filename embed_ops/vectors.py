@@ -25,7 +25,7 @@ from embed_ops.ledger import ANY_UNITS, take_stock
 from embed_ops.record import DATA, SUFFIX, Record
 from embed_ops.run_dir import RunDir
 from embed_ops.schema import ROW, SOURCE
-from embed_ops.sinks.parquet import vectors_of
+from embed_ops.sinks.parquet import holds_vectors, vectors_of
 from embed_ops.sources.base import hive_columns
 from embed_ops.stages.base import BLOCK_ROWS, Ints, Vectors
 
@@ -113,6 +113,9 @@ class RunRows:
                 raise StageError(f"{root.path}: has several vector columns ({', '.join(found)}): say which with `column`")
             if found:
                 return _checked(Holder(root, found[0], self._schema(number).field(found[0]).type))
+        lists = [name for number in range(len(self.lineage)) for name in self._schema(number).names if self._holds_lists(number, name)]
+        if lists:
+            raise StageError(f"{self.root.path}: has lists of vectors only ({', '.join(lists)}): stages need one vector a row")
         raise StageError(f"{self.root.path}: neither it nor its ancestors have a vector column")
 
     def holder(self, column: str) -> Holder:
@@ -141,6 +144,9 @@ class RunRows:
         if not any(test(kind) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer, pa.types.is_boolean)):
             raise StageError(f"{found.run.path}: column {column!r} holds {kind}, which labels no rows; name strings or whole numbers")
         return Label(found.run, column)
+
+    def _holds_lists(self, number: int, name: str) -> bool:
+        return holds_vectors(self._schema(number).field(name).type)
 
     def _schema(self, number: int) -> pa.Schema:
         """Read the columns of a run of the lineage off its first data file."""

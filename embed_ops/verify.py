@@ -17,16 +17,16 @@ from embed_ops.filesystem import read_bytes, walk
 from embed_ops.fingerprint import digest_of
 from embed_ops.ledger import ANY_UNITS, chain, take_stock
 from embed_ops.plan import Piece, Plan, compare
-from embed_ops.ragged import Ragged
 from embed_ops.record import DATA, REJECTS, SUFFIX, Record
 from embed_ops.run import Run
 from embed_ops.run_dir import RunDir
 from embed_ops.schema import FILE_LEVEL, REASON, ROW, SOURCE
-from embed_ops.sinks.parquet import holds_vectors, read_footer, read_vectors
+from embed_ops.sinks.parquet import read_footer
 from embed_ops.sources.corpus import Corpus
 from embed_ops.sources.rows import Rows
 from embed_ops.sources.units import Cursor
 from embed_ops.verify_stage import Places, against_parent, places_of, positions_differ
+from embed_ops.verify_vectors import differences, lists_of
 
 _THREADS = 4
 
@@ -91,9 +91,10 @@ def verify(path: str, *, source: bool = False) -> Verification:
     result.differences += [Difference(f"{REJECTS}/{name}", "no data file names this reject file") for name in unnamed]
     places: dict[str, Places] = {}
     digest = digest_of(run.header["fingerprint"])
+    lists = () if run.is_stage else lists_of(run.spec.encoder)
 
     def check(record: Record) -> tuple[Record, list[Difference], Places]:
-        return (record, *_check_unit(place, record, digest))
+        return (record, *_check_unit(place, record, digest, lists))
 
     with ThreadPoolExecutor(_THREADS) as pool:
         for record, found, rows in pool.map(check, [record for record in stock.done if f"{record.unit}{SUFFIX}" in listed]):
@@ -162,7 +163,7 @@ def _untiled(piece: Piece, ranges: list[dict[str, Any]], unreadable: bool) -> st
     return None
 
 
-def _check_unit(place: RunDir, record: Record, digest: str) -> tuple[list[Difference], Places]:
+def _check_unit(place: RunDir, record: Record, digest: str, lists: tuple[tuple[str, ...], ...]) -> tuple[list[Difference], Places]:
     """Check the files of one unit, and list where its rows and rejects come from, in order."""
     name = f"{DATA}/{record.unit}{SUFFIX}"
     try:
@@ -179,13 +180,7 @@ def _check_unit(place: RunDir, record: Record, digest: str) -> tuple[list[Differ
     ]
     if len(data) != record.rows:
         found.append(Difference(name, f"has {len(data)} rows, its record {record.rows}"))
-    for column in (name for name, kind in zip(data.schema.names, data.schema.types, strict=True) if holds_vectors(kind)):
-        vectors = read_vectors(data.column(column))
-        values = vectors.values if isinstance(vectors, Ragged) else vectors
-        fine = np.atleast_1d(np.isfinite(values.astype(np.float32)).all(axis=1))
-        bad = np.flatnonzero(~(vectors.all(fine) if isinstance(vectors, Ragged) else fine))
-        if len(bad):
-            found.append(Difference(name, f"column {column!r} is not finite in {len(bad)} rows, the first is row {bad[0]}"))
+    found += [Difference(name, what) for what in differences(data, lists)]
     of_rows, of_rejects = places_of(data), places_of(rejects)
     found += _check_places(name, record, of_rows, of_rejects, _file_level(rejects))
     return found, sorted(of_rows + of_rejects, key=_order(record))

@@ -75,7 +75,8 @@ class JsonLinesSource:
             # What can be read of a truncated file will be read, so its columns count.
             if not seen or is_transport(error):
                 raise
-        return pa.schema([(name, infer_type(values)) for name, values in seen.items()])
+        lists = {self._spec.contents} if self._spec.modality == "words" else set()
+        return pa.schema([(name, _type_of_words(values) if name in lists else infer_type(values)) for name, values in seen.items()])
 
     def read(self, at: Location, piece: Piece, begin: int, schema: pa.Schema) -> Iterator[Records]:
         """Stream records."""
@@ -87,11 +88,43 @@ class JsonLinesSource:
             columns = {}
             for field in schema:
                 values = [pick(record, field.name) if isinstance(record, dict) else None for record in parsed]
+                if field.name in texts and self._spec.modality == "words":
+                    columns[field.name], wrong = _word_lists(values)
+                    bad += wrong
+                    continue
                 if field.name in texts and self._spec.template is not None:
                     values = [value if value is None or isinstance(value, str) else json_text(value) for value in values]
                 columns[field.name], wrong = typed_column(values, field, from_text=False, is_text=field.name in texts)
                 bad += wrong
             yield records(columns, offsets[filled], behind, bad)
+
+
+def _type_of_words(values: list[Any]) -> pa.DataType:
+    return pa.list_(pa.string()) if any(isinstance(value, list) for value in values) else infer_type(values)
+
+
+def _word_lists(values: list[Any]) -> tuple[pa.Array, list[tuple[int, str, str]]]:
+    """Make a column of lists of words; what is none becomes null and is named."""
+    kept: list[Any] = []
+    wrong = []
+    for place, value in enumerate(values):
+        fine = value is None or (isinstance(value, list) and all(word is None or isinstance(word, str) for word in value))
+        kept.append(value if fine else None)
+        if not fine:
+            wrong.append((place, Reason.WRONG_TYPE, f"not a list of strings: {json_text(value)[:80]}"))
+    try:
+        return pa.array(kept, pa.list_(pa.string())), wrong
+    except UnicodeEncodeError:
+        found = [_encodable(value) for value in kept]
+        wrong += [(place, Reason.INVALID_UTF8, "a word holds half a character") for place, fine in enumerate(found) if not fine]
+        return pa.array([value if fine else None for value, fine in zip(kept, found, strict=True)], pa.list_(pa.string())), wrong
+
+
+def _encodable(words: list[str | None] | None) -> bool:
+    try:
+        return all(word is None or word.encode() is not None for word in words or ())
+    except UnicodeEncodeError:
+        return False
 
 
 def _parse(line: bytes) -> dict[str, Any] | tuple[str, str]:

@@ -42,7 +42,8 @@ def _byte_lengths(columns: Iterable[pa.ChunkedArray]) -> npt.NDArray[np.int64]:
         elif pa.types.is_list(column.type) and any(kind(column.type.value_type) for kind in kinds):
             # A word of a list has a space behind it.
             of_word = pc.fill_null(pc.binary_length(pc.list_flatten(column)), 0).to_numpy().astype(np.int64) + 1
-            lists.append(np.bincount(pc.list_parent_indices(column).to_numpy(), of_word, len(column)).astype(np.int64))
+            counts = pc.fill_null(pc.list_value_length(column), 0).to_numpy()
+            lists.append(np.bincount(np.repeat(np.arange(len(column)), counts), of_word, len(column)).astype(np.int64))
     found = [*plain, *lists]
     return np.sum(found, axis=0) if found else np.zeros(1, np.int64)
 
