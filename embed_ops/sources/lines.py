@@ -106,7 +106,7 @@ def _type_of_words(values: list[Any]) -> pa.DataType:
 def _word_lists(values: list[Any]) -> tuple[pa.Array, list[tuple[int, str, str]]]:
     """Make a column of lists of words; what is none becomes null and is named."""
     kept: list[Any] = []
-    wrong = []
+    wrong: list[tuple[int, str, str]] = []
     for place, value in enumerate(values):
         fine = value is None or (isinstance(value, list) and all(word is None or isinstance(word, str) for word in value))
         kept.append(value if fine else None)
