@@ -24,12 +24,14 @@ from embed_ops.spec import Spec
 from embed_ops.statistics import report_of
 from embed_ops.steps import peak_memory
 from embed_ops.stopping import StopRequest, restored_sigterm
-from embed_ops.storing import row_bytes
+from embed_ops.storing import vector_bytes
 from embed_ops.tuning import Planned, settle
 from embed_ops.waves import run_works
 
 _ROW_BYTES = {"text": 200, "words": 200, "image": 20_000, "node": 200}
 """Bytes of a row, where only reading would tell."""
+_TOKEN_BYTES = 5
+"""Bytes of a token or word of text, likewise: rather too many."""
 _SAMPLES = 3
 """Samples of first rows to compare: a worker that dies on one is given the next."""
 
@@ -151,11 +153,11 @@ def _work(attempt: Attempt, session: OpenSession, works: Sequence[Work], units: 
 def _space_needed(attempt: Attempt, stock: Ledger) -> int:
     """Guess the bytes of the vectors still to come; unknown row counts are guessed from the bytes of the files."""
     encoder = make_encoder(attempt.spec.encoder)
-    width = row_bytes(attempt.spec, encoder)
+    of_vectors, of_token = vector_bytes(attempt.spec, encoder)
     pieces = [piece for work in stock.works for piece in work.span.pieces]
     of_row = _ROW_BYTES[attempt.spec.source.modality]
     rows = stock.rows_left if stock.rows_left is not None else sum(piece.rows or piece.bytes // of_row for piece in pieces)
-    return rows * width
+    return rows * of_vectors + sum(piece.bytes for piece in pieces) // _TOKEN_BYTES * of_token
 
 
 def _settle(attempt: Attempt, units: int) -> None:

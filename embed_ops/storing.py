@@ -51,9 +51,16 @@ def stored_type(spec: Spec, output: str) -> str:
     return _outputs(spec.encoder)[output].dtype or spec.sink.dtype
 
 
-def row_bytes(spec: Spec, encoder: Encoder) -> int:
-    """Count the bytes of a row's vectors, as stored."""
-    return sum(encoder.dim(name) * _BYTES[stored_type(spec, name)] for name in encoder.outputs())
+def vector_bytes(spec: Spec, encoder: Encoder) -> tuple[int, int]:
+    """Count the bytes of a row's vectors, as stored, and of those in lists for each token of its text."""
+    of_row, of_token = 0, 0
+    for name, output in _outputs(spec.encoder).items():
+        size = encoder.dim(name) * _BYTES[stored_type(spec, name)]
+        if spec.encoder.each(output) in ("row", "window"):
+            of_row += size
+        else:
+            of_token += size // (spec.encoder.chunk or 1 if output.each == "chunk" else 1)
+    return of_row, of_token
 
 
 @cache
