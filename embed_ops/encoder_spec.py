@@ -110,6 +110,8 @@ class EncoderSpec(Section):
     lowercase: Literal["auto"] | bool = Field(
         "auto", description="family static: lower texts before words are looked up; auto: where the table has no capital letters"
     )
+    weights: str | None = Field(None, description="family static: folder that `fit-weights` has written; left out: a plain mean")
+    weighting: Literal["sif", "tfidf"] = Field("sif", description="family static: what the weights make of a word")
     max_pixels: int = Field(89_478_485, gt=0, le=_MOST_PIXELS, description="a larger image is a reject; the default is Pillow's own limit")
     draft: Literal["auto"] | bool = Field(
         "auto", description="let the JPEG decoder shrink large photographs; auto: where dtype is not float32 either and [parity] is kept"
@@ -131,8 +133,10 @@ class EncoderSpec(Section):
             raise ValueError("family static takes whole texts as they are, word by word: leave prompt, max_tokens and compile out")
         if self.family == "static" and self.dtype not in (AUTO, "float32"):
             raise ValueError(f"family static computes in float32, not in {self.dtype}; sink.dtype or an output's dtype stores less")
-        if self.lowercase != AUTO and self.family != "static":
-            raise ValueError(f"lowercase is for family static: leave it out with family {self.family}")
+        if (self.lowercase, self.weights, self.weighting) != (AUTO, None, "sif") and self.family != "static":
+            raise ValueError(f"lowercase, weights and weighting are for family static: leave them out with family {self.family}")
+        if self.weighting != "sif" and self.weights is None:
+            raise ValueError(f"weighting is {self.weighting!r} without weights: name the folder that `embed-ops fit-weights` has written")
         if self.family in ("image", "graph") and (self.prompt is not None or self.max_tokens is not None):
             raise ValueError(f"prompt and max_tokens are for texts: leave them out with family {self.family}")
         if (self.dtype == "float64") != (self.dtype != "float32" and self.family == "graph" and self.dtype != AUTO):

@@ -143,14 +143,14 @@ def _validated(model: type[_Model], tree: Mapping[str, Any], address: str) -> _M
         raise SpecError("\n".join(dict.fromkeys(sentence(model, detail, tree, address) for detail in error.errors()))) from error
 
 
-def parse_fit(path: str | Path | None, words: Iterable[str], kind: type[_Model]) -> tuple[SourceSpec, _Model]:
-    """Read the sections `source` and `fit` of a file, with words over it; other sections are for other verbs.
+def parse_fit(path: str | Path | None, words: Iterable[str], kind: type[_Model], section: str = "fit") -> tuple[SourceSpec, _Model]:
+    """Read the section `source` of a file, and the one of what is fitted, with words over it; other sections are for other verbs.
 
     Raises:
         SpecError: one sentence per problem, each naming the field.
     """
     tree = parse_words(words, {} if path is None else read_toml(path))
-    return _validated(SourceSpec, tree.get("source", {}), "source."), _validated(kind, tree.get("fit", {}), "fit.")
+    return _validated(SourceSpec, tree.get("source", {}), "source."), _validated(kind, tree.get(section, {}), f"{section}.")
 
 
 def parse_stage(tree: Any, address: str = "") -> StageSpec:

@@ -237,6 +237,14 @@ def show_differences(path: str, result: Verification) -> None:
     console().print(table)
 
 
+def show_weights(folder: str, told: dict[str, Any]) -> None:
+    """Show what `fit-weights` has counted."""
+    table = Table(title=f"embed-ops: {folder}", show_header=False, title_justify="left")
+    table.add_row("counted", f"{told['words']:,} words in {told['texts']:,} texts, {told['different_words']:,} different ones")
+    table.add_row("unknown words", f"{told['unknown']:,}")
+    console().print(table)
+
+
 def show_fit(folder: str, told: dict[str, Any]) -> None:
     """Show what a fit has gained."""
     table = Table(title=f"embed-ops: {folder}", show_header=False, title_justify="left")

@@ -100,10 +100,10 @@ def read_pipeline(root: Path, transformer_only: bool = False) -> Pipeline | None
     Raises:
         ModelError: a module, activation or setting that is not supported, or a broken file.
     """
-    entries = _entries(root)
-    if entries is None:
+    listed = entries(root)
+    if listed is None:
         return None
-    (kind, path), *rest = entries
+    (kind, path), *rest = listed
     if _supported(root, kind, path) != "Transformer":
         raise ModelError(f"{root / 'modules.json'}: the first module is {kind}, only Transformer can be first; {_choose()}")
     transformer = read_transformer(root, path)
@@ -118,7 +118,7 @@ def read_pipeline(root: Path, transformer_only: bool = False) -> Pipeline | None
         raise ModelError(f"{root}: a {model_type} gives no single vector per text; name [[encoder.outputs]] to pool its transformer")
     modules = tuple(module for kind, path in rest if (module := _module(root, _supported(root, kind, path), path)) is not None)
     _check_flow(root, modules)
-    return Pipeline(transformer, modules, prompts, default, ("", *(path for _, path in entries)))
+    return Pipeline(transformer, modules, prompts, default, ("", *(path for _, path in listed)))
 
 
 def width(modules: tuple[Module, ...], hidden: int) -> int:
@@ -141,8 +141,12 @@ def _choose() -> str:
     return f"supported modules: {', '.join(SUPPORTED)}; choose another model, or name [[encoder.outputs]] to pool the transformer"
 
 
-def _entries(root: Path) -> list[tuple[str, str]] | None:
-    """List modules.json as (dotted class, folder), None if there is no such file."""
+def entries(root: Path) -> list[tuple[str, str]] | None:
+    """List modules.json as (dotted class, folder), None if there is no such file.
+
+    Raises:
+        ModelError: it is no such list, or leads out of the folder.
+    """
     file = root / "modules.json"
     if not file.is_file():
         return None

@@ -6,7 +6,8 @@ Importing this module imports no torch: CPU workers look words up only.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +15,14 @@ import numpy as np
 import pyarrow as pa
 
 from embed_ops.encoder_spec import EncoderSpec, OutputSpec
-from embed_ops.encoders.base import FloatArray, IntArray, Prepared, Rejected, no_vectors, not_loaded
+from embed_ops.encoders.base import BoolArray, FloatArray, IntArray, Prepared, Rejected, no_vectors, not_loaded
 from embed_ops.encoders.column import distinct
-from embed_ops.encoders.tables import Table, open_table, words_beside
+from embed_ops.encoders.matrices import Matrix
+from embed_ops.encoders.tables import Facts, Table, open_table
 from embed_ops.encoders.tokenized import TOKENS, token_counts
+from embed_ops.encoders.word_weights import WordCounts, hash_weights, read_counts
 from embed_ops.errors import ModelError
+from embed_ops.ragged import Places, offsets_of
 from embed_ops.schema import Reason
 
 if TYPE_CHECKING:
@@ -29,19 +33,36 @@ _RUN = 32
 """Words that are summed in float32."""
 
 
+@dataclass(frozen=True)
+class LookedUp:
+    """Texts as rows of a table.
+
+    Attributes:
+        rows: one after the other, without what is unknown.
+        counts: (texts,) rows of each; `unknown`: words that the table does not have.
+        cut: (texts,) the tokenizer itself left the end out.
+    """
+
+    rows: IntArray
+    counts: Places
+    unknown: Places
+    cut: BoolArray
+
+
 class StaticEncoder:
     """The static family; implements `embed_ops.encoders.base.Encoder`.
 
-    A text's vector is the mean of those of its words, as often as they stand in it. Words that the table does not have are left
-    out and counted; a text without any other is a reject.
+    A text's vector is the mean of those of its words, as often as they stand in it, or weighted. Words that the table does not have are
+    left out and counted; a text without any other is a reject.
 
     Raises:
-        ModelError: the file is no table of word vectors.
+        ModelError: there is no table of word vectors, and no model with one.
     """
 
     def __init__(self, spec: EncoderSpec) -> None:
         self._spec = spec
-        self._columns = spec.outputs or (OutputSpec(),)
+        self._columns = spec.outputs or (OutputSpec(normalize=self._facts.normalize),)
+        self._weights: torch.Tensor | None = None
         self._vectors: torch.Tensor | None = None
         for column in self._columns:
             if column.dim is not None and column.dim > self._width:
@@ -51,19 +72,37 @@ class StaticEncoder:
 
     @cached_property
     def _table(self) -> Table:
-        return open_table(self._spec.model, lowercase=None if self._spec.lowercase == "auto" else bool(self._spec.lowercase))
+        lowercase = None if self._spec.lowercase == "auto" else bool(self._spec.lowercase)
+        return open_table(
+            self._spec.model, lowercase=lowercase, revision=self._spec.revision, trust_remote_code=self._spec.trust_remote_code
+        )
+
+    @cached_property
+    def _facts(self) -> Facts:
+        return self._table.facts()
 
     @cached_property
     def _width(self) -> int:
         return int(self._table.vectors().shape[1])
 
     @cached_property
-    def _words(self) -> int:
+    def words(self) -> int:
+        """Rows of the table."""
         return len(self._table.vectors())
 
     @cached_property
     def _tokenizer(self) -> Any:
         return self._table.tokenizer()
+
+    @cached_property
+    def _truncates(self) -> bool:
+        return self._tokenizer.truncation is not None
+
+    @cached_property
+    def _counts(self) -> WordCounts | None:
+        if self._spec.weights is None:
+            return None
+        return read_counts(self._spec.weights, self.vocabulary(), self.tokenisation())
 
     def prepare(self, column: pa.Array) -> Prepared:
         """Look up the words of a string column, each distinct text once; null rows, and those without a known word, become rejects.
@@ -75,27 +114,68 @@ class StaticEncoder:
             SourceError: the column is not text.
         """
         found = distinct(column)
-        offsets: list[int] = [0]
-        values: list[IntArray] = []
-        unknown: list[int] = []
-        place = np.full(len(found.texts) + 1, -1, np.int32)
-        for start in range(0, len(found.texts), _TEXTS_AT_ONCE):
-            for text, encoding in enumerate(self._tokenizer.encode_batch_fast(found.texts[start : start + _TEXTS_AT_ONCE]), start):
-                ids = np.array(encoding.ids, np.int32)
-                known = ids[ids < self._words]
-                if len(known):
-                    place[text] = len(unknown)
-                    values.append(known)
-                    offsets.append(offsets[-1] + len(known))
-                    unknown.append(len(ids) - len(known))
+        looked = self.look_up(found.texts)
+        known = looked.counts > 0
+        # Texts without a known word have no values, so those of the others stay where they are.
+        place = np.append(np.where(known, np.cumsum(known) - 1, -1), -1).astype(np.int32)
         index = place[found.index]
         bad = np.flatnonzero((found.index >= 0) & (index < 0))
         why = "no word of the text is in the table of word vectors"
         rejects = [*found.rejects, *(Rejected(int(row), Reason.OUT_OF_VOCABULARY, why) for row in bad)]
-        joined = np.concatenate(values) if values else np.zeros(0, np.int32)
-        lists = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(joined, pa.int32()))
-        told = np.array(unknown, np.int64)
-        return Prepared(pa.table({TOKENS: lists}), index, np.zeros(len(told), np.bool_), sorted(rejects, key=lambda item: item.row), told)
+        lists = pa.ListArray.from_arrays(pa.array(offsets_of(looked.counts[known]), pa.int32()), pa.array(looked.rows, pa.int32()))
+        rejects.sort(key=lambda item: item.row)
+        return Prepared(pa.table({TOKENS: lists}), index, looked.cut[known], rejects, looked.unknown[known])
+
+    def look_up(self, texts: Sequence[str]) -> LookedUp:
+        """Find the words of texts in the table, in order.
+
+        Raises:
+            ModelError: the tokenizer knows a word that has no vector.
+        """
+        facts, unknown_id = self._facts, -1 if self._facts.unknown is None else self._facts.unknown
+        values: list[IntArray] = []
+        counts, unknown = np.zeros(len(texts), np.int64), np.zeros(len(texts), np.int64)
+        cut = np.zeros(len(texts), np.bool_)
+        for start in range(0, len(texts), _TEXTS_AT_ONCE):
+            part = self._tokenizer.encode_batch_fast(list(texts[start : start + _TEXTS_AT_ONCE]), add_special_tokens=False)
+            for text, encoding in enumerate(part, start):
+                ids = np.array(encoding.ids, np.int32)
+                fine = ids != unknown_id
+                unknown[text] = len(ids) - np.count_nonzero(fine)
+                kept = ids if facts.keeps_unknown else ids[fine]
+                cut[text] = self._truncates and bool(encoding.overflowing)
+                counts[text] = len(kept)
+                values.append(kept)
+        rows = np.concatenate(values) if values else np.zeros(0, np.int32)
+        if len(rows) and int(rows.max()) >= self.words:
+            raise ModelError(
+                f"{self._spec.model}: the tokenizer gives token {int(rows.max())} of {self.words} vectors; they are not of one model"
+            )
+        return LookedUp(rows, counts, unknown, cut)
+
+    def count(self, column: pa.Array | pa.ChunkedArray) -> WordCounts:
+        """Count the words of a column, each row of the table as often as it stands there, for `fit-weights`."""
+        found = distinct(column)
+        looked = self.look_up(found.texts)
+        times = np.bincount(found.index[found.index >= 0], minlength=len(found.texts)).astype(np.int64)
+        of_text = np.repeat(np.arange(len(found.texts)), looked.counts)
+        pairs = np.unique(of_text * np.int64(self.words) + looked.rows)
+        # Sums of whole numbers in float64 are exact up to 2**53.
+        counts = np.bincount(looked.rows, weights=times[of_text], minlength=self.words).astype(np.int64)
+        documents = np.bincount(pairs % self.words, weights=times[pairs // self.words], minlength=self.words).astype(np.int64)
+        return WordCounts(counts, documents, int(times.sum()), int((looked.unknown * times).sum()))
+
+    def vocabulary(self) -> list[str | None]:
+        """Name the rows of the table: words, or tokens; None where the tokenizer has none."""
+        return [self._tokenizer.id_to_token(row) for row in range(self.words)]
+
+    def vectors(self) -> FloatArray:
+        """Map the table: (words, dim) float32."""
+        return self._table.vectors()
+
+    def tokenisation(self) -> str:
+        """Hash what decides the rows of a text."""
+        return hashlib.sha256(self._tokenizer.to_str().encode()).hexdigest()
 
     def most_rows(self, modality: str, asked: int) -> int:
         """Take what is asked: units of text are cut by their bytes."""
@@ -122,6 +202,8 @@ class StaticEncoder:
                 f"{self._spec.model}: means of word vectors are computed on CPUs, in float32; leave dtype, compile and GPUs out"
             )
         self._vectors = torch.from_numpy(self._table.vectors())
+        if self._counts is not None:
+            self._weights = torch.from_numpy(self._counts.weights(self._spec.weighting).astype(np.float32))
 
     def launch(self, batch: pa.Table) -> Callable[[], Mapping[str, FloatArray]]:
         """Take the means of a batch with the column `tokens`: each is summed in the order of its words, whatever stands beside it.
@@ -150,9 +232,11 @@ class StaticEncoder:
         starts = np.repeat(offsets[:-1] - first - _RUN * (np.cumsum(parts) - parts), parts) + _RUN * np.arange(parts.sum())
         ids = torch.from_numpy(lists.values.to_numpy()[first : offsets[-1]].astype(np.int64))
         with torch.inference_mode():
-            sums = embedding_bag(ids, self._vectors, torch.from_numpy(starts), mode="sum").numpy()
+            weights = None if self._weights is None else self._weights[ids]
+            sums = embedding_bag(ids, self._vectors, torch.from_numpy(starts), mode="sum", per_sample_weights=weights).numpy()
             totals = np.add.reduceat(sums, np.cumsum(parts) - parts, axis=0, dtype=np.float64)
-            means = torch.from_numpy((totals / counts[:, None]).astype(np.float32))
+            whole = counts if weights is None else np.add.reduceat(weights.numpy(), offsets[:-1] - first, dtype=np.float64)
+            means = torch.from_numpy((totals / whole[:, None]).astype(np.float32))
             found = {column.name: finish(means, column).numpy() for column in self._columns}
         return lambda: found
 
@@ -181,34 +265,35 @@ class StaticEncoder:
         Returns:
             the reference's name, and {output: (rows, dim) float32}; rejects are NaN.
         """
-        table, vocabulary = self._table.vectors(), self._tokenizer.get_vocab()
+        table, counts, unknown = self._table.vectors(), self._counts, self._facts.unknown
+        weights = np.ones(self.words) if counts is None else counts.weights(self._spec.weighting)
         result = {name: np.full((len(column), self.dim(name)), np.nan, np.float32) for name in self.outputs()}
         for row, text in enumerate(distinct_rows(column)):
-            words = [] if text is None else self._tokenizer.encode(text).tokens
-            rows = [table[place] for word in words if (place := vocabulary[word]) < self._words]
-            for output in self._columns if rows else ():
-                mean = np.mean(np.stack(rows).astype(np.float64), axis=0)[: output.dim]
+            ids = [] if text is None else self._tokenizer.encode(text, add_special_tokens=False).ids
+            known = [place for place in ids if self._facts.keeps_unknown or place != unknown]
+            for output in self._columns if known else ():
+                mean = np.average(table[known].astype(np.float64), axis=0, weights=weights[known])[: output.dim]
                 result[output.name][row] = mean / max(float(np.linalg.norm(mean)), 1e-12) if output.normalize else mean
         return f"numpy {np.__version__}", result
 
     def describe(self) -> dict[str, Any]:
         """Say what the model became, for `run.json`; all JSON values."""
         shapes = {column.name: {"dim": self.dim(column.name), "normalize": column.normalize} for column in self._columns}
-        return {"model": self._spec.model, "commit": None, "model_type": "static", "words": self._words, "outputs": shapes}
+        origin = self._table.origin
+        told: dict[str, Any] = {"model": self._spec.model, "commit": origin.folder.revision if isinstance(origin, Matrix) else None}
+        told |= {"model_type": "static", "kind": self._facts.kind, "words": self.words, "outputs": shapes}
+        return told if self._spec.weights is None else told | {"weights": self._spec.weights, "weighting": self._spec.weighting}
 
     def weight_bytes(self) -> int:
         """Give the size of the vectors, which processes of a node share."""
         return 0
 
     def fingerprint(self) -> dict[str, str]:
-        """Hash the table, and the words where they are in a file of their own: {file: sha256}."""
-        file = self._table.file
-        files = [file, words_beside(file)] if file.suffix == ".npy" else [file]
-        hashes = {}
-        for path in files:
-            with path.open("rb") as stream:
-                hashes[path.name] = hashlib.file_digest(stream, "sha256").hexdigest()
-        return hashes
+        """Hash the files of the table, {file: sha256}, and those of the weights of words."""
+        found = self._table.fingerprint()
+        if self._spec.weights is not None:
+            found |= {"word weights": hash_weights(self._spec.weights), "weighting": self._spec.weighting}
+        return found
 
 
 def distinct_rows(column: pa.Array) -> list[str | None]:

@@ -19,7 +19,7 @@ from embed_ops.errors import ParityError, SourceError, StorageError
 from embed_ops.spec import fields
 from jobs.cli import app
 
-VERBS = ("demo", "plan", "embed", "verify", "retry", "submit")
+VERBS = ("demo", "plan", "embed", "verify", "retry", "fit-weights", "vocabulary", "submit")
 
 
 def invoke(*words: str) -> tuple[int, str]:
@@ -35,7 +35,7 @@ def test_help(verb: str) -> None:
     assert code == 0
     if verb in ("plan", "embed", "submit"):
         assert [name for name, _, _ in fields() if name not in said] == []
-    alone = subprocess.run([sys.executable, "-m", f"jobs.{verb}", "--help"], capture_output=True, text=True, check=False)
+    alone = subprocess.run([sys.executable, "-m", f"jobs.{verb.replace('-', '_')}", "--help"], capture_output=True, text=True, check=False)
     assert alone.returncode == 0
     assert "Usage" in alone.stdout
 

@@ -123,7 +123,7 @@ def test_formats(kind: str, tmp_path: Path) -> None:
     assert [vocabulary[word] for word in WORDS[: len(vectors)]] == list(range(len(vectors)))
     # "Sat" has a capital letter: texts are not lowered.
     assert table.tokenizer().encode("the Sat, sat").ids == [0, 2, len(vectors), len(vectors)]
-    assert open_table(str(table.file), lowercase=True).tokenizer().encode("THE").ids == [0]
+    assert open_table(str(table.origin), lowercase=True).tokenizer().encode("THE").ids == [0]
 
 
 def test_glove_as_published() -> None:
@@ -254,8 +254,8 @@ def test_broken_arrays(tmp_path: Path) -> None:
     np.save(tmp_path / "v.npy", np.array([{}], object), allow_pickle=True)
     with pytest.raises(ModelError, match="can't be read"):
         encoder_of(tmp_path / "v.npy")
-    with pytest.raises(ModelError, match="is no file of word vectors \\(found a folder there\\)"):
-        encoder_of(tmp_path)
+    with pytest.raises(ModelError, match=r"is no file of word vectors \(found nothing there\)"):
+        encoder_of(tmp_path / "none.vec")
     with pytest.raises(ModelError, match="dim is 9, and the vectors have 4 dimensions"):
         encoder_of(_glove(tmp_path), outputs=(OutputSpec(dim=9),))
 
@@ -268,7 +268,7 @@ def test_broken_arrays(tmp_path: Path) -> None:
         (["encoder.family=static", "encoder.dtype=bfloat16"], "computes in float32"),
         (["encoder.family=static", "encoder.outputs.0.layer=1"], "word vectors have no layers"),
         (["encoder.family=static", "encoder.outputs.0.pooling=cls"], "pooling 'cls' is none of family 'static'"),
-        (["encoder.lowercase=true"], "lowercase is for family static"),
+        (["encoder.lowercase=true"], "are for family static"),
     ],
 )
 def test_specs_that_make_no_sense(words: list[str], says: str) -> None:
