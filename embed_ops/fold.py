@@ -23,6 +23,7 @@ from embed_ops.errors import Stopped
 from embed_ops.filesystem import walk
 from embed_ops.registry import fitted_by_rounds
 from embed_ops.saved import pack, unpack
+from embed_ops.search import make_search, neighbors_of_unit
 from embed_ops.stage_job import (
     WORK,
     StageJob,
@@ -194,9 +195,14 @@ def _several(fit: Fit, tasks: Tasks) -> None:
 
 def apply(job: StageJob, rows: RunRows, model: Any, done: set[str], tasks: Tasks) -> Iterator[dict[str, Any]]:
     """Apply a model to the units that are not done, and yield the record of each as it is written."""
-    if not fitted_by_rounds(job.spec):
-        calls: Iterable[tuple[Any, ...]] = marking(job, rows, done)
-        function: Callable[..., Any] = mark_unit
+    if job.spec.kind == "neighbors":
+        search = ray.put(make_search(rows, job.vectors, job.spec.k, job.spec.metric, job.spec.probe))
+        stretches = ray.put([rows.stretch(first, end) for first, end in groups(rows.rows)])
+        todo = [(record, first) for record, first in zip(rows.records, rows.starts, strict=False) if record.unit not in done]
+        calls: Iterable[tuple[Any, ...]] = ((job, record, first, search, stretches) for record, first in todo)
+        function: Callable[..., Any] = neighbors_of_unit
+    elif not fitted_by_rounds(job.spec):
+        calls, function = marking(job, rows, done), mark_unit
     else:
         shared = ray.put(model)
         calls, function = ((job, shared, record) for record in rows.records if record.unit not in done), apply_unit

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from embed_ops.clusters import find_duplicates, write_by_cluster
 from embed_ops.embedding import OpenSession, default_session
 from embed_ops.errors import EmbedOpsError, Stopped
@@ -14,16 +16,21 @@ from embed_ops.progress import Reporter, Silent, Totals
 from embed_ops.registry import fitted_by_rounds
 from embed_ops.run import Run
 from embed_ops.saved import write_model
+from embed_ops.search import make_search, recall, rows_at, search_run
 from embed_ops.spec import Spec
 from embed_ops.stage_run import Asked, StageRun, asked_stages, open_stage
-from embed_ops.stage_spec import StageSpec
+from embed_ops.stage_spec import NeighborsSpec, StageSpec
 from embed_ops.stages.base import Facts, MeasuredModel
+from embed_ops.stages.neighbors import NeighborsModel
 from embed_ops.statistics import report_of
 from embed_ops.steps import peak_memory
 from embed_ops.stopping import StopRequest, restored_sigterm
 
 if TYPE_CHECKING:
     from embed_ops.tasks import Tasks
+
+_JUDGED = 200
+"""Rows by which an approximate search is judged."""
 
 
 def postprocess(
@@ -103,7 +110,7 @@ class _Command:
                 if here.model is None and by_rounds:
                     self._fit(here, start, self._companions(number, here, hearts), tasks)
                 elif here.model is None:
-                    _find_duplicates(here, tasks)
+                    _find(here, tasks)
                 self._apply(here, tasks)
                 if getattr(asked.spec, "by_cluster", False):
                     write_by_cluster(here.job, here.rows, tasks)
@@ -174,11 +181,28 @@ def _facts(here: StageRun) -> Facts:
     return Facts(here.rows.rows, here.job.vectors.dim, here.job.seed)
 
 
-def _find_duplicates(here: StageRun, tasks: Tasks) -> None:
+def _find(here: StageRun, tasks: Tasks) -> None:
+    """Do what stages do before they write units that are not fitted by rounds."""
     clock = time.time()
-    here.model = find_duplicates(here.job, here.rows, tasks)
+    if here.asked.spec.kind == "neighbors":
+        here.model = _judge_search(here, tasks)
+    else:
+        here.model = find_duplicates(here.job, here.rows, tasks)
     here.header["fit"] = {"seconds": time.time() - clock, "rounds": 1}
     write_model(here.run.root, here.model, here.job.attempt)
+
+
+def _judge_search(here: StageRun, tasks: Tasks) -> NeighborsModel:
+    """Measure, by a sample of rows, how many neighbours are found where not all rows are searched, and at which share of the work."""
+    spec, rows, vectors = here.asked.spec, here.rows, here.job.vectors
+    assert isinstance(spec, NeighborsSpec)
+    if spec.probe is None:
+        return NeighborsModel(spec.k, spec.metric, 0, 1.0, 1.0)
+    sample = np.random.default_rng(here.job.seed).permutation(rows.rows)[:_JUDGED]
+    x = rows_at(rows, vectors, sample)
+    some, all_of_them = (make_search(rows, vectors, spec.k, spec.metric, probe) for probe in (spec.probe, None))
+    found, exact = (search_run(rows, search, x, sample, tasks) for search in (some, all_of_them))
+    return NeighborsModel(spec.k, spec.metric, some.probe, recall(found, exact), found.scored / max(1, exact.scored))
 
 
 def _finish(here: StageRun, tasks: Tasks) -> None:

@@ -24,8 +24,9 @@ from embed_ops.record import Record
 from embed_ops.registry import make_stage
 from embed_ops.run_dir import RunDir
 from embed_ops.saved import MODEL_ARRAYS, MODEL_JSON, read_model
+from embed_ops.search import make_search
 from embed_ops.stage_job import WORK, StageJob
-from embed_ops.stage_spec import StageSpec
+from embed_ops.stage_spec import NeighborsSpec, StageSpec
 from embed_ops.stages.base import Stage
 from embed_ops.vectors import Label, RunRows, told_parent
 
@@ -203,6 +204,10 @@ def open_stage(asked: Asked, *, refit: bool = False) -> StageRun:
 def _require_columns(here: StageRun) -> None:
     """Look for the columns that a stage reads beside the vectors, before anything is fitted."""
     _ = here.label
+    if isinstance(here.asked.spec, NeighborsSpec):
+        if here.asked.model is not None:
+            raise StageError("neighbors: has no model to apply: neighbours are found among the rows of a run")
+        make_search(here.rows, here.job.vectors, here.asked.spec.k, here.asked.spec.metric, here.asked.spec.probe)
     if here.asked.spec.kind == "dedup":
         if here.asked.model is not None:
             raise StageError("dedup: has no model to apply: duplicates are found among the rows of a run")

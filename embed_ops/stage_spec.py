@@ -133,7 +133,19 @@ class DedupSpec(_Stage):
     )
 
 
-StageSpec = NormalizeSpec | PcaSpec | WhitenSpec | CenterSpec | ProjectSpec | TruncateSpec | QuantizeSpec | KMeansSpec | DedupSpec
+class NeighborsSpec(_Stage):
+    """Find the nearest other rows of the run to each row."""
+
+    kind: Literal["neighbors"]
+    k: int = Field(10, gt=0, description="rows to find of each row")
+    metric: Literal["cosine", "dot"] = Field("cosine", description="what is greatest for the nearest")
+    probe: int | None = Field(
+        None, gt=0, description="search only so many of the nearest clusters of a kmeans run, of which this is a stage; by default all rows"
+    )
+
+
+_ByRounds = NormalizeSpec | PcaSpec | WhitenSpec | CenterSpec | ProjectSpec | TruncateSpec | QuantizeSpec | KMeansSpec
+StageSpec = _ByRounds | DedupSpec | NeighborsSpec
 KINDS: dict[str, type[Any]] = {
     "normalize": NormalizeSpec,
     "pca": PcaSpec,
@@ -144,5 +156,6 @@ KINDS: dict[str, type[Any]] = {
     "quantize": QuantizeSpec,
     "kmeans": KMeansSpec,
     "dedup": DedupSpec,
+    "neighbors": NeighborsSpec,
 }
 Stages = Annotated[tuple[StageSpec, ...], BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)]

@@ -74,6 +74,10 @@ class Tasks:
         if more and self._ending():
             raise Stopped("stopped as asked; what is done is kept, run the same command again to go on")
 
+    def share(self, value: Any) -> Any:
+        """Put a value where tasks find it once for each node; to be passed on as an argument."""
+        return ray.put(value)
+
     def all(self, function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Call a function for each tuple of arguments; results in their order."""
         found = dict(self.each(function, calls))

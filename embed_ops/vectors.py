@@ -148,6 +148,10 @@ class RunRows:
     def _holds_lists(self, number: int, name: str) -> bool:
         return holds_vectors(self._schema(number).field(name).type)
 
+    def names(self, number: int) -> list[str]:
+        """Name the columns of a run of the lineage that hold no vectors."""
+        return [name for name in self._schema(number).names if not self._holds_lists(number, name)] if self.records else []
+
     def _schema(self, number: int) -> pa.Schema:
         """Read the columns of a run of the lineage off its first data file."""
         if number not in self._schemas:

@@ -1,0 +1,139 @@
+"""Exact nearest rows: products a second against a plain matrix product of the same shapes; and clusters against all rows.
+
+kernel     rows that fit in memory against queries, one core: TopK, the bare product, and a product with argpartition, in turn
+job        the whole search of a run on disk, on all cores: rate of the products against the bare product's on as many threads
+clusters   recall and share of the work on docstrings, for several numbers of clusters
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from corpora import write
+from made_run import make_run, mixture
+from record import spread, write_record
+from threadpoolctl import threadpool_limits
+
+from embed_ops import Run, Spec, embed, postprocess
+from embed_ops.demo import minilm
+from embed_ops.neighbors import neighbors
+from embed_ops.spec import parse_stage
+from embed_ops.topk import TopK
+
+TILE = 1024
+
+
+def bare(queries: Any, x: Any) -> float:
+    """Multiply tile by tile and throw the scores away: seconds."""
+    out = np.empty((TILE, TILE), np.float32)
+    began = time.perf_counter()
+    for first in range(0, len(queries), TILE):
+        tile = queries[first : first + TILE]
+        for begin in range(0, len(x), TILE):
+            part = x[begin : begin + TILE]
+            np.matmul(tile, part.T, out=out[: len(tile), : len(part)])
+    return time.perf_counter() - began
+
+
+def partitioned(queries: Any, x: Any, k: int) -> float:
+    """Multiply in large blocks and take the best of each by argpartition, for some queries: seconds, as if for all."""
+    began = time.perf_counter()
+    for first in (0, TILE):
+        best = []
+        for begin in range(0, len(x), 65_536):
+            scores = queries[first : first + TILE] @ x[begin : begin + 65_536].T
+            best.append(np.argpartition(scores, -k, axis=1)[:, -k:])
+    return (time.perf_counter() - began) * len(queries) / (2 * TILE)
+
+
+def kernel(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Search rows in memory on one core."""
+    draw = np.random.default_rng(0)
+    x = draw.standard_normal((options.rows, options.dim), np.float32)
+    queries = draw.standard_normal((options.queries, options.dim), np.float32)
+    ids = np.arange(len(x), dtype=np.int64)
+    flops = 2.0 * len(x) * len(queries) * options.dim
+    rates: dict[str, list[float]] = {"TopK": [], "bare product": [], "product and argpartition": []}
+    with threadpool_limits(1):
+        for _ in range(options.repeats):
+            rates["bare product"].append(flops / bare(queries, x))
+            best = TopK(queries, 10, "cosine")
+            began = time.perf_counter()
+            for first in range(0, len(x), 8192):
+                best.add(x[first : first + 8192], ids[first : first + 8192])
+            rates["TopK"].append(flops / (time.perf_counter() - began))
+            rates["product and argpartition"].append(flops / partitioned(queries, x, 10))
+    figures: dict[str, Any] = {f"{side}, flop/s": spread(found) for side, found in rates.items()}
+    share = [ours / theirs for ours, theirs in zip(rates["TopK"], rates["bare product"], strict=True)]
+    return figures | {"share of the bare product": spread(share)}
+
+
+def job(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Search a run on disk on all cores."""
+    make_run(str(folder / "run"), [options.rows // 4] * 4, mixture(options.dim, 200))
+    draw = np.random.default_rng(1)
+    queries = draw.standard_normal((options.queries, options.dim), np.float32)
+    x = draw.standard_normal((65_536, options.dim), np.float32)
+    cores = len(os.sched_getaffinity(0))
+    flops = 2.0 * options.rows * options.queries * options.dim
+    rates: dict[str, list[float]] = {"job": [], "bare product": []}
+    for _ in range(options.repeats):
+        with threadpool_limits(cores):
+            rates["bare product"].append(2.0 * len(x) * options.queries * options.dim / bare(queries, x))
+        began = time.perf_counter()
+        found = neighbors(str(folder / "run"), queries, 10)
+        rates["job"].append(flops / (time.perf_counter() - began))
+    figures: dict[str, Any] = {f"{side}, flop/s": spread(of) for side, of in rates.items()}
+    figures["share of the bare product"] = statistics.median(rates["job"]) / statistics.median(rates["bare product"])
+    return figures | {"rows": found.rows, "cores": cores}
+
+
+def clusters(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Measure recall on docstrings."""
+    write("docstrings", folder, 20_000)
+    tree = {
+        "source": {"path": str(folder / "docstrings"), "column": "text"},
+        "encoder": {"model": minilm()},
+        "sink": {"path": str(folder / "run")},
+    }
+    run: Run = embed(Spec.parse(tree))
+    postprocess(run.path, [parse_stage({"kind": "normalize"}), parse_stage({"kind": "kmeans", "k": 100})])
+    asked = np.random.default_rng(0).permutation(run.report["rows"])[:200]
+    figures: dict[str, Any] = {"rows": run.report["rows"], "clusters": 100}
+    for probe in (1, 3, 5, 8, 10, 20):
+        found = neighbors(f"{run.path}/stages/kmeans", asked, 10, probe=probe)
+        figures[f"probe {probe}"] = {"recall": found.recall, "share of the products": found.work}
+    return figures
+
+
+def main() -> None:
+    """Run the parts that are asked for, and write a record of each."""
+    parts: dict[str, Callable[[argparse.Namespace, Path], dict[str, Any]]] = {"kernel": kernel, "job": job, "clusters": clusters}
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", choices=[*parts], action="append")
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--queries", type=int, default=10_000)
+    parser.add_argument("--dim", type=int, default=384)
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    for name in options.part or parts:
+        with tempfile.TemporaryDirectory() as folder:
+            figures = parts[name](options, Path(folder))
+        settings = {"rows": options.rows, "queries": options.queries, "dim": options.dim, "k": 10}
+        path = write_record(f"neighbors-{name}", settings, figures)
+        for part, figure in figures.items():
+            sys.stdout.write(f"{part}: {figure}\n")
+        sys.stdout.write(f"record in {path}\n")
+
+
+if __name__ == "__main__":
+    main()
