@@ -21,7 +21,6 @@ import ray
 from embed_ops.clusters import mark_unit, marking
 from embed_ops.errors import Stopped
 from embed_ops.filesystem import walk
-from embed_ops.registry import fitted_by_rounds
 from embed_ops.saved import pack, unpack
 from embed_ops.search import make_search, neighbors_of_unit
 from embed_ops.stage_job import (
@@ -201,7 +200,7 @@ def apply(job: StageJob, rows: RunRows, model: Any, done: set[str], tasks: Tasks
         todo = [(record, first) for record, first in zip(rows.records, rows.starts, strict=False) if record.unit not in done]
         calls: Iterable[tuple[Any, ...]] = ((job, record, first, search, stretches) for record, first in todo)
         function: Callable[..., Any] = neighbors_of_unit
-    elif not fitted_by_rounds(job.spec):
+    elif job.spec.kind == "dedup":
         calls, function = marking(job, rows, done), mark_unit
     else:
         shared = ray.put(model)

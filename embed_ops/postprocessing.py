@@ -15,11 +15,11 @@ from embed_ops.errors import EmbedOpsError, Stopped
 from embed_ops.progress import Reporter, Silent, Totals
 from embed_ops.registry import fitted_by_rounds
 from embed_ops.run import Run
-from embed_ops.saved import write_model
+from embed_ops.saved import read_probe, write_model
 from embed_ops.search import make_search, recall, rows_at, search_run
 from embed_ops.spec import Spec
 from embed_ops.stage_run import Asked, StageRun, asked_stages, open_stage
-from embed_ops.stage_spec import NeighborsSpec, StageSpec
+from embed_ops.stage_spec import ClassifySpec, NeighborsSpec, StageSpec
 from embed_ops.stages.base import Facts, MeasuredModel
 from embed_ops.stages.neighbors import NeighborsModel
 from embed_ops.statistics import report_of
@@ -186,6 +186,8 @@ def _find(here: StageRun, tasks: Tasks) -> None:
     clock = time.time()
     if here.asked.spec.kind == "neighbors":
         here.model = _judge_search(here, tasks)
+    elif isinstance(here.asked.spec, ClassifySpec):
+        here.model = read_probe(here.asked.spec.probe)
     else:
         here.model = find_duplicates(here.job, here.rows, tasks)
     here.header["fit"] = {"seconds": time.time() - clock, "rounds": 1}

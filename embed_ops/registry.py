@@ -40,6 +40,7 @@ STAGES: dict[str, tuple[str | None, str]] = {
     "quantize": ("embed_ops.stages.quantize:QuantizeStage", "embed_ops.stages.quantize:QuantizeModel"),
     "kmeans": ("embed_ops.stages.kmeans:KMeansStage", "embed_ops.stages.kmeans_model:KMeansModel"),
     "dedup": (None, "embed_ops.stages.dedup:DedupModel"),
+    "classify": (None, "embed_ops.stages.classify:LinearProbe"),
     "neighbors": (None, "embed_ops.stages.neighbors:NeighborsModel"),
 }
 """Class of the stage, None where it is not fitted by rounds, and of its model."""

@@ -121,3 +121,17 @@ def load_model(path: str) -> Any:
     if model is None:
         raise StageError(f"{path}: no model here ({MODEL_JSON} is missing); give a stage's run, or its folder model/")
     return model
+
+
+def read_probe(path: str) -> Any:
+    """Load the linear probe that `evaluate` has written.
+
+    Raises:
+        StageError: there is no model, or one of another kind.
+    """
+    found = load_model(path)
+    if found.kind != "classify":
+        raise StageError(
+            f"{path}: holds a {found.kind} model, and a probe is needed; give the folder that `embed-ops evaluate` has written"
+        )
+    return found

@@ -23,10 +23,10 @@ from embed_ops.plan import Piece, Plan, SourceFile, Span
 from embed_ops.record import Record
 from embed_ops.registry import make_stage
 from embed_ops.run_dir import RunDir
-from embed_ops.saved import MODEL_ARRAYS, MODEL_JSON, read_model
+from embed_ops.saved import MODEL_ARRAYS, MODEL_JSON, pack, read_model, read_probe
 from embed_ops.search import make_search
 from embed_ops.stage_job import WORK, StageJob
-from embed_ops.stage_spec import NeighborsSpec, StageSpec
+from embed_ops.stage_spec import ClassifySpec, NeighborsSpec, StageSpec
 from embed_ops.stages.base import Stage
 from embed_ops.vectors import Label, RunRows, told_parent
 
@@ -204,6 +204,14 @@ def open_stage(asked: Asked, *, refit: bool = False) -> StageRun:
 def _require_columns(here: StageRun) -> None:
     """Look for the columns that a stage reads beside the vectors, before anything is fitted."""
     _ = here.label
+    if isinstance(here.asked.spec, ClassifySpec):
+        if here.asked.model is not None:
+            raise StageError("classify: the model is its probe: leave --model out")
+        probe = read_probe(here.asked.spec.probe)
+        if probe.dim != here.job.vectors.dim:
+            raise StageError(
+                f"{here.asked.spec.probe}: takes vectors of width {probe.dim}, {here.job.vectors.run.path} has {here.job.vectors.dim}"
+            )
     if isinstance(here.asked.spec, NeighborsSpec):
         if here.asked.model is not None:
             raise StageError("neighbors: has no model to apply: neighbours are found among the rows of a run")
@@ -229,6 +237,9 @@ def _fingerprint(asked: Asked, rows: RunRows, column: str, of_vectors: str) -> d
     found |= {"stage.column": column, "seed": asked.seed, "input": rows.content, "input of the column": of_vectors}
     if asked.model is not None:
         found["model"] = _digest_of_model(asked.model)
+    if isinstance(asked.spec, ClassifySpec):
+        # What the probe is decides the labels; where it lies changes nothing.
+        found["stage.probe"] = hashlib.sha256(pack(read_probe(asked.spec.probe))).hexdigest()
     return found
 
 

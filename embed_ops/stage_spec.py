@@ -144,8 +144,15 @@ class NeighborsSpec(_Stage):
     )
 
 
+class ClassifySpec(_Stage):
+    """Give each row the label that a linear probe of `embed-ops evaluate` finds, with its probability."""
+
+    kind: Literal["classify"]
+    probe: str = Field(description="folder that `embed-ops evaluate` has written")
+
+
 _ByRounds = NormalizeSpec | PcaSpec | WhitenSpec | CenterSpec | ProjectSpec | TruncateSpec | QuantizeSpec | KMeansSpec
-StageSpec = _ByRounds | DedupSpec | NeighborsSpec
+StageSpec = _ByRounds | DedupSpec | NeighborsSpec | ClassifySpec
 KINDS: dict[str, type[Any]] = {
     "normalize": NormalizeSpec,
     "pca": PcaSpec,
@@ -157,5 +164,6 @@ KINDS: dict[str, type[Any]] = {
     "kmeans": KMeansSpec,
     "dedup": DedupSpec,
     "neighbors": NeighborsSpec,
+    "classify": ClassifySpec,
 }
 Stages = Annotated[tuple[StageSpec, ...], BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)]

@@ -9,12 +9,9 @@ from rich.console import Console
 from rich.table import Table
 
 from embed_ops.plan import Plan, estimated_units, unit_limits
-from embed_ops.schema import ROW, SOURCE
 from embed_ops.spec import Spec
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from embed_ops.run import Run
     from embed_ops.verify import Verification
 
@@ -237,45 +234,4 @@ def show_differences(path: str, result: Verification) -> None:
     table.add_column("found", overflow="fold")
     for difference in result.differences:
         table.add_row(difference.file, difference.found)
-    console().print(table)
-
-
-def show_weights(folder: str, told: dict[str, Any]) -> None:
-    """Show what `fit-weights` has counted."""
-    table = Table(title=f"embed-ops: {folder}", show_header=False, title_justify="left")
-    table.add_row("counted", f"{told['words']:,} words in {told['texts']:,} texts, {told['different_words']:,} different ones")
-    table.add_row("unknown words", f"{told['unknown']:,}")
-    console().print(table)
-
-
-def show_neighbors(queries: list[str], table: pa.Table, found: Any) -> None:
-    """Show the rows nearest to each query: score, and what was kept of the row."""
-    names = [name for name in table.column_names if name not in (ROW, SOURCE)]
-    shown = Table(title="nearest rows", title_justify="left")
-    for heading, width in (("query", 30), ("score", 8), *((name, 60) for name in names)):
-        shown.add_column(heading, overflow="ellipsis", no_wrap=True, max_width=width)
-    place = 0
-    for number, query in enumerate(queries):
-        ids = [index for index in found.ids[number].tolist() if index >= 0]
-        for rank in range(len(ids)):
-            row = table.slice(place, 1).to_pylist()[0]
-            place += 1
-            cells = [str(row[name]).strip().replace("\n", " ") for name in names]
-            shown.add_row(query if rank == 0 else "", f"{found.scores[number, rank]:.4f}", *cells, end_section=rank == len(ids) - 1)
-        if not ids:
-            shown.add_row(query, "none", *("" for _ in names), end_section=True)
-    console().print(shown)
-    compared = "all rows compared" if found.recall is None else f"{found.work:.1%} of the products computed, recall {found.recall:.3f}"
-    zeros = f"; {found.zeros:,} rows of zeros left out" if found.zeros else ""
-    console().print(f"{found.rows:,} rows, {compared}{zeros}")
-
-
-def show_fit(folder: str, told: dict[str, Any]) -> None:
-    """Show what a fit has gained."""
-    table = Table(title=f"embed-ops: {folder}", show_header=False, title_justify="left")
-    table.add_row("trained on", f"{told['nodes']:,} nodes, {told['edges']:,} edges")
-    for name, auc in told["auc"].items():
-        table.add_row(f"held-out edges, {name}", f"area under the ROC curve {auc:.4f}")
-    verdict = "better than random weights" if told["better"] else "NOT better than random weights: try other settings"
-    table.add_row("trained weights", verdict)
     console().print(table)

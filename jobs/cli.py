@@ -4,10 +4,25 @@ from __future__ import annotations
 
 import typer
 
-from jobs import demo, embed, fit_graph, fit_weights, neighbors, plan, postprocess, retry, run, submit, verify, vocabulary
+from jobs import (
+    classify,
+    demo,
+    embed,
+    evaluate,
+    fit_graph,
+    fit_weights,
+    neighbors,
+    plan,
+    postprocess,
+    retry,
+    run,
+    submit,
+    verify,
+    vocabulary,
+)
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-for verb in (demo, plan, embed, postprocess, run, verify, retry, neighbors, fit_graph, fit_weights, vocabulary, submit):
+for verb in (demo, plan, embed, postprocess, run, verify, retry, neighbors, evaluate, classify, fit_graph, fit_weights, vocabulary, submit):
     app.command(name=verb.__name__.rpartition(".")[2].replace("_", "-"), help=verb.HELP)(verb.run)
 
 

@@ -29,10 +29,10 @@ def run(
     log_level: LogLevel = "warning",
 ) -> int:
     """Fit."""
+    from embed_ops.findings import show_fit
     from embed_ops.graph_fit import fit_graph
     from embed_ops.progress import reporter
     from embed_ops.spec import parse_fit
-    from embed_ops.summary import show_fit
 
     given = list(words or ())
     path = given.pop(0) if given and "=" not in given[0] else None

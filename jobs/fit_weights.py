@@ -30,9 +30,9 @@ def run(
 ) -> int:
     """Fit."""
     from embed_ops.encoder_spec import EncoderSpec
+    from embed_ops.findings import show_weights
     from embed_ops.progress import reporter
     from embed_ops.spec import parse_fit
-    from embed_ops.summary import show_weights
     from embed_ops.weight_fit import fit_weights
 
     given = list(words or ())

@@ -68,9 +68,9 @@ def run(
             done = postprocess(where, [stage], **options)
         show_stage(done[0])
         return 0
+    from embed_ops.findings import show_neighbors
     from embed_ops.location import locate
     from embed_ops.neighbors import kept_of, neighbors
-    from embed_ops.summary import show_neighbors
     from embed_ops.vectors import RunRows
 
     names, queries = _queries(text, texts, image, rows)

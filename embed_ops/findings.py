@@ -1,0 +1,77 @@
+"""What commands that look into a run, or fit something to a corpus, show at their end."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from embed_ops.schema import ROW, SOURCE
+from embed_ops.summary import console
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_LISTED_FIGURES = 6
+
+
+def show_weights(folder: str, told: dict[str, Any]) -> None:
+    """Show what `fit-weights` has counted."""
+    table = Table(title=f"embed-ops: {folder}", show_header=False, title_justify="left")
+    table.add_row("counted", f"{told['words']:,} words in {told['texts']:,} texts, {told['different_words']:,} different ones")
+    table.add_row("unknown words", f"{told['unknown']:,}")
+    console().print(table)
+
+
+def show_neighbors(queries: list[str], table: pa.Table, found: Any) -> None:
+    """Show the rows nearest to each query: score, and what was kept of the row."""
+    names = [name for name in table.column_names if name not in (ROW, SOURCE)]
+    shown = Table(title="nearest rows", title_justify="left")
+    for heading, width in (("query", 30), ("score", 8), *((name, 60) for name in names)):
+        shown.add_column(heading, overflow="ellipsis", no_wrap=True, max_width=width)
+    place = 0
+    for number, query in enumerate(queries):
+        ids = [index for index in found.ids[number].tolist() if index >= 0]
+        for rank in range(len(ids)):
+            row = table.slice(place, 1).to_pylist()[0]
+            place += 1
+            cells = [str(row[name]).strip().replace("\n", " ") for name in names]
+            shown.add_row(query if rank == 0 else "", f"{found.scores[number, rank]:.4f}", *cells, end_section=rank == len(ids) - 1)
+        if not ids:
+            shown.add_row(query, "none", *("" for _ in names), end_section=True)
+    console().print(shown)
+    compared = "all rows compared" if found.recall is None else f"{found.work:.1%} of the products computed, recall {found.recall:.3f}"
+    zeros = f"; {found.zeros:,} rows of zeros left out" if found.zeros else ""
+    console().print(f"{found.rows:,} rows, {compared}{zeros}")
+
+
+def show_evaluation(where: str, figures: dict[str, Any]) -> None:
+    """Show how good an embedding is for a label."""
+    rows = figures["rows"]
+    table = Table(title=f"{where}: {figures['label']}, {figures['classes']:,} classes", title_justify="left")
+    for heading in ("judge", "accuracy", "95 %", "macro F1", "95 %"):
+        table.add_column(heading, justify="left" if heading == "judge" else "right")
+    table.add_row(f"always {figures['majority']['label']}", f"{figures['majority']['accuracy']:.3f}", "", "", "")
+    for name in [name for name in figures if name.startswith(("linear", "knn"))]:
+        found = figures[name]
+        spans = ["{:.3f} to {:.3f}".format(*found[key]) for key in ("accuracy_95", "macro_f1_95")]
+        table.add_row(name.replace("_", " "), f"{found['accuracy']:.3f}", spans[0], f"{found['macro_f1']:.3f}", spans[1])
+    console().print(table)
+    left = [f"{rows['without_label']:,} without a label"] * bool(rows["without_label"])
+    left += [f"{rows['alone_in_their_class']:,} alone in their class"] * bool(rows["alone_in_their_class"])
+    console().print(f"{rows['train']:,} rows fitted, {rows['test']:,} judged{''.join(f', {part} left out' for part in left)}")
+    for name, value in figures["clustering"].items():
+        console().print(f"{name.replace('_', ' ')}: {value:.3f}")
+    for mistake in figures["confusions"][:_LISTED_FIGURES]:
+        console().print(f"{mistake['rows']:,} times {mistake['label']!r} was taken for {mistake['taken_for']!r}")
+
+
+def show_fit(folder: str, told: dict[str, Any]) -> None:
+    """Show what a fit has gained."""
+    table = Table(title=f"embed-ops: {folder}", show_header=False, title_justify="left")
+    table.add_row("trained on", f"{told['nodes']:,} nodes, {told['edges']:,} edges")
+    for name, auc in told["auc"].items():
+        table.add_row(f"held-out edges, {name}", f"area under the ROC curve {auc:.4f}")
+    verdict = "better than random weights" if told["better"] else "NOT better than random weights: try other settings"
+    table.add_row("trained weights", verdict)
+    console().print(table)
