@@ -6,7 +6,6 @@ a percentile bootstrap over the rows of the test side (Efron 1979).
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,10 +22,11 @@ from embed_ops.judging import Texts, clustering, confusions, scores, vote
 from embed_ops.liveness import new_attempt
 from embed_ops.location import locate
 from embed_ops.progress import Reporter, Silent
+from embed_ops.row_sample import choose
 from embed_ops.saved import write_model
 from embed_ops.stages.base import BLOCK_ROWS
 from embed_ops.stages.classify import LinearProbe
-from embed_ops.stages.sampling import splitmix64, uniform
+from embed_ops.stages.sampling import splitmix64
 from embed_ops.topk import Ints, Vectors
 from embed_ops.vectors import Holder, Label, RunRows, labels_of, read_unit
 
@@ -35,8 +35,8 @@ TEST_SHARE = 0.2
 _UNITS = 256
 """Units that a sample is taken from, at most: those with the least hash."""
 _K = 10
-_SAMPLED, _SPLIT = 101, 102
-"""Tags of what is drawn."""
+_SPLIT = 102
+"""Tag of the hash by which rows are put to a side."""
 
 
 @dataclass(frozen=True)
@@ -63,20 +63,15 @@ def sample(rows: RunRows, vectors: Holder, label: Label, most: int, seed: int) -
     Raises:
         StageError: fewer than two labels have two rows or more.
     """
-    units = sorted(range(len(rows.records)), key=lambda number: _hash(rows.records[number].unit, seed))[:_UNITS]
-    units = sorted(number for number in units if rows.records[number].rows)
-    total = sum(rows.records[number].rows for number in units)
     parts: list[tuple[Vectors, Texts, Ints]] = []
     unlabelled = 0
-    for number in units:
-        ids = np.arange(rows.starts[number], rows.starts[number + 1], dtype=np.int64)
-        chosen = uniform(seed, _SAMPLED, ids) * total < most
-        labels = _texts(labels_of(label, rows.records[number].unit), len(ids))
+    for chosen in choose(rows, most, seed, _UNITS):
+        labels = _texts(labels_of(label, chosen.record.unit), chosen.record.rows)[chosen.places]
         there = np.array([text is not None for text in labels], bool)
-        unlabelled += int((chosen & ~there).sum())
-        if (chosen & there).any():
-            kept = np.flatnonzero(chosen & there)
-            parts.append((read_unit(vectors, rows.records[number].unit)[kept], labels[kept], ids[kept]))
+        unlabelled += int((~there).sum())
+        if there.any():
+            kept = chosen.places[there]
+            parts.append((read_unit(vectors, chosen.record.unit)[kept], labels[there], rows.starts[chosen.number] + kept))
     if not parts:
         raise StageError(f"{rows.root.path}: no row of the sample has a label in {label.column!r}; name another column")
     x, labels, ids = (np.concatenate(part) for part in zip(*parts, strict=True))
@@ -101,10 +96,6 @@ def split(codes: Ints, ids: Ints, seed: int) -> npt.NDArray[np.bool_]:
     wanted = np.clip(np.round(counts * TEST_SHARE), 1, np.maximum(1, counts - 1))
     found: npt.NDArray[np.bool_] = rank < wanted[codes]
     return found
-
-
-def _hash(name: str, seed: int) -> bytes:
-    return hashlib.sha256(f"{seed} {name}".encode()).digest()
 
 
 def _texts(labels: pa.Array, rows: int) -> Texts:

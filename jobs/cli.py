@@ -14,6 +14,7 @@ from jobs import (
     neighbors,
     plan,
     postprocess,
+    report,
     retry,
     run,
     submit,
@@ -21,8 +22,14 @@ from jobs import (
     vocabulary,
 )
 
+VERBS = (
+    *(demo, plan, embed, postprocess, run, verify, retry, submit),
+    *(report, neighbors, evaluate, classify, vocabulary, fit_weights, fit_graph),
+)
+"""In the order of the help: what makes a run, then what looks into one or fits something."""
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-for verb in (demo, plan, embed, postprocess, run, verify, retry, neighbors, evaluate, classify, fit_graph, fit_weights, vocabulary, submit):
+for verb in VERBS:
     app.command(name=verb.__name__.rpartition(".")[2].replace("_", "-"), help=verb.HELP)(verb.run)
 
 

@@ -113,6 +113,7 @@ def test_a_row_that_hangs(fatal: FatalModel, tmp_path: Path) -> None:
     expect_all_but(run, straight, (POISONED,), "hung")
 
 
+@pytest.mark.slow
 def test_isolation_of_a_row_that_hangs(fatal: FatalModel, tmp_path: Path) -> None:
     """The last step of the same, without the replicas that hang before it: the row is `hung`, the others of its unit are embedded."""
     source = write_corpus(tmp_path / "corpus", (3,), rows=8)
@@ -176,6 +177,7 @@ def test_retry_of_a_row_that_killed(fatal: FatalModel, tmp_path: Path) -> None:
     assert verify(run.path, source=True).differences == []
 
 
+@pytest.mark.slow
 def test_replicas_that_die_now_and_then(fatal: FatalModel, tmp_path: Path) -> None:
     """A replica that dies once while it loads the model, or once at a unit, costs nothing but time."""
     source = write_corpus(tmp_path / "corpus", ())

@@ -126,6 +126,7 @@ def test_interrupt(corpus: Path, tiny: str, tmp_path: Path, untouched: dict[str,
     assert contents(tmp_path / "run") == untouched
 
 
+@pytest.mark.slow
 def test_second_command_and_sigterm(corpus: Path, tiny: str, tmp_path: Path, untouched: dict[str, bytes]) -> None:
     """A second command on a run says who is at work there, and stops; SIGTERM commits the units in flight and ends with exit code 3."""
     command = Command(corpus, tiny, tmp_path / "run")

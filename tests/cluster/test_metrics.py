@@ -27,6 +27,7 @@ def scrape(run: str) -> dict[str, float]:
     return {match[1]: float(match[3]) for match in found if match and f'run="{run}"' in match[2]}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
 def test_metrics(tiny: str, tmp_path: Path) -> None:
     """Rows, tokens, rejects, units, queue, replicas and utilisation of a run are served, and agree with its report."""

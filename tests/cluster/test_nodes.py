@@ -137,7 +137,8 @@ def finished(process: subprocess.Popen[str], run: Path) -> dict[str, object]:
     return report
 
 
-@pytest.mark.parametrize("another_joins", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("another_joins", [True, False])
 def test_a_node_dies(another_joins: bool, words: list[str], on_one_node: dict[str, bytes], tmp_path: Path) -> None:
     """Each node has a replica and one dies with units in flight: the run ends with the bytes of one node, whether or not another joins."""
     run = tmp_path / "run"

@@ -53,6 +53,7 @@ def many_units(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> t
     return folder / "run", bytes_of(folder / "quiet")
 
 
+@pytest.mark.slow
 def test_killed(many_units: tuple[Path, dict[str, bytes]], tmp_path: Path) -> None:
     """Killed in the middle of the fit, then in the middle of applying: the same command ends with the same bytes."""
     run, quiet = many_units

@@ -97,6 +97,7 @@ def test_counts_are_those_of_a_plain_counter(
         assert (tmp_path / "alone" / name).read_bytes() == (folder / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_weights_are_part_of_a_run(weights: tuple[Path, dict[str, Any]], corpus: tuple[Path, list[str | None]], tmp_path: Path) -> None:
     """A weighted run is compared with numpy and verifies; without the weights it is another run; weights are not fitted over."""
     run = embed(spec_of(corpus[0], tmp_path / "run", weights=str(weights[0]), weighting="tfidf"))

@@ -113,6 +113,7 @@ def test_lists_that_do_not_fit_are_found(words: Run, tmp_path: Path) -> None:
     assert any("is missing" in what for what in differences(table.drop_columns(["word_end"]), lists))
 
 
+@pytest.mark.slow
 def test_stages_take_rows_and_refuse_lists(words: Run, tiny: str, corpus: Path, tmp_path: Path) -> None:
     """The vector of a row goes on to stages; lists are refused in a sentence, by name or where there is nothing else."""
     stage = parse_stage({"kind": "normalize", "column": "embedding"})

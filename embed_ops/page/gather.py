@@ -1,0 +1,191 @@
+"""What the page of a run is made of: its report, its records, and a sample of its rows."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from embed_ops.errors import EmbedOpsError, StageError
+from embed_ops.location import Location
+from embed_ops.record import Record
+from embed_ops.row_sample import Texts, choose
+from embed_ops.run import Run
+from embed_ops.run_dir import RunDir
+from embed_ops.schema import MESSAGE, REASON, RESERVED, ROW, SOURCE
+from embed_ops.sources.base import hive_columns
+from embed_ops.spec import Spec
+from embed_ops.stage_run import STAGES
+from embed_ops.topk import Ints, Vectors
+from embed_ops.vectors import Holder, RunRows, read_columns, read_unit
+
+_UNITS = 64
+_MOST_REJECTS = 5
+_LONGEST = 160
+"""Characters of a value that are shown."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Rows of a run.
+
+    Attributes:
+        ids: (rows,) indexes; `x`: (rows, dim) vectors; `column`: their name.
+        kept: columns that were kept, as text, by name; `keys`: source file and position of each row.
+        texts: of the source, where they could be read again.
+        clusters: (rows,), None where there are none; `distance`: to their centres.
+    """
+
+    ids: Ints
+    x: Vectors
+    column: str
+    kept: dict[str, list[str]]
+    keys: list[tuple[str, int]]
+    texts: list[str] | None
+    clusters: Ints | None
+    distance: npt.NDArray[np.float64] | None
+    sizes: Ints | None = None
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """Everything that is shown.
+
+    Attributes:
+        run: the run; `header`: of its embedding; `report`: of its embedding, {} where there is none yet.
+        records: of the run's units.
+        reasons: rejects by reason; `rejects`: some of them, {reason: messages}.
+        sample: of its rows, None where there are none; `why_no_sample`: a sentence.
+        stages: kind and report of each stage below the run.
+    """
+
+    run: Run
+    header: dict[str, Any]
+    report: dict[str, Any]
+    records: list[Record]
+    reasons: dict[str, int] = field(default_factory=dict)
+    rejects: dict[str, list[str]] = field(default_factory=dict)
+    sample: Sample | None = None
+    why_no_sample: str = ""
+    stages: list[dict[str, Any]] = field(default_factory=list)
+
+
+def gather(path: str, most: int, seed: int, column: str | None) -> Gathered:
+    """Read what is shown of a run.
+
+    Raises:
+        RunError: there is no run.
+        StageError: there is no such vector column.
+    """
+    run = Run(path)
+    records = list(run.records().values())
+    report: dict[str, Any] = {}
+    with contextlib.suppress(EmbedOpsError):
+        report = run.report
+    reasons: dict[str, int] = {}
+    messages: dict[str, list[str]] = {}
+    if not run.is_stage and any(record.rejects > 0 or record.file_rejects > 0 for record in records):
+        table = run.rejects().to_table(columns=[REASON, MESSAGE, SOURCE, ROW])
+        for row in table.to_pylist():
+            reasons[row[REASON]] = reasons.get(row[REASON], 0) + 1
+            listed = messages.setdefault(row[REASON], [])
+            if len(listed) < _MOST_REJECTS:
+                listed.append(f"{row[SOURCE]}, row {row[ROW]}: {row[MESSAGE]}")
+    sample, why = None, ""
+    if run.status == "finished" and any(record.rows > 0 for record in records):
+        sample, why = _sample(RunDir.at(path).root, most, seed, column)
+    else:
+        why = "the run has no rows" if run.status == "finished" else f"the run is {run.status}: finish it to see its vectors"
+    return Gathered(run, run.header, report, records, reasons, messages, sample, why, _stages(RunDir.at(path).root))
+
+
+def _stages(root: Location) -> list[dict[str, Any]]:
+    """Read the reports of the stages below a run."""
+    found = []
+    for name in _folders(root.child(STAGES)):
+        report = RunDir(root.child(f"{STAGES}/{name}")).read_json("report.json")
+        if report is not None:
+            found.append({"name": name, **report})
+    return found
+
+
+def _folders(place: Location) -> list[str]:
+    from pyarrow import fs as pafs
+
+    listed = place.fs.get_file_info(pafs.FileSelector(place.path, allow_not_found=True))
+    return sorted(item.base_name for item in listed if item.type == pafs.FileType.Directory)
+
+
+def _sample(root: Location, most: int, seed: int, column: str | None) -> tuple[Sample | None, str]:
+    rows = RunRows(root)
+    try:
+        vectors = rows.vector(column)
+    except StageError as error:
+        if column is not None:
+            raise
+        return None, str(error)
+    clustered = _clustered(rows)
+    texts = _texts(rows)
+    kept_names = [name for name in rows.names(len(rows.lineage) - 1) if name not in RESERVED]
+    base = rows.lineage[-1][0]
+    ids, x, keys, found_texts = [], [], [], []
+    kept: dict[str, list[str]] = {}
+    clusters, distances = [], []
+    for chosen in choose(rows, most, seed, _UNITS):
+        unit, place = chosen.record.unit, pa.array(chosen.places)
+        table = read_columns(base, unit, [SOURCE, ROW, *kept_names]).take(place)
+        ids.append(rows.starts[chosen.number] + chosen.places)
+        x.append(read_unit(vectors, unit)[chosen.places])
+        keys += list(zip(table.column(SOURCE).to_pylist(), table.column(ROW).to_pylist(), strict=True))
+        for name, value in hive_columns(unit).items():
+            kept.setdefault(name, []).extend([value] * len(table))
+        for name in kept_names:
+            kept.setdefault(name, []).extend(shortened(value) for value in table.column(name).to_pylist())
+        if texts is not None:
+            found_texts += [text or "" for text in texts.of(chosen.record, table)]
+        if clustered is not None:
+            columns = read_columns(clustered.run, unit, ["cluster", "distance"]).take(place)
+            clusters.append(columns.column("cluster").to_numpy().astype(np.int64))
+            distances.append(columns.column("distance").to_numpy().astype(np.float64))
+    if not ids:
+        return None, "no row was chosen: the run is smaller than its sample of units"
+    return Sample(
+        np.concatenate(ids),
+        np.concatenate(x),
+        vectors.column,
+        {name: values for name, values in kept.items() if len(values) == len(keys)},
+        keys,
+        found_texts if texts is not None else None,
+        np.concatenate(clusters) if clustered is not None else None,
+        np.concatenate(distances) if clustered is not None else None,
+    ), ""
+
+
+def _clustered(rows: RunRows) -> Holder | None:
+    """Find clusters of a run's rows: in its lineage, or in a stage below it."""
+    with contextlib.suppress(EmbedOpsError):
+        return rows.holder("cluster")
+    for name in _folders(rows.root.child(STAGES)):
+        place = rows.root.child(f"{STAGES}/{name}")
+        header = RunDir(place).read_header()
+        if header is not None and (header.get("spec") or {}).get("kind") == "kmeans" and header["status"] == "finished":
+            with contextlib.suppress(EmbedOpsError):
+                return RunRows(place).holder("cluster")
+    return None
+
+
+def _texts(rows: RunRows) -> Texts | None:
+    """Open the source of the texts, None where there is none to be read."""
+    with contextlib.suppress(EmbedOpsError, OSError, pa.ArrowException):
+        return Texts(Spec.parse(rows.lineage[-1][1]["spec"]))
+    return None
+
+
+def shortened(value: Any) -> str:
+    """Give a value as text of a length that can be shown."""
+    text = "" if value is None else " ".join(str(value).split())
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
