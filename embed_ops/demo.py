@@ -16,18 +16,17 @@ import pyarrow.parquet as pq
 from rich.table import Table
 
 from embed_ops.embedding import OpenSession, embed
-from embed_ops.encoder_spec import EncoderSpec
-from embed_ops.encoders.base import FloatArray
 from embed_ops.errors import ModelError
-from embed_ops.forward import embed_inputs
+from embed_ops.location import locate
+from embed_ops.neighbors import kept_of, neighbors
+from embed_ops.page.write import write_page
 from embed_ops.postprocessing import postprocess
 from embed_ops.progress import Reporter
-from embed_ops.registry import make_encoder
 from embed_ops.run import Run
 from embed_ops.schema import ROW, SOURCE
-from embed_ops.sinks.parquet import vectors_of
 from embed_ops.spec import Spec
 from embed_ops.summary import console, show_differences, show_report, show_stage
+from embed_ops.vectors import RunRows
 from embed_ops.verify import verify
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -128,35 +127,6 @@ def minilm() -> str:
     return str(folder)
 
 
-def nearest(run: Run, questions: tuple[str, ...], rows: int) -> list[list[tuple[float, str, int]]]:
-    """Find the rows nearest to each question by cosine: (cosine, source file, row), best first.
-
-    Streams over the run's files and keeps only the best.
-    """
-    encoder = make_encoder(EncoderSpec(model=run.spec.encoder.model))
-    encoder.load("cpu", "float32")
-    prepared = encoder.prepare(pa.array(questions))
-    budget = run.header["resolved"]["token_budget"]
-    asked = embed_inputs(encoder, prepared.inputs, budget).vectors["embedding"][prepared.index]
-    best: list[list[tuple[float, str, int]]] = [[] for _ in questions]
-    for batch in run.open().to_batches(columns=["embedding", SOURCE, ROW]):
-        if len(batch) == 0:
-            continue
-        cosine = _cosines(asked, vectors_of(batch.column("embedding")))
-        sources, places = batch.column(SOURCE).to_pylist(), batch.column(ROW).to_pylist()
-        for kept, row in zip(best, cosine, strict=True):
-            for place in np.argsort(-row)[:rows].tolist():
-                kept.append((float(row[place]), sources[place], places[place]))
-            kept[:] = sorted(kept, reverse=True)[:rows]
-    return best
-
-
-def _cosines(left: FloatArray, right: FloatArray) -> FloatArray:
-    norms = np.linalg.norm(left, axis=1)[:, None] * np.linalg.norm(right, axis=1)[None, :]
-    found: FloatArray = left @ right.T / norms
-    return found
-
-
 def demo(folder: str, rows: int, *, session: OpenSession, reporter: Callable[[], AbstractContextManager[Reporter]]) -> int:
     """Gather, embed, normalise, reduce, cluster, verify, search; gives the exit code."""
     here = Path(folder)
@@ -183,6 +153,9 @@ def demo(folder: str, rows: int, *, session: OpenSession, reporter: Callable[[],
     for stage in stages:
         show_stage(stage)
     _show_clusters(stages[-1], corpus)
+    with reporter() as shown:
+        page = write_page(run.path, str(here / "report.html"), reporter=shown)
+    out.print(f"The run on one page, for a browser: {page}")
     out.print(f"The vectors are in {here / 'run' / 'data'}, partitioned like {corpus}; the same command again embeds nothing twice.")
     return run.exit_code if all(verified.ok for verified in checked) else 1
 
@@ -221,8 +194,11 @@ def _show_nearest(run: Run, corpus: Path) -> None:
     table = Table(title="nearest docstrings", title_justify="left")
     for heading, width in (("question", 30), ("cosine", 6), ("name", 40), ("docstring", 70)):
         table.add_column(heading, overflow="ellipsis", no_wrap=True, max_width=width)
-    for question, found in zip(QUESTIONS, nearest(run, QUESTIONS, _SHOWN), strict=True):
-        for place, (cosine, source, row) in enumerate(found):
-            shown = question if place == 0 else ""
-            table.add_row(shown, f"{cosine:.3f}", *_docstring(corpus, source, row), end_section=place == len(found) - 1)
+    found = neighbors(run.path, list(QUESTIONS), _SHOWN)
+    near = kept_of(RunRows(locate(run.path)), found.ids.ravel(), ["name"]).to_pylist()
+    for place, row in enumerate(near):
+        number, rank = divmod(place, found.ids.shape[1])
+        shown = QUESTIONS[number] if rank == 0 else ""
+        docstring = _docstring(corpus, row[SOURCE], row[ROW])
+        table.add_row(shown, f"{found.scores[number, rank]:.3f}", *docstring, end_section=rank == found.ids.shape[1] - 1)
     console().print(table)
