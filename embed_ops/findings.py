@@ -12,6 +12,8 @@ from embed_ops.summary import console
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from embed_ops.predict import Prediction
+
 _LISTED_FIGURES = 6
 
 
@@ -64,6 +66,34 @@ def show_evaluation(where: str, figures: dict[str, Any]) -> None:
         console().print(f"{name.replace('_', ' ')}: {value:.3f}")
     for mistake in figures["confusions"][:_LISTED_FIGURES]:
         console().print(f"{mistake['rows']:,} times {mistake['label']!r} was taken for {mistake['taken_for']!r}")
+
+
+def show_prediction(found: Prediction, price: float | None) -> None:
+    """Show what a run will take."""
+    table = Table(title="what it will take", show_header=False, title_justify="left")
+    about = "" if found.exact_rows else "about "
+    table.add_row("rows", f"{about}{found.rows:,}, {found.rejects:,} rejected, {found.truncated:,} cut, {found.filtered:,} filtered")
+    lengths = ", ".join(f"{name} {length:,}" for name, length in found.lengths.items())
+    table.add_row("tokens", f"{found.tokens:,}; of a row: {lengths}")
+    table.add_row("units", f"about {found.units:,}, for {found.replicas} replicas")
+    table.add_row("time", f"{_duration(found.seconds)}, of which {_duration(found.startup)} to start")
+    if found.cost is not None:
+        table.add_row("cost", f"{found.cost:,.4g} at {price:g} an hour; {found.cost / max(1, found.rows) * 1e6:,.4g} for a million rows")
+    table.add_row("vectors", ", ".join(f"{size / 1e9:,.3g} GB as {kind}" for kind, size in found.bytes.items()))
+    table.add_row("memory", ", ".join(f"{kind} {size / 1e6:,.0f} MB" for kind, size in found.memory.items()))
+    table.add_row(
+        "computed in", f"{found.resolved['dtype']} on {found.resolved['device']}, {found.resolved['token_budget']} tokens at a time"
+    )
+    table.add_row("measured on", f"{found.sampled:,} rows")
+    console().print(table)
+    for warning in found.warnings:
+        console().print(f"warning: {warning}")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:,.0f} s"
+    return f"{seconds / 60:,.1f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
 
 
 def show_fit(folder: str, told: dict[str, Any]) -> None:

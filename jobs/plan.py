@@ -1,23 +1,48 @@
-"""`embed-ops plan SPEC`: the unit table, before anything is spent."""
+"""`embed-ops plan SPEC`: the unit table, before anything is spent; and what the run will take."""
 
 from __future__ import annotations
 
 import sys
+from typing import Annotated
+
+import typer
 
 from embed_ops.summary import show_plan
-from jobs.command import EXIT_CODES, LogLevel, Words, field_help, load_spec, run_alone, verb
+from jobs.command import EXIT_CODES, Address, LogLevel, Progress, Words, field_help, load_spec, opener, run_alone, verb
 
-HELP = f"List what a spec would read: files, spans, units, rows, bytes. Writes nothing.\n\n{EXIT_CODES}\n\n{field_help()}"
+HELP = (
+    "List what a spec would read: files, spans, units, rows, bytes. Writes nothing.\n\n"
+    "With --predict, or --price, a sample of rows from many places goes through the real model, on the cluster that would do the work, and "
+    "tells what the run will take: rows, tokens and their lengths, rejects, time, cost, bytes of the vectors, memory; with a warning where "
+    "files, row groups, units, long texts or the device stand in the way. `embed-ops report` shows afterwards how good that was.\n\n"
+    f"{EXIT_CODES}\n\n{field_help()}"
+)
 
 
 @verb
-def run(words: Words = None, log_level: LogLevel = "warning") -> int:
+def run(
+    words: Words = None,
+    predict: Annotated[bool, typer.Option("--predict", help="embed a sample, and say what the run will take")] = False,
+    price: Annotated[float | None, typer.Option(min=0.0, help="of an hour on these machines", show_default=False)] = None,
+    sample: Annotated[int, typer.Option(min=16, help="rows of the sample")] = 1_024,
+    address: Address = None,
+    progress: Progress = "auto",
+    log_level: LogLevel = "warning",
+) -> int:
     """Show the plan."""
     spec = load_spec(words)
     from embed_ops.sources.corpus import Corpus
 
     corpus = Corpus.open(spec.source)
     show_plan(corpus.plan(), spec)
+    if predict or price is not None:
+        from embed_ops.findings import show_prediction
+        from embed_ops.predict import predict as predicted
+        from embed_ops.progress import reporter
+
+        with reporter(progress) as shown:
+            found = predicted(spec, price=price, most=sample, session=opener(address), reporter=shown)
+        show_prediction(found, price)
     return 0
 
 

@@ -113,8 +113,8 @@ def scatter(sample: Sample, plane: npt.NDArray[np.float64], method: str, groups:
     middles = [(np.median(plane[names == group], axis=0), text) for group, text in words.items() if (names == group).any()]
     if middles:
         places = {"x": [at[0] for at, _ in middles], "y": [at[1] for at, _ in middles], "text": [text for _, text in middles]}
-        look = {"text_font_size": "12px", "text_align": "center", "text_color": "#111111", "text_font_style": "bold"}
-        plot.text("x", "y", text="text", source=ColumnDataSource(places), text_outline_color="white", **look)
+        look = {"text_font_size": "13px", "text_align": "center", "text_color": "#111111", "background_fill_color": "white"}
+        plot.text("x", "y", text="text", source=ColumnDataSource(places), background_fill_alpha=0.65, **look)
     # Bokeh puts values into the tips as text, so what stands in a row is never run.
     plot.add_tools(HoverTool(renderers=[marks], tooltips=tips))
     return plot

@@ -14,6 +14,7 @@ from embed_ops.location import locate
 from embed_ops.page.gather import Gathered, Sample, gather, shortened
 from embed_ops.page.health import clusters_of, drift, health, layout
 from embed_ops.page.verdict import completeness, course, soundness, throughput
+from embed_ops.predict import compared
 from embed_ops.progress import Reporter, Silent
 from embed_ops.vectors import RunRows, positions, read_unit
 
@@ -194,7 +195,7 @@ def _told(found: Gathered, price: float | None) -> dict[str, Any]:
         "rejects": found.rejects,
         "no_sample": found.why_no_sample,
         "course": course({} if stage else found.report, price),
-        "predicted": [],
+        "predicted": [] if stage else compared(found.run.path, found.report),
         "stages": stages,
         "spec": json.dumps(found.header.get("spec"), indent=2),
     }
