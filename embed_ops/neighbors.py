@@ -160,7 +160,8 @@ def kept_of(rows: RunRows, ids: Ints, columns: Sequence[str] | None = None) -> p
         parts.append(table)
         order.append(places)
     if not parts:
-        return pa.table({"row": pa.array([], pa.int64())})
+        kinds = {SOURCE: pa.string(), ROW: pa.int64()} | {name: rows.kind(name) if name in stored else pa.string() for name in wanted}
+        return pa.schema([("row", pa.int64()), *kinds.items()]).empty_table()
     whole = pa.concat_tables(parts, promote_options="permissive").take(pa.array(np.argsort(np.concatenate(order), kind="stable")))
     return whole.select([SOURCE, ROW, *wanted]).add_column(0, "row", pa.array(ids))
 

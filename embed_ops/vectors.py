@@ -152,6 +152,10 @@ class RunRows:
         """Name the columns of a run of the lineage that hold no vectors."""
         return [name for name in self._schema(number).names if not self._holds_lists(number, name)] if self.records else []
 
+    def kind(self, name: str) -> pa.DataType:
+        """Give the type of a column that was kept."""
+        return self._schema(len(self.lineage) - 1).field(name).type
+
     def _schema(self, number: int) -> pa.Schema:
         """Read the columns of a run of the lineage off its first data file."""
         if number not in self._schemas:

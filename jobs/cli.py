@@ -9,6 +9,7 @@ from jobs import (
     demo,
     embed,
     evaluate,
+    export,
     fit_graph,
     fit_weights,
     neighbors,
@@ -24,7 +25,7 @@ from jobs import (
 
 VERBS = (
     *(demo, plan, embed, postprocess, run, verify, retry, submit),
-    *(report, neighbors, evaluate, classify, vocabulary, fit_weights, fit_graph),
+    *(report, neighbors, evaluate, classify, export, vocabulary, fit_weights, fit_graph),
 )
 """In the order of the help: what makes a run, then what looks into one or fits something."""
 

@@ -19,7 +19,10 @@ from embed_ops.errors import ParityError, SourceError, StorageError
 from embed_ops.spec import fields
 from jobs.cli import app
 
-VERBS = ("demo", "plan", "embed", "verify", "retry", "report", "neighbors", "evaluate", "classify", "fit-weights", "vocabulary", "submit")
+VERBS = (
+    *("demo", "plan", "embed", "postprocess", "run", "verify", "retry", "submit"),
+    *("report", "export", "neighbors", "evaluate", "classify", "vocabulary", "fit-weights", "fit-graph"),
+)
 
 
 def invoke(*words: str) -> tuple[int, str]:
