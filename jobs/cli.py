@@ -12,6 +12,7 @@ from jobs import (
     export,
     fit_graph,
     fit_weights,
+    init,
     neighbors,
     plan,
     postprocess,
@@ -24,7 +25,7 @@ from jobs import (
 )
 
 VERBS = (
-    *(demo, plan, embed, postprocess, run, verify, retry, submit),
+    *(init, demo, plan, embed, postprocess, run, verify, retry, submit),
     *(report, neighbors, evaluate, classify, export, vocabulary, fit_weights, fit_graph),
 )
 """In the order of the help: what makes a run, then what looks into one or fits something."""

@@ -58,6 +58,12 @@ def _image_type(kind: pa.DataType) -> pa.DataType | None:
     return plain if pa.types.is_binary(plain) or pa.types.is_string(plain) else None
 
 
+def holds_images(kind: pa.DataType) -> bool:
+    """Tell whether a column is one of images beyond doubt: bytes, or a struct of bytes and path."""
+    plain = _stored(kind)
+    return bool(pa.types.is_binary(plain) or pa.types.is_struct(plain)) and _image_type(kind) is not None
+
+
 def _fits_template(kind: pa.DataType) -> bool:
     try:
         pa.array([], kind).cast(pa.string())

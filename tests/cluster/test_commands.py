@@ -20,7 +20,7 @@ from embed_ops.spec import fields
 from jobs.cli import app
 
 VERBS = (
-    *("demo", "plan", "embed", "postprocess", "run", "verify", "retry", "submit"),
+    *("init", "demo", "plan", "embed", "postprocess", "run", "verify", "retry", "submit"),
     *("report", "export", "neighbors", "evaluate", "classify", "vocabulary", "fit-weights", "fit-graph"),
 )
 
