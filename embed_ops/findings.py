@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from embed_ops.predict import Prediction
+    from embed_ops.recommend import Recommended
 
 _LISTED_FIGURES = 6
 
@@ -45,6 +46,26 @@ def show_neighbors(queries: list[str], table: pa.Table, found: Any) -> None:
     compared = "all rows compared" if found.recall is None else f"{found.work:.1%} of the products computed, recall {found.recall:.3f}"
     zeros = f"; {found.zeros:,} rows of zeros left out" if found.zeros else ""
     console().print(f"{found.rows:,} rows, {compared}{zeros}")
+
+
+def show_recommended(found: Recommended, table: pa.Table) -> None:
+    """Show what some users are recommended, and how good that is."""
+    names = [name for name in table.column_names if name not in (ROW, SOURCE)]
+    shown = Table(title="recommended", title_justify="left")
+    for heading, width in (("user", 30), ("score", 8), *((name, 60) for name in names)):
+        shown.add_column(heading, overflow="ellipsis", no_wrap=True, max_width=width)
+    place = 0
+    for number, user in enumerate(found.users[:_LISTED_FIGURES]):
+        count = int((found.ids[number] >= 0).sum())
+        for rank in range(count):
+            row = table.slice(place, 1).to_pylist()[0]
+            place += 1
+            cells = [str(row[name]).strip().replace("\n", " ") for name in names]
+            shown.add_row(user if rank == 0 else "", f"{found.scores[number, rank]:.4f}", *cells, end_section=rank == count - 1)
+    console().print(shown)
+    console().print(f"{len(found.users):,} users; {found.unknown:,} items of the history are not in the run")
+    for judge, figures in found.judged.items():
+        console().print(f"{judge}: hit rate {figures['hit_rate']:.3f}, NDCG {figures['ndcg']:.3f}, {figures['users']:,.0f} users")
 
 
 def show_evaluation(where: str, figures: dict[str, Any]) -> None:

@@ -103,7 +103,7 @@ def neighbors(
     else:
         reporter.say(f"embedding {len(queries)} queries")
         x = encode(rows, vectors, list(queries))
-    with _tasks(rows.rows, session, reporter) as tasks:
+    with searching(rows.rows, session, reporter) as tasks:
         found = search_run(rows, search, x, itself, tasks)
         share = None
         if search.clusters is not None:
@@ -113,7 +113,8 @@ def neighbors(
     return Neighbors(found.ids, found.scores, rows.rows, found.zeros, found.scored / max(1, len(x) * rows.rows), share)
 
 
-def _tasks(rows: int, session: OpenSession, reporter: Reporter) -> AbstractContextManager[Tasks | None]:
+def searching(rows: int, session: OpenSession, reporter: Reporter) -> AbstractContextManager[Tasks | None]:
+    """Open what a search of so many rows needs: tasks on the cluster, or nothing where this process will do."""
     return nullcontext() if rows <= _ALONE_ROWS else _Cluster(session, reporter)
 
 

@@ -33,6 +33,10 @@ def run(
     image: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="an image as a query; several times", show_default=False)] = None,
     rows: Annotated[str | None, typer.Option(metavar="N,N,...", help="rows of the run as queries, by index", show_default=False)] = None,
     every: Annotated[bool, typer.Option("--all", help="neighbours of every row, as a stage")] = False,
+    history: Annotated[Path | None, typer.Option(metavar="FILE", help="users and their items", show_default=False)] = None,
+    user: Annotated[str, typer.Option(help="of the history: column of users")] = "user",
+    item: Annotated[str, typer.Option(help="of the history, and kept in the run: column of items")] = "item",
+    hold_out: Annotated[bool, typer.Option("--hold-out", help="leave an item of each user out, and judge")] = False,
     k: Annotated[int, typer.Option("-k", min=1, help="rows to find for each query")] = 10,
     metric: Annotated[Literal["cosine", "dot"], typer.Option(help="what is greatest for the nearest")] = "cosine",
     column: Annotated[str | None, typer.Option(help="vector column, where there are several", show_default=False)] = None,
@@ -49,11 +53,11 @@ def run(
     grace: Grace = "25s",
 ) -> int:
     """Find neighbours."""
-    given = {"text": text, "texts": texts, "image": image, "rows": rows, "all": every or None}
+    given = {"text": text, "texts": texts, "image": image, "rows": rows, "all": every or None, "history": history}
     asked = [name for name, value in given.items() if value]
     if len(asked) != 1:
         found = ", ".join(f"--{name}" for name in asked) or "none"
-        raise SpecError(f"give queries in one way: --text, --texts, --image, --rows or --all; found {found}")
+        raise SpecError(f"give queries in one way: --text, --texts, --image, --rows, --all or --history; found {found}")
     from embed_ops.progress import reporter
 
     if every:
@@ -69,6 +73,11 @@ def run(
         show_stage(done[0])
         return 0
     from embed_ops.findings import show_neighbors
+
+    if history is not None:
+        with reporter(progress) as shown:
+            _recommend(where, history, (user, item), k, column, output, hold_out, {"session": opener(address), "reporter": shown})
+        return 0
     from embed_ops.location import locate
     from embed_ops.neighbors import kept_of, neighbors
     from embed_ops.vectors import RunRows
@@ -81,6 +90,36 @@ def run(
     if output is not None:
         _write(output, names, kept, result)
     return 0
+
+
+def _recommend(
+    where: str, history: Path, names: tuple[str, str], k: int, column: str | None, output: str | None, hold_out: bool, options: Any
+) -> None:
+    """Recommend rows to the users of a file.
+
+    Raises:
+        SourceError: the file can't be read, or lacks a column.
+    """
+    import pyarrow as pa
+    import pyarrow.csv as pcsv
+    import pyarrow.parquet as pq
+
+    from embed_ops.findings import show_recommended
+    from embed_ops.location import locate
+    from embed_ops.neighbors import Neighbors, kept_of
+    from embed_ops.recommend import recommend
+    from embed_ops.vectors import RunRows
+
+    try:
+        table = pq.read_table(history) if history.suffix == ".parquet" else pcsv.read_csv(history)
+        users, items = ([str(value) for value in table.column(name).to_pylist()] for name in names)
+    except (OSError, pa.ArrowException, KeyError) as error:
+        raise SourceError(f"--history {history}: no table with the columns {names[0]} and {names[1]} ({error})") from error
+    found = recommend(where, users, items, names[1], k, hold_out=hold_out, column=column, **options)
+    kept = kept_of(RunRows(locate(where)), found.ids[found.ids >= 0])
+    show_recommended(found, kept)
+    if output is not None:
+        _write(output, found.users, kept, Neighbors(found.ids, found.scores, 0, 0, 1.0, None))
 
 
 def _queries(text: list[str] | None, texts: Path | None, image: list[Path] | None, rows: str | None) -> tuple[list[str], Any]:

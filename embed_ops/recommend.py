@@ -1,0 +1,159 @@
+"""Items to users: each user is the mean of its items' vectors, and gets the nearest items that it does not have.
+
+What that is worth is measured by leaving one item of each user out, chosen by hash, and looking where it comes up: hit rate and NDCG at k
+(one relevant item, so NDCG is 1 / log2(1 + rank)), beside recommending what most users have.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from embed_ops.embedding import OpenSession, default_session
+from embed_ops.errors import SourceError, StageError
+from embed_ops.location import locate
+from embed_ops.neighbors import searching
+from embed_ops.progress import Reporter, Silent
+from embed_ops.search import make_search, rows_at, search_run
+from embed_ops.topk import Ints, norms_of, scaled
+from embed_ops.vectors import RunRows, read_columns
+
+_MOST_ITEMS = 1_000
+"""Items of a user that count: the first ones."""
+
+
+@dataclass(frozen=True)
+class Recommended:
+    """What was found.
+
+    Attributes:
+        users: by name, in order; `ids`: (users, k) rows, -1 where there are fewer; `scores`: cosines.
+        unknown: items of the history that the run does not have.
+        judged: figures by judge, {} without a held-out item.
+    """
+
+    users: list[str]
+    ids: Ints
+    scores: np.ndarray[Any, np.dtype[np.float64]]
+    unknown: int
+    judged: dict[str, dict[str, float]]
+
+
+def recommend(
+    run: str,
+    users: Sequence[str],
+    items: Sequence[str],
+    item_column: str,
+    k: int = 10,
+    *,
+    hold_out: bool = False,
+    seed: int = 0,
+    column: str | None = None,
+    session: OpenSession = default_session,
+    reporter: Reporter | None = None,
+) -> Recommended:
+    """Recommend k rows of a run to each user.
+
+    Args:
+        run: address of the run, whose rows are the items.
+        users: of each line of the history.
+        items: of each line: a value of the run's kept column `item_column`, as text.
+        item_column: kept column that names a row; of rows with the same name the first counts.
+        k: items for each user.
+        hold_out: leave one item of each user out, and judge.
+        seed: of the hash that chooses it.
+        column: vector column, where there are several.
+        session: opens the Ray session for runs of many rows.
+        reporter: told what is done.
+
+    Raises:
+        StageError: there is no such column.
+        SourceError: no item of the history is in the run.
+    """
+    reporter = reporter or Silent()
+    rows = RunRows(locate(run))
+    vectors = rows.vector(column)
+    places = _places(rows, item_column, set(items))
+    baskets: dict[str, list[int]] = {}
+    for user, item in zip(users, items, strict=True):
+        if item in places:
+            basket = baskets.setdefault(user, [])
+            if places[item] not in basket and len(basket) < _MOST_ITEMS:
+                basket.append(places[item])
+    if not baskets:
+        raise SourceError(f"{run}: none of {len(set(items)):,} items of the history is in its column {item_column!r}")
+    left_out = _leave_out(baskets, seed) if hold_out else {}
+    baskets = {user: [row for row in basket if row != left_out.get(user)] for user, basket in baskets.items()}
+    names = list(baskets)
+    known = np.unique(np.concatenate([np.array(basket, np.int64) for basket in baskets.values()]))
+    x = rows_at(rows, vectors, known)
+    unit = scaled(x, norms_of(x))
+    asked = np.stack([unit[np.searchsorted(known, baskets[user])].mean(axis=0) for user in names])
+    reporter.say(f"recommending to {len(names):,} users")
+    most = min(rows.rows, k + max(map(len, baskets.values())))
+    with searching(rows.rows, session, reporter) as tasks:
+        found = search_run(rows, make_search(rows, vectors, most, "cosine", None), asked, None, tasks)
+    ids, scores = np.full((len(names), k), -1, np.int64), np.full((len(names), k), np.nan)
+    for number, user in enumerate(names):
+        new = np.flatnonzero((found.ids[number] >= 0) & ~np.isin(found.ids[number], baskets[user]))[:k]
+        ids[number, : len(new)], scores[number, : len(new)] = found.ids[number, new], found.scores[number, new]
+    judged = {}
+    if left_out:
+        judged = {"embedding": _judge(names, ids, left_out), "popularity": _judge(names, _popular(names, baskets, k), left_out)}
+    return Recommended(names, ids, scores, sum(item not in places for item in set(items)), judged)
+
+
+def _places(rows: RunRows, item_column: str, wanted: set[str]) -> dict[str, int]:
+    """Find the rows of items by name; only those that are asked for are held."""
+    base, last = rows.lineage[-1][0], len(rows.lineage) - 1
+    if item_column not in rows.names(last):
+        raise StageError(f"{base.path}: no column {item_column!r} was kept; there are {', '.join(rows.names(last)) or 'none'}")
+    found: dict[str, int] = {}
+    for number, record in enumerate(rows.records):
+        names = read_columns(base, record.unit, [item_column]).column(0).cast(pa.string()).to_pylist()
+        for place, name in enumerate(names):
+            if name in wanted:
+                found.setdefault(name, rows.starts[number] + place)
+    return found
+
+
+def _leave_out(baskets: Mapping[str, Sequence[int]], seed: int) -> dict[str, int]:
+    """Choose an item of each user that has two or more, by hash."""
+
+    def drawn(user: str, row: int) -> bytes:
+        return hashlib.sha256(f"{seed} {user} {row}".encode()).digest()
+
+    return {user: min(basket, key=lambda row: drawn(user, row)) for user, basket in baskets.items() if len(basket) > 1}
+
+
+def _popular(names: Sequence[str], baskets: Mapping[str, Sequence[int]], k: int) -> Ints:
+    """Recommend to each user the items that most users have, and it has not: (users, k)."""
+    counts = Counter(row for basket in baskets.values() for row in basket)
+    order = [row for row, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]
+    found = np.full((len(names), k), -1, np.int64)
+    for number, user in enumerate(names):
+        mine = set(baskets[user])
+        new: list[int] = []
+        for row in order:
+            if row not in mine:
+                new.append(row)
+                if len(new) == k:
+                    break
+        found[number, : len(new)] = new
+    return found
+
+
+def _judge(names: Sequence[str], ids: Ints, left_out: Mapping[str, int]) -> dict[str, float]:
+    hits, gains = [], []
+    for number, user in enumerate(names):
+        if user in left_out:
+            place = np.flatnonzero(ids[number] == left_out[user])
+            hits.append(float(len(place) > 0))
+            gains.append(1 / np.log2(2 + place[0]) if len(place) else 0.0)
+    return {"users": len(hits), "hit_rate": float(np.mean(hits)) if hits else 0.0, "ndcg": float(np.mean(gains)) if gains else 0.0}
