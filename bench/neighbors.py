@@ -106,10 +106,10 @@ def clusters(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "sink": {"path": str(folder / "run")},
     }
     run: Run = embed(Spec.parse(tree))
-    postprocess(run.path, [parse_stage({"kind": "normalize"}), parse_stage({"kind": "kmeans", "k": 100})])
+    postprocess(run.path, [parse_stage({"kind": "normalize"}), parse_stage({"kind": "kmeans", "k": 1000, "spherical": True})])
     asked = np.random.default_rng(0).permutation(run.report["rows"])[:200]
-    figures: dict[str, Any] = {"rows": run.report["rows"], "clusters": 100}
-    for probe in (1, 3, 5, 8, 10, 20):
+    figures: dict[str, Any] = {"rows": run.report["rows"], "clusters": 1000}
+    for probe in (5, 20, 42, 60, 100):
         found = neighbors(f"{run.path}/stages/kmeans", asked, 10, probe=probe)
         figures[f"probe {probe}"] = {"recall": found.recall, "share of the products": found.work}
     return figures

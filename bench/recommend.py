@@ -1,7 +1,7 @@
 """Recommendation on baskets that every machine has: which modules each module of the installed packages imports.
 
-A user is a module, its items are what it imports; the text of an item is its dotted name and its docstring. One import of each module is left
-out, and looked for among ten recommendations.
+A user is a module, its items are what it imports; the text of an item is its dotted name and its docstring. One import of each module is
+left out, and looked for among ten recommendations.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from embed_ops.clusters import mark_unit, marking
 from embed_ops.errors import Stopped
 from embed_ops.filesystem import walk
 from embed_ops.saved import pack, unpack
-from embed_ops.search import make_search, neighbors_of_unit
+from embed_ops.search import make_search, neighbors_of_unit, stretches_of
 from embed_ops.stage_job import (
     WORK,
     StageJob,
@@ -196,7 +196,7 @@ def apply(job: StageJob, rows: RunRows, model: Any, done: set[str], tasks: Tasks
     """Apply a model to the units that are not done, and yield the record of each as it is written."""
     if job.spec.kind == "neighbors":
         search = ray.put(make_search(rows, job.vectors, job.spec.k, job.spec.metric, job.spec.probe))
-        stretches = ray.put([rows.stretch(first, end) for first, end in groups(rows.rows)])
+        stretches = ray.put(stretches_of(rows))
         todo = [(record, first) for record, first in zip(rows.records, rows.starts, strict=False) if record.unit not in done]
         calls: Iterable[tuple[Any, ...]] = ((job, record, first, search, stretches) for record, first in todo)
         function: Callable[..., Any] = neighbors_of_unit

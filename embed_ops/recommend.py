@@ -1,4 +1,6 @@
-"""Items to users: each user is the mean of its items' vectors, and gets the nearest items that it does not have.
+"""Items to users: each user is the mean of its items' vectors, and gets near items that it does not have.
+
+    score = cosine(user, item) + popularity * log(1 + users of the item) / log(1 + users of the most frequent one)
 
 What that is worth is measured by leaving one item of each user out, chosen by hash, and looking where it comes up: hit rate and NDCG at k
 (one relevant item, so NDCG is 1 / log2(1 + rank)), beside recommending what most users have.
@@ -21,11 +23,15 @@ from embed_ops.location import locate
 from embed_ops.neighbors import searching
 from embed_ops.progress import Reporter, Silent
 from embed_ops.search import make_search, rows_at, search_run
-from embed_ops.topk import Ints, norms_of, scaled
+from embed_ops.topk import Ints, Vectors, norms_of, scaled
 from embed_ops.vectors import RunRows, read_columns
 
+_CANDIDATES = 200
+"""Nearest and most frequent items, beside those of the user, that are scored for each user."""
 _MOST_ITEMS = 1_000
 """Items of a user that count: the first ones."""
+_ONLY = 1e9
+"""A weight of popularity beside which cosines only break ties."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +39,7 @@ class Recommended:
     """What was found.
 
     Attributes:
-        users: by name, in order; `ids`: (users, k) rows, -1 where there are fewer; `scores`: cosines.
+        users: by name, in order; `ids`: (users, k) rows, -1 where there are fewer; `scores`: as above.
         unknown: items of the history that the run does not have.
         judged: figures by judge, {} without a held-out item.
     """
@@ -52,6 +58,7 @@ def recommend(
     item_column: str,
     k: int = 10,
     *,
+    popularity: float = 1.0,
     hold_out: bool = False,
     seed: int = 0,
     column: str | None = None,
@@ -66,6 +73,7 @@ def recommend(
         items: of each line: a value of the run's kept column `item_column`, as text.
         item_column: kept column that names a row; of rows with the same name the first counts.
         k: items for each user.
+        popularity: weight of how many users have an item, beside the cosine; 0: the nearest items, whatever others have.
         hold_out: leave one item of each user out, and judge.
         seed: of the hash that chooses it.
         column: vector column, where there are several.
@@ -96,16 +104,18 @@ def recommend(
     unit = scaled(x, norms_of(x))
     asked = np.stack([unit[np.searchsorted(known, baskets[user])].mean(axis=0) for user in names])
     reporter.say(f"recommending to {len(names):,} users")
-    most = min(rows.rows, k + max(map(len, baskets.values())))
+    most = min(rows.rows, k + _CANDIDATES + max(map(len, baskets.values())))
     with searching(rows.rows, session, reporter) as tasks:
         found = search_run(rows, make_search(rows, vectors, most, "cosine", None), asked, None, tasks)
-    ids, scores = np.full((len(names), k), -1, np.int64), np.full((len(names), k), np.nan)
-    for number, user in enumerate(names):
-        new = np.flatnonzero((found.ids[number] >= 0) & ~np.isin(found.ids[number], baskets[user]))[:k]
-        ids[number, : len(new)], scores[number, : len(new)] = found.ids[number, new], found.scores[number, new]
+    frequent = Counter(row for basket in baskets.values() for row in basket)
+    pools = _Pools(baskets, names, found.ids, found.scores, asked, known, unit, frequent)
+    ids, scores = pools.best(k, popularity)
     judged = {}
     if left_out:
-        judged = {"embedding": _judge(names, ids, left_out), "popularity": _judge(names, _popular(names, baskets, k), left_out)}
+        judges = {"embedding": pools.best(k, 0.0)[0], "popularity": pools.best(k, _ONLY)[0]}
+        if popularity:
+            judges = {"embedding and popularity": ids, **judges}
+        judged = {name: _judge(names, of_judge, left_out) for name, of_judge in judges.items()}
     return Recommended(names, ids, scores, sum(item not in places for item in set(items)), judged)
 
 
@@ -132,21 +142,40 @@ def _leave_out(baskets: Mapping[str, Sequence[int]], seed: int) -> dict[str, int
     return {user: min(basket, key=lambda row: drawn(user, row)) for user, basket in baskets.items() if len(basket) > 1}
 
 
-def _popular(names: Sequence[str], baskets: Mapping[str, Sequence[int]], k: int) -> Ints:
-    """Recommend to each user the items that most users have, and it has not: (users, k)."""
-    counts = Counter(row for basket in baskets.values() for row in basket)
-    order = [row for row, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]
-    found = np.full((len(names), k), -1, np.int64)
-    for number, user in enumerate(names):
-        mine = set(baskets[user])
-        new: list[int] = []
-        for row in order:
-            if row not in mine:
-                new.append(row)
-                if len(new) == k:
-                    break
-        found[number, : len(new)] = new
-    return found
+@dataclass(frozen=True)
+class _Pools:
+    """The items that come into question for each user: the nearest ones, and the most frequent ones."""
+
+    baskets: Mapping[str, Sequence[int]]
+    names: Sequence[str]
+    near: Ints
+    cosines: np.ndarray[Any, np.dtype[np.float64]]
+    asked: Vectors
+    known: Ints
+    unit: Vectors
+    frequent: Counter[int]
+
+    def best(self, k: int, popularity: float) -> tuple[Ints, np.ndarray[Any, np.dtype[np.float64]]]:
+        """Give the k best new items of each user: rows and scores, (users, k)."""
+        most = np.log1p(max(self.frequent.values()))
+        longest = max(map(len, self.baskets.values()))
+        by_count = sorted(self.frequent.items(), key=lambda item: (-item[1], item[0]))
+        top = np.array([row for row, _ in by_count[: k + _CANDIDATES + longest]], np.int64)
+        of_top = self.unit[np.searchsorted(self.known, top)]
+        ids, scores = np.full((len(self.names), k), -1, np.int64), np.full((len(self.names), k), np.nan)
+        for number, user in enumerate(self.names):
+            there = self.near[number] >= 0
+            length = float(np.linalg.norm(self.asked[number])) or 1.0
+            cosine = dict(zip(top.tolist(), (of_top @ self.asked[number] / length).tolist(), strict=True))
+            cosine |= dict(zip(self.near[number][there].tolist(), self.cosines[number][there].tolist(), strict=True))
+            for row in self.baskets[user]:
+                cosine.pop(row, None)
+            rows, near = np.array(list(cosine), np.int64), np.array(list(cosine.values()))
+            prior = np.log1p([self.frequent.get(row, 0) for row in rows.tolist()]) / most
+            total = near + popularity * prior
+            order = np.lexsort((rows, -total))[:k]
+            ids[number, : len(order)], scores[number, : len(order)] = rows[order], total[order]
+        return ids, scores
 
 
 def _judge(names: Sequence[str], ids: Ints, left_out: Mapping[str, int]) -> dict[str, float]:

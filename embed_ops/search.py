@@ -20,13 +20,15 @@ from embed_ops.ragged import offsets_of
 from embed_ops.record import Record
 from embed_ops.saved import read_model
 from embed_ops.stage_job import StageJob, write_columns
-from embed_ops.stages.rounds import groups
+from embed_ops.stages.base import BLOCK_ROWS
 from embed_ops.steps import peak_memory
 from embed_ops.topk import Floats, Ints, Metric, TopK, Vectors
 from embed_ops.vectors import Holder, RunRows, Stretch, blocks, indexes, read_unit, values
 
 if TYPE_CHECKING:
     from embed_ops.tasks import Tasks
+
+_STRETCH = 16 * BLOCK_ROWS
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,8 @@ def _show(best: TopK, search: Search, stretch: Stretch, queries: Vectors) -> Non
         return
     clusters = values(search.clusters, stretch).astype(np.int64)
     probed = search.probes(queries)
+    # Products with the centres are work too.
+    best.scored += len(queries) * len(search.centers if search.centers is not None else ())
     order = np.argsort(probed.ravel(), kind="stable")
     asking, bounds = order // max(1, probed.shape[1]), np.searchsorted(probed.ravel()[order], np.arange(int(clusters.max(initial=0)) + 2))
     for first, x in blocks(search.vectors, stretch):
@@ -157,9 +161,14 @@ def make_search(rows: RunRows, vectors: Holder, k: int, metric: Metric, probe: i
     return Search(vectors, k, metric, clusters, model.centers, min(probe, len(model.centers)))
 
 
+def stretches_of(rows: RunRows) -> list[Stretch]:
+    """Divide a run for a search: a search that begins anew scores many rows for nothing, so its stretches are long."""
+    return [rows.stretch(first, min(rows.rows, first + _STRETCH)) for first in range(0, rows.rows, _STRETCH)]
+
+
 def search_run(rows: RunRows, search: Search, queries: Vectors, itself: Ints | None, tasks: Tasks | None) -> Best:
     """Search all stretches of a run, in this process or by tasks."""
-    stretches = [rows.stretch(first, end) for first, end in groups(rows.rows)]
+    stretches = stretches_of(rows)
     if tasks is None:
         parts = [search_stretch(search, stretch, queries, itself)["best"] for stretch in stretches]
     else:

@@ -36,6 +36,7 @@ def run(
     history: Annotated[Path | None, typer.Option(metavar="FILE", help="users and their items", show_default=False)] = None,
     user: Annotated[str, typer.Option(help="of the history: column of users")] = "user",
     item: Annotated[str, typer.Option(help="of the history, and kept in the run: column of items")] = "item",
+    popularity: Annotated[float, typer.Option(min=0.0, help="--history: weight of how many users have an item")] = 1.0,
     hold_out: Annotated[bool, typer.Option("--hold-out", help="leave an item of each user out, and judge")] = False,
     k: Annotated[int, typer.Option("-k", min=1, help="rows to find for each query")] = 10,
     metric: Annotated[Literal["cosine", "dot"], typer.Option(help="what is greatest for the nearest")] = "cosine",
@@ -76,7 +77,15 @@ def run(
 
     if history is not None:
         with reporter(progress) as shown:
-            _recommend(where, history, (user, item), k, column, output, hold_out, {"session": opener(address), "reporter": shown})
+            _recommend(
+                where,
+                history,
+                (user, item),
+                k,
+                column,
+                output,
+                {"hold_out": hold_out, "popularity": popularity, "session": opener(address), "reporter": shown},
+            )
         return 0
     from embed_ops.location import locate
     from embed_ops.neighbors import kept_of, neighbors
@@ -92,9 +101,7 @@ def run(
     return 0
 
 
-def _recommend(
-    where: str, history: Path, names: tuple[str, str], k: int, column: str | None, output: str | None, hold_out: bool, options: Any
-) -> None:
+def _recommend(where: str, history: Path, names: tuple[str, str], k: int, column: str | None, output: str | None, options: Any) -> None:
     """Recommend rows to the users of a file.
 
     Raises:
@@ -115,7 +122,7 @@ def _recommend(
         users, items = ([str(value) for value in table.column(name).to_pylist()] for name in names)
     except (OSError, pa.ArrowException, KeyError) as error:
         raise SourceError(f"--history {history}: no table with the columns {names[0]} and {names[1]} ({error})") from error
-    found = recommend(where, users, items, names[1], k, hold_out=hold_out, column=column, **options)
+    found = recommend(where, users, items, names[1], k, column=column, **options)
     kept = kept_of(RunRows(locate(where)), found.ids[found.ids >= 0])
     show_recommended(found, kept)
     if output is not None:

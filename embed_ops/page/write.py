@@ -174,11 +174,10 @@ def _told(found: Gathered, price: float | None) -> dict[str, Any]:
     model = found.header.get("model") or {}
     stage = found.run.is_stage
     resolved = found.header.get("resolved") or {}
-    details = [
-        str(model.get("model") or (found.header.get("spec") or {}).get("kind") or ""),
-        str(resolved.get("dtype") or ""),
-        f"status {found.run.status}",
-    ]
+    made_by = str(model.get("model") or (found.header.get("spec") or {}).get("kind") or "")
+    if made_by.startswith("/"):
+        made_by = "/".join(made_by.rstrip("/").split("/")[-2:])
+    details = [made_by, str(resolved.get("dtype") or ""), f"status {found.run.status}"]
     stages = []
     for item in found.stages:
         figures = {**(item.get("model") or {}), **(item.get("quality") or {})}
