@@ -91,18 +91,17 @@ def neighbors(
     rows = RunRows(locate(run))
     vectors = rows.vector(column)
     search = make_search(rows, vectors, k, metric, probe)
-    asked = np.asarray(queries) if not isinstance(queries, np.ndarray) else queries
     itself = None
-    if asked.dtype.kind in "iu":
-        itself = asked.astype(np.int64)
-        x = rows_at(rows, vectors, itself)
-    elif asked.dtype.kind == "f":
-        x = np.ascontiguousarray(asked, np.float32)
-        if x.ndim != 2 or x.shape[1] != vectors.dim or not np.isfinite(x).all():
-            raise SpecError(f"queries: expected finite vectors of shape (queries, {vectors.dim}), found {asked.shape}")
-    else:
+    if not isinstance(queries, np.ndarray):
         reporter.say(f"embedding {len(queries)} queries")
         x = encode(rows, vectors, list(queries))
+    elif queries.dtype.kind in "iu":
+        itself = queries.astype(np.int64)
+        x = rows_at(rows, vectors, itself)
+    else:
+        x = np.ascontiguousarray(queries, np.float32)
+        if x.ndim != 2 or x.shape[1] != vectors.dim or not np.isfinite(x).all():
+            raise SpecError(f"queries: expected finite vectors of shape (queries, {vectors.dim}), found {queries.shape}")
     with searching(rows.rows, session, reporter) as tasks:
         found = search_run(rows, search, x, itself, tasks)
         share = None
@@ -167,7 +166,7 @@ def kept_of(rows: RunRows, ids: Ints, columns: Sequence[str] | None = None) -> p
     return whole.select([SOURCE, ROW, *wanted]).add_column(0, "row", pa.array(ids))
 
 
-def encode(rows: RunRows, vectors: Holder, queries: list[str] | list[bytes]) -> Vectors:
+def encode(rows: RunRows, vectors: Holder, queries: Sequence[str | bytes]) -> Vectors:
     """Embed texts or images by the run's own model, and take them through the stages that lie before the vectors.
 
     Raises:

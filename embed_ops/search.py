@@ -6,7 +6,6 @@ neighbors_of_unit   a unit -> its data file: the nearest rows of the whole run t
 
 from __future__ import annotations
 
-import bisect
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -194,7 +193,7 @@ def by_unit(rows: RunRows, ids: Ints) -> Iterator[tuple[str, Ints, Ints]]:
     bad = ids[(ids < 0) | (ids >= rows.rows)]
     if len(bad):
         raise SpecError(f"row {int(bad[0])} is not in the run, which has rows 0 to {rows.rows - 1}")
-    units = np.array([bisect.bisect_right(rows.starts, index) - 1 for index in ids.tolist()], np.int64)
+    units = np.searchsorted(np.asarray(rows.starts), ids, side="right") - 1
     for unit in np.unique(units).tolist():
         places = np.flatnonzero(units == unit)
         yield rows.records[unit].unit, places, ids[places] - rows.starts[unit]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from embed_ops.errors import EmbedOpsError, StageError
 from embed_ops.location import Location
@@ -89,12 +90,13 @@ def gather(path: str, most: int, seed: int, column: str | None) -> Gathered:
     reasons: dict[str, int] = {}
     messages: dict[str, list[str]] = {}
     if not run.is_stage and any(record.rejects > 0 or record.file_rejects > 0 for record in records):
-        table = run.rejects().to_table(columns=[REASON, MESSAGE, SOURCE, ROW])
-        for row in table.to_pylist():
-            reasons[row[REASON]] = reasons.get(row[REASON], 0) + 1
-            listed = messages.setdefault(row[REASON], [])
-            if len(listed) < _MOST_REJECTS:
-                listed.append(f"{row[SOURCE]}, row {row[ROW]}: {row[MESSAGE]}")
+        for batch in run.rejects().to_batches(columns=[REASON, MESSAGE, SOURCE, ROW]):
+            for counted in pc.value_counts(batch.column(REASON)).to_pylist():
+                reason, listed = counted["values"], messages.setdefault(counted["values"], [])
+                reasons[reason] = reasons.get(reason, 0) + counted["counts"]
+                if len(listed) < _MOST_REJECTS:
+                    some = batch.filter(pc.equal(batch.column(REASON), reason)).slice(0, _MOST_REJECTS - len(listed))
+                    listed += [f"{row[SOURCE]}, row {row[ROW]}: {row[MESSAGE]}" for row in some.to_pylist()]
     sample, why = None, ""
     if run.status == "finished" and any(record.rows > 0 for record in records):
         sample, why = _sample(RunDir.at(path).root, most, seed, column)

@@ -14,6 +14,7 @@ from stage_runs import invoke
 
 from embed_ops import embed
 from embed_ops.errors import SourceError, SpecError
+from embed_ops.page.write import write_page
 from embed_ops.predict import compared, kept_prediction, predict
 from embed_ops.spec import Spec
 
@@ -49,6 +50,9 @@ def test_counts_are_near_and_the_report_tells(tiny: str, tmp_path: Path) -> None
     assert lines["rows"][1] == f"{report['rows']:,}"
     assert lines["units"][0] == f"{found.units:,}"
     assert kept_prediction(run.path) is not None
+    page = Path(write_page(run.path, method="pca")).read_text()
+    for part in (f"{report['rejected']:,} rows are rejects", "the text is null", "predicted by plan", f"{found.tokens:,}"):
+        assert part in page
     assert kept_prediction(str(tmp_path / "other")) is None
 
 
