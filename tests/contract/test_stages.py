@@ -25,7 +25,7 @@ from embed_ops.stage_spec import KINDS
 from embed_ops.stages import rounds
 from embed_ops.stages.base import BLOCK_ROWS, Block
 
-OF_A_WHOLE_RUN = {"dedup"}
+OF_A_WHOLE_RUN = {"dedup", "neighbors", "classify"}
 """Kinds that are not fitted by rounds, and whose model says nothing of other rows."""
 SECTIONS: list[dict[str, Any]] = [
     {"kind": "normalize"},
