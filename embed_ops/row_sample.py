@@ -10,9 +10,11 @@ import numpy as np
 import pyarrow as pa
 
 from embed_ops.errors import EmbedOpsError
-from embed_ops.plan import Limits, Piece, Span
+from embed_ops.location import Location
+from embed_ops.plan import Limits, Piece, Span, compare
 from embed_ops.record import Record
 from embed_ops.registry import make_source
+from embed_ops.run_dir import RunDir
 from embed_ops.schema import CONTENT, ROW, SOURCE
 from embed_ops.sources.corpus import Corpus
 from embed_ops.sources.rows import Rows
@@ -37,8 +39,8 @@ class Chosen:
 
 def choose(rows: RunRows, most: int, seed: int, units: int) -> Iterator[Chosen]:
     """Choose about `most` rows by hash of their index, from at most so many units, those of the least hash; in order."""
-    by_hash = sorted(range(len(rows.records)), key=lambda number: _hash(rows.records[number].unit, seed))[:units]
-    numbers = [number for number in sorted(by_hash) if rows.records[number].rows]
+    filled = (number for number, record in enumerate(rows.records) if record.rows)
+    numbers = sorted(sorted(filled, key=lambda number: _hash(rows.records[number].unit, seed))[:units])
     total = sum(rows.records[number].rows for number in numbers)
     for number in numbers:
         record = rows.records[number]
@@ -53,22 +55,30 @@ def _hash(name: str, seed: int) -> bytes:
 
 
 class Texts:
-    """The texts of rows, read again from the source of a run.
+    """The texts of rows, read again from the source of a run; those of files that have changed since are not known.
+
+    Args:
+        spec: of the run.
+        run: where it is. Its plan tells which columns are read and what the files were: planning again would open all of them.
 
     Raises:
         EmbedOpsError: the source is not there any more, or holds no texts.
     """
 
-    def __init__(self, spec: Spec) -> None:
+    def __init__(self, spec: Spec, run: Location) -> None:
         if spec.source.modality != "text":
             raise EmbedOpsError("the source holds no texts")
         self._corpus = Corpus.open(spec.source)
-        self._columns = self._corpus.plan().columns
+        plan = RunDir(run).read_plan(self._corpus.roots)
+        self._columns = plan.columns
+        self._changed = compare(plan, self._corpus.files).changed
         self._places = {file.name: self._corpus.place(file) for file in self._corpus.files}
         self._source = make_source(spec.source)
 
     def of(self, record: Record, where: pa.Table) -> list[str | None]:
-        """Read the texts of some rows of a unit; `where` has their `_source` and `_row`."""
+        """Read the texts of some rows of a unit, None where not known; `where` has their `_source` and `_row`."""
+        if any(part["source"] in self._changed for part in record.ranges):
+            return [None] * len(where)
         pieces = tuple(Piece(part["source"], part["begin"], part["end"], None, 0) for part in record.ranges)
         cursor = Cursor(self._source, Rows(self._corpus.spec, self._columns), self._places, Span(0, pieces))
         found: dict[tuple[str, int], str] = {}

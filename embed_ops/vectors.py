@@ -67,7 +67,7 @@ class RunRows:
         header = self.lineage[0][1]
         place = RunDir(root)
         records = place.read_manifest(timed=False)
-        stock = take_stock(place.read_plan([root] * _MOST_ROOTS), records, ANY_UNITS)
+        stock = take_stock(place.read_plan([root] * MOST_ROOTS), records, ANY_UNITS)
         if header["status"] != "finished" or stock.works:
             missing = f", {len(stock.works)} spans lack units" if stock.works else ""
             raise RunError(f"{root.path}: the run is {header['status']}{missing}; run its command again to finish it")
@@ -166,7 +166,7 @@ class RunRows:
 
 
 _CLOSE = 2
-_MOST_ROOTS = 4096
+MOST_ROOTS = 4096
 """Source roots that a plan may name; a stage does not look at the source."""
 
 

@@ -50,19 +50,22 @@ def _plot(title: str, x: str, y: str, **options: Any) -> Any:
 def histogram(values: npt.NDArray[np.float64], title: str, x: str) -> Any:
     """Draw how values are spread."""
     low, high = float(values.min()), float(values.max())
-    if high - low < 1e-9 * max(1.0, abs(high)):
-        low, high = low - 0.5, high + 0.5
-    counts, edges = np.histogram(values, bins=40, range=(low, high))
+    # Norms that differ by rounding alone are one bar: their ticks would have nine digits.
+    if high - low < 1e-5 * max(1.0, abs(high)):
+        # About their middle, so that they fall into one bin of an odd number.
+        low, high = (low + high - 1) / 2, (low + high + 1) / 2
+    counts, edges = np.histogram(values, bins=41, range=(low, high))
     plot = _plot(title, x, "rows")
     plot.quad(top=counts, bottom=0, left=edges[:-1], right=edges[1:], fill_color=_INK, line_color="white")
     return plot
 
 
-def line(x: Sequence[float], y: Sequence[float], title: str, names: tuple[str, str]) -> Any:
+def line(x: Sequence[float], y: Sequence[float], title: str, names: tuple[str, str], *, from_zero: bool = True) -> Any:
     """Draw a line."""
     plot = _plot(title, *names)
     plot.line(list(x), list(y), line_color=_INK, line_width=2)
-    plot.y_range.start = 0
+    if from_zero:
+        plot.y_range.start = 0
     return plot
 
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embed_ops.errors import EmbedOpsError, StageError
+from embed_ops.errors import EmbedOpsError, RunError, StageError
 from embed_ops.location import Location
 from embed_ops.record import Record
 from embed_ops.row_sample import Texts, choose
@@ -22,7 +22,7 @@ from embed_ops.sources.base import hive_columns
 from embed_ops.spec import Spec
 from embed_ops.stage_run import STAGES
 from embed_ops.topk import Ints, Vectors
-from embed_ops.vectors import Holder, RunRows, read_columns, read_unit
+from embed_ops.vectors import MOST_ROOTS, Holder, RunRows, read_columns, read_unit
 
 _UNITS = 64
 _MOST_REJECTS = 5
@@ -58,7 +58,7 @@ class Gathered:
 
     Attributes:
         run: the run; `header`: of its embedding; `report`: of its embedding, {} where there is none yet.
-        records: of the run's units.
+        records: of the run's units; `planned`: rows of the source of a run that is not finished, None where not known.
         reasons: rejects by reason; `rejects`: some of them, {reason: messages}.
         sample: of its rows, None where there are none; `why_no_sample`: a sentence.
         stages: kind and report of each stage below the run.
@@ -73,6 +73,7 @@ class Gathered:
     sample: Sample | None = None
     why_no_sample: str = ""
     stages: list[dict[str, Any]] = field(default_factory=list)
+    planned: int | None = None
 
 
 def gather(path: str, most: int, seed: int, column: str | None) -> Gathered:
@@ -102,7 +103,16 @@ def gather(path: str, most: int, seed: int, column: str | None) -> Gathered:
         sample, why = _sample(RunDir.at(path).root, most, seed, column)
     else:
         why = "the run has no rows" if run.status == "finished" else f"the run is {run.status}: finish it to see its vectors"
-    return Gathered(run, run.header, report, records, reasons, messages, sample, why, _stages(RunDir.at(path).root))
+    return Gathered(run, run.header, report, records, reasons, messages, sample, why, _stages(RunDir.at(path).root), _planned(run))
+
+
+def _planned(run: Run) -> int | None:
+    """Count the rows that a run which is not finished is to have; where it is, its records tell."""
+    place = RunDir.at(run.path)
+    if run.status != "finished":
+        with contextlib.suppress(RunError):
+            return place.read_plan([place.root] * MOST_ROOTS).rows
+    return None
 
 
 def _stages(root: Location) -> list[dict[str, Any]]:
@@ -183,7 +193,7 @@ def _clustered(rows: RunRows) -> Holder | None:
 def _texts(rows: RunRows) -> Texts | None:
     """Open the source of the texts, None where there is none to be read."""
     with contextlib.suppress(EmbedOpsError, OSError, pa.ArrowException):
-        return Texts(Spec.parse(rows.lineage[-1][1]["spec"]))
+        return Texts(Spec.parse(rows.lineage[-1][1]["spec"]), rows.lineage[-1][0])
     return None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ def health(x: Vectors, seed: int) -> dict[str, Any]:
     apart = left != right
     cosines = np.vecdot(unit[left[apart]], unit[right[apart]])
     spread = wide.std(axis=0)
-    variances = np.maximum(np.linalg.eigvalsh(np.cov(wide.T).reshape(x.shape[1], -1))[::-1], 0.0) if len(x) > 1 else np.zeros(x.shape[1])
+    variances = _variances(wide)
     total = variances.sum()
     explained = np.cumsum(variances) / total if total > 0 else np.ones(len(variances))
     counts = np.unique(np.ascontiguousarray(x).view(np.dtype((np.void, x.dtype.itemsize * x.shape[1]))).ravel(), return_counts=True)[1]
@@ -39,7 +39,11 @@ def health(x: Vectors, seed: int) -> dict[str, Any]:
         "dim": x.shape[1],
         "norms": norms,
         "spread": spread,
-        "dead": int((spread <= _DEAD * spread.max(initial=0.0)).sum()) if len(x) > 1 else 0,
+        "mean": wide.mean(axis=0),
+        "dead": _dead(spread, len(x)),
+        "zeros": int((norms == 0).sum()),
+        "spread_rows": len(x),
+        "whole": False,
         "mean_cosine": float(cosines.mean()) if len(cosines) else float("nan"),
         "cosines": cosines,
         "mean_length": float(np.linalg.norm(unit.mean(axis=0))),
@@ -48,6 +52,31 @@ def health(x: Vectors, seed: int) -> dict[str, Any]:
         "for_90": int(np.searchsorted(explained, 0.9) + 1),
         "effective": float(total**2 / (variances**2).sum()) if total > 0 else 0.0,
     }
+
+
+def _variances(wide: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Give the eigenvalues of the covariance (ddof 1) of (rows, dim), largest first: (dim,), off the smaller of its two Gram matrices."""
+    rows, dim = wide.shape
+    found = np.zeros(dim)
+    if rows > 1:
+        apart = wide - wide.mean(axis=0)
+        values = np.linalg.eigvalsh(apart.T @ apart if dim <= rows else apart @ apart.T)[::-1] / (rows - 1)
+        found[: len(values)] = np.maximum(values, 0.0)
+    return found
+
+
+def over_all_rows(figures: dict[str, Any], statistics: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Put the statistics of all rows (`report.json`) in the place of the sample's, where the run holds them whole."""
+    if not statistics or not statistics["complete"]:
+        return figures
+    spread = np.sqrt(np.asarray(statistics["variance"], np.float64))
+    whole: dict[str, Any] = {"whole": True, "spread_rows": statistics["rows"], "zeros": statistics["zero_vectors"]}
+    return figures | whole | {"spread": spread, "mean": np.asarray(statistics["mean"]), "dead": _dead(spread, statistics["rows"])}
+
+
+def _dead(spread: npt.NDArray[np.float64], rows: int) -> int:
+    """Count the dimensions that do not change; a single row has none."""
+    return int((spread <= _DEAD * spread.max(initial=0.0)).sum()) if rows > 1 else 0
 
 
 def clusters_of(

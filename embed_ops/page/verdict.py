@@ -12,6 +12,11 @@ _MOST_ANISOTROPIC = 0.5
 _BINS = 60
 
 
+def count(number: int, thing: str) -> str:
+    """Word how many there are."""
+    return f"{number:,} {thing}" + ("" if number == 1 else "s")
+
+
 @dataclass(frozen=True)
 class Line:
     """A sentence, and whether it is a warning."""
@@ -20,17 +25,22 @@ class Line:
     warning: bool = False
 
 
-def completeness(status: str, records: Sequence[Record], report: Mapping[str, Any]) -> list[Line]:
-    """Word what is there and what is not."""
+def completeness(status: str, records: Sequence[Record], report: Mapping[str, Any], planned: int | None = None) -> list[Line]:
+    """Word what is there and what is not; `planned` are the rows of the source of a run that is not finished, None where not known."""
     rows, rejects = sum(record.rows for record in records), sum(record.rejects for record in records)
     files = sum(record.file_rejects for record in records)
     filtered, truncated = sum(record.filtered for record in records), sum(record.truncated for record in records)
-    done = "complete" if status == "finished" else status
-    lines = [Line(f"{done}: {rows:,} of {rows + rejects:,} rows have vectors, in {len(records):,} units", status != "finished")]
+    units = count(len(records), "unit")
+    if status == "finished":
+        lines = [Line(f"complete: {rows:,} of {rows + rejects:,} rows have vectors, in {units}")]
+    else:
+        of = "rows" if planned is None else f"of {planned:,} rows"
+        unknown = "; how many are left only reading tells" if planned is None else ""
+        lines = [Line(f"not complete, {status}: {rows:,} {of} have vectors, in {units}{unknown}", warning=True)]
     if rejects:
         lines.append(Line(f"{rejects:,} rows are rejects ({rejects / max(1, rows + rejects):.2%})", rejects > 0.01 * (rows + rejects)))
     if files:
-        lines.append(Line(f"{files:,} files could not be read to their end", True))
+        lines.append(Line(f"{count(files, 'file')} could not be read to the end", True))
     if filtered:
         lines.append(Line(f"{filtered:,} rows were left out by where"))
     if truncated:
@@ -49,23 +59,36 @@ def completeness(status: str, records: Sequence[Record], report: Mapping[str, An
 def soundness(figures: Mapping[str, Any]) -> list[Line]:
     """Word how the vectors are."""
     rows, dim = figures["rows"], figures["dim"]
-    enough = f"{figures['for_90']:,} principal components hold 90 % of the variance"
-    lines = [Line(f"{dim:,} dimensions; {enough}; as many as {figures['effective']:.0f} of equal variance")]
+    if figures["effective"] > 0:
+        enough = f"{count(figures['for_90'], 'principal component')} for 90 % of the variance"
+        lines = [Line(f"{count(dim, 'dimension')}; {enough}; as many as {figures['effective']:.0f} of equal variance")]
+    else:
+        lines = [Line(f"{count(dim, 'dimension')}; the sampled rows do not differ", rows > 1)]
     if figures["dead"]:
-        lines.append(Line(f"{figures['dead']:,} of {dim:,} dimensions never change", True))
+        over = f"all {figures['spread_rows']:,} rows" if figures["whole"] else f"{figures['spread_rows']:,} sampled rows"
+        lines.append(Line(f"{figures['dead']:,} of {dim:,} dimensions never change in {over}", True))
     narrow = figures["mean_cosine"] > _MOST_ANISOTROPIC
-    lines.append(
-        Line(
-            f"two random rows have a cosine of {figures['mean_cosine']:.3f}"
-            + ("; the vectors crowd into a cone: a center or whiten stage may help" if narrow else ""),
-            narrow,
-        )
-    )
-    zeros = int((figures["norms"] == 0).sum())
-    if zeros:
-        lines.append(Line(f"{zeros:,} of {rows:,} sampled vectors are zeros", True))
+    if rows > 1:
+        cone = "; the vectors crowd into a cone: a center or whiten stage may help" if narrow else ""
+        mean = f"the mean of unit vectors is {figures['mean_length']:.3f} long"
+        lines.append(Line(f"two random rows have a cosine of {figures['mean_cosine']:.3f}, {mean}{cone}", narrow))
+    if figures["zeros"]:
+        over = f"{figures['spread_rows']:,}" if figures["whole"] else f"{figures['spread_rows']:,} sampled"
+        lines.append(Line(f"{figures['zeros']:,} of {over} vectors are zeros", True))
     share = figures["duplicates"] / max(1, rows)
     lines.append(Line(f"{share:.1%} of the sampled rows have the vector of another", share > 0.2))
+    return lines
+
+
+def stage_course(report: Mapping[str, Any]) -> list[Line]:
+    """Word how the run of a stage went."""
+    if not report:
+        return [Line("the stage has not come to its end: it has no figures yet", True)]
+    seconds = report["seconds"]
+    fitted = "" if seconds["fit"] is None else f"{seconds['fit']:,.1f} s to fit, "
+    lines = [Line(f"{seconds['total']:,.1f} s in all, {fitted}{seconds['steady']:,.1f} s to apply")]
+    if report.get("rows_per_second"):
+        lines.append(Line(f"{report['rows_per_second']:,.0f} rows/s applied"))
     return lines
 
 

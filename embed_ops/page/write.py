@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,10 +14,11 @@ from embed_ops.filesystem import publish
 from embed_ops.liveness import new_attempt
 from embed_ops.location import locate
 from embed_ops.page.gather import Gathered, Sample, gather, shortened
-from embed_ops.page.health import clusters_of, drift, health, layout
-from embed_ops.page.verdict import completeness, course, soundness, throughput
+from embed_ops.page.health import clusters_of, drift, health, layout, over_all_rows
+from embed_ops.page.verdict import completeness, course, soundness, stage_course, throughput
 from embed_ops.predict import compared
 from embed_ops.progress import Reporter, Silent
+from embed_ops.record import Record
 from embed_ops.vectors import RunRows, positions, read_unit
 
 SAMPLE_ROWS = 3_000
@@ -71,7 +74,7 @@ def write_page(
     sample = found.sample
     if sample is not None:
         reporter.say(f"laying {len(sample.ids):,} rows out")
-        figures = health(sample.x, seed)
+        figures = over_all_rows(health(sample.x, seed), (found.report.get("statistics") or {}).get(sample.column))
         parts["sound"] = soundness(figures)
         plane, told = layout(sample.x, method, seed)
         groups, what = _groups(sample, color)
@@ -102,6 +105,7 @@ def _plots_of(draw: Any, figures: dict[str, Any]) -> dict[str, Any]:
         "norms": draw.histogram(figures["norms"], "norms", "L2 norm"),
         "cosines": draw.histogram(cosines, "cosines of random pairs", "cosine"),
         "spread": draw.line(dims, spread, "spread of each dimension, widest first", ("dimension", "standard deviation")),
+        "mean": draw.line(dims, figures["mean"], "mean of each dimension", ("dimension", "mean"), from_zero=False),
         "explained": draw.line(dims, figures["explained"], "variance explained", ("principal components", "share of the variance")),
     }
 
@@ -142,16 +146,14 @@ def _against(path: str, other: str, sample: Sample, column: str | None) -> list[
     Raises:
         StageError: the other run has none of these rows.
     """
-    rows, mine = RunRows(locate(other)), RunRows(locate(path))
-    vectors = rows.vector(column if column is not None else None)
-    units = {record.unit: record.rows for record in rows.records}
+    rows = RunRows(locate(other))
+    vectors = rows.vector(column)
     places = {key: place for place, key in enumerate(sample.keys)}
+    wanted: dict[str, list[int]] = {}
+    for source, row in sorted(sample.keys):
+        wanted.setdefault(source, []).append(row)
     found_mine, found_theirs = [], []
-    wanted = np.unique(np.searchsorted(np.asarray(mine.starts), sample.ids, side="right") - 1)
-    for number in wanted.tolist():
-        unit = mine.records[number].unit
-        if unit not in units:
-            continue
+    for unit in (record.unit for record in rows.records if _has_any(record, wanted)):
         where = positions(rows.lineage[-1][0], unit)
         keys = list(zip(where.column("_source").to_pylist(), where.column("_row").to_pylist(), strict=True))
         there = [(place, places[key]) for place, key in enumerate(keys) if key in places]
@@ -159,7 +161,7 @@ def _against(path: str, other: str, sample: Sample, column: str | None) -> list[
             found_theirs.append(read_unit(vectors, unit)[[place for place, _ in there]])
             found_mine.append(sample.x[[place for _, place in there]])
     if not found_mine:
-        raise StageError(f"{other}: has none of the sampled rows of {path}: compare runs of the same source, with units of the same size")
+        raise StageError(f"{other}: has none of the sampled rows of {path}: compare runs of the same source")
     told = drift(np.concatenate(found_mine), np.concatenate(found_theirs))
     lines = [("rows compared", f"{told['rows']:,}"), ("dimensions", " and ".join(map(str, told["dims"])))]
     lines.append(("ten nearest rows kept", f"{told['neighbors_kept']:.1%}"))
@@ -168,6 +170,16 @@ def _against(path: str, other: str, sample: Sample, column: str | None) -> list[
         lines.append(("mean moved by, in standard deviations", f"{told['mean_moved']:.4f}"))
         lines.append(("spread there to spread here", f"{told['spread_ratio']:.4f}"))
     return lines
+
+
+def _has_any(record: Record, wanted: Mapping[str, Sequence[int]]) -> bool:
+    """Tell whether a unit's ranges hold any of the (ascending) rows of a source file; runs may be cut into other units."""
+    for part in record.ranges:
+        rows = wanted.get(part["source"], ())
+        place = bisect.bisect_left(rows, part["begin"])
+        if place < len(rows) and (part["end"] is None or rows[place] < part["end"]):
+            return True
+    return False
 
 
 def _told(found: Gathered, price: float | None) -> dict[str, Any]:
@@ -189,11 +201,11 @@ def _told(found: Gathered, price: float | None) -> dict[str, Any]:
         stages.append({"name": item["name"], "kind": item["kind"], "rows": item["rows"], "figures": ", ".join(plain[:_FIGURES])})
     return {
         "subtitle": ", ".join(part for part in details if part),
-        "complete": completeness(found.run.status, found.records, found.report),
+        "complete": completeness(found.run.status, found.records, found.report, found.planned),
         "reasons": sorted(found.reasons.items(), key=lambda item: -item[1]),
         "rejects": found.rejects,
         "no_sample": found.why_no_sample,
-        "course": course({} if stage else found.report, price),
+        "course": stage_course(found.report) if stage else course(found.report, price),
         "predicted": [] if stage else compared(found.run.path, found.report),
         "stages": stages,
         "spec": json.dumps(found.header.get("spec"), indent=2),

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import fake_run
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from made_run import make_run, mixture
 from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
 from embed_ops.errors import RunError, StageError
-from embed_ops.page.health import clusters_of, drift, health, kept_neighbors, layout
-from embed_ops.page.verdict import completeness, course, soundness, throughput
+from embed_ops.page.health import clusters_of, distinguishing, drift, health, kept_neighbors, layout, over_all_rows
+from embed_ops.page.verdict import completeness, course, soundness, stage_course, throughput
 from embed_ops.page.write import write_page
 from embed_ops.record import Record
+from embed_ops.sources.parquet import ParquetSource
+from embed_ops.statistics import VectorStatistics, report_of
 
 BAD = "<script>document.title='run'</script> & \"quoted\""
 
@@ -59,6 +64,8 @@ def test_figures_are_those_of_numpy() -> None:
     np.testing.assert_allclose(found["norms"], np.linalg.norm(x.astype(np.float64), axis=1))
     np.testing.assert_allclose(found["explained"], np.cumsum(PCA().fit(x.astype(np.float64)).explained_variance_ratio_), atol=1e-9)
     assert (found["dead"], found["duplicates"], found["dim"]) == (1, 10, 10)
+    few = PCA().fit(x[:6].astype(np.float64)).explained_variance_ratio_
+    np.testing.assert_allclose(health(x[:6], 0)["explained"][:6], np.cumsum(few), atol=1e-9)
     unit = x / np.linalg.norm(x, axis=1, keepdims=True)
     pairs = unit @ unit.T
     assert found["mean_cosine"] == pytest.approx((pairs.sum() - 500) / (500 * 499), abs=0.02)
@@ -105,6 +112,60 @@ def test_words_set_clusters_apart() -> None:
     assert clusters_of(labels, np.zeros(4), list("abcd"), [""] * 4, 5)[0]["words"] == []
 
 
+def test_words_are_scored_as_published() -> None:
+    """c-TF-IDF counted by hand: the share of a word in its cluster times log(1 + words of a mean cluster / frequency in all)."""
+    draw = np.random.default_rng(3)
+    vocabulary = ["".join(draw.choice(list("abcdefgh"), 6)) for _ in range(60)]
+    texts, labels = [" ".join(draw.choice(vocabulary, 12)) for _ in range(80)], draw.integers(0, 5, 80)
+    counts = {c: Counter(" ".join(text for text, label in zip(texts, labels, strict=True) if label == c).split()) for c in range(5)}
+    everywhere, mean = sum(counts.values(), Counter()), np.mean([counted.total() for counted in counts.values()])
+    for cluster, words in distinguishing(labels, texts).items():
+        mine = counts[cluster]
+        scores = {word: number / mine.total() * np.log(1 + mean / everywhere[word]) for word, number in mine.items()}
+        assert [scores[word] for word in words] == pytest.approx(sorted(scores.values(), reverse=True)[:8])
+
+
+def test_statistics_of_all_rows_come_before_those_of_the_sample() -> None:
+    """A dimension that is the same in the sample alone is not called dead; statistics that are not whole are not used."""
+    x = np.random.default_rng(4).normal(size=(900, 6)).astype(np.float32)
+    x[:, 2], x[:20, 4], x[500] = 3, 1, 0
+    x[:, 2] = 3
+    sampled, every = health(x[:20], 0), report_of({"embedding": VectorStatistics.of(x)}, 900)["embedding"]
+    assert sampled["dead"] == 2
+    found = over_all_rows(sampled, every)
+    assert (found["dead"], found["spread_rows"]) == (1, 900)
+    np.testing.assert_allclose(found["mean"], x.mean(axis=0, dtype=np.float64), atol=1e-9)
+    np.testing.assert_allclose(found["spread"], x.std(axis=0, dtype=np.float64), atol=1e-9)
+    assert any("1 of 6 dimensions never change in all 900 rows" in line.text for line in soundness(found))
+    for of_part in (None, {**every, "complete": False}):
+        assert over_all_rows(sampled, of_part) is sampled
+    same = soundness(health(np.ones((9, 3), np.float32), 0))
+    assert "do not differ" in same[0].text
+    assert not any("cosine" in line.text for line in soundness(health(np.ones((1, 3), np.float32), 0)))
+
+
+@pytest.mark.parametrize("case", ["as it was", "gone", "another"])
+def test_texts_are_those_that_were_embedded(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Texts of a file that is gone or has changed are not shown, those of the others are; no source file is inspected again."""
+    (tmp_path / "src").mkdir()
+    for number in range(4):
+        pq.write_table(pa.table({"text": [f"original{number} {row}" for row in range(9)]}), tmp_path / f"src/{number}.parquet")
+    fake_run.make(fake_run.spec_of({"path": str(tmp_path / "src"), "column": "text"}, tmp_path / "run"))
+    if case == "gone":
+        (tmp_path / "src/2.parquet").unlink()
+    elif case == "another":
+        pq.write_table(pa.table({"text": ["replaced"] * 9}), tmp_path / "src/2.parquet")
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError("a source file was inspected")
+
+    monkeypatch.setattr(ParquetSource, "inspect", refuse)
+    page = Path(write_page(str(tmp_path / "run"), method="pca")).read_text()
+    assert "original1" in page
+    assert "replaced" not in page
+    assert ("original2" in page) == (case == "as it was")
+
+
 def test_sentences_say_what_was_found() -> None:
     """Rejects, unread files, truncation, cost, waiting; rates over time add up to the rows."""
     lines = completeness("finished", [record(rejects=5, truncated=4, file_rejects=1, filtered=2)], {"unknown": 3})
@@ -112,13 +173,19 @@ def test_sentences_say_what_was_found() -> None:
     for part in (
         "complete: 10 of 15 rows",
         "5 rows are rejects (33.33%)",
-        "1 files could not",
+        "1 file could not",
         "2 rows were left out",
         "cut (40.0%)",
         "3 words",
     ):
         assert part in text
-    assert completeness("running", [record()], {})[0].warning
+    for planned, said in ((70, "not complete, running: 10 of 70 rows"), (None, "10 rows have vectors, in 1 unit; how many are left")):
+        first = completeness("running", [record()], {}, planned)[0]
+        assert first.warning
+        assert said in first.text
+    stage = stage_course({"seconds": {"total": 9.0, "fit": 5.0, "steady": 2.0}, "rows_per_second": 50.0})
+    assert [line.text for line in stage] == ["9.0 s in all, 5.0 s to fit, 2.0 s to apply", "50 rows/s applied"]
+    assert stage_course({})[0].warning
     report = {"rows": 100, "rows_per_second": 5.0, "tokens_per_second": 9.0, "seconds": {"total": 3600, "startup": 1.0, "steady": 9.0}}
     told = " ".join(line.text for line in course({**report, "idle": {"input": 0.5}}, 2.0))
     assert "2.0000 at 2 an hour, 20,000.00 for a million rows" in told
@@ -131,7 +198,7 @@ def test_sentences_say_what_was_found() -> None:
 
 def test_every_kind_of_run_has_a_page(run: Path, tmp_path: Path) -> None:
     """A run, one that is not finished, an empty one, one without kept columns; against another; what is not there is refused."""
-    page = Path(write_page(str(run), price=1.0, against=str(run))).read_text()
+    page = Path(write_page(str(run), price=1.0, against=str(run), method="pca")).read_text()
     assert len(page) < 10_000_000
     assert "ten nearest rows kept" in page
     assert "100.0%" in page
@@ -140,7 +207,16 @@ def test_every_kind_of_run_has_a_page(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / "half")
     header = json.loads((tmp_path / "half/run.json").read_text())
     (tmp_path / "half/run.json").write_text(json.dumps(header | {"status": "stopped"}))
-    assert "the run is stopped: finish it" in Path(write_page(str(tmp_path / "half"))).read_text()
+    for part in sorted((tmp_path / "half/manifest").iterdir())[1:]:
+        part.unlink()
+    half = Path(write_page(str(tmp_path / "half"))).read_text()
+    assert "the run is stopped: finish it" in half
+    assert "not complete, stopped: 200 of 900 rows have vectors, in 1 unit" in half
+    make_run(str(tmp_path / "cut"), [500, 400], mixture(12, 5, spread=0.3), unit_rows=130)
+    cut = Path(write_page(str(run), str(tmp_path / "c.html"), against=str(tmp_path / "cut"), method="pca")).read_text()
+    assert "<th>rows compared</th><td>900</td>" in cut
+    make_run(str(tmp_path / "sparse"), [0] * 90 + [50], mixture(3, 2))
+    assert "50 rows by" in Path(write_page(str(tmp_path / "sparse"), method="pca")).read_text()
     make_run(str(tmp_path / "bare"), [40], mixture(3, 2))
     assert "40 rows by" in Path(write_page(str(tmp_path / "bare"), str(tmp_path / "b.html"), method="pca")).read_text()
     make_run(str(tmp_path / "one"), [1], mixture(3, 2))
