@@ -27,7 +27,7 @@ from embed_ops.saved import write_model
 from embed_ops.stages.base import BLOCK_ROWS
 from embed_ops.stages.classify import LinearProbe
 from embed_ops.stages.sampling import splitmix64
-from embed_ops.topk import Ints, Vectors
+from embed_ops.topk import Floats, Ints, Vectors
 from embed_ops.vectors import Holder, Label, RunRows, labels_of, read_unit
 
 SAMPLE_ROWS = 50_000
@@ -107,25 +107,16 @@ def fit_probe(data: Labelled, label: str) -> LinearProbe:
     """Fit multinomial logistic regression (scikit-learn, lbfgs, C = 1) on the training side, over standardised vectors."""
     from sklearn.linear_model import LogisticRegression
 
-    train = data.x[~data.test].astype(np.float64)
-    mean, scale = train.mean(axis=0), train.std(axis=0)
-    scale = np.where(scale > 0, scale, 1.0)
-    model = LogisticRegression(max_iter=1000).fit((train - mean) / scale, data.labels[~data.test].astype(str))
-    weights, bias = model.coef_, model.intercept_
-    if len(model.classes_) == 2:
-        # One line of weights tells two classes apart; a probe has one for each.
-        weights, bias = np.concatenate([-weights, weights]) / 2, np.concatenate([-bias, bias]) / 2
-    classes = tuple(str(name) for name in model.classes_)
-    return LinearProbe(classes, mean, scale, weights, bias, int((~data.test).sum()), label)
+    mean, scale = _standard(data)
+    model = LogisticRegression(max_iter=1000).fit((data.x[~data.test] - mean) / scale, data.labels[~data.test].astype(str))
+    return _probe(model, mean, scale, int((~data.test).sum()), label)
 
 
 def fit_probe_on_all(rows: RunRows, vectors: Holder, label: Label, data: Labelled, seed: int, reporter: Reporter) -> LinearProbe:
     """Fit the probe by mini-batches over all rows but those of the test side, three times (scikit-learn's SGDClassifier, averaged)."""
     from sklearn.linear_model import SGDClassifier
 
-    train = data.x[~data.test].astype(np.float64)
-    mean, scale = train.mean(axis=0), train.std(axis=0)
-    scale = np.where(scale > 0, scale, 1.0)
+    mean, scale = _standard(data)
     classes = np.unique(data.labels).astype(str)
     model = SGDClassifier(loss="log_loss", alpha=1e-5, average=True, random_state=seed)
     taken, seen = set(data.ids[data.test].tolist()), 0
@@ -136,10 +127,23 @@ def fit_probe_on_all(rows: RunRows, vectors: Holder, label: Label, data: Labelle
                 model.partial_fit((x[fine] - mean) / scale, labels[fine].astype(str), classes=classes)
                 seen += int(fine.sum()) if epoch == 0 else 0
         reporter.say(f"probe: pass {epoch + 1} of 3 over {rows.rows:,} rows")
+    return _probe(model, mean, scale, seen, label.column)
+
+
+def _standard(data: Labelled) -> tuple[Floats, Floats]:
+    """Give mean and spread of the training side, (dim,) each; 1 where there is none."""
+    train = data.x[~data.test].astype(np.float64)
+    scale = train.std(axis=0)
+    return train.mean(axis=0), np.where(scale > 0, scale, 1.0)
+
+
+def _probe(model: Any, mean: Floats, scale: Floats, rows: int, label: str) -> LinearProbe:
+    """Make a probe of scikit-learn's linear model."""
     weights, bias = model.coef_, model.intercept_
-    if len(classes) == 2:
+    if len(model.classes_) == 2:
+        # One line of weights tells two classes apart; a probe has one for each.
         weights, bias = np.concatenate([-weights, weights]) / 2, np.concatenate([-bias, bias]) / 2
-    return LinearProbe(tuple(classes.tolist()), mean, scale, weights, bias, seen, label.column)
+    return LinearProbe(tuple(str(name) for name in model.classes_), mean, scale, weights, bias, rows, label)
 
 
 def _stream(rows: RunRows, vectors: Holder, label: Label) -> Iterator[tuple[Vectors, Texts, Ints]]:

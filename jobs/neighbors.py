@@ -62,30 +62,16 @@ def run(
     from embed_ops.progress import reporter
 
     if every:
-        from embed_ops.postprocessing import postprocess
-        from embed_ops.spec import parse_stage
-        from embed_ops.summary import show_stage
-
         tree = {"kind": "neighbors", "k": k, "metric": metric, "column": column, "probe": probe}
-        stage = parse_stage({name: value for name, value in tree.items() if value is not None})
         with reporter(progress) as shown:
-            options = {"output": output, "session": opener(address), "reporter": shown, **limits(stop_after, grace)}
-            done = postprocess(where, [stage], **options)
-        show_stage(done[0])
+            _every(where, tree, {"output": output, "session": opener(address), "reporter": shown, **limits(stop_after, grace)})
         return 0
     from embed_ops.findings import show_neighbors
 
     if history is not None:
         with reporter(progress) as shown:
-            _recommend(
-                where,
-                history,
-                (user, item),
-                k,
-                column,
-                output,
-                {"hold_out": hold_out, "popularity": popularity, "session": opener(address), "reporter": shown},
-            )
+            options = {"column": column, "hold_out": hold_out, "popularity": popularity, "session": opener(address), "reporter": shown}
+            _recommend(where, history, (user, item), k, output, options)
         return 0
     from embed_ops.location import locate
     from embed_ops.neighbors import kept_of, neighbors
@@ -101,7 +87,17 @@ def run(
     return 0
 
 
-def _recommend(where: str, history: Path, names: tuple[str, str], k: int, column: str | None, output: str | None, options: Any) -> None:
+def _every(where: str, tree: dict[str, Any], options: dict[str, Any]) -> None:
+    """Run the stage that finds the neighbours of every row."""
+    from embed_ops.postprocessing import postprocess
+    from embed_ops.spec import parse_stage
+    from embed_ops.summary import show_stage
+
+    stage = parse_stage({name: value for name, value in tree.items() if value is not None})
+    show_stage(postprocess(where, [stage], **options)[0])
+
+
+def _recommend(where: str, history: Path, names: tuple[str, str], k: int, output: str | None, options: Any) -> None:
     """Recommend rows to the users of a file.
 
     Raises:
@@ -122,7 +118,7 @@ def _recommend(where: str, history: Path, names: tuple[str, str], k: int, column
         users, items = ([str(value) for value in table.column(name).to_pylist()] for name in names)
     except (OSError, pa.ArrowException, KeyError) as error:
         raise SourceError(f"--history {history}: no table with the columns {names[0]} and {names[1]} ({error})") from error
-    found = recommend(where, users, items, names[1], k, column=column, **options)
+    found = recommend(where, users, items, names[1], k, **options)
     kept = kept_of(RunRows(locate(where)), found.ids[found.ids >= 0])
     show_recommended(found, kept)
     if output is not None:

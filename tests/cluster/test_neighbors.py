@@ -171,3 +171,22 @@ def test_queries_that_do_not_fit(run: Path, minilm_run: tuple[Run, list[str]], t
     with pytest.raises(EmbedOpsError, match="no run here"):
         neighbors(str(tmp_path), np.array([1]))
     assert norms_of(np.zeros((1, 3), np.float32)).tolist() == [0]
+
+
+def test_histories_through_the_command(run: Path, tmp_path: Path) -> None:
+    """Users of a file are recommended rows that they do not have, judged beside popularity; a file without the columns is refused."""
+    pairs = [(f"u{user}", f"n{row}") for user in range(6) for row in range(user * 50 + 30, user * 50 + 35)]
+    (tmp_path / "history.csv").write_text("who,name\n" + "\n".join(",".join(pair) for pair in pairs) + "\n")
+    words = ["neighbors", run, "--history", tmp_path / "history.csv", "--user", "who", "--item", "name", "-k", 3, "--progress", "none"]
+    code, said = invoke(*words, "--hold-out", "--output", tmp_path / "found.parquet")
+    assert code == 0, said
+    assert "6 users; 0 items of the history are not in the run" in said
+    for judge in ("embedding and popularity: hit rate", "embedding: hit rate", "popularity: hit rate"):
+        assert judge in said
+    assert invoke(*words, "--output", tmp_path / "all.parquet")[0] == 0
+    found = pq.read_table(tmp_path / "all.parquet").to_pylist()
+    assert len(found) == 18
+    assert not {(line["query"], line["name"]) for line in found} & set(pairs)
+    words[words.index("who")] = "nobody"
+    code, said = invoke(*words)
+    assert (code, "no table with the columns nobody and name" in said) == (2, True), said
