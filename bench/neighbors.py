@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import argparse
 import os
+import resource
 import statistics
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from corpora import write
 from made_run import make_run, mixture
 from record import spread, write_record
@@ -26,6 +29,7 @@ from threadpoolctl import threadpool_limits
 from embed_ops import Run, Spec, embed, postprocess
 from embed_ops.demo import minilm
 from embed_ops.neighbors import neighbors
+from embed_ops.page.write import write_page
 from embed_ops.spec import parse_stage
 from embed_ops.topk import TopK
 
@@ -77,9 +81,28 @@ def kernel(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     return figures | {"share of the bare product": spread(share)}
 
 
+class Watch(threading.Thread):
+    """Notes the greatest resident bytes of any worker of Ray, and of this process, until it is told to stop."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.worker = self.driver = 0
+        self.done = threading.Event()
+
+    def run(self) -> None:
+        """Look five times a second."""
+        while not self.done.wait(0.2):
+            self.driver = max(self.driver, psutil.Process().memory_info().rss)
+            for process in psutil.process_iter(["name", "cmdline", "memory_info"]):
+                if (process.info["cmdline"] or [""])[0].startswith("ray::") and process.info["memory_info"] is not None:
+                    self.worker = max(self.worker, process.info["memory_info"].rss)
+
+
 def job(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Search a run on disk on all cores."""
     make_run(str(folder / "run"), [options.rows // 4] * 4, mixture(options.dim, 200))
+    watch = Watch()
+    watch.start()
     draw = np.random.default_rng(1)
     queries = draw.standard_normal((options.queries, options.dim), np.float32)
     x = draw.standard_normal((65_536, options.dim), np.float32)
@@ -94,7 +117,13 @@ def job(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         rates["job"].append(flops / (time.perf_counter() - began))
     figures: dict[str, Any] = {f"{side}, flop/s": spread(of) for side, of in rates.items()}
     figures["share of the bare product"] = statistics.median(rates["job"]) / statistics.median(rates["bare product"])
-    return figures | {"rows": found.rows, "cores": cores}
+    watch.done.set()
+    began = time.perf_counter()
+    page = Path(write_page(str(folder / "run")))
+    figures["page"] = {"seconds": time.perf_counter() - began, "bytes": page.stat().st_size}
+    memory = {"driver, with the queries": watch.driver, "worker": watch.worker}
+    memory["driver, after the page"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return figures | {"rows": found.rows, "cores": cores, "greatest resident bytes": memory}
 
 
 def clusters(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
