@@ -17,26 +17,25 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import ray
 
-from embed_ops import graph_job as work
+from embed_ops import graph_layers, graph_tables, graph_units
 from embed_ops.attempt import Attempt
 from embed_ops.encoder_spec import AUTO, OutputSpec
 from embed_ops.errors import EngineError, ModelError, SourceError, Stopped, StorageError
 from embed_ops.graph.ids import Ids, bucket_count
 from embed_ops.graph.partition import TILE, boundaries, partition_count
-from embed_ops.graph_job import FINAL, GraphJob, Part, states_name
+from embed_ops.graph_exchange import Exchange, waves
+from embed_ops.graph_job import FINAL, GraphJob, Part, model_path, states_name
 from embed_ops.progress import Totals
-from embed_ops.source_spec import SourceSpec
 from embed_ops.sources.corpus import Corpus, open_edges
 from embed_ops.stopping import StopRequest
-from embed_ops.tasks import TASK_RETRIES, Tasks, alone
+from embed_ops.tasks import Tasks
 from embed_ops.waves import stopped
 
 if TYPE_CHECKING:
@@ -92,8 +91,8 @@ class _GraphRun:
         edges = open_edges(source)
         plan = edges.plan()
         graph = GraphJob(attempt.job, edges.spec, plan.columns, tuple(edges.roots))
-        _require_same_ids(source, attempt.plan.columns, plan.columns)
-        model = load_graph_model(work.model_path(graph), attempt.resolved.dtype)
+        graph_tables.require_same_ids(source, attempt.plan.columns, plan.columns)
+        model = load_graph_model(model_path(graph), attempt.resolved.dtype)
         _require_width(attempt, model.in_width)
         return cls(attempt, tasks, graph, model, edges, {"layers": []})
 
@@ -131,14 +130,14 @@ class _GraphRun:
         buckets = bucket_count(count)
         spans = list(plan.spans)
         calls = [(f"nodes/{span.index:06d}", (self.graph, span, buckets)) for span in spans]
-        self.nodes = self._each("reading nodes", work.read_nodes, calls)
+        self.nodes = self._each("reading nodes", graph_tables.read_nodes, calls)
         rows = [note["rows"] for note in self.nodes]
         offsets = np.concatenate([[0], np.cumsum(rows)]).astype(np.int64).tolist()
         if all(note["consecutive"] == offset for note, offset in zip(self.nodes, offsets, strict=False) if note["rows"]):
             buckets = 0
         indexes = [span.index for span in spans]
         of_buckets = [(f"ids/{bucket:06d}", (self.graph, bucket, indexes, offsets[:-1])) for bucket in range(buckets)]
-        again = sum(note["again"] for note in self._each("making the dictionary of ids", work.build_ids, of_buckets))
+        again = sum(note["again"] for note in self._each("making the dictionary of ids", graph_tables.build_ids, of_buckets))
         if again:
             self.attempt.reporter.say(f"{again} nodes have an id that an earlier one has: they become rejects")
         return offsets, Ids(offsets[-1], str(plan.columns.field(self.graph.source.id).type), buckets)
@@ -147,7 +146,7 @@ class _GraphRun:
         """Read the edge table; gives the names of all chunks, and the in-edges of each tile."""
         spans = self.edges.plan().spans
         calls = [(f"edges/{span.index:06d}", (self.graph, span, ids, self.model.edge_dim or 1)) for span in spans]
-        notes = self._each("reading edges", work.read_edges, calls)
+        notes = self._each("reading edges", graph_tables.read_edges, calls)
         self._require_nodes(notes)
         tiles = np.zeros(-(-ids.nodes // TILE), np.int64)
         chunks: list[str] = []
@@ -183,8 +182,7 @@ class _GraphRun:
             model = self.model
             message = max(model.message_width(layer) for layer in range(1, model.depth + 1))
             states = max(model.width(layer - 1) + model.width(layer) for layer in range(1, model.depth + 1))
-            workers = max(1, int(ray.cluster_resources().get("CPU", 1)))
-            count = partition_count(nodes, int(in_edges.sum()), (message, states), workers) if asked == AUTO else asked
+            count = partition_count(nodes, int(in_edges.sum()), (message, states), self.tasks.cores) if asked == AUTO else asked
             kept = self.graph.note("partitions", {"bounds": boundaries(in_edges, nodes, count)})
         bounds = tuple(kept["bounds"])
         return [Part(number, bounds) for number in range(len(bounds) - 1)]
@@ -192,7 +190,7 @@ class _GraphRun:
     def _build(self, parts: Sequence[Part], chunks: Sequence[str]) -> list[dict[str, Any]]:
         drops = self.model.drops_loops
         calls = [(f"csr/{part.number:06d}", (self.graph, part, chunks, drops)) for part in parts]
-        return self._each("sorting edges by destination", work.build, calls)
+        return self._each("sorting edges by destination", graph_layers.build, calls)
 
     def _needed(
         self, parts: Sequence[Part], notes: list[dict[str, Any]], nodes: int, offsets: Sequence[int]
@@ -213,7 +211,7 @@ class _GraphRun:
         found: list[list[dict[str, Any]]] = [[] for _ in range(depth + 1)]
         for layer in range(depth, 0, -1):
             calls = [(f"need-{layer:03d}/{part.number:06d}", (self.graph, part, layer, wanted[part.first : part.last])) for part in parts]
-            found[layer] = self._each(f"following edges back to layer {layer - 1}", work.need, calls)
+            found[layer] = self._each(f"following edges back to layer {layer - 1}", graph_layers.need, calls)
             before = wanted.copy()
             for part in parts:
                 before[self.graph.kept(f"need-{layer:03d}/{part.number:06d}.halo")] = True
@@ -232,7 +230,7 @@ class _GraphRun:
         for part in parts:
             mine = [item for item in spans if item[1] < part.last and part.first < item[1] + item[2]]
             calls.append((states_name(0, part.number), (self.graph, part, mine)))
-        self._each("gathering features", work.begin, calls)
+        self._each("gathering features", graph_layers.begin, calls)
 
     def _layer(self, parts: Sequence[Part], layer: int, halos: Sequence[dict[str, Any]], prefix: str) -> None:
         """Compute one layer, in waves of partitions whose received rows fit the object store."""
@@ -240,11 +238,11 @@ class _GraphRun:
         kept = [self.graph.noted(states_name(layer, part.number)) for part in parts]
         left = [part for part in parts if kept[part.number] is None]
         width = self.model.message_width(layer) * np.dtype(self.attempt.resolved.dtype).itemsize
-        room = _STORE_SHARE * ray.cluster_resources().get("object_store_memory", 1 << 30)
+        exchange = Exchange(self.graph, self.tasks, parts, layer, prefix, halos)
         received, edges, count, said = 0, 0, 0, time.monotonic()
-        for wave in waves(left, [note["sends"][-1] * width for note in halos], room):
-            calls = list(self._exchange(parts, layer, prefix, halos, wave))
-            for _, note in self.tasks.each(work.aggregate, calls):
+        for wave in waves(left, [note["sends"][-1] * width for note in halos], _STORE_SHARE * self.tasks.store_bytes):
+            calls = exchange.calls(wave, "states" if self.model.sends_input(layer) else "message")
+            for _, note in self.tasks.each(graph_layers.aggregate, calls):
                 received, edges, count = received + note["received"], edges + note["edges"], count + 1
                 if time.monotonic() - said > _SAY_EVERY_S:
                     self.attempt.reporter.say(f"layer {layer} of {self.model.depth}: {count} of {len(left)} partitions")
@@ -257,25 +255,6 @@ class _GraphRun:
         self.figures["layers"].append(
             {"layer": layer, "edges": edges, "seconds": seconds, "bytes_exchanged": received, "bytes_predicted": predicted}
         )
-
-    def _exchange(
-        self, parts: Sequence[Part], layer: int, prefix: str, halos: Sequence[dict[str, Any]], wave: Sequence[Part]
-    ) -> Iterator[tuple[Any, ...]]:
-        """Let all partitions pack what a wave receives; gives the arguments of its `aggregate` tasks."""
-        kind = "states" if self.model.sends_input(layer) else "message"
-        inbox: dict[int, list[Any]] = {part.number: [] for part in wave}
-        for sender in parts:
-            slices = {part.number: halos[part.number]["sends"][sender.number : sender.number + 2] for part in wave}
-            receivers = [part for part in wave if slices[part.number][0] < slices[part.number][1]]
-            if not receivers:
-                continue
-            task = ray.remote(num_cpus=1, max_retries=TASK_RETRIES, num_returns=len(receivers))(alone)
-            asked = [(f"{prefix}/{part.number:06d}", *slices[part.number]) for part in receivers]
-            refs = task.remote(work.pack, self.graph, sender, f"{states_name(layer - 1, sender.number)}.{kind}", asked)
-            for part, ref in zip(receivers, [refs] if len(receivers) == 1 else refs, strict=True):
-                inbox[part.number].append(ref)
-        for part in wave:
-            yield (self.graph, part, layer, f"{prefix}/{part.number:06d}", *inbox[part.number])
 
     def _write(self, parts: Sequence[Part], offsets: Sequence[int]) -> None:
         """Write the units that are missing."""
@@ -292,7 +271,7 @@ class _GraphRun:
                 calls.append((self.graph, span.index, offset, units, bounds, layers))
         attempt.measured.spans_read = len(calls)
         totals = Totals(units_expected=count, started=time.time())
-        for _, records in self.tasks.each(work.write_units, calls):
+        for _, records in self.tasks.each(graph_units.write_units, calls):
             for text in records:
                 self._take(json.loads(text), totals)
         attempt.journal.flush()
@@ -313,20 +292,6 @@ class _GraphRun:
 def note_rows(notes: Sequence[dict[str, Any]]) -> int:
     """Add up the rows that some partitions need."""
     return sum(note["rows"] for note in notes)
-
-
-def waves(parts: Sequence[Part], sizes: Sequence[float], room: float) -> Iterator[list[Part]]:
-    """Group partitions so that what a group receives fits; a partition that does not fit alone is a group."""
-    wave: list[Part] = []
-    filled = 0.0
-    for part in parts:
-        if wave and filled + sizes[part.number] > room:
-            yield wave
-            wave, filled = [], 0.0
-        wave.append(part)
-        filled += sizes[part.number]
-    if wave:
-        yield wave
 
 
 def _figures(ids: Ids, in_edges: npt.NDArray[np.int64], notes: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -353,18 +318,3 @@ def _require_width(attempt: Attempt, width: int) -> None:
             f"{attempt.spec.encoder.model}: the model takes {width} features (in_channels), the nodes have {', '.join(map(str, found))}: "
             "choose other source.features or another model"
         )
-
-
-def _require_same_ids(source: SourceSpec, nodes: Any, edges: Any) -> None:
-    """Refuse edges whose ids are of another type than the nodes'.
-
-    Raises:
-        SourceError: names both.
-    """
-    kind = nodes.field(source.id).type
-    for name in (source.src, source.dst):
-        if edges.field(name).type != kind:
-            raise SourceError(
-                f"edge column {name!r} is {edges.field(name).type}, but node column {source.id!r} is {kind}: ids must be of one type "
-                f"(CSV columns are strings unless source.types says otherwise)"
-            )

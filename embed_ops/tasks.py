@@ -31,6 +31,12 @@ def alone(function: Callable[..., Any], *arguments: Any) -> Any:
         return function(*arguments)
 
 
+def _only(function: Callable[..., Sequence[Any]], *arguments: Any) -> Any:
+    """Call alone, for a result of one member, which Ray would take for a list."""
+    (found,) = alone(function, *arguments)
+    return found
+
+
 @dataclass
 class Tasks:
     """Runs tasks on the cluster until they are done, or the command is asked to stop."""
@@ -41,6 +47,17 @@ class Tasks:
     memory: int = 0
     """Greatest resident bytes of a worker."""
 
+    @property
+    def cores(self) -> int:
+        """How many the cluster has now."""
+        return max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+    @property
+    def store_bytes(self) -> float:
+        """What the object stores of all nodes hold."""
+        size: float = ray.cluster_resources().get("object_store_memory", 1 << 30)
+        return size
+
     def each(self, function: Callable[..., Any], calls: Iterable[tuple[Any, ...]]) -> Iterator[tuple[int, Any]]:
         """Call a function for each tuple of arguments, and yield (number of the call, result) as they finish.
 
@@ -49,7 +66,7 @@ class Tasks:
             EngineError: nothing ends any more, or workers die again and again.
         """
         task = ray.remote(num_cpus=1, max_retries=TASK_RETRIES)(alone)
-        most = _AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1)))
+        most = _AHEAD * self.cores
         waiting: dict[Any, int] = {}
         left = enumerate(calls)
         more, moved = True, time.monotonic()
@@ -73,6 +90,12 @@ class Tasks:
                 ray.cancel(ref, force=True)
         if more and self._ending():
             raise Stopped("stopped as asked; what is done is kept, run the same command again to go on")
+
+    def begin(self, function: Callable[..., Sequence[Any]], arguments: tuple[Any, ...], parts: int) -> list[Any]:
+        """Start a call whose result has `parts` members; gives a reference to each, to be passed on as an argument."""
+        task = ray.remote(num_cpus=1, max_retries=TASK_RETRIES, num_returns=parts)(alone if parts > 1 else _only)
+        found = task.remote(function, *arguments)
+        return list(found) if parts > 1 else [found]
 
     def share(self, value: Any) -> Any:
         """Put a value where tasks find it once for each node; to be passed on as an argument."""

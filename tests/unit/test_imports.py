@@ -67,7 +67,7 @@ for module in sys.argv[1:]:
 def test_few_modules_know_ray() -> None:
     """In the library only the pipeline, its pulse and metrics, and what runs plain tasks import Ray, anywhere in their code."""
     knowing = [path.name for path in sorted(ROOT.rglob("*.py")) if "ray" in imported(path)]
-    assert knowing == ["fold.py", "graph_run.py", "metrics.py", "pipeline.py", "pulse.py", "tasks.py"]
+    assert knowing == ["fold.py", "metrics.py", "pipeline.py", "pulse.py", "tasks.py"]
 
 
 def test_sources_know_no_model() -> None:
