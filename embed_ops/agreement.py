@@ -17,6 +17,8 @@ from embed_ops.errors import StageError
 from embed_ops.summaries import Floats, Ints
 
 _MOST_PAIRS = 5_000_000
+_LARGEST = 32
+"""Clusters whose sizes are told one by one."""
 _CLUSTER, _LABEL, _ROWS = "cluster", "label", "rows"
 
 
@@ -69,6 +71,7 @@ class ClusterQuality:
             "smallest_cluster": int(self.rows.min()),
             "largest_cluster": int(self.rows.max()),
             "empty_clusters": int((self.rows == 0).sum()),
+            "largest_clusters": {str(cluster): int(self.rows[cluster]) for cluster in np.argsort(-self.rows, kind="stable")[:_LARGEST]},
             "simplified_silhouette": self.silhouette / max(1, total) if k > 1 else None,
         }
         return found if self.pairs is None else found | agreement(self.pairs)

@@ -24,16 +24,17 @@ from embed_ops.location import CONNECT_TIMEOUT_S, REQUEST_TIMEOUT_S, Location, s
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
-def publish(root: Location, relative: str, content: bytes | pa.Buffer, attempt: str) -> None:
+def publish(root: Location, relative: str, content: bytes | pa.Buffer, attempt: str | None) -> None:
     """Let a file appear whole or not at all, replacing one of the same name.
 
-    Disks: written under `tmp/<attempt>/`, synced, renamed. Object stores: one upload of bytes that are complete in memory.
+    Disks: written under `tmp/<attempt>/` (beside it where there is no attempt), synced, renamed. Object stores: one upload of
+    bytes that are complete in memory.
 
     Raises:
         StorageError: it could not be written; nothing half-written is visible.
     """
     final = root.child(relative)
-    temporary = root.child(f"tmp/{attempt}/{uuid.uuid4().hex}")
+    temporary = root.child(f".{uuid.uuid4().hex}" if attempt is None else f"tmp/{attempt}/{uuid.uuid4().hex}")
 
     def write() -> None:
         if root.local:

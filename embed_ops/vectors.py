@@ -233,11 +233,28 @@ def read_columns(run: Location, unit: str, columns: Sequence[str]) -> pa.Table:
 
 
 def read_unit(holder: Holder, unit: str, rows: int | None = None) -> Vectors:
-    """Read the vectors of a unit as (rows, dim) float32.
+    """Read the vectors of a unit as (rows, dim) float32, all of them finite.
 
     Raises:
         RunError: the file has another width or another number of rows than the run.
-        StageError: a vector is not finite; names the file and the row.
+        StageError: a row has no vector, or one that is not finite; names the file and the row.
+    """
+    x = stored_unit(holder, unit, rows)
+    # A sum is finite where all its terms are, but for overflow: looking twice is rare and looking once is cheap.
+    if not np.isfinite(x.sum(dtype=np.float64)):
+        bad = np.flatnonzero(~np.isfinite(x).all(axis=1))
+        if len(bad):
+            name = f"{holder.run.path}/{DATA}/{unit}{SUFFIX}"
+            raise StageError(f"{name}: column {holder.column!r} is not finite in {len(bad)} rows, the first is row {bad[0]}")
+    return x
+
+
+def stored_unit(holder: Holder, unit: str, rows: int | None = None) -> Vectors:
+    """Read the vectors of a unit as (rows, dim) float32, finite or not.
+
+    Raises:
+        RunError: the file has another width or another number of rows than the run.
+        StageError: a row has no vector.
     """
     table = read_columns(holder.run, unit, [holder.column])
     name = f"{holder.run.path}/{DATA}/{unit}{SUFFIX}"
@@ -248,13 +265,7 @@ def read_unit(holder: Holder, unit: str, rows: int | None = None) -> Vectors:
         raise RunError(f"{name}: has {len(table)} rows, its input {rows}; `embed-ops verify` tells more")
     if table.column(0).null_count:
         raise StageError(f"{name}: column {holder.column!r} has {table.column(0).null_count} rows without a vector")
-    x = vectors_of(table.column(0)).astype(np.float32, copy=False)
-    # A sum is finite where all its terms are, but for overflow: looking twice is rare and looking once is cheap.
-    if not np.isfinite(x.sum(dtype=np.float64)):
-        bad = np.flatnonzero(~np.isfinite(x).all(axis=1))
-        if len(bad):
-            raise StageError(f"{name}: column {holder.column!r} is not finite in {len(bad)} rows, the first is row {bad[0]}")
-    return x
+    return vectors_of(table.column(0)).astype(np.float32, copy=False)
 
 
 def blocks(holder: Holder, stretch: Stretch) -> Iterator[tuple[int, Vectors]]:

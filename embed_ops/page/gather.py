@@ -22,7 +22,7 @@ from embed_ops.sources.base import hive_columns
 from embed_ops.spec import Spec
 from embed_ops.stage_run import STAGES
 from embed_ops.topk import Ints, Vectors
-from embed_ops.vectors import MOST_ROOTS, Holder, RunRows, read_columns, read_unit
+from embed_ops.vectors import MOST_ROOTS, Holder, RunRows, read_columns, stored_unit
 
 _UNITS = 64
 _MOST_REJECTS = 5
@@ -39,6 +39,8 @@ class Sample:
         kept: columns that were kept, as text, by name; `keys`: source file and position of each row.
         texts: of the source, where they could be read again.
         clusters: (rows,), None where there are none; `distance`: to their centres.
+        sizes: rows of the largest clusters in the whole run.
+        broken: rows that were left out: not all numbers of their vectors are finite.
     """
 
     ids: Ints
@@ -49,7 +51,8 @@ class Sample:
     texts: list[str] | None
     clusters: Ints | None
     distance: npt.NDArray[np.float64] | None
-    sizes: Ints | None = None
+    sizes: dict[int, int]
+    broken: int
 
 
 @dataclass(frozen=True)
@@ -147,11 +150,16 @@ def _sample(root: Location, most: int, seed: int, column: str | None) -> tuple[S
     ids, x, keys, found_texts = [], [], [], []
     kept: dict[str, list[str]] = {}
     clusters, distances = [], []
+    broken = 0
     for chosen in choose(rows, most, seed, _UNITS):
-        unit, place = chosen.record.unit, pa.array(chosen.places)
+        unit, places = chosen.record.unit, chosen.places
+        mine = stored_unit(vectors, unit)[places]
+        finite = np.isfinite(mine).all(axis=1)
+        broken += int((~finite).sum())
+        place = pa.array(places[finite])
         table = read_columns(base, unit, [SOURCE, ROW, *kept_names]).take(place)
-        ids.append(rows.starts[chosen.number] + chosen.places)
-        x.append(read_unit(vectors, unit)[chosen.places])
+        ids.append(rows.starts[chosen.number] + places[finite])
+        x.append(mine[finite])
         keys += list(zip(table.column(SOURCE).to_pylist(), table.column(ROW).to_pylist(), strict=True))
         for name, value in hive_columns(unit).items():
             kept.setdefault(name, []).extend([value] * len(table))
@@ -163,8 +171,9 @@ def _sample(root: Location, most: int, seed: int, column: str | None) -> tuple[S
             columns = read_columns(clustered.run, unit, ["cluster", "distance"]).take(place)
             clusters.append(columns.column("cluster").to_numpy().astype(np.int64))
             distances.append(columns.column("distance").to_numpy().astype(np.float64))
-    if not ids:
-        return None, "no row was chosen: the run is smaller than its sample of units"
+    if not keys:
+        why = "no row was chosen: the run is smaller than its sample of units"
+        return None, why if not broken else f"none of the {broken:,} sampled vectors is finite: see `embed-ops verify`"
     return Sample(
         np.concatenate(ids),
         np.concatenate(x),
@@ -174,6 +183,8 @@ def _sample(root: Location, most: int, seed: int, column: str | None) -> tuple[S
         found_texts if texts is not None else None,
         np.concatenate(clusters) if clustered is not None else None,
         np.concatenate(distances) if clustered is not None else None,
+        _sizes(clustered),
+        broken,
     ), ""
 
 
@@ -188,6 +199,13 @@ def _clustered(rows: RunRows) -> Holder | None:
             with contextlib.suppress(EmbedOpsError):
                 return RunRows(place).holder("cluster")
     return None
+
+
+def _sizes(clustered: Holder | None) -> dict[int, int]:
+    """Read how many rows the largest clusters have, of all rows."""
+    report = None if clustered is None else RunDir(clustered.run).read_json("report.json")
+    found = ((report or {}).get("quality") or {}).get("largest_clusters") or {}
+    return {int(cluster): rows for cluster, rows in found.items()}
 
 
 def _texts(rows: RunRows) -> Texts | None:

@@ -80,15 +80,23 @@ def _dead(spread: npt.NDArray[np.float64], rows: int) -> int:
 
 
 def clusters_of(
-    labels: Ints, distance: npt.NDArray[np.float64], names: Sequence[str], texts: Sequence[str], most: int
+    labels: Ints,
+    distance: npt.NDArray[np.float64],
+    names: Sequence[str],
+    texts: Sequence[str],
+    most: int,
+    sizes: Mapping[int, int],
 ) -> list[dict[str, Any]]:
     """Describe the largest clusters of a sample: rows, tightness, central rows, and the words that set them apart.
+
+    Where it is known how many rows of the whole run they have (`sizes`), these come first.
 
     Words are scored by c-TF-IDF (Grootendorst 2022): frequency in the cluster times log(1 + A / frequency in all), A the mean number of
     words of a cluster.
     """
     found = []
-    order = np.argsort(-np.bincount(labels), kind="stable")
+    counts = np.bincount(labels)
+    order = np.array(sorted(range(len(counts)), key=lambda cluster: (-sizes.get(cluster, 0), -counts[cluster])))
     words = distinguishing(labels, texts)
     for cluster in order[:most].tolist():
         mine = np.flatnonzero(labels == cluster)
@@ -99,6 +107,7 @@ def clusters_of(
             {
                 "cluster": cluster,
                 "rows": len(mine),
+                "all_rows": sizes.get(cluster),
                 "distance": float(np.median(distance[mine])),
                 "central": [names[row] for row in near[:3].tolist()],
                 "words": words.get(cluster, []),

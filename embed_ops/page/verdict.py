@@ -64,6 +64,9 @@ def soundness(figures: Mapping[str, Any]) -> list[Line]:
         lines = [Line(f"{count(dim, 'dimension')}; {enough}; as many as {figures['effective']:.0f} of equal variance")]
     else:
         lines = [Line(f"{count(dim, 'dimension')}; the sampled rows do not differ", rows > 1)]
+    if figures.get("broken"):
+        broken = count(figures["broken"], "sampled vector")
+        lines.append(Line(f"{broken} have numbers that are not finite, and are left out here: see `embed-ops verify`", True))
     if figures["dead"]:
         over = f"all {figures['spread_rows']:,} rows" if figures["whole"] else f"{figures['spread_rows']:,} sampled rows"
         lines.append(Line(f"{figures['dead']:,} of {dim:,} dimensions never change in {over}", True))

@@ -75,7 +75,7 @@ def write_page(
     if sample is not None:
         reporter.say(f"laying {len(sample.ids):,} rows out")
         figures = over_all_rows(health(sample.x, seed), (found.report.get("statistics") or {}).get(sample.column))
-        parts["sound"] = soundness(figures)
+        parts["sound"] = soundness(figures | {"broken": sample.broken})
         plane, told = layout(sample.x, method, seed)
         groups, what = _groups(sample, color)
         parts["clusters"] = _clusters(sample)
@@ -93,7 +93,7 @@ def write_page(
     html = draw.page(f"embed-ops: {path}", parts, plots)
     target = output or f"{path.rstrip('/')}/report.html"
     folder, _, name = target.rpartition("/")
-    publish(locate(folder or "."), name, html.encode(), new_attempt())
+    publish(locate(folder or "."), name, html.encode(), new_attempt() if output is None else None)
     return target
 
 
@@ -137,7 +137,7 @@ def _clusters(sample: Sample) -> list[dict[str, Any]]:
     texts = sample.texts or [" ".join(values) for values in zip(*sample.kept.values(), strict=True)] or [""] * len(sample.ids)
     longest = max(sample.kept, key=lambda name: len(set(sample.kept[name])), default=None)
     names = sample.kept[longest] if longest is not None else [shortened(text) for text in texts]
-    return clusters_of(sample.clusters, sample.distance, names, texts, _CLUSTERS)
+    return clusters_of(sample.clusters, sample.distance, names, texts, _CLUSTERS, sample.sizes)
 
 
 def _against(path: str, other: str, sample: Sample, column: str | None) -> list[tuple[str, str]]:

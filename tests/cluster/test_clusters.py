@@ -17,6 +17,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from embed_ops import postprocess
 from embed_ops.errors import StageError
+from embed_ops.page.write import write_page
 from embed_ops.run import Run
 from embed_ops.spec import parse_stage
 from embed_ops.verify import verify
@@ -83,12 +84,17 @@ def test_a_folder_for_each_cluster(run: Path) -> None:
     assert np.allclose(first["embedding"], draw(5, 6)[0])
 
 
-def test_quality_is_in_the_report(run: Path) -> None:
-    """Inertia, balance and agreement with a kept column, equal to scikit-learn's over all rows; statistics of the run itself."""
+def test_quality_is_in_the_report(run: Path, tmp_path: Path) -> None:
+    """Inertia, sizes and agreement with a kept column, equal to scikit-learn's over all rows; the page shows the sizes."""
     table = Run(str(run / "stages/kmeans")).open().to_table()
     found = json.loads((run / "stages/kmeans/report.json").read_text())["quality"]
     assert found["inertia"] == pytest.approx((table["distance"].to_numpy().astype(float) ** 2).sum())
     assert found["labelled_rows"] == ROWS
+    sizes = np.bincount(table["cluster"].to_numpy()).tolist()
+    assert {int(cluster): rows for cluster, rows in found["largest_clusters"].items()} == dict(enumerate(sizes))
+    page = Path(write_page(str(run), str(tmp_path / "page.html"), most=300, method="pca")).read_text()
+    assert all(f'<td class="n">{cluster}</td><td class="n">{rows:,}</td>' in page for cluster, rows in enumerate(sizes))
+    assert [place.name for place in tmp_path.iterdir()] == ["page.html"]
     assert found["ari"] == pytest.approx(adjusted_rand_score(np.arange(ROWS) % 3, table["cluster"].to_numpy()), abs=1e-9)
 
 

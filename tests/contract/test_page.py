@@ -47,6 +47,13 @@ def kept(first: int, end: int) -> dict[str, pa.Array]:
     return {"name": pa.array([f"{row} {BAD}" for row in range(first, end)]), "kind": pa.array([f"k{row % 3}" for row in range(first, end)])}
 
 
+def spoiled(first: int, end: int, share: int) -> np.ndarray:
+    """Draw vectors of which one in `share` is not finite."""
+    x = mixture(3, 2)(first, end)
+    x[np.arange(first, end) % share == share - 1, 0] = np.nan
+    return x
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make a run of 900 rows."""
@@ -106,10 +113,12 @@ def test_words_set_clusters_apart() -> None:
     """A word that is frequent in one cluster only comes first; without texts there are none."""
     labels = np.array([0, 0, 1, 1])
     texts = ["open file file", "close file", "thread lock", "thread open"]
-    found = clusters_of(labels, np.array([0.2, 0.1, 0.3, 0.4]), list("abcd"), texts, 5)
+    found = clusters_of(labels, np.array([0.2, 0.1, 0.3, 0.4]), list("abcd"), texts, 5, {})
     assert [item["words"][0] for item in found] == ["file", "thread"]
     assert [item["central"] for item in found] == [["b", "a"], ["c", "d"]]
-    assert clusters_of(labels, np.zeros(4), list("abcd"), [""] * 4, 5)[0]["words"] == []
+    assert clusters_of(labels, np.zeros(4), list("abcd"), [""] * 4, 5, {})[0]["words"] == []
+    known = clusters_of(np.array([0, 0, 1]), np.zeros(3), list("abc"), [""] * 3, 5, {0: 20, 1: 30})
+    assert [(item["cluster"], item["rows"], item["all_rows"]) for item in known] == [(1, 1, 30), (0, 2, 20)]
 
 
 def test_words_are_scored_as_published() -> None:
@@ -223,6 +232,9 @@ def test_every_kind_of_run_has_a_page(run: Path, tmp_path: Path) -> None:
     assert "1 rows by" in Path(write_page(str(tmp_path / "one"))).read_text()
     make_run(str(tmp_path / "none"), [0], mixture(3, 2))
     assert "the run has no rows" in Path(write_page(str(tmp_path / "none"))).read_text()
+    for share, said in ((3, "13 sampled vectors have numbers that are not finite"), (1, "none of the 40 sampled vectors is finite")):
+        make_run(str(tmp_path / said), [40], lambda first, end, share=share: spoiled(first, end, share))
+        assert said in Path(write_page(str(tmp_path / said), method="pca")).read_text()
     with pytest.raises(RunError, match="no run here"):
         write_page(str(tmp_path))
     with pytest.raises(StageError, match="no column 'x' was kept; there are"):
