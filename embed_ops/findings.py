@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -27,42 +28,34 @@ def show_weights(folder: str, told: dict[str, Any]) -> None:
 
 
 def show_neighbors(queries: list[str], table: pa.Table, found: Any) -> None:
-    """Show the rows nearest to each query: score, and what was kept of the row."""
-    names = [name for name in table.column_names if name not in (ROW, SOURCE)]
-    shown = Table(title="nearest rows", title_justify="left")
-    for heading, width in (("query", 30), ("score", 8), *((name, 60) for name in names)):
-        shown.add_column(heading, overflow="ellipsis", no_wrap=True, max_width=width)
-    place = 0
-    for number, query in enumerate(queries):
-        ids = [index for index in found.ids[number].tolist() if index >= 0]
-        for rank in range(len(ids)):
-            row = table.slice(place, 1).to_pylist()[0]
-            place += 1
-            cells = [str(row[name]).strip().replace("\n", " ") for name in names]
-            shown.add_row(query if rank == 0 else "", f"{found.scores[number, rank]:.4f}", *cells, end_section=rank == len(ids) - 1)
-        if not ids:
-            shown.add_row(query, "none", *("" for _ in names), end_section=True)
-    console().print(shown)
+    """Show the rows nearest to each query: score, what was kept of the row, and its source file."""
+    _show_near("nearest rows", "query", queries, table, found)
     compared = "all rows compared" if found.recall is None else f"{found.work:.1%} of the products computed, recall {found.recall:.3f}"
     zeros = f"; {found.zeros:,} rows of zeros left out" if found.zeros else ""
     console().print(f"{found.rows:,} rows, {compared}{zeros}")
 
 
+def _show_near(title: str, heading: str, asked: Sequence[str], table: pa.Table, found: Any) -> None:
+    """Show a table with the rows found for each of `asked`; `table` has them one after the other."""
+    names = [name for name in table.column_names if name not in (ROW, SOURCE)]
+    shown = Table(title=title, title_justify="left")
+    for column, width in ((heading, 30), ("score", 8), *((name, 60) for name in names), ("source", 60)):
+        shown.add_column(column, overflow="ellipsis", no_wrap=True, max_width=width)
+    place = 0
+    for number, one in enumerate(asked):
+        count = int((found.ids[number] >= 0).sum())
+        for rank, row in enumerate(table.slice(place, count).to_pylist()):
+            cells = [str(row[name]).strip().replace("\n", " ") for name in (*names, SOURCE)]
+            shown.add_row(one if rank == 0 else "", f"{found.scores[number, rank]:.4f}", *cells, end_section=rank == count - 1)
+        place += count
+        if not count:
+            shown.add_row(one, "none", *("" for _ in (*names, SOURCE)), end_section=True)
+    console().print(shown)
+
+
 def show_recommended(found: Recommended, table: pa.Table) -> None:
     """Show what some users are recommended, and how good that is."""
-    names = [name for name in table.column_names if name not in (ROW, SOURCE)]
-    shown = Table(title="recommended", title_justify="left")
-    for heading, width in (("user", 30), ("score", 8), *((name, 60) for name in names)):
-        shown.add_column(heading, overflow="ellipsis", no_wrap=True, max_width=width)
-    place = 0
-    for number, user in enumerate(found.users[:_LISTED_FIGURES]):
-        count = int((found.ids[number] >= 0).sum())
-        for rank in range(count):
-            row = table.slice(place, 1).to_pylist()[0]
-            place += 1
-            cells = [str(row[name]).strip().replace("\n", " ") for name in names]
-            shown.add_row(user if rank == 0 else "", f"{found.scores[number, rank]:.4f}", *cells, end_section=rank == count - 1)
-    console().print(shown)
+    _show_near("recommended", "user", found.users[:_LISTED_FIGURES], table, found)
     console().print(f"{len(found.users):,} users; {found.unknown:,} items of the history are not in the run")
     for judge, figures in found.judged.items():
         console().print(f"{judge}: hit rate {figures['hit_rate']:.3f}, NDCG {figures['ndcg']:.3f}, {figures['users']:,.0f} users")

@@ -1,4 +1,4 @@
-"""`embed-ops plan SPEC`: the unit table, before anything is spent; and what the run will take."""
+"""`embed-ops plan SPEC`: the unit table and what the run will take, before anything is spent."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from typing import Annotated
 
 import typer
 
+from embed_ops.graph_spec import GRAPH
 from embed_ops.summary import show_plan
 from jobs.command import EXIT_CODES, Address, LogLevel, Progress, Words, field_help, load_spec, opener, run_alone, verb
 
 HELP = (
-    "List what a spec would read: files, spans, units, rows, bytes. Writes nothing.\n\n"
-    "With --predict, or --price, a sample of rows from many places goes through the real model, on the cluster that would do the work, and "
-    "tells what the run will take: rows, tokens and their lengths, rejects, time, cost, bytes of the vectors, memory; with a warning where "
-    "files, row groups, units, long texts or the device stand in the way. `embed-ops report` shows afterwards how good that was.\n\n"
+    "List what a spec would read, files, spans, units, rows, bytes; then say what the run will take. Writes no run.\n\n"
+    "A sample of rows from many places goes through the real model, on the cluster that would do the work, and tells rows, tokens and "
+    "their lengths, rejects, time, cost, bytes of the vectors, memory; with a warning where files, row groups, units, long texts or the "
+    "device stand in the way. `embed-ops report` shows afterwards how good that was. With --list no model is loaded, and nothing "
+    "is sampled; graphs are only listed, since a sample of nodes would tell nothing of their time.\n\n"
     f"{EXIT_CODES}\n\n{field_help()}"
 )
 
@@ -22,7 +24,7 @@ HELP = (
 @verb
 def run(
     words: Words = None,
-    predict: Annotated[bool, typer.Option("--predict", help="embed a sample, and say what the run will take")] = False,
+    only: Annotated[bool, typer.Option("--list", help="only list: loads no model")] = False,
     price: Annotated[float | None, typer.Option(min=0.0, help="of an hour on these machines", show_default=False)] = None,
     sample: Annotated[int, typer.Option(min=16, help="rows of the sample")] = 1_024,
     address: Address = None,
@@ -35,7 +37,7 @@ def run(
 
     corpus = Corpus.open(spec.source)
     show_plan(corpus.plan(), spec)
-    if predict or price is not None:
+    if not only and spec.source.kind != GRAPH:
         from embed_ops.findings import show_prediction
         from embed_ops.predict import predict as predicted
         from embed_ops.progress import reporter

@@ -100,14 +100,19 @@ def test_model_folder_without_weights_or_tokenizer(tiny: str, tmp_path: Path) ->
 
 
 def test_plan_lists_and_writes_nothing(tmp_path: Path) -> None:
-    """`plan` shows files, spans, units, rows and bytes, and leaves no trace; the model is not looked at."""
+    """`plan --list` shows files, spans, units, rows and bytes, and leaves no trace; the model is missed only without `--list`."""
     write_parquet(tmp_path / "corpus", docstrings(100), files=2)
     before = sorted(tmp_path.rglob("*"))
     words = [f"source.path={tmp_path / 'corpus'}", "source.column=text", "encoder.model=any", f"sink.path={tmp_path / 'run'}"]
-    code, said = invoke("plan", *words)
+    code, said = invoke("plan", *words, "--list")
     assert code == 0
     for part in ("part=0/data.parquet", "2 files in all", "100", "spans", "units", "rows", "bytes"):
         assert part in said
+    assert sorted(tmp_path.rglob("*")) == before
+    code, said = invoke("plan", *words[:2], f"encoder.model={tmp_path / 'nothing'}", words[3], "--progress", "none")
+    assert code == 2
+    assert "2 files in all" in said
+    assert "nothing" in said
     assert sorted(tmp_path.rglob("*")) == before
 
 

@@ -21,11 +21,13 @@ import torch
 import transformers
 from conftest import contents, no_session, tiny_spec
 from PIL import Image
+from stage_runs import invoke
 from tiny_vision import build_vision, encoded, photographs, samples
 from transformers.image_utils import load_image
 
 from embed_ops import Run, Spec, embed
 from embed_ops.embedding import retry
+from embed_ops.neighbors import neighbors
 from embed_ops.sinks.parquet import vectors_of
 from embed_ops.verify import verify
 
@@ -236,6 +238,15 @@ def test_search_by_text(tmp_path: Path) -> None:
     assert np.abs(scores - wanted.numpy()).max() < 1e-5
     for row in range(len(queries)):
         assert set(np.argsort(-scores[row])[:5]) == set(np.argsort(-wanted[row].numpy())[:5])
+    at_once = neighbors(str(tmp_path / "images"), queries, len(found), session=no_session)
+    for row, near in enumerate(at_once.ids):
+        np.testing.assert_allclose(at_once.scores[row], wanted[row].numpy()[near], atol=1e-5)
+    itself = [tmp_path / "corpus" / key.partition(":")[0] for key in list(found)[3:5]]
+    code, said = invoke("neighbors", tmp_path / "images", *(word for path in itself for word in ("--image", path)), "-k", 1)
+    assert code == 0, said
+    assert all(said.count(path.name) >= 2 for path in itself), "the nearest image of an image is itself"
+    code, said = invoke("neighbors", tmp_path / "images", "--image", tmp_path / "queries/x.parquet")
+    assert (code, "query 1 of 1 has no vector" in " ".join(said.split())) == (2, True), said
 
 
 @pytest.mark.slow
