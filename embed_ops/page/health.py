@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from embed_ops.errors import SpecError
 from embed_ops.topk import Ints, TopK, Vectors
 
 _PAIRS = 20_000
@@ -15,6 +16,7 @@ _DEAD = 1e-6
 """A dimension that spreads less than this share of the widest says nothing."""
 _NEAR = 10
 _WORDS = 8
+_UMAP_NEIGHBORS = 15
 
 
 def health(x: Vectors, seed: int) -> dict[str, Any]:
@@ -167,7 +169,11 @@ def drift(left: Vectors, right: Vectors) -> dict[str, Any]:
 
 
 def layout(x: Vectors, method: str, seed: int) -> tuple[npt.NDArray[np.float64], str]:
-    """Lay rows out in the plane: (rows, 2), and by which method; auto: UMAP where it is installed, else t-SNE."""
+    """Lay rows out in the plane: (rows, 2), and by which method; auto: UMAP where it is installed, else t-SNE.
+
+    Raises:
+        SpecError: UMAP is asked for and not installed.
+    """
     if len(x) < 5 or x.shape[1] < 2 or np.allclose(x, x[0]):
         method = "pca"
     if method == "auto":
@@ -175,9 +181,13 @@ def layout(x: Vectors, method: str, seed: int) -> tuple[npt.NDArray[np.float64],
 
         method = "umap" if importlib.util.find_spec("umap") else "tsne"
     if method == "umap":
-        import umap
-
-        return np.asarray(umap.UMAP(random_state=seed, metric="cosine").fit_transform(x), np.float64), "UMAP"
+        try:
+            import umap
+        except ImportError as error:
+            raise SpecError("--layout umap: UMAP is not installed: pip install 'embed-ops[umap]', or choose tsne or pca") from error
+        near = min(_UMAP_NEIGHBORS, len(x) - 1)
+        fit = umap.UMAP(n_neighbors=near, metric="cosine", random_state=seed, n_jobs=1)
+        return np.asarray(fit.fit_transform(x), np.float64), "UMAP"
     centered = x.astype(np.float64) - x.mean(axis=0, dtype=np.float64)
     axes = np.linalg.svd(centered, full_matrices=False)[2] if len(x) > 1 else np.zeros((1, x.shape[1]))
     if method == "pca":

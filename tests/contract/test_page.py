@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 from collections import Counter
@@ -17,7 +18,7 @@ from made_run import make_run, mixture
 from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
-from embed_ops.errors import RunError, StageError
+from embed_ops.errors import RunError, SpecError, StageError
 from embed_ops.page.health import clusters_of, distinguishing, drift, health, kept_neighbors, layout, over_all_rows
 from embed_ops.page.verdict import completeness, course, soundness, stage_course, throughput
 from embed_ops.page.write import write_page
@@ -92,6 +93,19 @@ def test_few_rows_have_figures_and_a_place(rows: int, method: str) -> None:
         assert plane.shape == (rows, 2)
         assert np.isfinite(plane).all()
         assert told in ("t-SNE", "UMAP", "principal components")
+
+
+def test_umap_where_it_is_installed() -> None:
+    """With the extra the map is UMAP's, the same for the same seed, for few rows too; without it the error names the extra."""
+    x = mixture(16, 4, spread=0.3)(0, 300)
+    if importlib.util.find_spec("umap") is None:
+        with pytest.raises(SpecError, match=r"embed-ops\[umap\]"):
+            layout(x, "umap", 0)
+        return
+    for rows in (6, 300):
+        plane, told = layout(x[:rows], "auto", 0)
+        assert (plane.shape, told) == ((rows, 2), "UMAP")
+        np.testing.assert_array_equal(plane, layout(x[:rows], "umap", 0)[0])
 
 
 def test_neighbors_kept_are_those_of_scikit_learn() -> None:
