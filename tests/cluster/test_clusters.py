@@ -56,6 +56,7 @@ def test_duplicates_are_found(run: Path) -> None:
     assert dedup.report["model"]["duplicates"] == int((~keep).sum()) == ROWS - len(first)
 
 
+@pytest.mark.slow
 def test_the_same_bytes_after_a_kill(run: Path, tmp_path: Path) -> None:
     """Killed between its passes and in the middle of writing, the same command ends with the bytes of a quiet run."""
     line = [sys.executable, "-m", "jobs.postprocess", str(run / "stages/kmeans"), "kind=dedup", "threshold=0.995", "--output"]

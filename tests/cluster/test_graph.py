@@ -91,6 +91,7 @@ def test_subset_is_exact(whole: Run, folder: Path, tmp_path: Path) -> None:
     bounded(some)
 
 
+@pytest.mark.slow
 def test_killed_in_a_layer(whole: Run, folder: Path, tmp_path: Path) -> None:
     """A command that is killed while layers are computed goes on in the middle of one, to the same bytes."""
     out = tmp_path / "out"

@@ -129,6 +129,7 @@ def test_complete_and_invariant(kind: str, vit: str, tmp_path: Path) -> None:
     embed(spec_of(vit, source, tmp_path / "one"), session=no_session)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
 def test_alone_is_together_and_faithful(vit: str, tmp_path: Path) -> None:
     """A vector does not depend on its neighbours, is that of transformers, and the check of the first rows says so."""
@@ -211,6 +212,7 @@ def test_retry_of_missing_files(vit: str, tmp_path: Path) -> None:
     assert max(float(np.abs(one[key] - other[key]).max()) for key in one) < 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
 def test_search_by_text(tmp_path: Path) -> None:
     """Texts and images are embedded by two runs into one space: the nearest images of each text are those that transformers finds."""

@@ -17,7 +17,7 @@ import pytest
 from conftest import contents, no_session, tiny_spec
 from corpora import docstrings, write_bad, write_parquet
 
-from embed_ops import Run, embed, pipeline
+from embed_ops import Run, Spec, embed, pipeline
 from embed_ops import embedding as main_job
 from embed_ops.errors import RunError, Stopped
 from embed_ops.forward import embed_inputs
@@ -74,39 +74,48 @@ def _damage(run: Path) -> None:
     assert verify(str(run)).ok
 
 
-def test_second_run_reads_nothing(tiny: str, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def plain(ray_session: None, tiny: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Embed 300 docstrings in three files, in units of forty; gives the folder of `corpus` and `run`."""
+    folder = tmp_path_factory.mktemp("plain")
+    write_parquet(folder / "corpus", docstrings(300), files=3)
+    embed(plain_spec(tiny, folder, folder / "run"))
+    return folder
+
+
+def plain_spec(tiny: str, plain: Path, run: Path, **fields: Any) -> Spec:
+    """Make the spec of that run, or of its copy elsewhere."""
+    return tiny_spec(tiny, {"path": str(plain / "corpus"), "column": "text"}, run, **{"resources__unit_rows": 40, **fields})
+
+
+@pytest.fixture
+def copied(plain: Path, tmp_path: Path) -> Path:
+    """Copy the run, for a test that changes it."""
+    return Path(shutil.copytree(plain / "run", tmp_path / "run"))
+
+
+def test_second_run_reads_nothing(tiny: str, plain: Path, copied: Path) -> None:
     """Law 2: a finished run needs no Ray, reads no span, and keeps its bytes."""
-    write_parquet(tmp_path / "corpus", docstrings(300), files=3)
-    spec = tiny_spec(tiny, {"path": str(tmp_path / "corpus"), "column": "text"}, tmp_path / "run", resources__unit_rows=40)
-    first = embed(spec)
-    before = contents(tmp_path / "run")
-    again = embed(spec, session=no_session)
-    assert (again.report["spans_read"], again.report["units_skipped"]) == (0, first.report["units"])
-    assert contents(tmp_path / "run") == before
+    again = embed(plain_spec(tiny, plain, copied), session=no_session)
+    assert (again.report["spans_read"], again.report["units_skipped"]) == (0, Run(str(plain / "run")).report["units"])
+    assert contents(copied) == contents(plain / "run")
 
 
-def test_missing_unit_only(tiny: str, tmp_path: Path) -> None:
+def test_missing_unit_only(tiny: str, plain: Path, copied: Path) -> None:
     """Law 2: where one unit is missing, one span is read and one unit computed; the bytes come out the same."""
-    write_parquet(tmp_path / "corpus", docstrings(300), files=3)
-    spec = tiny_spec(tiny, {"path": str(tmp_path / "corpus"), "column": "text"}, tmp_path / "run", resources__unit_rows=40)
-    embed(spec)
-    before = contents(tmp_path / "run")
-    next((tmp_path / "run" / "data" / "part=1").glob("*.000000000040.parquet")).unlink()
-    report = embed(spec).report
+    next((copied / "data" / "part=1").glob("*.000000000040.parquet")).unlink()
+    report = embed(plain_spec(tiny, plain, copied)).report
     assert (report["spans_read"], report["units"] - report["units_skipped"]) == (1, 1)
-    assert contents(tmp_path / "run") == before
+    assert contents(copied) == contents(plain / "run")
 
 
-def test_lost_records_are_read_back(tiny: str, tmp_path: Path) -> None:
+def test_lost_records_are_read_back(tiny: str, plain: Path, copied: Path) -> None:
     """Law 2: units whose manifest rows were lost in a crash are hashed again, not computed again."""
-    write_parquet(tmp_path / "corpus", docstrings(200), files=2)
-    spec = tiny_spec(tiny, {"path": str(tmp_path / "corpus"), "column": "text"}, tmp_path / "run", resources__unit_rows=40)
-    embed(spec)
-    shutil.rmtree(tmp_path / "run" / "manifest")
-    report = embed(spec, session=no_session).report
+    shutil.rmtree(copied / "manifest")
+    report = embed(plain_spec(tiny, plain, copied), session=no_session).report
     assert report["spans_read"] == 0
-    assert all(record.flags == ("recovered",) for record in Run(str(tmp_path / "run")).records().values())
-    assert verify(str(tmp_path / "run"), source=True).ok
+    assert all(record.flags == ("recovered",) for record in Run(str(copied)).records().values())
+    assert verify(str(copied), source=True).ok
 
 
 def test_invariant(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,6 +187,7 @@ def test_report_leaves_nothing_out(minilm_run: tuple[Run, list[str]]) -> None:
     assert 0 <= report["padding_waste"] < 0.05
 
 
+@pytest.mark.slow
 def test_growing_and_changing_source(tiny: str, tmp_path: Path) -> None:
     """New files form new units and leave the rest alone; changed ones are refused by name, or embedded again."""
     corpus = tmp_path / "corpus"
@@ -201,20 +211,17 @@ def test_growing_and_changing_source(tiny: str, tmp_path: Path) -> None:
     assert verify(str(tmp_path / "run"), source=True).differences == []
 
 
-def test_other_spec_is_refused(tiny: str, tmp_path: Path) -> None:
+def test_other_spec_is_refused(tiny: str, plain: Path, copied: Path) -> None:
     """Another fingerprint, unit size or limit on a run names the fields and both values, and changes nothing."""
-    write_parquet(tmp_path / "corpus", docstrings(40), files=1)
-    source = {"path": str(tmp_path / "corpus"), "column": "text"}
-    embed(tiny_spec(tiny, source, tmp_path / "run"))
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
+    before = {path: path.stat().st_mtime_ns for path in copied.rglob("*")}
     for fields, named in (
         ({"encoder__max_tokens": 8}, "encoder.max_tokens: the run has null, asked for 8"),
-        ({"resources__unit_rows": 10}, "resources.unit_rows: the run has 16384, asked for 10"),
+        ({"resources__unit_rows": 10}, "resources.unit_rows: the run has 40, asked for 10"),
         ({"source__limit": 10}, "source.limit: the run has null, asked for 10"),
     ):
         with pytest.raises(RunError, match=re.escape(named)):
-            embed(tiny_spec(tiny, dict(source), tmp_path / "run", **fields), session=no_session)
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == before
+            embed(plain_spec(tiny, plain, copied, **fields), session=no_session)
+    assert {path: path.stat().st_mtime_ns for path in copied.rglob("*")} == before
 
 
 def test_retry_merges_in_order(tiny: str, tmp_path: Path) -> None:
@@ -241,6 +248,7 @@ def test_retry_merges_in_order(tiny: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(vectors_of(table.column("embedding")), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_too_many_rejects_stop_the_job(tiny: str, tmp_path: Path) -> None:
     """A wrong column does not burn a night: above abort_reject_fraction the job stops after ten units and can be resumed."""
     texts = [text if number % 4 == 0 else None for number, text in enumerate(docstrings(600))]
@@ -253,19 +261,14 @@ def test_too_many_rejects_stop_the_job(tiny: str, tmp_path: Path) -> None:
     assert (run.report["rows"], run.report["rejected"], run.exit_code) == (150, 450, 1)
 
 
-def test_stop_after_and_go_on(tiny: str, tmp_path: Path) -> None:
+def test_stop_after_and_go_on(tiny: str, plain: Path, tmp_path: Path) -> None:
     """After the deadline no unit is begun; the next call goes on, to the bytes of a straight run."""
-    write_parquet(tmp_path / "corpus", docstrings(400), files=20)
-    source = {"path": str(tmp_path / "corpus"), "column": "text"}
     with pytest.raises(Stopped, match="as asked"):
-        embed(tiny_spec(tiny, source, tmp_path / "run", resources__unit_rows=10), stop_after_s=0.01)
-    done = len(contents(tmp_path / "run"))
-    assert done == 0, "a unit was begun after the deadline"
+        embed(plain_spec(tiny, plain, tmp_path / "run"), stop_after_s=0.01)
+    assert contents(tmp_path / "run") == {}, "a unit was begun after the deadline"
     assert Run(str(tmp_path / "run")).status == "stopped"
-    report = embed(tiny_spec(tiny, source, tmp_path / "run", resources__unit_rows=10)).report
-    assert report["units_skipped"] == done
-    embed(tiny_spec(tiny, source, tmp_path / "straight", resources__unit_rows=10))
-    assert contents(tmp_path / "run") == contents(tmp_path / "straight")
+    assert embed(plain_spec(tiny, plain, tmp_path / "run")).report["units_skipped"] == 0
+    assert contents(tmp_path / "run") == contents(plain / "run")
 
 
 def test_several_roots(tiny: str, tmp_path: Path) -> None:
@@ -320,6 +323,7 @@ def test_re_embed_that_is_refused_removes_nothing(tiny: str, tmp_path: Path, mon
     assert verify(str(tmp_path / "run"), source=True).differences == []
 
 
+@pytest.mark.slow
 def test_retry_notices_units_that_do_not_come_back(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A unit that the engine drops on retry stops the retry; nothing is lost, and the next one goes on."""
     (tmp_path / "corpus").mkdir()

@@ -81,6 +81,7 @@ def test_one_pass_gives_what_three_give(three: Run, tiny: str, corpus: Path) -> 
         assert alone.report["tokens"] == three.report["tokens"]
 
 
+@pytest.mark.slow
 def test_resumed_and_changed(three: Run, tiny: str, corpus: Path) -> None:
     """A unit that is gone is embedded to the same bytes; another layer is another run."""
     before = contents(Path(three.path))
@@ -94,6 +95,7 @@ def test_resumed_and_changed(three: Run, tiny: str, corpus: Path) -> None:
         embed(spec_of(tiny, corpus, "three", other))
 
 
+@pytest.mark.slow
 def test_codes_of_a_quantizer(three: Run, coder: str, tiny: str, corpus: Path) -> None:
     """An int8 output has the codes that the quantize stage gives of the same vectors, beside the floats, in files that all can open."""
     coded = {"name": "codes", "pooling": "mean", "normalize": True, "dtype": "int8", "quantizer": coder}

@@ -56,6 +56,7 @@ def test_counts_are_near_and_the_report_tells(tiny: str, tmp_path: Path) -> None
     assert kept_prediction(str(tmp_path / "other")) is None
 
 
+@pytest.mark.slow
 def test_lines_are_counted_by_their_bytes(tiny: str, tmp_path: Path) -> None:
     """Rows of JSONL are guessed from the bytes of those that were read; filtered ones are told."""
     (tmp_path / "corpus").mkdir()

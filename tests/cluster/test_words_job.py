@@ -126,6 +126,7 @@ def test_stages_take_rows_and_refuse_lists(words: Run, tiny: str, corpus: Path, 
         postprocess(run.path, [parse_stage({"kind": "pca", "dim": 2})])
 
 
+@pytest.mark.slow
 def test_lists_of_words_and_targets_of_rows(tiny: str, tmp_path: Path) -> None:
     """Tokenised corpora in Parquet and JSONL give the same vectors; a column names the words to keep; nulls are rejects."""
     texts = [text.split()[:60] for text in docstrings(30)]

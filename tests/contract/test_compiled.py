@@ -42,6 +42,7 @@ def loaded(model: Path, dtype: str, *, compiled: bool) -> TextEncoder:
     return encoder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.05)])
 def test_compiled_is_close_to_eager_and_needs_one_graph(model: Path, dtype: str, tolerance: float) -> None:
     """Every shape, one input alone too, gives the eager vectors; no shape adds a graph; any order gives the same bits."""
