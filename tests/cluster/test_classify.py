@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from conftest import contents
 from made_run import make_run, mixture
 from stage_runs import invoke, rows_of
+from tiny_runs import contents
 
 from embed_ops import Run, load_model
 from embed_ops.sinks.parquet import vectors_of

@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as pads
 import pytest
-from conftest import contents
 from made_run import make_run
 from sklearn.metrics import adjusted_rand_score
+from tiny_runs import contents
 
 from embed_ops import postprocess
 from embed_ops.errors import StageError

@@ -10,8 +10,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import no_session, tiny_spec
 from corpora import docstrings, write_parquet
+from tiny_runs import no_session, tiny_spec
 from typer.testing import CliRunner
 
 from embed_ops import Run, embed

@@ -10,9 +10,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import contents, tiny_spec
 from corpora import docstrings
 from fatal_model import POISON, FatalModel
+from tiny_runs import contents, tiny_spec
 
 from embed_ops import Run, Spec, embed
 from embed_ops.embedding import retry

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
-from conftest import contents, no_session
+from tiny_runs import contents, no_session
 
 from embed_ops import Run, Spec, embed
 from embed_ops.embedding import retry

@@ -19,9 +19,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import transformers
-from conftest import contents, no_session, tiny_spec
 from PIL import Image
 from stage_runs import invoke
+from tiny_runs import contents, no_session, tiny_spec
 from tiny_vision import build_vision, encoded, photographs, samples
 from transformers.image_utils import load_image
 

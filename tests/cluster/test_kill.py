@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import contents, no_session
 from corpora import docstrings, write_bad, write_parquet
+from tiny_runs import contents, no_session
 
 from embed_ops import Run, Spec, embed
 from embed_ops.errors import HeldError

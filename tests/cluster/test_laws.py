@@ -14,8 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import contents, no_session, tiny_spec
 from corpora import docstrings, write_bad, write_parquet
+from tiny_runs import contents, no_session, tiny_spec
 
 from embed_ops import Run, Spec, embed, pipeline
 from embed_ops import embedding as main_job

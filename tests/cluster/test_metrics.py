@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray
-from conftest import tiny_spec
 from corpora import docstrings, write_parquet
+from tiny_runs import tiny_spec
 
 from embed_ops import embed
 from embed_ops.metrics import COUNTERS, GAUGES

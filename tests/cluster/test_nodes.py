@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import IO
 
 import pytest
-from conftest import contents
 from corpora import docstrings, write_parquet
 from fatal_model import FatalModel
+from tiny_runs import contents
 
 from embed_ops import Spec, embed
 from embed_ops.verify import verify

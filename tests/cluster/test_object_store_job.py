@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import contents
 from corpora import docstrings, write_bad, write_parquet
 from faulty_s3 import BUCKET, FaultyS3, faulty_s3
+from tiny_runs import contents
 
 UNIT = "/data/part"
 

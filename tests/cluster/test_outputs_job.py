@@ -13,8 +13,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import contents, no_session
 from corpora import docstrings, write_parquet
+from tiny_runs import contents, no_session
 
 from embed_ops import Run, embed, load_model, postprocess
 from embed_ops.errors import RunError, SpecError

@@ -8,9 +8,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import tiny_spec
 from corpora import docstrings
 from stage_runs import invoke
+from tiny_runs import tiny_spec
 
 from embed_ops import embed
 from embed_ops.errors import SourceError, SpecError

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
-from conftest import no_session
 from corpora import docstrings, write_parquet
 from made_run import make_run
 from stage_data import Array
 from stage_runs import DRAW, FILES, ROWS, bytes_of, invoke
+from tiny_runs import no_session
 
 from embed_ops import Run, postprocess
 from embed_ops.errors import RunError

