@@ -66,10 +66,10 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def untouched(corpus: Path, tiny: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+def untouched(ray_session: None, corpus: Path, tiny: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """Give the bytes of a run that was never killed."""
     run = tmp_path_factory.mktemp("untouched") / "run"
-    Command(corpus, tiny, run).finish()
+    embed(Spec.load(None, Command(corpus, tiny, run).words))
     found = contents(run)
     assert len(found) == UNITS
     return found

@@ -119,15 +119,14 @@ def test_lost_records_are_read_back(tiny: str, plain: Path, copied: Path) -> Non
 
 
 def test_invariant(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Law 3: one replica, two replicas, and spans in the reverse order write the same bytes."""
+    """Law 3: one replica, and two that take spans in the reverse order, write the same bytes."""
     write_parquet(tmp_path / "corpus", docstrings(400), files=8)
     source = {"path": str(tmp_path / "corpus"), "column": "text", "keep": ["id"]}
     embed(tiny_spec(tiny, source, tmp_path / "one", resources__unit_rows=30, resources__replicas=1))
-    embed(tiny_spec(tiny, source, tmp_path / "two", resources__unit_rows=30, resources__replicas=2))
     in_order = pipeline.run_units
     monkeypatch.setattr(pipeline, "run_units", lambda job, works, *others: in_order(job, works[::-1], *others))
-    embed(tiny_spec(tiny, source, tmp_path / "reverse", resources__unit_rows=30, resources__replicas=2))
-    assert contents(tmp_path / "one") == contents(tmp_path / "two") == contents(tmp_path / "reverse")
+    embed(tiny_spec(tiny, source, tmp_path / "two", resources__unit_rows=30, resources__replicas=2))
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
 
 @pytest.mark.slow

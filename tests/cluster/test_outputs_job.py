@@ -65,6 +65,7 @@ def column(run: Run, name: str) -> np.ndarray[Any, Any]:
     return vectors_of(run.open().to_table(columns=[name])[name])
 
 
+@pytest.mark.slow
 def test_one_pass_gives_what_three_give(three: Run, tiny: str, corpus: Path) -> None:
     """Each output has its width and type, and the bits that it has in a run of its own; all were compared with the reference."""
     assert verify(three.path).ok
@@ -154,6 +155,7 @@ def test_a_quantizer_that_was_fitted_again(three: Run, tiny: str, corpus: Path, 
     assert (found[0] != found[1]).any()
 
 
+@pytest.mark.slow
 def test_a_layer_is_not_compiled(three: Run, tiny: str, corpus: Path) -> None:
     """`compile = "auto"` stays with the plain pass where inner layers are asked for."""
     assert three.header["resolved"]["compile"] is False

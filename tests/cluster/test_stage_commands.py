@@ -82,6 +82,7 @@ def test_killed(many_units: tuple[Path, dict[str, bytes]], tmp_path: Path) -> No
     assert not list((output / "tmp").iterdir()), "temporary files of the dead attempts were left"
 
 
+@pytest.mark.slow
 def test_stopped(many_units: tuple[Path, dict[str, bytes]], tmp_path: Path) -> None:
     """SIGTERM and --stop-after end a fit with exit code 3 and a sentence; the same command goes on to the same bytes."""
     run, quiet = many_units
@@ -172,6 +173,7 @@ def test_bad_input(words: list[str], sentence: str, places: dict[str, Path], tmp
     assert not any(name.startswith("data/") for name in bytes_of(tmp_path / "out"))
 
 
+@pytest.mark.slow
 def test_module(places: dict[str, Path], tmp_path: Path) -> None:
     """The module is the command, exit codes too."""
     line = [sys.executable, "-m", "jobs.postprocess", str(places["run"]), "kind=kmeans", "k=40000", "--output", str(tmp_path / "out")]

@@ -130,7 +130,8 @@ postprocess(run, [parse_stage(section) for section in json.loads(sections)], ses
 """
 
 
-@pytest.mark.parametrize("cores", [1, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("cores", [1, 4])
 def test_any_number_of_workers(cores: int, run: Path, plain: Callable[[], Path]) -> None:
     """One worker and four give the bytes of two, models and data."""
     path, folder = plain(), tempfile.mkdtemp(prefix="r", dir="/tmp")

@@ -94,6 +94,7 @@ def test_a_large_job_tries_budgets_and_keeps_the_fastest(monkeypatch: pytest.Mon
     assert found.found[0].min >= 0.99999
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kept", [True, False])
 def test_a_large_job_compiles_if_that_is_faster(monkeypatch: pytest.MonkeyPatch, tiny: Spec, kept: bool) -> None:
     """The compiled pass is timed against the eager one and compared with the reference; what is slower is not kept."""
