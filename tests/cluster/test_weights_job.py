@@ -35,7 +35,7 @@ def embed(spec: dict[str, str], environment: dict[str, str]) -> subprocess.Compl
 @pytest.mark.slow
 def test_hub_model(tmp_path: Path) -> None:
     """Weights are fetched once for two replicas and the reference; only the driver asks for the branch; a second command needs no file."""
-    write_parquet(tmp_path / "corpus", [f"text number {number}" for number in range(400)], files=4)
+    write_parquet(tmp_path / "corpus", [f"text number {number}" for number in range(2000)], files=4)
     spec: dict[str, Any] = {
         "source.path": tmp_path / "corpus",
         "source.column": "text",
@@ -43,6 +43,8 @@ def test_hub_model(tmp_path: Path) -> None:
         "sink.path": tmp_path / "run",
     }
     spec |= {"resources.replicas": 2, "resources.unit_rows": 50, "encoder.dtype": "float32", "encoder.compile": "false"}
+    # One text at a time: a replica that is ready first must not have done everything before the other one is.
+    spec["resources.token_budget"] = 1
     files = {path.name: path.read_bytes() for path in build("bert", tmp_path / "served").iterdir()}
     with serve({**files, "pytorch_model.bin": b"x", "tf_model.h5": b"x"}) as hub:
         hub.fail("GET", "model.safetensors", 429, retry_after=1)
