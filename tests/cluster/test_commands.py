@@ -193,8 +193,9 @@ def test_columns_differ_between_files(tiny: str, tmp_path: Path) -> None:
             embed(tiny_spec(tiny, {"path": str(tmp_path / "corpus"), "column": "text"}, tmp_path / "run"), session=no_session)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
-@pytest.mark.parametrize("dtype", ["float32", pytest.param("float16", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_readers(dtype: str, tiny: str, tmp_path: Path) -> None:
     """Arrow, pandas, Polars, DuckDB and Ray read the same vectors from `data/`."""
     import duckdb

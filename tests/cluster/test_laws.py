@@ -270,6 +270,7 @@ def test_stop_after_and_go_on(tiny: str, plain: Path, tmp_path: Path) -> None:
     assert contents(tmp_path / "run") == contents(plain / "run")
 
 
+@pytest.mark.slow
 def test_several_roots(tiny: str, tmp_path: Path) -> None:
     """Roots with the same file names do not mix: each has a numbered folder."""
     for root, start in (("a", 0), ("b", 30)):

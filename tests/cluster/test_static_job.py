@@ -65,6 +65,7 @@ def test_complete_and_counted(done: tuple[Run, Path, list[str]]) -> None:
     assert report["unknown"] == unknown
 
 
+@pytest.mark.slow
 def test_laws(done: tuple[Run, Path, list[str]]) -> None:
     """Two replicas give the bytes of one; what is deleted comes back; a finished run starts nothing; another table is another run."""
     run, folder, _ = done
