@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
+import hashlib
 import json
+import pkgutil
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -21,8 +22,40 @@ Arrays = dict[str, npt.NDArray[Any]]
 
 _LENGTH_BYTES = 8
 _CLASS = "class"
-_OURS = "embed_ops."
 MODEL_JSON, MODEL_ARRAYS = "model.json", "model.safetensors"
+
+_PACKED = {
+    "Moments": "embed_ops.summaries:Moments",
+    "Covariance": "embed_ops.summaries:Covariance",
+    "Sketch": "embed_ops.summaries:Sketch",
+    "Histogram": "embed_ops.summaries:Histogram",
+    "VectorStatistics": "embed_ops.statistics:VectorStatistics",
+    "FitProgress": "embed_ops.fold:Progress",
+    "CenterState": "embed_ops.stages.center:State",
+    "NormalizeState": "embed_ops.stages.normalize:State",
+    "PcaState": "embed_ops.stages.pca:State",
+    "ProjectState": "embed_ops.stages.project:State",
+    "QuantizeState": "embed_ops.stages.quantize:State",
+    "TruncateState": "embed_ops.stages.truncate:State",
+    "WhitenState": "embed_ops.stages.whiten:State",
+    "Ranges": "embed_ops.stages.quantize:Ranges",
+    "KMeansState": "embed_ops.stages.kmeans_state:State",
+    "ClusterSums": "embed_ops.nearest:ClusterSums",
+    "ClusterCounts": "embed_ops.nearest:Counts",
+    "ClusterQuality": "embed_ops.agreement:ClusterQuality",
+    "Drawn": "embed_ops.seeding:Drawn",
+    "DrawnRows": "embed_ops.seeding:Rows",
+    "CenterModel": "embed_ops.stages.center:CenterModel",
+    "KMeansModel": "embed_ops.stages.kmeans_model:KMeansModel",
+    "NormalizeModel": "embed_ops.stages.normalize:NormalizeModel",
+    "PcaModel": "embed_ops.stages.pca:PcaModel",
+    "ProjectModel": "embed_ops.stages.project:ProjectModel",
+    "QuantizeModel": "embed_ops.stages.quantize:QuantizeModel",
+    "TruncateModel": "embed_ops.stages.truncate:TruncateModel",
+    "WhitenModel": "embed_ops.stages.whiten:WhitenModel",
+}
+"""Names of the dataclasses that stand in files, and where each is defined: a name stays when its class moves."""
+_NAMES = {home: name for name, home in _PACKED.items()}
 
 
 def split(thing: Any, prefix: str = "") -> tuple[Arrays, dict[str, Any]]:
@@ -57,16 +90,24 @@ def join(kind: type[Any], arrays: Arrays, plain: Mapping[str, Any], prefix: str 
 
 
 def _name(thing: Any) -> str:
-    return f"{type(thing).__module__}:{type(thing).__qualname__}"
+    home = f"{type(thing).__module__}:{type(thing).__qualname__}"
+    if home not in _NAMES:
+        raise TypeError(f"{home} has no name in files; give it one in {__name__}")
+    return _NAMES[home]
 
 
 def _class(name: str) -> type[Any]:
-    """Find a dataclass of this library by name; a file can name no other."""
-    module, _, attribute = name.partition(":")
-    found = getattr(importlib.import_module(module), attribute) if module.startswith(_OURS) else None
-    if not (isinstance(found, type) and is_dataclass(found)):
-        raise ValueError(f"{name} is no dataclass of this library")
-    return found
+    """Find a dataclass by its name in files; a file can name no other."""
+    if name not in _PACKED:
+        raise ValueError(f"{name} is no dataclass that this version knows")
+    kind: type[Any] = pkgutil.resolve_name(_PACKED[name])
+    return kind
+
+
+def content_digest(thing: Any) -> str:
+    """Give the sha256 of the values of a dataclass: its class and where it is defined are no part of it."""
+    arrays, plain = split(thing)
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode() + save(arrays)).hexdigest()
 
 
 def pack(thing: Any) -> bytes:

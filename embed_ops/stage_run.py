@@ -23,7 +23,7 @@ from embed_ops.plan import Piece, Plan, SourceFile, Span
 from embed_ops.record import Record
 from embed_ops.registry import make_stage
 from embed_ops.run_dir import RunDir
-from embed_ops.saved import MODEL_ARRAYS, MODEL_JSON, pack, read_model, read_probe
+from embed_ops.saved import MODEL_ARRAYS, MODEL_JSON, content_digest, read_model, read_probe
 from embed_ops.search import make_search
 from embed_ops.stage_job import WORK, StageJob
 from embed_ops.stage_spec import ClassifySpec, NeighborsSpec, StageSpec
@@ -239,7 +239,7 @@ def _fingerprint(asked: Asked, rows: RunRows, column: str, of_vectors: str) -> d
         found["model"] = _digest_of_model(asked.model)
     if isinstance(asked.spec, ClassifySpec):
         # What the probe is decides the labels; where it lies changes nothing.
-        found["stage.probe"] = hashlib.sha256(pack(read_probe(asked.spec.probe))).hexdigest()
+        found["stage.probe"] = content_digest(read_probe(asked.spec.probe))
     return found
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
@@ -17,7 +16,7 @@ from embed_ops.encoders.parts import Targets
 from embed_ops.errors import SpecError, StageError
 from embed_ops.location import full_address
 from embed_ops.ragged import Ragged, offsets_of
-from embed_ops.saved import load_model, pack
+from embed_ops.saved import content_digest, load_model
 from embed_ops.spec import Spec
 
 _BYTES = {"float32": 4, "float16": 2, "int8": 1, "uint8": 1}
@@ -89,7 +88,7 @@ def quantizers(spec: EncoderSpec, encoder: Encoder) -> dict[str, str]:
             raise SpecError(f"{where}: is of {of}, and dtype is {output.dtype}; give the run of a quantize stage to {output.dtype}")
         if model.dim != encoder.dim(name):
             raise SpecError(f"{where}: takes {model.dim} dimensions, and the output has {encoder.dim(name)}; fit it on such vectors")
-        found[f"quantizer of {name}"] = hashlib.sha256(pack(model)).hexdigest()
+        found[f"quantizer of {name}"] = content_digest(model)
     return found
 
 
