@@ -16,8 +16,8 @@ from peer import Vectors
 from record import spread
 
 from embed_ops import Run
-from embed_ops.parity import cosines
-from embed_ops.sinks.parquet import vectors_of
+from embed_ops.embedding.parity import cosines
+from embed_ops.runs.parquet import vectors_of
 
 OURS, EXACT = "embed-ops", "embed-ops float32"
 

@@ -28,7 +28,7 @@ from safetensors.torch import save_file
 from torch_geometric.nn import GraphSAGE
 
 from embed_ops import Run
-from embed_ops.sinks.parquet import vectors_of
+from embed_ops.runs.parquet import vectors_of
 
 ROWS_PER_FILE = 500_000
 EDGES_PER_FILE = 4_000_000
@@ -67,7 +67,15 @@ def write_model(folder: Path, width: int, hidden: int, layers: int) -> Path:
 def ours(graph: Path, model: Path, words: list[str]) -> tuple[dict[str, Any], Run]:
     """Run the command; edges/s of its layers, and the seconds of everything."""
     out = Path(tempfile.mkdtemp(dir=graph.parent)) / "run"
-    line = [sys.executable, "-m", "jobs.embed", "source.kind=graph", f"source.nodes={graph / 'nodes'}", f"source.edges={graph / 'edges'}"]
+    line = [
+        sys.executable,
+        "-m",
+        "embed_ops",
+        "embed",
+        "source.kind=graph",
+        f"source.nodes={graph / 'nodes'}",
+        f"source.edges={graph / 'edges'}",
+    ]
     line += ["encoder.family=graph", f"encoder.model={model}", f"sink.path={out}", "--progress", "none", *words]
     began = time.perf_counter()
     subprocess.run(line, check=True, stdout=subprocess.DEVNULL)

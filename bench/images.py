@@ -31,10 +31,10 @@ from record import spread, write_record
 from sklearn.datasets import load_digits, load_sample_images
 
 from embed_ops import Run
-from embed_ops.encoder_spec import EncoderSpec
-from embed_ops.encoders.image import ImageEncoder
-from embed_ops.encoders.pixels import read_preprocessing
-from embed_ops.parity import cosines
+from embed_ops.embedding.parity import cosines
+from embed_ops.encoders.images.encoder import ImageEncoder
+from embed_ops.encoders.images.pixels import read_preprocessing
+from embed_ops.spec.encoder import EncoderSpec
 
 FIGURES = ("utilization", "gemm_flops_per_second", "flops_per_second")
 SIZES: dict[str, dict[str, int]] = {
@@ -74,7 +74,7 @@ def write_photographs(folder: Path, count: int) -> Path:
 
 def command(source: list[str], model: Path, words: list[str], run: Path) -> list[str]:
     """Give the line of our command."""
-    line = [sys.executable, "-m", "jobs.embed", *source, "encoder.family=image", f"encoder.model={model}", f"sink.path={run}"]
+    line = [sys.executable, "-m", "embed_ops", "embed", *source, "encoder.family=image", f"encoder.model={model}", f"sink.path={run}"]
     return [*line, *words, "--progress", "none"]
 
 
@@ -179,7 +179,7 @@ def scale(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     took = []
     for _ in range(options.repeats):
         began = time.perf_counter()
-        line = [sys.executable, "-m", "jobs.plan", "source.kind=images", f"source.path={files}", "encoder.family=image"]
+        line = [sys.executable, "-m", "embed_ops", "plan", "source.kind=images", f"source.path={files}", "encoder.family=image"]
         subprocess.run([*line, f"encoder.model={model}", f"sink.path={folder / 'none'}"], check=True, capture_output=True)
         took.append(time.perf_counter() - began)
     return {

@@ -10,14 +10,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from embed_ops.fingerprint import digest_of
-from embed_ops.liveness import new_attempt
-from embed_ops.plan import Piece, Plan, SourceFile, Span, unit_name
-from embed_ops.record import Record
-from embed_ops.run_dir import RunDir
+from embed_ops.runs.directory import RunDir
+from embed_ops.runs.fingerprint import digest_of
+from embed_ops.runs.heartbeat import new_attempt
+from embed_ops.runs.parquet import vector_column
+from embed_ops.runs.record import Record
 from embed_ops.schema import ROW, SOURCE, SOURCE_TYPE
-from embed_ops.sinks.parquet import vector_column
-from embed_ops.spec import Spec
+from embed_ops.sources.plan import Piece, Plan, SourceFile, Span, unit_name
+from embed_ops.spec.spec import Spec
 
 FINGERPRINT = {"model": "none"}
 Draw = Callable[[int, int], npt.NDArray[Any]]

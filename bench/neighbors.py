@@ -27,11 +27,11 @@ from record import spread, write_record
 from threadpoolctl import threadpool_limits
 
 from embed_ops import Run, Spec, embed, postprocess
+from embed_ops.analysis.neighbors import neighbors
+from embed_ops.analysis.page.write import write_page
 from embed_ops.demo import minilm
-from embed_ops.neighbors import neighbors
-from embed_ops.page.write import write_page
-from embed_ops.spec import parse_stage
-from embed_ops.topk import TopK
+from embed_ops.numerics.topk import TopK
+from embed_ops.spec.spec import parse_stage
 
 TILE = 1024
 

@@ -20,7 +20,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from record import spread, write_record
 
-from embed_ops.filesystem import Location, locate, walk
+from embed_ops.storage.files import Location, locate, walk
 
 BUCKET = "bench"
 _PAGE = 1000

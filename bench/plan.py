@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from record import write_record
 
-from embed_ops.ledger import take_stock
-from embed_ops.liveness import new_attempt
-from embed_ops.run_dir import RunDir
-from embed_ops.source_spec import SourceSpec
+from embed_ops.runs.directory import RunDir
+from embed_ops.runs.heartbeat import new_attempt
+from embed_ops.runs.ledger import take_stock
 from embed_ops.sources.corpus import Corpus
+from embed_ops.spec.source import SourceSpec
 
 
 def main() -> None:

@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 from record import write_record
 
 from embed_ops import Spec, embed
+from embed_ops.analysis.recommend import recommend
 from embed_ops.demo import minilm
-from embed_ops.recommend import recommend
 
 
 def imports_of(path: Path, name: str, package: bool) -> tuple[str, list[str]]:

@@ -20,22 +20,23 @@ import pyarrow as pa
 from corpora import write
 from record import spread, write_record
 
-from cluster.local import local_cluster
 from embed_ops import Run
 from embed_ops.demo import minilm
-from embed_ops.filesystem import locate
-from embed_ops.job import Job, Work
-from embed_ops.ledger import take_stock
-from embed_ops.liveness import new_attempt
-from embed_ops.plan import Piece, Plan, SourceFile, Span, unit_name
-from embed_ops.record import SECONDS, Record
-from embed_ops.run_dir import RunDir
+from embed_ops.embedding.job import Job
+from embed_ops.engine.local_cluster import local_cluster
+from embed_ops.runs.directory import RunDir
+from embed_ops.runs.heartbeat import new_attempt
+from embed_ops.runs.ledger import take_stock
+from embed_ops.runs.record import SECONDS, Record
+from embed_ops.runs.work import Work
 from embed_ops.sources.corpus import Corpus
+from embed_ops.sources.plan import Piece, Plan, SourceFile, Span, unit_name
+from embed_ops.storage.files import locate
 
 
 def command(folder: Path, corpus: Path, model: str, *words: str, address: str | None = None) -> tuple[float, dict[str, Any]]:
     """Run the command to its end, on a cluster if an address is given: its seconds, and the report."""
-    line = [sys.executable, "-m", "jobs.embed", f"source.path={corpus}", "source.column=text", f"encoder.model={model}"]
+    line = [sys.executable, "-m", "embed_ops", "embed", f"source.path={corpus}", "source.column=text", f"encoder.model={model}"]
     began = time.perf_counter()
     line += [f"sink.path={folder}", *words, "--progress", "none", *(["--address", address] if address else [])]
     subprocess.run(line, check=True, capture_output=True)
@@ -91,7 +92,7 @@ def nodes(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 def _bare(job: Job, works: list[Work], number: int, processes: int, ready: Any, results: Any) -> None:
     """Do what a replica does, and the writing, without Ray: units are prepared before the clock starts."""
-    from embed_ops.steps import Replica, read_and_prepare, write_unit
+    from embed_ops.embedding.steps import Replica, read_and_prepare, write_unit
 
     units = [unit for work in works for unit in read_and_prepare(pa.table({"work": [work.dump()]}), job)][number::processes]
     replica = Replica(job)
@@ -106,7 +107,7 @@ def bare(run: Path, out: Path, threads: int, processes: int) -> float:
     """Embed the corpus of a run again in bare processes, with the same settings: rows/s."""
     from dataclasses import replace
 
-    from embed_ops.job import Resolved
+    from embed_ops.embedding.settings import Resolved
 
     done = Run(str(run))
     spec = done.spec

@@ -22,9 +22,9 @@ from stage_jobs import job, write_run
 from threadpoolctl import threadpool_limits
 
 from embed_ops import load_model
-from embed_ops.nearest import nearest, squared_distances
-from embed_ops.stage_spec import KMeansSpec, PcaSpec
-from embed_ops.stages.kmeans import KMeansStage
+from embed_ops.spec.stage import KMeansSpec, PcaSpec
+from embed_ops.stages.kmeans.nearest import nearest, squared_distances
+from embed_ops.stages.kmeans.stage import KMeansStage
 from embed_ops.stages.pca import PcaStage
 from embed_ops.stages.rounds import fit
 

@@ -16,7 +16,7 @@ from typing import Any
 from made_run import make_run, mixture
 from record import spread
 
-from embed_ops.steps import peak_memory
+from embed_ops.engine.memory import peak_memory
 
 _FILE_ROWS = 100_000
 
@@ -37,7 +37,7 @@ def _write(path: str, rows: int, dim: int, clusters: int) -> None:
 def job(run: Path, output: Path, *words: str) -> tuple[float, dict[str, Any]]:
     """Run one stage by the command, on all cores: seconds of the whole command, and its report."""
     shutil.rmtree(output, ignore_errors=True)
-    line = [sys.executable, "-m", "jobs.postprocess", str(run), *words, "--output", str(output), "--progress", "none"]
+    line = [sys.executable, "-m", "embed_ops", "postprocess", str(run), *words, "--output", str(output), "--progress", "none"]
     began = time.perf_counter()
     subprocess.run(line, check=True, capture_output=True)
     return time.perf_counter() - began, json.loads((output / "report.json").read_text())

@@ -13,8 +13,8 @@ import numpy.typing as npt
 from record import spread
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from embed_ops.nearest import ClusterSums, nearest, two_nearest
-from embed_ops.summaries import Covariance
+from embed_ops.numerics.summaries import Covariance
+from embed_ops.stages.kmeans.nearest import ClusterSums, nearest, two_nearest
 
 _GEMM = 2048
 _ROWS = 8192

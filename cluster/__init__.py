@@ -1,1 +1,1 @@
-"""Where a job runs. Knows Ray and nothing of embeddings."""
+"""Deployment files: an image, KubeRay, `ray up`. The code is in `embed_ops/engine/`."""

@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from embed_ops.embedding import embed as embed
-    from embed_ops.postprocessing import postprocess as postprocess
-    from embed_ops.run import Run as Run
-    from embed_ops.saved import load_model as load_model
-    from embed_ops.spec import Spec as Spec
+    from embed_ops.embedding.driver import embed as embed
+    from embed_ops.postprocessing.driver import postprocess as postprocess
+    from embed_ops.runs.models import load_model as load_model
+    from embed_ops.runs.run import Run as Run
+    from embed_ops.spec.spec import Spec as Spec
 
 _HOMES = {
-    "Run": "embed_ops.run",
-    "Spec": "embed_ops.spec",
-    "embed": "embed_ops.embedding",
-    "load_model": "embed_ops.saved",
-    "postprocess": "embed_ops.postprocessing",
+    "Run": "embed_ops.runs.run",
+    "Spec": "embed_ops.spec.spec",
+    "embed": "embed_ops.embedding.driver",
+    "load_model": "embed_ops.runs.models",
+    "postprocess": "embed_ops.postprocessing.driver",
 }
 __all__ = ["Run", "Spec", "__version__", "embed", "load_model", "postprocess"]
 

@@ -15,19 +15,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.table import Table
 
-from embed_ops.embedding import OpenSession, embed
+from embed_ops.analysis.neighbors import kept_of, neighbors
+from embed_ops.analysis.page.write import write_page
+from embed_ops.analysis.summary import console, show_differences, show_report, show_stage
+from embed_ops.embedding.driver import embed
+from embed_ops.engine.progress import Reporter
+from embed_ops.engine.session import OpenSession
 from embed_ops.errors import ModelError
-from embed_ops.location import locate
-from embed_ops.neighbors import kept_of, neighbors
-from embed_ops.page.write import write_page
-from embed_ops.postprocessing import postprocess
-from embed_ops.progress import Reporter
-from embed_ops.run import Run
+from embed_ops.postprocessing.driver import postprocess
+from embed_ops.runs.rows import RunRows
+from embed_ops.runs.run import Run
+from embed_ops.runs.verify.run import verify
 from embed_ops.schema import ROW, SOURCE
-from embed_ops.spec import Spec
-from embed_ops.summary import console, show_differences, show_report, show_stage
-from embed_ops.vectors import RunRows
-from embed_ops.verify import verify
+from embed_ops.spec.spec import Spec
+from embed_ops.storage.location import locate
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 QUESTIONS = (

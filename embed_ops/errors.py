@@ -9,6 +9,8 @@
     ├── ParityError    2   the vectors differ from the reference
     ├── StorageError   3   reading or writing failed for a reason that is not the data
     ├── EngineError    3   Ray gave up: replicas that can't start, no progress, a lost cluster
+    ├── ClusterError   3   no cluster answers, it refuses, or it broke off
+    │   └── AddressError 2 what was asked for can't be meant: an address without a port
     ├── HeldError      3   another command is at work on the run directory
     └── Stopped        3   the run ended early and resumes with the same command
 
@@ -72,3 +74,15 @@ class Stopped(EmbedOpsError):
     """The run stopped before its end. Run the same command again to go on."""
 
     exit_code: ClassVar[int] = 3
+
+
+class ClusterError(EmbedOpsError):
+    """A cluster can't be reached or refuses. See its message, and run the same command again."""
+
+    exit_code: ClassVar[int] = 3
+
+
+class AddressError(ClusterError):
+    """An address or an option is not usable as it stands. Correct it."""
+
+    exit_code: ClassVar[int] = 2

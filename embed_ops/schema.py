@@ -9,6 +9,9 @@ import enum
 
 import pyarrow as pa
 
+GRAPH = "graph"
+
+
 SOURCE = "_source"
 """Relative path of the source file, dictionary-encoded."""
 ROW = "_row"

@@ -27,7 +27,7 @@ from rich.console import Console
 from sklearn.neighbors import KNeighborsClassifier
 
 from embed_ops import Run, Spec, embed
-from embed_ops.graph_fit import FitSpec, fit_graph
+from embed_ops.training.graph import FitSpec, fit_graph
 
 LEAST_MODULES, MOST_MODULES = 25, 150
 """Modules of a package that takes part: of larger ones the first by name."""

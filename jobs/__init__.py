@@ -1,1 +1,1 @@
-"""One module per verb: parse, open a session, one call, exit code."""
+"""Entry points of a checkout: `python -m jobs.VERB` is `embed-ops VERB`. The verbs are in `embed_ops/commands/`."""

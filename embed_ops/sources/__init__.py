@@ -1,1 +1,1 @@
-"""Formats of source files. A new one is one file here and one line in `embed_ops.registry`."""
+"""Formats: source files to spans, records and units. Read `base.py`, then `corpus.py`."""

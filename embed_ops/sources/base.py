@@ -14,10 +14,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from embed_ops.errors import SpecError
-from embed_ops.filesystem import Location
-from embed_ops.plan import Layout, Piece, Sharing
 from embed_ops.schema import MESSAGE, REASON, Reason
-from embed_ops.source_spec import SourceSpec
+from embed_ops.sources.plan import Layout, Piece, Sharing
+from embed_ops.spec.source import SourceSpec
+from embed_ops.storage.files import Location
 
 MAX_RECORD_BYTES = 64 << 20
 """Most bytes of one record that a reader holds in memory; a longer one is a reject."""

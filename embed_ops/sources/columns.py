@@ -8,11 +8,11 @@ from collections.abc import Iterable, Sequence
 import pyarrow as pa
 
 from embed_ops.errors import SourceError, SpecError
-from embed_ops.plan import Layout, SourceFile
-from embed_ops.source_spec import SourceSpec
 from embed_ops.sources.base import hive_columns, text_columns
 from embed_ops.sources.graph import graph_type
+from embed_ops.sources.plan import Layout, SourceFile
 from embed_ops.sources.rows import Rows
+from embed_ops.spec.source import SourceSpec
 
 _IDENTIFIER = re.compile(r'"((?:[^"]|"")+)"|([A-Za-z_][A-Za-z0-9_]*)')
 

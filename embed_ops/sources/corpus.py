@@ -9,27 +9,17 @@ from typing import Any
 import pyarrow as pa
 
 from embed_ops.errors import RunError, SourceError
-from embed_ops.faults import is_transport, storage_error
-from embed_ops.filesystem import Location
-from embed_ops.plan import (
-    Layout,
-    Piece,
-    Plan,
-    SourceFile,
-    Span,
-    compare,
-    inspect_files,
-    limit_layouts,
-    list_sources,
-    make_spans,
-)
-from embed_ops.registry import make_source
 from embed_ops.schema import CONTENT, REASON
-from embed_ops.source_spec import SourceSpec
 from embed_ops.sources.base import Source, Undecodable
 from embed_ops.sources.columns import check_columns, choose_columns
+from embed_ops.sources.listing import inspect_files, limit_layouts, list_sources
+from embed_ops.sources.plan import Layout, Piece, Plan, SourceFile, Span, compare, make_spans
+from embed_ops.sources.registry import make_source
 from embed_ops.sources.rows import Rows
 from embed_ops.sources.units import Cursor
+from embed_ops.spec.source import SourceSpec
+from embed_ops.storage.faults import is_transport, storage_error
+from embed_ops.storage.files import Location
 
 _NAMED = 5
 """Changed files that a message names."""

@@ -10,13 +10,13 @@ from collections.abc import Iterator
 import numpy as np
 import pyarrow as pa
 
-from embed_ops.filesystem import Location
-from embed_ops.plan import FILES_OF_ROWS, Layout, Piece
 from embed_ops.schema import Reason
-from embed_ops.source_spec import SourceSpec
 from embed_ops.sources.base import MAX_RECORD_BYTES, RECORDS_PER_READ, Records, Undecodable, records, text_columns
+from embed_ops.sources.plan import FILES_OF_ROWS, Layout, Piece
 from embed_ops.sources.streams import BLOCK_BYTES, ByteStream, with_compressions
 from embed_ops.sources.values import typed_column
+from embed_ops.spec.source import SourceSpec
+from embed_ops.storage.files import Location
 
 _CHUNK_CHARACTERS = 16 << 20
 _TAB_ENDINGS = with_compressions(".tsv", ".tab")

@@ -10,11 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from embed_ops.errors import SourceError, SpecError
-from embed_ops.filesystem import Location
-from embed_ops.plan import FILES_OF_ROWS, Layout, Piece
-from embed_ops.registry import make_source
-from embed_ops.source_spec import SourceSpec
 from embed_ops.sources.base import Records, Source
+from embed_ops.sources.plan import FILES_OF_ROWS, Layout, Piece
+from embed_ops.sources.registry import make_source
+from embed_ops.spec.source import SourceSpec
+from embed_ops.storage.files import Location
 
 ID, FEATURES, CHOSEN = "id", "x", "chosen"
 """Fields of what is embedded: a node's id, its features as list<float32>, and whether `where` asks for its vector."""

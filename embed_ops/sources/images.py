@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import numpy as np
 import pyarrow as pa
 
-from embed_ops.filesystem import Location, open_file
-from embed_ops.plan import FILES_AS_ROWS, Layout, Piece
 from embed_ops.schema import Reason
-from embed_ops.source_spec import SourceSpec
 from embed_ops.sources.base import MAX_RECORD_BYTES, Records, records
+from embed_ops.sources.plan import FILES_AS_ROWS, Layout, Piece
+from embed_ops.spec.source import SourceSpec
+from embed_ops.storage.files import Location, open_file
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp")
 _COLUMNS = pa.schema([("image", pa.binary()), ("path", pa.string()), ("label", pa.string()), ("size", pa.int64())])

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from embed_ops.faults import is_transport
-from embed_ops.filesystem import Location
-from embed_ops.plan import FILES_OF_ROWS, Piece
 from embed_ops.schema import Reason
-from embed_ops.source_spec import SourceSpec
 from embed_ops.sources.base import MAX_RECORD_BYTES, Records, records, text_columns, valid_utf8
+from embed_ops.sources.plan import FILES_OF_ROWS, Piece
 from embed_ops.sources.streams import is_plain, line_layout, read_lines, with_compressions
 from embed_ops.sources.values import infer_type, json_text, pick, typed_column
+from embed_ops.spec.source import SourceSpec
+from embed_ops.storage.faults import is_transport
+from embed_ops.storage.files import Location
 
 _SAMPLE_RECORDS = 1000
 _TOO_LARGE = "the line is longer than {} bytes"

@@ -9,12 +9,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from embed_ops.faults import is_transport, storage_error
-from embed_ops.filesystem import Location, open_file
-from embed_ops.plan import FILES_OF_ROWS, SPAN_BYTES, Layout, Piece
 from embed_ops.schema import Reason
-from embed_ops.source_spec import SourceSpec
 from embed_ops.sources.base import MAX_RECORD_BYTES, RECORDS_PER_READ, Records, Undecodable, records, text_columns, valid_utf8
+from embed_ops.sources.plan import FILES_OF_ROWS, SPAN_BYTES, Layout, Piece
+from embed_ops.spec.source import SourceSpec
+from embed_ops.storage.faults import is_transport, storage_error
+from embed_ops.storage.files import Location, open_file
 
 _READ_BUFFER_BYTES = 1 << 20
 _BATCH_BYTES = 16 << 20

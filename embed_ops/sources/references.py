@@ -15,8 +15,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from embed_ops.errors import SpecError
-from embed_ops.filesystem import Location, file_info, locate, read_bytes
 from embed_ops.schema import Reason
+from embed_ops.storage.files import Location, file_info, locate, read_bytes
 
 HELD_BYTES = 64 << 20
 """Bytes of fetched files that are held together."""

@@ -15,12 +15,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from embed_ops.errors import SpecError
-from embed_ops.location import Location
 from embed_ops.schema import CONTENT, MESSAGE, REASON, Reason
-from embed_ops.source_spec import SourceSpec
 from embed_ops.sources.base import MAX_RECORD_BYTES, Records, hive_columns, template_fields, text_columns
 from embed_ops.sources.graph import node_type, nodes
 from embed_ops.sources.references import HELD_BYTES, Content, fetch
+from embed_ops.spec.source import SourceSpec
+from embed_ops.storage.location import Location
 
 KEPT_PER_TEXT = 8
 """Bytes of kept columns that weigh as one of text: a unit carries at most 32 MiB of them."""

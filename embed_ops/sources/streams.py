@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from embed_ops.faults import is_transport
-from embed_ops.filesystem import Location, open_file
-from embed_ops.plan import SPAN_BYTES, Layout, Piece
 from embed_ops.sources.base import MAX_RECORD_BYTES, RECORDS_PER_READ
+from embed_ops.sources.plan import SPAN_BYTES, Layout, Piece
+from embed_ops.storage.faults import is_transport
+from embed_ops.storage.files import Location, open_file
 
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 BLOCK_BYTES = 1 << 20

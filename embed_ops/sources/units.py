@@ -12,12 +12,12 @@ import numpy as np
 import pyarrow as pa
 
 from embed_ops.errors import StorageError
-from embed_ops.faults import is_transport, storage_error
-from embed_ops.filesystem import Location, file_info, open_file
-from embed_ops.plan import Limits, Piece, Span, unit_name
 from embed_ops.schema import ROW, SOURCE, SOURCE_TYPE, Reason
 from embed_ops.sources.base import DECODING_FAULTS, Source
+from embed_ops.sources.plan import Limits, Piece, Span, unit_name
 from embed_ops.sources.rows import Chunk, Rows
+from embed_ops.storage.faults import is_transport, storage_error
+from embed_ops.storage.files import Location, file_info, open_file
 
 _COPY_BYTES = 4 << 20
 

@@ -18,15 +18,15 @@ from typing import Any, cast
 import numpy as np
 import pyarrow as pa
 
-from embed_ops.faults import is_transport
-from embed_ops.filesystem import Location
-from embed_ops.plan import FILES_OF_ROWS, Layout, Piece
 from embed_ops.schema import Reason
-from embed_ops.source_spec import SourceSpec
 from embed_ops.sources.base import DECODING_FAULTS, MAX_RECORD_BYTES, Records, Undecodable, records
 from embed_ops.sources.images import IMAGE_ENDINGS
+from embed_ops.sources.plan import FILES_OF_ROWS, Layout, Piece
 from embed_ops.sources.streams import BLOCK_BYTES, ByteStream, is_plain, with_compressions
 from embed_ops.sources.values import infer_type, pick, typed_column
+from embed_ops.spec.source import SourceSpec
+from embed_ops.storage.faults import is_transport
+from embed_ops.storage.files import Location
 
 _IMAGES = tuple(ending[1:] for ending in IMAGE_ENDINGS)
 _SAMPLE_RECORDS = 200

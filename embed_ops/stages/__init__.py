@@ -1,1 +1,1 @@
-"""Follow-on stages: each fits a model over all vectors of a run, or applies one, or both."""
+"""Kinds of stages, without Ray and without files. Read `base.py` first."""

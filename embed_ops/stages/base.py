@@ -1,6 +1,6 @@
 """What every stage offers. Protocols: stages share no code by inheritance, and know no Ray and no files.
 
-A fit is a loop of rounds, which `fold.py` runs over a cluster and `rounds.fit` in one process:
+A fit is a loop of rounds, which `postprocessing/fold.py` runs over a cluster and `rounds.fit` in one process:
 
     state = stage.start(facts)
     while (todo := stage.round(state)) is not None:
@@ -13,24 +13,16 @@ multiples of `BLOCK_ROWS` of the global row index, and summaries are added in a 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
-import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-BLOCK_ROWS = 8192
-"""Rows that are summarised together."""
+from embed_ops.numerics.tiles import Ints, Vectors
+
 SHARDS = 64
 """Logical shards of a sample: a constant, so that nothing depends on the number of workers."""
-TILE_ROWS = 1024
-"""Rows of a matrix product: always the same, the last tile padded, since the shape of a product decides its last bits."""
-
-Vectors = npt.NDArray[np.float32]
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -167,49 +159,3 @@ class Stage(Protocol):
     def progress(self, state: Any) -> str:
         """Say where the fit stands in a few words, such as the inertia of the latest round; may be empty."""
         ...
-
-
-def in_tiles(function: Callable[[Vectors], npt.NDArray[Any]], x: Vectors, rows: int = TILE_ROWS) -> npt.NDArray[Any]:
-    """Compute row by row results in tiles of a fixed height, so that a row's bits do not depend on how many rows there are.
-
-    Args:
-        function: of `(rows, dim)`, gives an array of `rows` rows.
-        x: (any, dim).
-        rows: height of a tile; the last one is padded with zeros.
-    """
-    parts = []
-    for first in range(0, max(1, len(x)), rows):
-        tile = x[first : first + rows]
-        if len(tile) < rows:
-            padded = np.zeros((rows, x.shape[1]), x.dtype)
-            padded[: len(tile)] = tile
-            parts.append(function(padded)[: len(tile)])
-        else:
-            parts.append(function(tile))
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
-
-
-def product(x: npt.NDArray[Any], mean: Floats | None, matrix: Floats) -> Vectors:
-    """Compute (x - mean) @ matrix as (rows, columns) float32; float64 inside, since a large mean would eat the digits of a difference.
-
-    Args:
-        x: (rows, dim).
-        mean: (dim,), or None where nothing is to be taken off.
-        matrix: (dim, columns).
-    """
-
-    def of_tile(tile: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        wide = tile.astype(np.float64)
-        return ((wide if mean is None else wide - mean) @ matrix).astype(np.float32)
-
-    found: Vectors = in_tiles(of_tile, x)
-    return found
-
-
-def unit_length(x: npt.NDArray[Any]) -> Vectors:
-    """Divide each row by its L2 norm, as float32; a row of zeros stays one."""
-    wide = x.astype(np.float64)
-    # Row by row: sums over several rows at once are split where a buffer ends, and so would depend on a row's place.
-    norms = np.sqrt(np.vecdot(wide, wide))
-    found: Vectors = (x / np.where(norms > 0, norms, 1.0)[:, None]).astype(np.float32)
-    return found

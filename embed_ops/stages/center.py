@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from embed_ops.errors import StageError
-from embed_ops.stage_spec import CenterSpec
-from embed_ops.stages.base import Block, Facts, Floats, Round, Vectors, in_tiles
-from embed_ops.summaries import Covariance
+from embed_ops.numerics.summaries import Covariance
+from embed_ops.numerics.tiles import Floats, Vectors, in_tiles
+from embed_ops.spec.stage import CenterSpec
+from embed_ops.stages.base import Block, Facts, Round
 
 _SHARE = 100
 """One component of so many dimensions is taken off by default, as the authors advise."""

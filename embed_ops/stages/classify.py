@@ -1,4 +1,4 @@
-"""`classify`: the label that a linear probe gives each row, and how probable it is. The probe is fitted by `evaluate.py`."""
+"""`classify`: the label that a linear probe gives each row, and how probable it is. The probe is fitted by `analysis/evaluate.py`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from embed_ops.stages.base import Floats, Vectors, in_tiles
+from embed_ops.numerics.tiles import Floats, Vectors, in_tiles
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """`dedup`: near-duplicates within clusters (SemDeDup, Abbas et al. 2023): rows above a cosine, joined to groups, one of each kept.
 
-Not fitted by rounds: what it finds is as long as the run. `clusters.py` brings the rows of a cluster together and calls
+Not fitted by rounds: what it finds is as long as the run. `postprocessing/clusters.py` brings the rows of a cluster together and calls
 `near_duplicates`.
 """
 
@@ -15,7 +15,7 @@ import scipy.sparse
 from scipy.sparse.csgraph import connected_components
 
 from embed_ops.errors import StageError
-from embed_ops.stages.base import Floats, Ints, Vectors, unit_length
+from embed_ops.numerics.tiles import Floats, Ints, Vectors, unit_length
 
 _ROWS, _COLUMNS = 512, 4096
 Keep = Literal["first", "central", "outer"]

@@ -1,4 +1,7 @@
-"""`neighbors`: the nearest other rows of a run to each row. Not fitted: `search.py` compares the rows of a unit with all others."""
+"""`neighbors`: the nearest other rows of a run to each row.
+
+Not fitted: `postprocessing/neighbors.py` compares the rows of a unit with all others.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embed_ops.errors import StageError
-from embed_ops.stages.base import Vectors
+from embed_ops.numerics.tiles import Vectors
 
 
 @dataclass(frozen=True)

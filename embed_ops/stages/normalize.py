@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from embed_ops.errors import StageError
-from embed_ops.stage_spec import NormalizeSpec
-from embed_ops.stages.base import Block, Facts, Floats, Round, Vectors, unit_length
-from embed_ops.summaries import Moments
+from embed_ops.numerics.summaries import Moments
+from embed_ops.numerics.tiles import Floats, Vectors, unit_length
+from embed_ops.spec.stage import NormalizeSpec
+from embed_ops.stages.base import Block, Facts, Round
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from embed_ops.errors import StageError
-from embed_ops.stage_spec import PcaSpec
-from embed_ops.stages.base import Block, Facts, Floats, Round, Vectors, product
-from embed_ops.summaries import Covariance, Sketch, signed
+from embed_ops.numerics.summaries import Covariance, Sketch, signed
+from embed_ops.numerics.tiles import Floats, Vectors, product
+from embed_ops.spec.stage import PcaSpec
+from embed_ops.stages.base import Block, Facts, Round
 
 MOST_EXACT_DIM = 8192
 _MORE_DIRECTIONS = 10

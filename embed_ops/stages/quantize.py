@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from embed_ops.errors import StageError
-from embed_ops.stage_spec import QuantizeSpec
-from embed_ops.stages.base import Block, Facts, Round, Vectors
-from embed_ops.summaries import Histogram, Moments
+from embed_ops.numerics.summaries import Histogram, Moments
+from embed_ops.numerics.tiles import Vectors
+from embed_ops.spec.stage import QuantizeSpec
+from embed_ops.stages.base import Block, Facts, Round
 
 _STEPS = 255
 _ZERO = 128

@@ -1,4 +1,4 @@
-"""What rounds read, cut and added: by the number of rows alone. And `fit`, the loop of `fold.py` in one process."""
+"""What rounds read, cut and added: by the number of rows alone. And `fit`, the loop of `postprocessing/fold.py` in one process."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from embed_ops.stages.base import BLOCK_ROWS, SHARDS, Block, Collected, Facts, Ints, Round, Stage, Vectors
+from embed_ops.numerics.tiles import BLOCK_ROWS, Ints, Vectors
+from embed_ops.stages.base import SHARDS, Block, Collected, Facts, Round, Stage
 from embed_ops.stages.sampling import collect, shard_slices
 
 
 def fit(stage: Stage, x: Vectors, seed: int = 0) -> Any:
-    """Fit a stage in this process over vectors in memory: the loop that `fold.py` runs over a cluster, without one.
+    """Fit a stage in this process over vectors in memory: the loop that `postprocessing/fold.py` runs over a cluster, without one.
 
     Args:
         stage: any.

@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from embed_ops.errors import StageError
-from embed_ops.stage_spec import TruncateSpec
-from embed_ops.stages.base import Block, Facts, Round, Vectors, unit_length
+from embed_ops.numerics.tiles import Vectors, unit_length
+from embed_ops.spec.stage import TruncateSpec
+from embed_ops.stages.base import Block, Facts, Round
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from embed_ops.errors import StageError
-from embed_ops.stage_spec import WhitenSpec
-from embed_ops.stages.base import Block, Facts, Floats, Round, Vectors, product
-from embed_ops.summaries import Covariance
+from embed_ops.numerics.summaries import Covariance
+from embed_ops.numerics.tiles import Floats, Vectors, product
+from embed_ops.spec.stage import WhitenSpec
+from embed_ops.stages.base import Block, Facts, Round
 
 
 @dataclass(frozen=True)

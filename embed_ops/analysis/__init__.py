@@ -1,0 +1,1 @@
+"""Before a run and after it: predict, search, evaluate, show."""

@@ -1,0 +1,206 @@
+"""The rows of a run that are nearest to texts, images, rows or vectors; for all rows of a run see the stage `neighbors`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from embed_ops.embedding.forward import embed_inputs
+from embed_ops.encoders.base import gather
+from embed_ops.encoders.registry import make_encoder
+from embed_ops.engine.progress import Reporter, Silent
+from embed_ops.engine.session import OpenSession, default_session
+from embed_ops.engine.stopping import StopRequest
+from embed_ops.errors import ModelError, SpecError, StageError
+from embed_ops.numerics.ragged import Ragged
+from embed_ops.numerics.topk import Ints, Metric, Vectors
+from embed_ops.postprocessing.search import Best, by_unit, make_search, recall, rows_at, search_run
+from embed_ops.runs.columns import VectorColumn, read_columns
+from embed_ops.runs.models import read_model
+from embed_ops.runs.rows import RunRows
+from embed_ops.schema import RESERVED, ROW, SOURCE
+from embed_ops.sources.base import hive_columns
+from embed_ops.spec.spec import Spec
+from embed_ops.spec.stage import KINDS
+from embed_ops.storage.location import locate
+
+if TYPE_CHECKING:
+    from embed_ops.engine.tasks import Tasks
+
+_ALONE_ROWS = 262_144
+"""Runs of so many rows are searched in this process: a Ray session takes ten seconds to open."""
+_SAMPLE = 200
+"""Queries by which the recall of an approximate search is measured."""
+
+
+@dataclass(frozen=True)
+class Neighbors:
+    """What was found.
+
+    Attributes:
+        ids: (queries, k) row indexes of the run, best first, -1 where there are fewer rows.
+        scores: (queries, k) float64, NaN there.
+        rows: of the run; `zeros`: rows of zeros among those searched, which have no cosine.
+        work: share of all products that was computed; `recall`: measured share of the exact neighbours, None where all were compared.
+    """
+
+    ids: Ints
+    scores: np.ndarray[Any, np.dtype[np.float64]]
+    rows: int
+    zeros: int
+    work: float
+    recall: float | None
+
+
+def neighbors(
+    run: str,
+    queries: Sequence[str | bytes] | Vectors | Ints,
+    k: int = 10,
+    *,
+    metric: Metric = "cosine",
+    column: str | None = None,
+    probe: int | None = None,
+    session: OpenSession = default_session,
+    reporter: Reporter | None = None,
+) -> Neighbors:
+    """Find the k nearest rows of a finished run to each query.
+
+    Scores are exact (float64, from the stored vectors), ties go to the row that comes first, and no result depends on how work is divided.
+
+    Args:
+        run: address of the run, or of one of its stages, whose vectors are then searched.
+        queries: texts, or images as bytes, which go through the run's own model and stages; vectors, (queries, dim) of floats; or rows
+            of the run by index, (queries,) of integers, which are no neighbours of themselves.
+        k: rows of each query.
+        metric: "cosine" or "dot".
+        column: vector column, where there are several.
+        probe: search only so many clusters; `run` must be that of a kmeans stage, or of one behind it.
+        session: opens the Ray session for runs of many rows.
+        reporter: told what is done.
+
+    Raises:
+        RunError, StageError: the run is not finished, has no such vectors or no clusters.
+        ModelError: the run's model is not at hand, or embeds no such queries.
+        SpecError: a row is not in the run.
+    """
+    reporter = reporter or Silent()
+    rows = RunRows(locate(run))
+    vectors = rows.vector(column)
+    search = make_search(rows, vectors, k, metric, probe)
+    itself = None
+    if not isinstance(queries, np.ndarray):
+        reporter.say(f"embedding {len(queries)} queries")
+        x = encode(rows, vectors, list(queries))
+    elif queries.dtype.kind in "iu":
+        itself = queries.astype(np.int64)
+        x = rows_at(rows, vectors, itself)
+    else:
+        x = np.ascontiguousarray(queries, np.float32)
+        if x.ndim != 2 or x.shape[1] != vectors.dim or not np.isfinite(x).all():
+            raise SpecError(f"queries: expected finite vectors of shape (queries, {vectors.dim}), found {queries.shape}")
+    with searching(rows.rows, session, reporter) as tasks:
+        found = search_run(rows, search, x, itself, tasks)
+        share = None
+        if search.clusters is not None:
+            some = np.arange(min(len(x), _SAMPLE))
+            exact = search_run(rows, make_search(rows, vectors, k, metric, None), x[some], None if itself is None else itself[some], tasks)
+            share = recall(Best(found.ids[some], found.scores[some], 0, 0), exact)
+    return Neighbors(found.ids, found.scores, rows.rows, found.zeros, found.scored / max(1, len(x) * rows.rows), share)
+
+
+def searching(rows: int, session: OpenSession, reporter: Reporter) -> AbstractContextManager[Tasks | None]:
+    """Open what a search of so many rows needs: tasks on the cluster, or nothing where this process will do."""
+    return nullcontext() if rows <= _ALONE_ROWS else _Cluster(session, reporter)
+
+
+class _Cluster:
+    """Tasks on a session, for as long as it is entered."""
+
+    def __init__(self, session: OpenSession, reporter: Reporter) -> None:
+        self._session, self._reporter = session(), reporter
+
+    def __enter__(self) -> Tasks:
+        from embed_ops.engine.tasks import Tasks
+
+        self._session.__enter__()
+        return Tasks(StopRequest(), self._reporter)
+
+    def __exit__(self, *error: Any) -> None:
+        self._session.__exit__(*error)
+
+
+def kept_of(rows: RunRows, ids: Ints, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read where rows come from and the columns that were kept of them: a row for each index, in their order.
+
+    Args:
+        rows: of the run.
+        ids: row indexes.
+        columns: kept columns and `key=value` folders; by default all.
+
+    Raises:
+        StageError: there is no such column.
+    """
+    root = rows.lineage[-1][0]
+    stored = [name for name in rows.names(len(rows.lineage) - 1) if name not in RESERVED]
+    folders = list(hive_columns(rows.records[0].unit)) if rows.records else []
+    wanted = [*dict.fromkeys([*folders, *stored])] if columns is None else list(columns)
+    unknown = [name for name in wanted if name not in stored and name not in folders]
+    if unknown:
+        raise StageError(f"{root.path}: no column {unknown[0]!r} was kept; there are {', '.join([*folders, *stored]) or 'none'}")
+    parts, order = [], []
+    for unit, places, inside in by_unit(rows, ids):
+        table = read_columns(root, unit, [SOURCE, ROW, *(name for name in wanted if name in stored)]).take(pa.array(inside))
+        table = table.set_column(0, SOURCE, table.column(SOURCE).cast(pa.string()))
+        for name in (name for name in wanted if name not in stored):
+            table = table.append_column(name, pa.array([hive_columns(unit).get(name)] * len(table), pa.string()))
+        parts.append(table)
+        order.append(places)
+    if not parts:
+        kinds = {SOURCE: pa.string(), ROW: pa.int64()} | {name: rows.kind(name) if name in stored else pa.string() for name in wanted}
+        return pa.schema([("row", pa.int64()), *kinds.items()]).empty_table()
+    whole = pa.concat_tables(parts, promote_options="permissive").take(pa.array(np.argsort(np.concatenate(order), kind="stable")))
+    return whole.select([SOURCE, ROW, *wanted]).add_column(0, "row", pa.array(ids))
+
+
+def encode(rows: RunRows, vectors: VectorColumn, queries: Sequence[str | bytes]) -> Vectors:
+    """Embed texts or images by the run's own model, and take them through the stages that lie before the vectors.
+
+    Raises:
+        ModelError: the model is not at hand or embeds no such queries, or a query has no vector.
+    """
+    root, header = rows.lineage[-1]
+    spec = Spec.parse(header["spec"])
+    texts = bool(queries) and isinstance(queries[0], str)
+    takes = {"image": ("image",), "clip": ("image", "text"), "graph": ()}.get(spec.encoder.family, ("text",))
+    if ("text" if texts else "image") not in takes:
+        what = " and ".join(f"{kind}s" for kind in takes) or "nodes of a graph"
+        raise ModelError(f"{root.path}: its model embeds {what}, and the queries are {'texts' if texts else 'images'}")
+    steps = [(at, found) for at, found in reversed(rows.lineage[:-1])]
+    through = [step for step in steps[: _place(steps, vectors) + 1] if "output" in KINDS[step[1]["spec"]["kind"]].model_fields]
+    column = through[0][1]["fingerprint"]["stage.column"] if through else vectors.column
+    encoder = make_encoder(spec.encoder.model_copy(update={"revision": (header.get("model") or {}).get("commit") or spec.encoder.revision}))
+    encoder.load("cpu", "float32")
+    prepared = encoder.prepare(pa.array(queries, pa.string() if texts else pa.binary()))
+    if prepared.rejects:
+        rejected = prepared.rejects[0]
+        raise ModelError(f"query {rejected.row + 1} of {len(queries)} has no vector: {rejected.message}")
+    embedded = embed_inputs(encoder, prepared.inputs, header["resolved"]["token_budget"])
+    found = gather(encoder, prepared.inputs, embedded.vectors, prepared.documents)[column]
+    if isinstance(found, Ragged):
+        raise ModelError(f"{root.path}: column {column!r} has lists of vectors; name a column with one vector a row")
+    x = found[prepared.index]
+    for at, _ in through:
+        x = np.asarray(read_model(at.child("model")).transform(x), np.float32)
+    if not np.isfinite(x).all():
+        raise ModelError(f"query {int(np.flatnonzero(~np.isfinite(x).all(axis=1))[0]) + 1} of {len(queries)} has no finite vector")
+    return x
+
+
+def _place(steps: Sequence[tuple[Any, Any]], vectors: VectorColumn) -> int:
+    """Find the stage that has the vectors, -1 for the embedding itself."""
+    return next((number for number, (at, _) in enumerate(steps) if at == vectors.run), -1)

@@ -1,0 +1,1 @@
+"""The page about a run for a browser. Read `write.py` first."""

@@ -1,0 +1,222 @@
+"""What the page of a run is made of: its report, its records, and a sample of its rows."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from embed_ops.errors import EmbedOpsError, RunError, StageError
+from embed_ops.numerics.topk import Ints, Vectors
+from embed_ops.postprocessing.stage_run import STAGES
+from embed_ops.runs.columns import VectorColumn, read_columns, stored_unit
+from embed_ops.runs.directory import RunDir
+from embed_ops.runs.record import Record
+from embed_ops.runs.rows import MOST_ROOTS, RunRows
+from embed_ops.runs.run import Run
+from embed_ops.runs.sample import Texts, choose
+from embed_ops.schema import MESSAGE, REASON, RESERVED, ROW, SOURCE
+from embed_ops.sources.base import hive_columns
+from embed_ops.spec.spec import Spec
+from embed_ops.storage.location import Location
+
+_UNITS = 64
+_MOST_REJECTS = 5
+_LONGEST = 160
+"""Characters of a value that are shown."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Rows of a run.
+
+    Attributes:
+        ids: (rows,) indexes; `x`: (rows, dim) vectors; `column`: their name.
+        kept: columns that were kept, as text, by name; `keys`: source file and position of each row.
+        texts: of the source, where they could be read again.
+        clusters: (rows,), None where there are none; `distance`: to their centres.
+        sizes: rows of the largest clusters in the whole run.
+        broken: rows that were left out: not all numbers of their vectors are finite.
+    """
+
+    ids: Ints
+    x: Vectors
+    column: str
+    kept: dict[str, list[str]]
+    keys: list[tuple[str, int]]
+    texts: list[str] | None
+    clusters: Ints | None
+    distance: npt.NDArray[np.float64] | None
+    sizes: dict[int, int]
+    broken: int
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """Everything that is shown.
+
+    Attributes:
+        run: the run; `header`: of its embedding; `report`: of its embedding, {} where there is none yet.
+        records: of the run's units; `planned`: rows of the source of a run that is not finished, None where not known.
+        reasons: rejects by reason; `rejects`: some of them, {reason: messages}.
+        sample: of its rows, None where there are none; `why_no_sample`: a sentence.
+        stages: kind and report of each stage below the run.
+    """
+
+    run: Run
+    header: dict[str, Any]
+    report: dict[str, Any]
+    records: list[Record]
+    reasons: dict[str, int] = field(default_factory=dict)
+    rejects: dict[str, list[str]] = field(default_factory=dict)
+    sample: Sample | None = None
+    why_no_sample: str = ""
+    stages: list[dict[str, Any]] = field(default_factory=list)
+    planned: int | None = None
+
+
+def gather(path: str, most: int, seed: int, column: str | None) -> Gathered:
+    """Read what is shown of a run.
+
+    Raises:
+        RunError: there is no run.
+        StageError: there is no such vector column.
+    """
+    run = Run(path)
+    records = list(run.records().values())
+    report: dict[str, Any] = {}
+    with contextlib.suppress(EmbedOpsError):
+        report = run.report
+    reasons: dict[str, int] = {}
+    messages: dict[str, list[str]] = {}
+    if not run.is_stage and any(record.rejects > 0 or record.file_rejects > 0 for record in records):
+        for batch in run.rejects().to_batches(columns=[REASON, MESSAGE, SOURCE, ROW]):
+            for counted in pc.value_counts(batch.column(REASON)).to_pylist():
+                reason, listed = counted["values"], messages.setdefault(counted["values"], [])
+                reasons[reason] = reasons.get(reason, 0) + counted["counts"]
+                if len(listed) < _MOST_REJECTS:
+                    some = batch.filter(pc.equal(batch.column(REASON), reason)).slice(0, _MOST_REJECTS - len(listed))
+                    listed += [f"{row[SOURCE]}, row {row[ROW]}: {row[MESSAGE]}" for row in some.to_pylist()]
+    sample, why = None, ""
+    if run.status == "finished" and any(record.rows > 0 for record in records):
+        sample, why = _sample(RunDir.at(path).root, most, seed, column)
+    else:
+        why = "the run has no rows" if run.status == "finished" else f"the run is {run.status}: finish it to see its vectors"
+    return Gathered(run, run.header, report, records, reasons, messages, sample, why, _stages(RunDir.at(path).root), _planned(run))
+
+
+def _planned(run: Run) -> int | None:
+    """Count the rows that a run which is not finished is to have; where it is, its records tell."""
+    place = RunDir.at(run.path)
+    if run.status != "finished":
+        with contextlib.suppress(RunError):
+            return place.read_plan([place.root] * MOST_ROOTS).rows
+    return None
+
+
+def _stages(root: Location) -> list[dict[str, Any]]:
+    """Read the reports of the stages below a run."""
+    found = []
+    for name in _folders(root.child(STAGES)):
+        report = RunDir(root.child(f"{STAGES}/{name}")).read_json("report.json")
+        if report is not None:
+            found.append({"name": name, **report})
+    return found
+
+
+def _folders(place: Location) -> list[str]:
+    from pyarrow import fs as pafs
+
+    listed = place.fs.get_file_info(pafs.FileSelector(place.path, allow_not_found=True))
+    return sorted(item.base_name for item in listed if item.type == pafs.FileType.Directory)
+
+
+def _sample(root: Location, most: int, seed: int, column: str | None) -> tuple[Sample | None, str]:
+    rows = RunRows(root)
+    try:
+        vectors = rows.vector(column)
+    except StageError as error:
+        if column is not None:
+            raise
+        return None, str(error)
+    clustered = _clustered(rows)
+    texts = _texts(rows)
+    kept_names = [name for name in rows.names(len(rows.lineage) - 1) if name not in RESERVED]
+    base = rows.lineage[-1][0]
+    ids, x, keys, found_texts = [], [], [], []
+    kept: dict[str, list[str]] = {}
+    clusters, distances = [], []
+    broken = 0
+    for chosen in choose(rows, most, seed, _UNITS):
+        unit, places = chosen.record.unit, chosen.places
+        mine = stored_unit(vectors, unit)[places]
+        finite = np.isfinite(mine).all(axis=1)
+        broken += int((~finite).sum())
+        place = pa.array(places[finite])
+        table = read_columns(base, unit, [SOURCE, ROW, *kept_names]).take(place)
+        ids.append(rows.starts[chosen.number] + places[finite])
+        x.append(mine[finite])
+        keys += list(zip(table.column(SOURCE).to_pylist(), table.column(ROW).to_pylist(), strict=True))
+        for name, value in hive_columns(unit).items():
+            kept.setdefault(name, []).extend([value] * len(table))
+        for name in kept_names:
+            kept.setdefault(name, []).extend(shortened(value) for value in table.column(name).to_pylist())
+        if texts is not None:
+            found_texts += [text or "" for text in texts.of(chosen.record, table)]
+        if clustered is not None:
+            columns = read_columns(clustered.run, unit, ["cluster", "distance"]).take(place)
+            clusters.append(columns.column("cluster").to_numpy().astype(np.int64))
+            distances.append(columns.column("distance").to_numpy().astype(np.float64))
+    if not keys:
+        why = "no row was chosen: the run is smaller than its sample of units"
+        return None, why if not broken else f"none of the {broken:,} sampled vectors is finite: see `embed-ops verify`"
+    return Sample(
+        np.concatenate(ids),
+        np.concatenate(x),
+        vectors.column,
+        {name: values for name, values in kept.items() if len(values) == len(keys)},
+        keys,
+        found_texts if texts is not None else None,
+        np.concatenate(clusters) if clustered is not None else None,
+        np.concatenate(distances) if clustered is not None else None,
+        _sizes(clustered),
+        broken,
+    ), ""
+
+
+def _clustered(rows: RunRows) -> VectorColumn | None:
+    """Find clusters of a run's rows: in its lineage, or in a stage below it."""
+    with contextlib.suppress(EmbedOpsError):
+        return rows.holder("cluster")
+    for name in _folders(rows.root.child(STAGES)):
+        place = rows.root.child(f"{STAGES}/{name}")
+        header = RunDir(place).read_header()
+        if header is not None and (header.get("spec") or {}).get("kind") == "kmeans" and header["status"] == "finished":
+            with contextlib.suppress(EmbedOpsError):
+                return RunRows(place).holder("cluster")
+    return None
+
+
+def _sizes(clustered: VectorColumn | None) -> dict[int, int]:
+    """Read how many rows the largest clusters have, of all rows."""
+    report = None if clustered is None else RunDir(clustered.run).read_json("report.json")
+    found = ((report or {}).get("quality") or {}).get("largest_clusters") or {}
+    return {int(cluster): rows for cluster, rows in found.items()}
+
+
+def _texts(rows: RunRows) -> Texts | None:
+    """Open the source of the texts, None where there is none to be read."""
+    with contextlib.suppress(EmbedOpsError, OSError, pa.ArrowException):
+        return Texts(Spec.parse(rows.lineage[-1][1]["spec"]), rows.lineage[-1][0])
+    return None
+
+
+def shortened(value: Any) -> str:
+    """Give a value as text of a length that can be shown."""
+    text = "" if value is None else " ".join(str(value).split())
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."

@@ -1,0 +1,203 @@
+"""Figures of a sample of vectors, of its clusters, and of another run beside it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from embed_ops.errors import SpecError
+from embed_ops.numerics.topk import Ints, TopK, Vectors
+
+_PAIRS = 20_000
+_DEAD = 1e-6
+"""A dimension that spreads less than this share of the widest says nothing."""
+_NEAR = 10
+_WORDS = 8
+_UMAP_NEIGHBORS = 15
+
+
+def health(x: Vectors, seed: int) -> dict[str, Any]:
+    """Give norms, spread, dead dimensions, anisotropy, duplicates and explained variance of (rows, dim) vectors.
+
+    Anisotropy is the mean cosine of random pairs (Ethayarajh 2019); the effective dimension is the participation ratio of the variances.
+    """
+    wide = x.astype(np.float64)
+    norms = np.sqrt(np.vecdot(wide, wide))
+    unit = wide / np.where(norms > 0, norms, 1.0)[:, None]
+    draw = np.random.default_rng(seed)
+    left, right = draw.integers(0, len(x), (2, _PAIRS))
+    apart = left != right
+    cosines = np.vecdot(unit[left[apart]], unit[right[apart]])
+    spread = wide.std(axis=0)
+    variances = _variances(wide)
+    total = variances.sum()
+    explained = np.cumsum(variances) / total if total > 0 else np.ones(len(variances))
+    counts = np.unique(np.ascontiguousarray(x).view(np.dtype((np.void, x.dtype.itemsize * x.shape[1]))).ravel(), return_counts=True)[1]
+    return {
+        "rows": len(x),
+        "dim": x.shape[1],
+        "norms": norms,
+        "spread": spread,
+        "mean": wide.mean(axis=0),
+        "dead": _dead(spread, len(x)),
+        "zeros": int((norms == 0).sum()),
+        "spread_rows": len(x),
+        "whole": False,
+        "mean_cosine": float(cosines.mean()) if len(cosines) else float("nan"),
+        "cosines": cosines,
+        "mean_length": float(np.linalg.norm(unit.mean(axis=0))),
+        "duplicates": int(len(x) - len(counts)),
+        "explained": explained,
+        "for_90": int(np.searchsorted(explained, 0.9) + 1),
+        "effective": float(total**2 / (variances**2).sum()) if total > 0 else 0.0,
+    }
+
+
+def _variances(wide: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Give the eigenvalues of the covariance (ddof 1) of (rows, dim), largest first: (dim,), off the smaller of its two Gram matrices."""
+    rows, dim = wide.shape
+    found = np.zeros(dim)
+    if rows > 1:
+        apart = wide - wide.mean(axis=0)
+        values = np.linalg.eigvalsh(apart.T @ apart if dim <= rows else apart @ apart.T)[::-1] / (rows - 1)
+        found[: len(values)] = np.maximum(values, 0.0)
+    return found
+
+
+def over_all_rows(figures: dict[str, Any], statistics: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Put the statistics of all rows (`report.json`) in the place of the sample's, where the run holds them whole."""
+    if not statistics or not statistics["complete"]:
+        return figures
+    spread = np.sqrt(np.asarray(statistics["variance"], np.float64))
+    whole: dict[str, Any] = {"whole": True, "spread_rows": statistics["rows"], "zeros": statistics["zero_vectors"]}
+    return figures | whole | {"spread": spread, "mean": np.asarray(statistics["mean"]), "dead": _dead(spread, statistics["rows"])}
+
+
+def _dead(spread: npt.NDArray[np.float64], rows: int) -> int:
+    """Count the dimensions that do not change; a single row has none."""
+    return int((spread <= _DEAD * spread.max(initial=0.0)).sum()) if rows > 1 else 0
+
+
+def clusters_of(
+    labels: Ints,
+    distance: npt.NDArray[np.float64],
+    names: Sequence[str],
+    texts: Sequence[str],
+    most: int,
+    sizes: Mapping[int, int],
+) -> list[dict[str, Any]]:
+    """Describe the largest clusters of a sample: rows, tightness, central rows, and the words that set them apart.
+
+    Where it is known how many rows of the whole run they have (`sizes`), these come first.
+
+    Words are scored by c-TF-IDF (Grootendorst 2022): frequency in the cluster times log(1 + A / frequency in all), A the mean number of
+    words of a cluster.
+    """
+    found = []
+    counts = np.bincount(labels)
+    order = np.array(sorted(range(len(counts)), key=lambda cluster: (-sizes.get(cluster, 0), -counts[cluster])))
+    words = distinguishing(labels, texts)
+    for cluster in order[:most].tolist():
+        mine = np.flatnonzero(labels == cluster)
+        if not len(mine):
+            continue
+        near = mine[np.argsort(distance[mine], kind="stable")]
+        found.append(
+            {
+                "cluster": cluster,
+                "rows": len(mine),
+                "all_rows": sizes.get(cluster),
+                "distance": float(np.median(distance[mine])),
+                "central": [names[row] for row in near[:3].tolist()],
+                "words": words.get(cluster, []),
+            }
+        )
+    return found
+
+
+def distinguishing(labels: Ints, texts: Sequence[str]) -> dict[int, list[str]]:
+    """Find the words of each cluster with the greatest c-TF-IDF; none where there are no texts."""
+    from sklearn.feature_extraction.text import CountVectorizer
+
+    present = np.unique(labels)
+    joined = [" ".join(texts[row] for row in np.flatnonzero(labels == cluster).tolist()) for cluster in present]
+    if not any(part.strip() for part in joined):
+        return {}
+    counter = CountVectorizer(stop_words="english", token_pattern=r"(?u)\b[^\W\d_]{3,}\b", min_df=1)
+    try:
+        counts = counter.fit_transform(joined).toarray().astype(np.float64)
+    except ValueError:
+        # No text has a word that counts.
+        return {}
+    names = counter.get_feature_names_out()
+    frequency = counts / np.maximum(1.0, counts.sum(axis=1, keepdims=True))
+    scores = frequency * np.log1p(counts.sum(axis=1).mean() / np.maximum(1.0, counts.sum(axis=0)))
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :_WORDS]
+    lines = zip(present.tolist(), best.tolist(), scores, strict=True)
+    return {cluster: [str(names[word]) for word in line if score[word] > 0] for cluster, line, score in lines}
+
+
+def kept_neighbors(left: Vectors, right: Vectors) -> float:
+    """Give the share of the ten nearest rows of each row, by cosine, that are the same in two spaces: (rows, dim) and (rows, other dim)."""
+    k = min(_NEAR, len(left) - 1)
+    if k < 1:
+        return float("nan")
+    ids = np.arange(len(left), dtype=np.int64)
+    found = []
+    for x in (left, right):
+        best = TopK(x, k, "cosine", ids)
+        best.add(x, ids)
+        found.append(best.result()[0])
+    shared = [len(np.intersect1d(mine[mine >= 0], theirs[theirs >= 0])) for mine, theirs in zip(*found, strict=True)]
+    return float(np.mean(shared) / k)
+
+
+def drift(left: Vectors, right: Vectors) -> dict[str, Any]:
+    """Compare the same rows in two runs: neighbours kept, and where the widths are equal, how mean and spread moved."""
+    found: dict[str, Any] = {"rows": len(left), "neighbors_kept": kept_neighbors(left, right), "dims": [left.shape[1], right.shape[1]]}
+    if left.shape[1] == right.shape[1]:
+        one, two = left.astype(np.float64), right.astype(np.float64)
+        scale = np.sqrt((one.var(axis=0)).sum()) or 1.0
+        lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(two, axis=1)
+        found["mean_moved"] = float(np.linalg.norm(two.mean(axis=0) - one.mean(axis=0)) / scale)
+        found["spread_ratio"] = float(np.sqrt(two.var(axis=0).sum()) / scale)
+        found["cosine_of_same_rows"] = float((np.vecdot(one, two) / np.where(lengths > 0, lengths, 1.0)).mean())
+    return found
+
+
+def layout(x: Vectors, method: str, seed: int) -> tuple[npt.NDArray[np.float64], str]:
+    """Lay rows out in the plane: (rows, 2), and by which method; auto: UMAP where it is installed, else t-SNE.
+
+    Raises:
+        SpecError: UMAP is asked for and not installed.
+    """
+    if len(x) < 5 or x.shape[1] < 2 or np.allclose(x, x[0]):
+        method = "pca"
+    if method == "auto":
+        import importlib.util
+
+        method = "umap" if importlib.util.find_spec("umap") else "tsne"
+    if method == "umap":
+        try:
+            import umap
+        except ImportError as error:
+            raise SpecError("--layout umap: UMAP is not installed: pip install 'embed-ops[umap]', or choose tsne or pca") from error
+        near = min(_UMAP_NEIGHBORS, len(x) - 1)
+        fit = umap.UMAP(n_neighbors=near, metric="cosine", random_state=seed, n_jobs=1)
+        return np.asarray(fit.fit_transform(x), np.float64), "UMAP"
+    centered = x.astype(np.float64) - x.mean(axis=0, dtype=np.float64)
+    axes = np.linalg.svd(centered, full_matrices=False)[2] if len(x) > 1 else np.zeros((1, x.shape[1]))
+    if method == "pca":
+        plane = np.zeros((len(x), 2))
+        plane[:, : min(2, len(axes))] = centered @ axes[:2].T
+        return plane, "principal components"
+    from sklearn.manifold import TSNE
+
+    reduced = centered @ axes[:50].T
+    norms = np.linalg.norm(reduced, axis=1, keepdims=True)
+    perplexity = min(30.0, (len(x) - 1) / 3)
+    found = TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(reduced / np.where(norms > 0, norms, 1.0))
+    return np.asarray(found, np.float64), "t-SNE"

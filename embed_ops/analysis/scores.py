@@ -1,0 +1,107 @@
+"""Figures of how good vectors and predictions are: accuracy and F1 with intervals, nearest neighbours, clusters, pairs. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from embed_ops.numerics.tiles import BLOCK_ROWS
+from embed_ops.numerics.topk import Ints, TopK, Vectors
+
+Texts = npt.NDArray[np.object_]
+_BOOTSTRAPS = 1_000
+_SILHOUETTE_ROWS = 5_000
+_CONFUSIONS = 20
+
+
+def vote(x: Vectors, labels: Texts, test: npt.NDArray[np.bool_], k: int) -> Texts:
+    """Give each test row the label that most of its k nearest training rows have, by cosine; of equals the nearest's: (test rows,)."""
+    best = TopK(x[test], min(k, int((~test).sum())), "cosine")
+    train = np.flatnonzero(~test)
+    for first in range(0, len(train), BLOCK_ROWS):
+        part = train[first : first + BLOCK_ROWS]
+        best.add(x[part], part)
+    names, codes = np.unique(labels, return_inverse=True)
+    found = []
+    for ids in best.result()[0]:
+        near = codes[ids[ids >= 0]]
+        counts = np.bincount(near, minlength=len(names))
+        found.append(names[next((code for code in near if counts[code] == counts.max()), 0)])
+    return np.array(found, object)
+
+
+def scores(truth: Texts, predicted: Texts, seed: int) -> dict[str, Any]:
+    """Give accuracy and macro F1, each with a 95 % interval."""
+    from sklearn.metrics import f1_score
+
+    names, codes = np.unique(np.concatenate([truth, predicted]).astype(str), return_inverse=True)
+    left, right = codes[: len(truth)], codes[len(truth) :]
+    draw = np.random.default_rng(seed)
+    accuracies, f1s = [], []
+    for _ in range(_BOOTSTRAPS):
+        chosen = draw.integers(0, len(truth), len(truth))
+        accuracies.append(float((left[chosen] == right[chosen]).mean()))
+        f1s.append(_macro_f1(left[chosen], right[chosen], len(names)))
+    return {
+        "accuracy": float((left == right).mean()),
+        "accuracy_95": [float(value) for value in np.percentile(accuracies, [2.5, 97.5])],
+        "macro_f1": float(f1_score(left, right, average="macro", labels=np.unique(left), zero_division=0)),
+        "macro_f1_95": [float(value) for value in np.percentile(f1s, [2.5, 97.5])],
+    }
+
+
+def _macro_f1(truth: Ints, predicted: Ints, classes: int) -> float:
+    """Average the F1 of the classes that there are, as scikit-learn does, without its checks: it is called a thousand times."""
+    hits = np.bincount(truth[truth == predicted], minlength=classes)
+    both = np.bincount(truth, minlength=classes) + np.bincount(predicted, minlength=classes)
+    there = np.bincount(truth, minlength=classes) > 0
+    return float((2 * hits[there] / np.maximum(1, both[there])).mean())
+
+
+def clustering(x: Vectors, given: Texts, seed: int) -> dict[str, Any]:
+    """Tell how far labels are clusters: silhouette of the labels (cosine), and NMI and ARI of k-means with as many clusters."""
+    from sklearn.cluster import KMeans
+    from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score, silhouette_score
+
+    some = np.random.default_rng(seed).permutation(len(x))[:_SILHOUETTE_ROWS]
+    labels, count = given[some].astype(str), len(np.unique(given[some]))
+    norms = np.linalg.norm(x[some], axis=1, keepdims=True)
+    unit = x[some] / np.where(norms > 0, norms, 1.0)
+    if not 2 <= count < len(some):
+        return {}
+    found = KMeans(count, n_init=3, random_state=seed).fit_predict(unit)
+    return {
+        "silhouette_of_labels": float(silhouette_score(unit, labels, metric="cosine")),
+        "kmeans_nmi": float(normalized_mutual_info_score(labels, found)),
+        "kmeans_ari": float(adjusted_rand_score(labels, found)),
+    }
+
+
+def confusions(truth: Texts, predicted: Texts) -> list[dict[str, Any]]:
+    """List the most frequent mistakes: which label was taken for which, and how often."""
+    counted: dict[tuple[str, str], int] = {}
+    for left, right in zip(truth.tolist(), predicted.tolist(), strict=True):
+        if left != right:
+            counted[str(left), str(right)] = counted.get((str(left), str(right)), 0) + 1
+    listed = sorted(counted.items(), key=lambda item: (-item[1], item[0]))[:_CONFUSIONS]
+    return [{"label": left, "taken_for": right, "rows": count} for (left, right), count in listed]
+
+
+def confusion_matrix(truth: Texts, predicted: Texts) -> tuple[list[str], Ints]:
+    """Count all pairs of label and prediction: names, (names, names)."""
+    names, codes = np.unique(np.concatenate([truth, predicted]).astype(str), return_inverse=True)
+    pairs = codes[: len(truth)] * len(names) + codes[len(truth) :]
+    return names.tolist(), np.bincount(pairs, minlength=len(names) ** 2).reshape(len(names), -1)
+
+
+def of_pairs(left: Vectors, right: Vectors, scored: npt.NDArray[Any]) -> Mapping[str, Any]:
+    """Compare cosines of pairs with scores that people gave: Spearman's rank correlation."""
+    from scipy.stats import spearmanr
+
+    norms = np.linalg.norm(left.astype(np.float64), axis=1) * np.linalg.norm(right.astype(np.float64), axis=1)
+    cosines = np.vecdot(left.astype(np.float64), right.astype(np.float64)) / np.where(norms > 0, norms, 1.0)
+    found = spearmanr(cosines, scored)
+    return {"pairs": len(scored), "spearman": float(found.statistic), "p_value": float(found.pvalue)}

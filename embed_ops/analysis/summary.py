@@ -1,0 +1,237 @@
+"""What a command shows at its end: tables for a person, on standard output."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from embed_ops.sources.plan import Plan, estimated_units, unit_limits
+from embed_ops.spec.spec import Spec
+
+if TYPE_CHECKING:
+    from embed_ops.runs.run import Run
+    from embed_ops.runs.verify.run import Verification
+
+_LISTED_FILES = 20
+_LISTED_FIGURES = 6
+
+
+def console() -> Console:
+    """Give the console of standard output; without a terminal lines are not wrapped, so that they can be searched."""
+    found = Console(highlight=False)
+    return found if found.is_terminal else Console(highlight=False, width=160)
+
+
+def _number(value: float | None, unit: str = "", digits: int = 0) -> str:
+    return "not measured" if value is None else f"{value:,.{digits}f}{unit}"
+
+
+def _share(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.1%}"
+
+
+def report_rows(report: dict[str, Any]) -> list[tuple[str, str]]:
+    """Word the figures of a report, a (name, value) each."""
+    seconds, idle = report["seconds"], report["idle"]
+    rows = [
+        (
+            "rows",
+            f"{report['rows']:,}, {report['rejected']:,} rejected, {report['truncated']:,} truncated, {report['filtered']:,} filtered",
+        ),
+        ("units", f"{report['units']:,}, of which {report['units_skipped']:,} were done before; {report['spans_read']:,} spans read"),
+    ]
+    if report.get("unknown"):
+        rows.append(("words without a vector", f"{report['unknown']:,}, left out of the means"))
+    if report["file_rejects"]:
+        rows.append(("files not read to their end", f"{report['file_rejects']:,}"))
+    rows.append(
+        ("seconds", f"{seconds['total']:.1f} in all, {_number(seconds['startup'], '', 1)} to start, {seconds['steady']:.1f} steady")
+    )
+    if "graph" in report:
+        rows += _graph_rows(report["graph"])
+    elif report["rows_per_second"] is not None:
+        names = ("images", "positions") if report.get("modality") == "image" else ("rows", "tokens")
+        gemm, useful = (None if report[name] is None else report[name] / 1e9 for name in ("gemm_flops_per_second", "flops_per_second"))
+        rows += [
+            ("speed", f"{report['rows_per_second']:,.0f} {names[0]}/s, {report['tokens_per_second']:,.0f} {names[1]}/s"),
+            (
+                "utilization",
+                f"{_share(report['utilization'])}: {_number(useful)} of {_number(gemm)} GFLOP/s, {report['replicas']} replicas",
+            ),
+            ("padding waste", _share(report["padding_waste"])),
+            ("replicas idle", f"{_share(idle['input'])} waiting for input, {_share(idle['output'])} for output"),
+            (
+                "readers",
+                f"{seconds['read']:.1f} s reading, {seconds['prepare']:.1f} s {'decoding' if names[0] == 'images' else 'tokenizing'}",
+            ),
+        ]
+        if report.get("time"):
+            rows.append(("where time went", where_time_went(report)))
+        if report.get("halved"):
+            rows.append(("out of memory", f"{report['halved']} units had batches that did not fit and were halved; lower token_budget"))
+        if report.get("replica_deaths"):
+            rows.append(
+                ("replicas that died", f"{report['replica_deaths']:,} times; {report['isolated']:,} units were embedded in isolation")
+            )
+        chosen = report["resolved"]
+        compiled = "compiled" if chosen["compile"] else "not compiled"
+        settings = f"{chosen['dtype']}, {compiled}, {chosen['token_budget']} tokens a batch, {chosen['threads_per_replica']} threads"
+        rows.append(("computed in", settings))
+    for item in report["parity"]:
+        rows.append(
+            (
+                f"parity of {item['output']}",
+                f"cosine {item['mean']:.6f} mean, {item['min']:.6f} min over {item['rows']} rows to {item['reference']}",
+            )
+        )
+    return rows
+
+
+def _graph_rows(figures: dict[str, Any]) -> list[tuple[str, str]]:
+    """Word the figures of a graph."""
+    spread = figures["edges_of_partitions"]
+    nodes = f"{figures['nodes']:,} nodes, {figures['edges']:,} edges; the largest node has {figures['in_edges_of_largest_node']:,} in-edges"
+    edges = f"{spread['min']:,} to {spread['max']:,} edges, {figures['halo_rows']:,} rows received in each layer"
+    rows = [("graph", nodes), ("partitions", f"{figures['partitions']:,} with {edges}")]
+    if left := figures["edges_missing"] + figures["edges_of_rejects"]:
+        rows.append(
+            ("edges left out", f"{left:,}: {figures['edges_missing']:,} without a node, {figures['edges_of_rejects']:,} of rejected nodes")
+        )
+    for layer in figures["layers"]:
+        speed = f"{layer['edges']:,} edges in {layer['seconds']:.1f} s, {layer['edges'] / max(1e-9, layer['seconds']):,.0f} edges/s"
+        exchanged = f"{layer['bytes_exchanged'] / 1e6:,.1f} MB exchanged, {layer['bytes_predicted'] / 1e6:,.1f} MB predicted"
+        rows.append((f"layer {layer['layer']}", f"{speed}, {exchanged}"))
+    return rows
+
+
+_PARTS = {
+    "useful": "useful products",
+    "padding": "padding",
+    "forward": "rest of the forward pass",
+    "input": "waiting for input",
+    "output": "waiting for output",
+    "uneven": "replicas that began late or were done early",
+}
+_REMEDIES = {
+    "padding": "larger resources.unit_rows gives batches of more equal length",
+    "forward": "larger resources.token_budget or encoder.compile=true may help, if anything does",
+    "input": "more CPUs for readers, or fewer replicas, would help",
+    "output": "more CPUs for writers, or faster storage, would help",
+    "uneven": "smaller resources.unit_rows would spread the work more evenly",
+}
+_SMALL = 0.1
+
+
+def where_time_went(report: dict[str, Any]) -> str:
+    """Say in one line what the replicas' time went into, and what would help most."""
+    shares: dict[str, float] = report["time"]
+    line = ", ".join(f"{share:.0%} {_PARTS[name]}" for name, share in shares.items() if share >= 0.005)
+    seconds = report["seconds"]
+    if seconds["startup"] and seconds["startup"] > seconds["steady"]:
+        return f"{line}; starting took longer than embedding: more rows in one run would help"
+    worst = max(_REMEDIES, key=lambda name: shares[name])
+    return f"{line}; {_REMEDIES[worst]}" if shares[worst] >= _SMALL else line
+
+
+def show_report(run: Run) -> None:
+    """Show the figures of a run."""
+    table = Table(title=f"embed-ops: {run.path}", show_header=False, title_justify="left")
+    for name, value in report_rows(run.report):
+        table.add_row(name, value)
+    console().print(table)
+
+
+def stage_rows(report: dict[str, Any]) -> list[tuple[str, str]]:
+    """Word the figures of a stage's report, a (name, value) each."""
+    seconds = report["seconds"]
+    fitted = "not fitted here" if seconds["fit"] is None else f"{seconds['fit']:.1f} to fit in {report['rounds']} rounds"
+    rows = [
+        ("rows", f"{report['rows']:,} in {report['units']:,} units, of which {report['units_skipped']:,} were done before"),
+        ("seconds", f"{seconds['total']:.1f} in all, {fitted}, {seconds['steady']:.1f} to apply"),
+    ]
+    if report["rows_per_second"] is not None:
+        rows.append(("speed", f"{report['rows_per_second']:,.0f} rows/s applied"))
+    for part in ("model", "quality"):
+        rows += [(name.replace("_", " "), _figure(value)) for name, value in report.get(part, {}).items() if not isinstance(value, dict)]
+    return rows
+
+
+def _figure(value: Any) -> str:
+    """Word one figure; of a long list its beginning."""
+    if isinstance(value, float):
+        return f"{value:,.4g}"
+    if isinstance(value, list | tuple):
+        shown = ", ".join(_figure(item) for item in value[:_LISTED_FIGURES])
+        return f"{shown}, ... ({len(value)})" if len(value) > _LISTED_FIGURES else shown
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def show_stage(run: Run) -> None:
+    """Show the figures of a stage's run."""
+    report = run.report
+    table = Table(title=f"{report['kind']}: {run.path}", show_header=False, title_justify="left")
+    for name, value in stage_rows(report):
+        table.add_row(name, value)
+    console().print(table)
+
+
+@dataclass
+class _FileSum:
+    spans: int = 0
+    units: int = 0
+    rows: int | None = 0
+    bytes: int = 0
+
+
+def show_plan(plan: Plan, spec: Spec) -> None:
+    """Show the files of a plan with their spans and units."""
+    table = Table(title=f"plan: {', '.join(spec.source.paths)}", title_justify="left")
+    for name in ("file", "spans", "units", "rows", "bytes"):
+        table.add_column(name, justify="left" if name == "file" else "right", overflow="fold")
+    units = 0
+    by_file: dict[str, _FileSum] = {}
+    for span in plan.spans:
+        mine = estimated_units(span, unit_limits(spec))
+        units += mine
+        for piece in span.pieces:
+            found = by_file.setdefault(piece.source, _FileSum())
+            share = mine if len(span.pieces) == 1 else 0
+            found.spans += 1
+            found.units += share
+            found.rows = None if found.rows is None or piece.rows is None else found.rows + piece.rows
+            found.bytes += piece.bytes
+    for name, of in list(by_file.items())[:_LISTED_FILES]:
+        listed = f"~{of.units}" if of.units else "shared"
+        table.add_row(name, str(of.spans), listed, "on reading" if of.rows is None else f"{of.rows:,}", f"{of.bytes:,}")
+    if len(by_file) > _LISTED_FILES:
+        table.add_row(f"... and {len(by_file) - _LISTED_FILES} more files")
+    known = plan.rows
+    table.add_section()
+    table.add_row(
+        f"{len(plan.files)} files in all",
+        str(len(plan.spans)),
+        f"~{units}",
+        "on reading" if known is None else f"{known:,}",
+        f"{plan.bytes:,}",
+    )
+    console().print(table)
+
+
+def show_differences(path: str, result: Verification) -> None:
+    """Show what `verify` found."""
+    if result.ok:
+        console().print(
+            f"verified: {path}: {result.units:,} units, {result.rows:,} rows + {result.rejects:,} rejects + {result.filtered:,} filtered "
+            f"= {result.records:,} records, every row once and in order, every checksum right"
+            + (", source recounted" if result.source else "")
+        )
+        return
+    table = Table(title=f"{len(result.differences)} differences in {path}", title_justify="left")
+    table.add_column("file", overflow="fold")
+    table.add_column("found", overflow="fold")
+    for difference in result.differences:
+        table.add_row(difference.file, difference.found)
+    console().print(table)

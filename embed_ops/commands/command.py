@@ -1,0 +1,112 @@
+"""What all verbs share: options, and errors that become one sentence and an exit code."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import re
+import signal
+import traceback
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Annotated, Any, Literal, ParamSpec
+
+import typer
+from rich.console import Console
+
+from embed_ops.engine.progress import Style
+from embed_ops.engine.session import session
+from embed_ops.errors import EmbedOpsError, SpecError
+from embed_ops.spec.spec import Spec, fields
+
+Parameters = ParamSpec("Parameters")
+
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[SPEC] [section.key=value]...", help="a TOML file, and fields set after it", show_default=False),
+]
+RunPath = Annotated[str, typer.Argument(metavar="RUN", help="a run directory: the sink.path of an embed run")]
+Address = Annotated[
+    str | None, typer.Option(help="Ray cluster to join; by default RAY_ADDRESS, else a Ray of this machine's own", show_default=False)
+]
+Progress = Annotated[Style, typer.Option(help="how to show progress; auto: live on a terminal, plain lines elsewhere")]
+Level = Literal["debug", "info", "warning", "error"]
+LogLevel = Annotated[Level, typer.Option(help="least level of log messages", case_sensitive=False)]
+StopAfter = Annotated[
+    str | None, typer.Option(help="begin no further unit after this time (90s, 30m, 2h); resume later", show_default=False)
+]
+Grace = Annotated[
+    str, typer.Option(help="after SIGTERM, time for the units in flight (10s, 2m); then stop all the same", show_default=True)
+]
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+EXIT_CODES = """Exit codes: 0 done; 1 done, but there are more rejects than max_reject_fraction, a file could not be read to
+its end, or verify found a difference; 2 the spec or the input is unusable; 3 stopped, and the same command goes on."""
+
+
+def field_help() -> str:
+    """List the fields of the spec for the help of a verb."""
+    width = max(len(name) for name, _, _ in fields())
+    listed = "\n".join(f"  {name:<{width}}  {meaning} [{default}]" for name, default, meaning in fields())
+    return f"\b\nFields of SPEC [default]:\n{listed}"
+
+
+def seconds(option: str, text: str) -> float:
+    """Read a duration, as 90s, 30m or 2h.
+
+    Raises:
+        SpecError: it is not one.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text.strip())
+    if found is None:
+        raise SpecError(f"{option} {text!r}: write for example 90s, 30m or 2h")
+    return float(found[1]) * _UNITS[found[2]]
+
+
+def limits(stop_after: str | None, grace: str) -> dict[str, Any]:
+    """Give what `embed` and `retry` take for `--stop-after` and `--grace`."""
+    from embed_ops.engine.stopping import StopRequest
+
+    after = None if stop_after is None else seconds("--stop-after", stop_after)
+    return {"stop_after_s": after, "stop": StopRequest(seconds("--grace", grace))}
+
+
+def load_spec(words: list[str] | None) -> Spec:
+    """Read the spec from the words of a command line: a file first, if the first word is no assignment."""
+    given = list(words or ())
+    path = given.pop(0) if given and "=" not in given[0] else None
+    return Spec.load(path, given)
+
+
+def opener(address: str | None) -> Callable[[], AbstractContextManager[bool]]:
+    """Give what opens the Ray session, once it is needed."""
+    return functools.partial(session, address)
+
+
+def verb(function: Callable[Parameters, int]) -> Callable[Parameters, None]:
+    """Turn a function that returns an exit code into a command: errors are shown as one sentence."""
+
+    @functools.wraps(function)
+    def command(*args: Parameters.args, **kwargs: Parameters.kwargs) -> None:
+        logging.basicConfig(level=str(kwargs.get("log_level", "warning")).upper(), format="%(levelname)s %(name)s: %(message)s")
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            code = function(*args, **kwargs)
+        except EmbedOpsError as error:
+            _complain(str(error))
+            code = error.exit_code
+        except Exception:
+            # A fault of the program: its traceback is what a report needs, and no exit code of a job that is done.
+            traceback.print_exc()
+            _complain("failed for a reason that it does not know; please report the lines above")
+            code = 3
+        except KeyboardInterrupt:
+            _complain("interrupted; run the same command again to go on")
+            code = 3
+        raise typer.Exit(code)
+
+    return command
+
+
+def _complain(text: str) -> None:
+    Console(stderr=True, soft_wrap=True).print(f"embed-ops: {text}", markup=False, highlight=False)

@@ -1,0 +1,43 @@
+"""`embed-ops embed SPEC`: the main job."""
+
+from __future__ import annotations
+
+from embed_ops.analysis.summary import show_report
+from embed_ops.commands.command import (
+    EXIT_CODES,
+    Address,
+    Grace,
+    LogLevel,
+    Progress,
+    StopAfter,
+    Words,
+    field_help,
+    limits,
+    load_spec,
+    opener,
+    verb,
+)
+
+HELP = (
+    f"Embed a corpus: every row to a vector, or to a reject with a reason; resumes where it was stopped.\n\n{EXIT_CODES}\n\n{field_help()}"
+)
+
+
+@verb
+def run(
+    words: Words = None,
+    address: Address = None,
+    progress: Progress = "auto",
+    log_level: LogLevel = "warning",
+    stop_after: StopAfter = None,
+    grace: Grace = "25s",
+) -> int:
+    """Embed what is left."""
+    spec = load_spec(words)
+    from embed_ops.embedding.driver import embed
+    from embed_ops.engine.progress import reporter
+
+    with reporter(progress) as shown:
+        done = embed(spec, session=opener(address), reporter=shown, **limits(stop_after, grace))
+    show_report(done)
+    return done.exit_code

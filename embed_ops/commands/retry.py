@@ -1,0 +1,27 @@
+"""`embed-ops retry RUN`: only the rejects, merged back in order."""
+
+from __future__ import annotations
+
+from embed_ops.analysis.summary import show_report
+from embed_ops.commands.command import EXIT_CODES, Address, Grace, LogLevel, Progress, RunPath, StopAfter, limits, opener, verb
+
+HELP = f"Read the rejects of a run again, embed those that can be, and merge them back in source order.\n\n{EXIT_CODES}"
+
+
+@verb
+def run(
+    path: RunPath,
+    address: Address = None,
+    progress: Progress = "auto",
+    log_level: LogLevel = "warning",
+    stop_after: StopAfter = None,
+    grace: Grace = "25s",
+) -> int:
+    """Retry the rejects."""
+    from embed_ops.embedding.driver import retry
+    from embed_ops.engine.progress import reporter
+
+    with reporter(progress) as shown:
+        done = retry(path, session=opener(address), reporter=shown, **limits(stop_after, grace))
+    show_report(done)
+    return done.exit_code

@@ -1,0 +1,54 @@
+"""`embed-ops run SPEC`: embed, then the stages."""
+
+from __future__ import annotations
+
+import time
+
+from embed_ops.analysis.summary import show_report, show_stage
+from embed_ops.commands.command import (
+    EXIT_CODES,
+    Address,
+    Grace,
+    LogLevel,
+    Progress,
+    StopAfter,
+    Words,
+    field_help,
+    limits,
+    load_spec,
+    opener,
+    verb,
+)
+from embed_ops.engine.session import kept
+
+HELP = (
+    "Embed a corpus and run the [[stage]] list of the spec over it, also where some rows were rejected (exit 1); "
+    f"resumes where it was stopped. See `embed-ops postprocess --help` for the stages.\n\n{EXIT_CODES}\n\n{field_help()}"
+)
+
+
+@verb
+def run(
+    words: Words = None,
+    address: Address = None,
+    progress: Progress = "auto",
+    log_level: LogLevel = "warning",
+    stop_after: StopAfter = None,
+    grace: Grace = "25s",
+) -> int:
+    """Embed what is left, then fit and apply what is left."""
+    spec = load_spec(words)
+    from embed_ops.embedding.driver import embed
+    from embed_ops.engine.progress import reporter
+    from embed_ops.postprocessing.driver import postprocess
+
+    steering, began = limits(stop_after, grace), time.monotonic()
+    with kept(opener(address)) as session, reporter(progress) as shown:
+        done = embed(spec, session=session, reporter=shown, **steering)
+        if steering["stop_after_s"] is not None:
+            steering["stop_after_s"] -= time.monotonic() - began
+        stages = postprocess(spec, session=session, reporter=shown, **steering) if spec.stage else []
+    show_report(done)
+    for stage in stages:
+        show_stage(stage)
+    return done.exit_code

@@ -1,0 +1,26 @@
+"""`embed-ops verify RUN`: law 1 and the checksums."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from embed_ops.analysis.summary import show_differences
+from embed_ops.commands.command import EXIT_CODES, LogLevel, RunPath, verb
+
+HELP = f"Prove that a run is complete and unchanged: every row once, in order, every checksum.\n\n{EXIT_CODES}"
+
+
+@verb
+def run(
+    path: RunPath,
+    source: Annotated[bool, typer.Option("--source", help="count the source again as well")] = False,
+    log_level: LogLevel = "warning",
+) -> int:
+    """Verify a run."""
+    from embed_ops.runs.verify.run import verify
+
+    result = verify(path, source=source)
+    show_differences(path, result)
+    return 0 if result.ok else 1

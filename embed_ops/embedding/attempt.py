@@ -1,0 +1,169 @@
+"""One command on a run directory: what it finds there, and how it keeps what comes in."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from embed_ops.embedding.job import Job
+from embed_ops.embedding.report import Measured
+from embed_ops.embedding.settings import Resolved, fingerprint, resolve, resume
+from embed_ops.embedding.storing import anchored, quantizers
+from embed_ops.encoders.registry import make_encoder
+from embed_ops.engine.progress import Reporter
+from embed_ops.errors import RunError, SpecError
+from embed_ops.runs.directory import RunDir
+from embed_ops.runs.fingerprint import digest_of, listing_digest, require_same
+from embed_ops.runs.heartbeat import Heartbeat, new_attempt
+from embed_ops.runs.journal import Journal
+from embed_ops.runs.ledger import Ledger, take_stock
+from embed_ops.runs.record import COUNTED, Record
+from embed_ops.schema import GRAPH
+from embed_ops.sources.corpus import Corpus, open_edges
+from embed_ops.sources.plan import Plan, unit_limits
+from embed_ops.spec.spec import Spec
+from embed_ops.storage.files import full_address, locate
+
+
+@dataclass
+class Attempt:
+    """One command on a run directory."""
+
+    spec: Spec
+    run: RunDir
+    name: str
+    began: float
+    corpus: Corpus
+    plan: Plan
+    fingerprint: dict[str, Any]
+    resolved: Resolved
+    records: dict[str, Record]
+    reporter: Reporter
+    header: dict[str, Any]
+    deadline: float | None
+    stale: frozenset[str]
+    measured: Measured = field(default_factory=Measured)
+    heartbeat: Heartbeat = field(init=False)
+    journal: Journal = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Make the heartbeat, which does not beat yet, and the journal."""
+        self.heartbeat = Heartbeat(self.run.root, self.name)
+        self.journal = Journal(self.run, self.name)
+
+    @property
+    def fresh(self) -> bool:
+        """Tell whether no earlier attempt has settled what "auto" means."""
+        return not self.header["attempts"]
+
+    @property
+    def job(self) -> Job:
+        """What workers are told."""
+        digest = digest_of(self.fingerprint)
+        roots = tuple(self.corpus.roots)
+        return Job(self.spec, self.run.root, roots, self.plan.columns, self.resolved, digest, self.name, self.deadline)
+
+    def stock(self) -> Ledger:
+        """Compare the plan with what is done."""
+        return take_stock(self.plan, self.records, unit_limits(self.spec))
+
+    def publish(self, status: str) -> None:
+        """Write `run.json`, and the plan where it is new."""
+        self.header["status"] = status
+        self.header["finished"] = time.time() if status == "finished" else None
+        self.run.write_json("run.json", self.header, self.name)
+
+    def take(self, result: dict[str, Any]) -> Record:
+        """Keep the record of a unit that is done."""
+        record = Record.parse(result)
+        earlier = self.records.get(record.unit)
+        new = record
+        if "retried" in record.flags and earlier is not None:
+            # The record counts the whole unit; this attempt embedded what came back.
+            new = replace(record, **{name: getattr(record, name) - getattr(earlier, name) for name in ("rows", *COUNTED)})
+        if self.measured.startup is None:
+            self.measured.startup = record.seconds["started"] - self.began
+        self.measured.add(new, result)
+        self.records[record.unit] = record
+        self.journal.add(record, result.get("statistics"))
+        return record
+
+
+def open_attempt(spec: Spec, reporter: Reporter, stop_after_s: float | None) -> Attempt:
+    """Compare the spec with the run directory and the corpus; only recovered records are written."""
+    began, name = time.time(), new_attempt()
+    run = RunDir(locate(spec.sink.path))
+    run.require_folder()
+    header = run.read_header()
+    encoder = make_encoder(spec.encoder)
+    if spec.source.features_run is not None:
+        _require_finished(spec.source.features_run)
+    edges = listing_digest(open_edges(spec.source).files) if spec.source.kind == GRAPH else None
+    found = fingerprint(spec, encoder.fingerprint() | quantizers(spec.encoder, encoder), edges)
+    if header is None:
+        run.require_empty()
+    else:
+        require_same(spec.sink.path, header["fingerprint"], found)
+    corpus = Corpus.open(spec.source)
+    _require_apart(run, corpus)
+    stale: tuple[str, ...] = ()
+    records: dict[str, Record] = {}
+    if header is None:
+        plan, resolved = corpus.plan(), resolve(spec)
+        header = {"spec": None, "fingerprint": found, "resolved": asdict(resolved)}
+        header |= {"parent": None, "started": began, "finished": None, "status": "new", "attempts": []}
+    else:
+        planned = run.read_plan(corpus.roots)
+        plan, stale = corpus.update(planned)
+        if edges is not None and plan is not planned:
+            raise RunError(
+                f"{spec.sink.path}: there are new node files: they change the vectors of nodes that are done; choose another sink.path"
+            )
+        records, broken = run.load_records(digest_of(found), name)
+        if broken:
+            reporter.say(f"{len(broken)} units are not as they were written and are embedded again: {', '.join(broken[:3])}")
+        resolved = Resolved(**header["resolved"])
+    deadline = None if stop_after_s is None else began + stop_after_s
+    spec = _anchored(spec, encoder.describe().get("commit"))
+    header["spec"] = spec.model_dump(mode="json")
+    records = {unit: record for unit, record in records.items() if not any(part["source"] in stale for part in record.ranges)}
+    attempt = Attempt(spec, run, name, began, corpus, plan, found, resolved, records, reporter, header, deadline, frozenset(stale))
+    if header["attempts"] and attempt.stock().works:
+        attempt.resolved = resume(spec.sink.path, header["resolved"], spec)
+    return attempt
+
+
+def _anchored(spec: Spec, commit: str | None) -> Spec:
+    """Make the spec mean the same in every process and later: full paths, and a hub branch as its commit."""
+    model = {"revision": commit} if commit else {"model": full_address(spec.encoder.model)}
+    source: dict[str, Any] = {"path": tuple(full_address(path) for path in spec.source.paths)}
+    if spec.source.edges:
+        source["edges"] = tuple(full_address(path) for path in spec.source.edge_paths)
+    return spec.model_copy(
+        update={
+            "source": spec.source.model_copy(update=source),
+            "encoder": anchored(spec.encoder).model_copy(update=model),
+            "sink": spec.sink.model_copy(update={"path": full_address(spec.sink.path)}),
+        }
+    )
+
+
+def _require_finished(path: str) -> None:
+    """Refuse features out of a run that is no run, or not finished.
+
+    Raises:
+        RunError: says which.
+    """
+    header = RunDir(locate(path)).read_header()
+    if header is None or header["status"] != "finished":
+        found = "no run directory" if header is None else f"a run that is {header['status']}"
+        raise RunError(f"source.features_run {path}: {found}; finish it first, or give a finished one")
+
+
+def _require_apart(run: RunDir, corpus: Corpus) -> None:
+    """Refuse a run directory inside the source: its files would become source files of the next run."""
+    for root in corpus.roots:
+        if root.fs == run.root.fs and f"{run.root.path}/".startswith(f"{root.path.rstrip('/')}/"):
+            if not any(part.startswith((".", "_")) for part in run.root.path[len(root.path) :].split("/")):
+                raise SpecError(f"sink.path {run.root.path} lies inside the source {root.path}: choose a folder outside it")

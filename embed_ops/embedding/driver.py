@@ -1,0 +1,234 @@
+"""The main job, seen from the driver: compare, check, run what is left, report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from embed_ops.embedding.attempt import Attempt, open_attempt
+from embed_ops.embedding.parity import require
+from embed_ops.embedding.report import build, counts
+from embed_ops.embedding.settings import choices, resume
+from embed_ops.embedding.storing import vector_bytes
+from embed_ops.embedding.tuning import Planned, settle
+from embed_ops.embedding.waves import run_works
+from embed_ops.encoders.registry import make_encoder
+from embed_ops.engine.memory import peak_memory
+from embed_ops.engine.progress import Reporter, Silent
+from embed_ops.engine.session import OpenSession, default_session
+from embed_ops.engine.stopping import StopRequest, restored_sigterm
+from embed_ops.errors import RunError, Stopped
+from embed_ops.runs.ledger import Ledger
+from embed_ops.runs.run import Run
+from embed_ops.runs.statistics import report_of
+from embed_ops.runs.work import Work
+from embed_ops.schema import GRAPH
+from embed_ops.spec.spec import Spec
+from embed_ops.storage.files import check_space, remove_folder
+
+_ROW_BYTES = {"text": 200, "words": 200, "image": 20_000, "node": 200}
+"""Bytes of a row, where only reading would tell."""
+_TOKEN_BYTES = 5
+"""Bytes of a token or word of text, likewise: rather too many."""
+_SAMPLES = 3
+"""Samples of first rows to compare: a worker that dies on one is given the next."""
+
+GRAPH_WORK = "work/graph"
+
+
+def embed(
+    spec: Spec,
+    *,
+    session: OpenSession = default_session,
+    reporter: Reporter | None = None,
+    stop_after_s: float | None = None,
+    stop: StopRequest | None = None,
+) -> Run:
+    """Embed what is left of a corpus, and report.
+
+    Args:
+        spec: the run.
+        session: opens the Ray session; called only when something is left to embed.
+        reporter: shows progress; by default nothing is shown.
+        stop_after_s: seconds after which no further unit is begun.
+        stop: asks the job to stop early; by default one that SIGTERM asks.
+
+    Raises:
+        SourceError, ModelError, RunError: the input is unusable; nothing was written.
+        ParityError: the vectors differ from the reference; nothing was written.
+        StorageError, Stopped: the run ended early; the same call goes on.
+    """
+    with restored_sigterm():
+        stop = stop or StopRequest()
+        stop.listen()
+        attempt = open_attempt(spec, reporter or Silent(), stop_after_s)
+        stock = attempt.stock()
+        with attempt.heartbeat:
+            if stock.works:
+                check_space(attempt.run.root, _space_needed(attempt, stock))
+                _work(attempt, session, stock.works, stock.units_left, stop)
+            else:
+                attempt.reporter.say("nothing is left to embed")
+                _start(attempt)
+            return _finish(attempt, spec.sink.path)
+
+
+def retry(
+    path: str,
+    *,
+    session: OpenSession = default_session,
+    reporter: Reporter | None = None,
+    stop_after_s: float | None = None,
+    stop: StopRequest | None = None,
+) -> Run:
+    """Read the rejects of a run again, embed those that can be, and merge them back in source order.
+
+    Raises:
+        RunError: there is no finished run at `path`, or its source has changed.
+        StorageError, Stopped: it ended early; the same call goes on.
+    """
+    from embed_ops.embedding.retry import retry_work
+
+    spec = Run(path).spec
+    if spec.source.kind == GRAPH:
+        raise RunError(
+            f"{path}: a node that comes back changes the vectors of its neighbours: mend the tables and embed them to another sink.path"
+        )
+    here = {"source": spec.source.model_copy(update={"on_change": "error"}), "sink": spec.sink.model_copy(update={"path": path})}
+    with restored_sigterm():
+        stop = stop or StopRequest()
+        stop.listen()
+        attempt = open_attempt(spec.model_copy(update=here), reporter or Silent(), stop_after_s)
+        stock = attempt.stock()
+        if stock.works:
+            raise RunError(f"{path}: the run is not finished: about {stock.units_left} units are missing; run its `embed` command first")
+        works = retry_work(attempt.run, attempt.plan, stock.done)
+        with attempt.heartbeat:
+            if works:
+                attempt.resolved = resume(path, attempt.header["resolved"], attempt.spec)
+                _work(attempt, session, works, len(works), stop)
+            else:
+                attempt.reporter.say("no rejects to retry")
+                _start(attempt)
+            return _finish(attempt, path)
+
+
+def _work(attempt: Attempt, session: OpenSession, works: Sequence[Work], units: int, stop: StopRequest) -> None:
+    """Open a session, check what can be checked there, and run the works."""
+    from embed_ops.embedding.resources import require_room, threads_for
+
+    with session() as alone:
+        # Ray takes SIGTERM for itself when it starts.
+        stop.listen()
+        if attempt.spec.source.kind == GRAPH:
+            from embed_ops.embedding.graph.run import run_graph
+
+            attempt.header["model"] = make_encoder(attempt.spec.encoder).describe()
+            _start(attempt)
+            run_graph(attempt, stop)
+            return
+        if alone:
+            require_room(attempt.spec.resources)
+        if attempt.fresh:
+            weights = make_encoder(attempt.spec.encoder).weight_bytes()
+            attempt.resolved = replace(attempt.resolved, threads_per_replica=threads_for(attempt.spec.resources, units, weights))
+        _settle(attempt, units)
+        if stop.asked:
+            raise Stopped("stopped by a request (SIGTERM) before the first unit; run the same command again to go on")
+        _start(attempt)
+        run_works(attempt, works, units, stop)
+
+
+def _space_needed(attempt: Attempt, stock: Ledger) -> int:
+    """Guess the bytes of the vectors still to come; unknown row counts are guessed from the bytes of the files."""
+    encoder = make_encoder(attempt.spec.encoder)
+    of_vectors, of_token = vector_bytes(attempt.spec, encoder)
+    pieces = [piece for work in stock.works for piece in work.span.pieces]
+    of_row = _ROW_BYTES[attempt.spec.source.modality]
+    rows = stock.rows_left if stock.rows_left is not None else sum(piece.rows or piece.bytes // of_row for piece in pieces)
+    return rows * of_vectors + sum(piece.bytes for piece in pieces) // _TOKEN_BYTES * of_token
+
+
+def _settle(attempt: Attempt, units: int) -> None:
+    """Let a replica compare the first rows with the reference and, on a new run, choose what is "auto"."""
+    from embed_ops.embedding.pipeline import WorkerDied, on_a_replica
+    from embed_ops.embedding.resources import replica_count
+
+    spec = attempt.spec
+    attempt.header["resolved"] = asdict(attempt.resolved)
+    if spec.parity.rows == 0:
+        attempt.header["model"] = make_encoder(spec.encoder).describe()
+        return
+    contents = attempt.corpus.head(attempt.plan, _SAMPLES * spec.parity.rows)
+    open_choices = choices(spec) if attempt.fresh else frozenset()
+    stock = attempt.stock()
+    replicas = replica_count(spec.resources, units, attempt.resolved.threads_per_replica)[1]
+    planned = Planned(stock.rows_left, attempt.plan.bytes, replicas)
+    samples = _samples(contents, spec.parity.rows)
+    while True:
+        sample = samples.pop(0)
+        attempt.reporter.say(f"comparing {len(sample)} rows with the reference")
+        try:
+            found = on_a_replica(spec.resources, settle, spec.encoder, attempt.resolved, open_choices, spec.parity, sample, planned)
+            break
+        except WorkerDied as error:
+            # A row that kills its process may be among the first ones too: isolation will find it, if other rows are fine.
+            if not samples:
+                raise
+            attempt.reporter.say(f"{error}; comparing other rows")
+    require(found.found, spec.parity)
+    attempt.resolved = found.resolved
+    attempt.measured.parity = [asdict(item) for item in found.found]
+    attempt.header |= {"model": found.model, "resolved": asdict(found.resolved)}
+    if open_choices:
+        attempt.header["measured"] = found.measured
+        chosen = [found.resolved.dtype, *(name for name in ("compile", "draft") if getattr(found.resolved, name))]
+        attempt.reporter.say(f"computing in {', '.join(chosen)}, {found.resolved.token_budget} tokens at a time")
+        if missing := found.measured.get("compile", {}).get("not tried"):
+            attempt.reporter.say(f"not compiled: {missing}")
+
+
+def _samples(contents: list[Any], rows: int) -> list[list[Any]]:
+    """Choose rows to compare, and others to take if a worker dies on the ones before; a small corpus is halved."""
+    if len(contents) > rows:
+        return [contents[first : first + rows] for first in range(0, len(contents), rows)]
+    middle = len(contents) // 2
+    return [contents, *(half for half in (contents[:middle], contents[middle:]) if half and middle)]
+
+
+def _start(attempt: Attempt) -> None:
+    """Publish what the run is, before its first unit.
+
+    Stale outputs go before the new plan says so: a crash between leaves work, never lies.
+    """
+    attempt.heartbeat.begin()
+    attempt.header["attempts"].append({"attempt": attempt.name, "started": attempt.began})
+    attempt.publish("running")
+    if attempt.stale:
+        attempt.run.remove_stale(attempt.stale, attempt.records, attempt.name)
+    attempt.run.clean(attempt.name)
+    attempt.run.write_plan(attempt.plan, attempt.name)
+
+
+def _finish(attempt: Attempt, path: str) -> Run:
+    """Write the report and the final status; the run is named as the user named it."""
+    attempt.measured.memory["driver"] = peak_memory()
+    total = time.time() - attempt.began
+    done = attempt.stock().done
+    report = build(done, attempt.measured, total, asdict(attempt.resolved))
+    if not attempt.measured.records and (earlier := attempt.run.read_json("report.json")):
+        # Rates stay those of the latest attempt that embedded something.
+        report = earlier | counts(done, attempt.measured)
+        report["seconds"]["total"] = total
+    report["modality"] = attempt.spec.source.modality
+    report["statistics"] = report_of(attempt.run.read_statistics(), report["rows"])
+    attempt.run.write_json("report.json", report, attempt.name)
+    figures = {name: report[name] for name in ("rows", "units", "units_skipped", "rows_per_second", "seconds")}
+    attempt.header["attempts"][-1] |= {"finished": time.time(), **figures}
+    attempt.publish("finished")
+    attempt.run.remove_unnamed_rejects(done)
+    remove_folder(attempt.run.root, GRAPH_WORK)
+    attempt.run.remove_temporary(attempt.name)
+    return Run(path)

@@ -1,0 +1,180 @@
+"""The forward pass of a unit: token batches in, vectors in the order of the inputs out. Halves what memory can't hold."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from embed_ops.embedding.batching import padded_positions, token_batches
+from embed_ops.encoders.base import Encoder, FloatArray, IntArray, InWindows
+from embed_ops.numerics.ragged import Places, offsets_of, runs
+from embed_ops.schema import Reason
+
+Batch = npt.NDArray[np.int64]
+_Launched = Callable[[], Mapping[str, FloatArray]]
+Result = TypeVar("Result")
+
+
+@dataclass
+class Room:
+    """What a replica has learned of its memory: positions of the smallest batch that did not fit, None if all did.
+
+    Batches of that size are halved beforehand from then on, to the halves that running out of memory would give.
+    """
+
+    too_many: int | None = None
+
+    def refuses(self, positions: int) -> bool:
+        """Tell whether a batch of so many positions would not fit."""
+        return self.too_many is not None and positions >= self.too_many
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """What a unit's inputs became.
+
+    Attributes:
+        vectors: {output: (inputs, dim) float32} in the order given; NaN where an input is too large.
+        offsets: {output: (inputs + 1,)} where inputs have other numbers of vectors than one each: where those of each begin.
+        lengths: (inputs,) int32.
+        positions: what went through the model, padding included.
+        halved: batches that memory could not hold.
+        refused: {place of an input that has no vector: why}, such as those that memory can't hold alone.
+    """
+
+    vectors: dict[str, FloatArray]
+    lengths: IntArray
+    positions: int
+    halved: int = 0
+    refused: dict[int, Reason] = field(default_factory=dict)
+    offsets: dict[str, Places] = field(default_factory=dict)
+
+    def forget(self, inputs: Mapping[int, Reason]) -> Embedded:
+        """Take the vectors of some inputs out, and say why."""
+        places = np.array(sorted(inputs), np.int64)
+        for name, vectors in self.vectors.items():
+            vectors[_places(self.offsets.get(name), places)] = np.nan
+        return replace(self, refused={**self.refused, **inputs})
+
+
+def _places(offsets: Places | None, inputs: Batch) -> Batch:
+    """Find the places of the vectors of inputs, in their order."""
+    return inputs if offsets is None else runs(offsets[inputs], offsets[inputs + 1] - offsets[inputs])
+
+
+def embed_inputs(
+    encoder: Encoder,
+    inputs: pa.Table,
+    budget: int,
+    room: Room | None = None,
+    before: Callable[[Batch], None] | None = None,
+    *,
+    overlap: bool = True,
+) -> Embedded:
+    """Embed a unit's inputs in token batches formed from these inputs alone.
+
+    A batch is collected only after the next one is launched, so that a GPU never waits for the host to pad it.
+
+    Args:
+        encoder: loaded.
+        inputs: one row per distinct input.
+        budget: padded positions of a batch.
+        room: what the replica has learned of its memory.
+        before: called with the places of a batch, (batch,) int64, before it is launched.
+        overlap: launch a batch before the one in front of it is collected.
+    """
+    lengths = encoder.lengths(inputs)
+    batches = token_batches(lengths, budget)
+    counts = {name: encoder.counts(inputs, name) for name in encoder.outputs()} if isinstance(encoder, InWindows) else {}
+    offsets = {name: offsets_of(of_input) for name, of_input in counts.items() if of_input is not None}
+    number = {name: int(offsets[name][-1]) if name in offsets else len(inputs) for name in encoder.outputs()}
+    vectors = {name: np.full((number[name], encoder.dim(name)), np.nan, np.float32) for name in encoder.outputs()}
+    flight = _Flight(encoder, inputs.combine_chunks(), lengths, vectors, offsets, room or Room(), before, overlap)
+    flight.run(batches)
+    refused = dict.fromkeys(sorted(flight.too_large), Reason.TOO_LARGE)
+    return Embedded(vectors, lengths, padded_positions(lengths, batches), flight.halved, refused, offsets)
+
+
+@dataclass
+class _Flight:
+    """One unit on its way through the model."""
+
+    encoder: Encoder
+    inputs: pa.Table
+    lengths: IntArray
+    vectors: dict[str, FloatArray]
+    offsets: dict[str, Places]
+    room: Room
+    before: Callable[[Batch], None] | None
+    overlap: bool
+    halved: int = 0
+    too_large: list[int] = field(default_factory=list)
+
+    def run(self, batches: list[Batch]) -> None:
+        """Embed all batches, halving as needed."""
+        queue = deque(batches)
+        waiting: tuple[Batch, _Launched] | None = None
+        while queue or waiting:
+            batch = queue.popleft() if queue else None
+            if batch is not None and len(batch) > 1 and self.room.refuses(self._positions(batch)):
+                self._halve(batch, queue)
+                continue
+            launched = None if batch is None else self._launch(batch)
+            if waiting is not None:
+                self._collect(*waiting, queue)
+                if batch is not None and launched is None:
+                    # What waited held memory too, so the batch is not judged before a second try.
+                    launched = self._launch(batch)
+            if batch is not None and launched is None:
+                self._did_not_fit(batch, queue)
+            waiting = None if batch is None or launched is None else (batch, launched)
+            if waiting is not None and not self.overlap:
+                self._collect(*waiting, queue)
+                waiting = None
+
+    def _positions(self, batch: Batch) -> int:
+        return len(batch) * int(self.lengths[batch].max())
+
+    def _launch(self, batch: Batch) -> _Launched | None:
+        """Start a batch; None where memory ran out."""
+        if self.before is not None:
+            self.before(batch)
+        return self._unless_out_of_memory(lambda: self.encoder.launch(self.inputs.take(pa.array(batch))))
+
+    def _collect(self, batch: Batch, launched: _Launched, queue: deque[Batch]) -> None:
+        found = self._unless_out_of_memory(launched)
+        if found is None:
+            self._did_not_fit(batch, queue)
+            return
+        for name, part in found.items():
+            self.vectors[name][_places(self.offsets.get(name), batch)] = part
+
+    def _did_not_fit(self, batch: Batch, queue: deque[Batch]) -> None:
+        if len(batch) == 1:
+            self.too_large.append(int(batch[0]))
+        else:
+            self.room.too_many = self._positions(batch)
+            self._halve(batch, queue)
+
+    def _halve(self, batch: Batch, queue: deque[Batch]) -> None:
+        self.halved += 1
+        middle = len(batch) // 2
+        queue.extendleft([batch[middle:], batch[:middle]])
+
+    @staticmethod
+    def _unless_out_of_memory(call: Callable[[], Result]) -> Result | None:
+        try:
+            return call()
+        except Exception as error:
+            from embed_ops.encoders.device import ran_out_of_memory, release_memory
+
+            if not ran_out_of_memory(error):
+                raise
+        release_memory()
+        return None

@@ -1,0 +1,1 @@
+"""The job of a graph, layer by layer. Read `run.py` first."""

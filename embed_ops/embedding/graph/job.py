@@ -1,0 +1,135 @@
+"""What a graph's workers share: the job and its kept arrays, a partition, the model.
+
+The tasks are in `tables.py` (nodes, ids, edges), `partitions.py` (partitions) and `units.py` (writing): plain functions,
+tested without Ray. Everything is kept below `work/graph/`; what is kept is not computed again when a command is repeated.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy.typing as npt
+import pyarrow as pa
+
+from embed_ops.embedding.job import Job
+from embed_ops.embedding.steps import parts_of
+from embed_ops.encoders.graph.arrays import read_array, write_array
+from embed_ops.encoders.graph.partition import Csr
+from embed_ops.spec.source import SourceSpec
+from embed_ops.storage.files import Location, publish, read_bytes
+
+if TYPE_CHECKING:
+    from embed_ops.encoders.graph.model import GraphModel
+from embed_ops.engine.memory import private_memory
+
+WORK = "work/graph"
+FINAL = 999
+"""Instead of a layer: what the model makes of all layers."""
+_CSR = tuple(field.name for field in fields(Csr))
+
+
+@dataclass(frozen=True)
+class GraphJob:
+    """Everything that a worker needs.
+
+    Attributes:
+        job: the run, as for every family.
+        edges: the section of the edge table.
+        columns: its columns.
+        roots: of the edge table.
+    """
+
+    job: Job
+    edges: SourceSpec
+    columns: pa.Schema
+    roots: tuple[Location, ...]
+
+    @property
+    def source(self) -> SourceSpec:
+        """The section of the node table."""
+        return self.job.spec.source
+
+    @property
+    def work(self) -> Location:
+        """Where everything is kept until the run is finished."""
+        return self.job.run.child(WORK)
+
+    def keep(self, name: str, array: npt.NDArray[Any]) -> None:
+        """Write an array."""
+        write_array(self.job.run, f"{WORK}/{name}", array, self.job.attempt)
+
+    def kept(self, name: str, first: int = 0, last: int | None = None) -> npt.NDArray[Any]:
+        """Read rows of an array."""
+        return read_array(self.work, name, first, last)
+
+    def keep_csr(self, name: str, csr: Csr) -> None:
+        """Write a partition's in-edges."""
+        for field in _CSR:
+            self.keep(f"{name}.{field}", getattr(csr, field))
+
+    def csr(self, name: str) -> Csr:
+        """Read a partition's in-edges."""
+        return Csr(*(self.kept(f"{name}.{field}") for field in _CSR))
+
+    def note(self, name: str, values: dict[str, Any]) -> dict[str, Any]:
+        """Write what a task has found, when all else that it writes is there; gives it back."""
+        publish(self.job.run, f"{WORK}/{name}.json", json.dumps(values).encode(), self.job.attempt)
+        return values | {"memory": private_memory()}
+
+    def noted(self, name: str) -> dict[str, Any] | None:
+        """Read a note, None where the task has not ended yet."""
+        content = read_bytes(self.work.child(f"{name}.json"))
+        return None if content is None else json.loads(content)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One partition: its number, its places `first` to `last`, and the boundaries of all."""
+
+    number: int
+    bounds: tuple[int, ...]
+
+    @property
+    def first(self) -> int:
+        """The first place."""
+        return self.bounds[self.number]
+
+    @property
+    def last(self) -> int:
+        """The place behind the last one."""
+        return self.bounds[self.number + 1]
+
+    @property
+    def rows(self) -> int:
+        """How many places."""
+        return self.last - self.first
+
+
+def states_name(layer: int, number: int) -> str:
+    """Name the states of a partition; layer 0: the features; `FINAL`: what the model gives."""
+    return f"layer-{layer:03d}/{number:06d}"
+
+
+_MODELS: dict[str, GraphModel] = {}
+
+
+def model_path(graph: GraphJob) -> Path:
+    """Give the model's folder on this machine, its weights fetched."""
+    encoder: Any = parts_of(graph.job).encoder
+    path: Path = encoder.fetched()
+    return path
+
+
+def model_of(graph: GraphJob) -> GraphModel:
+    """Load the model once per process."""
+    if graph.job.attempt not in _MODELS:
+        from embed_ops.encoders.device import use_threads
+        from embed_ops.encoders.graph.weights import load_graph_model
+
+        use_threads(1)
+        _MODELS.clear()
+        _MODELS[graph.job.attempt] = load_graph_model(model_path(graph), graph.job.resolved.dtype)
+    return _MODELS[graph.job.attempt]

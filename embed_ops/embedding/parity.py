@@ -1,0 +1,108 @@
+"""Parity: the first rows through the job's own path and through the reference, compared before hours are spent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from embed_ops.encoders.base import FloatArray, IntArray
+from embed_ops.errors import ParityError
+from embed_ops.numerics.ragged import Ragged
+from embed_ops.spec.spec import ParitySpec
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How close one output came to the reference.
+
+    Attributes:
+        output: vector column.
+        reference: what it was compared with.
+        rows: how many rows, or vectors of lists.
+        mean: mean cosine.
+        min: least cosine of a row.
+        worst_row: index of that row among those compared.
+    """
+
+    output: str
+    reference: str
+    rows: int
+    mean: float
+    min: float
+    worst_row: int
+
+
+def cosines(left: FloatArray, right: FloatArray) -> FloatArray:
+    """Cosine of each pair of `(rows, dim)` vectors, (rows,) float32; 1 where both are zero."""
+    products = np.einsum("ij,ij->i", left, right, dtype=np.float64)
+    norms = np.linalg.norm(left.astype(np.float64), axis=1) * np.linalg.norm(right.astype(np.float64), axis=1)
+    same = (left == right).all(axis=1)
+    return np.where(same, 1.0, products / np.where(norms == 0, 1.0, norms)).astype(np.float32)
+
+
+def compare(
+    vectors: Mapping[str, FloatArray | Ragged], index: IntArray, reference: tuple[str, Mapping[str, FloatArray | Ragged]]
+) -> list[Parity]:
+    """Compare the vectors of a column's inputs with the reference of its rows, output by output; lists vector by vector.
+
+    Args:
+        vectors: {output: (inputs, dim) float32, or a list for each}.
+        index: (rows,) the input of each row, -1 for a reject.
+        reference: its name and {output: (rows, dim) float32, or a list for each row}.
+    """
+    found = []
+    for output, expected in reference[1].items() if len(index) else ():
+        ours = vectors[output]
+        if isinstance(expected, Ragged) or isinstance(ours, Ragged):
+            found += _compare_lists(output, _listed(ours), _listed(expected), index, reference[0])
+            continue
+        # A text without any token has no vector, here and there.
+        finite = np.isfinite(expected).all(axis=1) & (index >= 0)
+        if finite.any():
+            close = cosines(ours[index[finite]], expected[finite])
+            rows = np.flatnonzero(finite)
+            found.append(Parity(output, reference[0], len(rows), float(close.mean()), float(close.min()), int(rows[close.argmin()])))
+    return found
+
+
+def _listed(vectors: FloatArray | Ragged) -> Ragged:
+    return vectors if isinstance(vectors, Ragged) else Ragged(vectors, np.arange(len(vectors) + 1, dtype=np.int64))
+
+
+def _compare_lists(output: str, ours: Ragged, expected: Ragged, index: IntArray, name: str) -> list[Parity]:
+    """Compare lists; those of another length count as opposite in all their vectors."""
+    rows = np.flatnonzero(index >= 0)
+    mine, theirs = ours.take(index[rows]), expected.take(rows)
+    same = mine.counts == theirs.counts
+    close = np.full(len(theirs.values), -1.0, np.float32)
+    alike = np.repeat(same, theirs.counts)
+    close[alike] = cosines(mine.take(same).values, theirs.take(same).values)
+    close = np.concatenate([close, np.full(int((~same & (theirs.counts == 0)).sum()), -1.0, np.float32)])
+    if not len(close):
+        return []
+    of_row = np.concatenate([np.repeat(rows, theirs.counts), rows[~same & (theirs.counts == 0)]])
+    return [Parity(output, name, len(close), float(close.mean()), float(close.min()), int(of_row[close.argmin()]))]
+
+
+def within(found: list[Parity], limits: ParitySpec) -> bool:
+    """Tell whether all outputs keep the limits."""
+    return all(item.mean >= limits.min_mean and item.min >= limits.min for item in found)
+
+
+def require(found: list[Parity], limits: ParitySpec) -> None:
+    """Stop the job where an output misses the limits.
+
+    Raises:
+        ParityError: holds a table of all outputs.
+    """
+    if within(found, limits):
+        return
+    head = f"{'output':<16} {'rows':>5} {'mean cosine':>12} {'min cosine':>12}  reference"
+    table = [f"{item.output:<16} {item.rows:>5} {item.mean:>12.7f} {item.min:>12.7f}  {item.reference}" for item in found]
+    raise ParityError(
+        "the vectors differ from the reference by more than [parity] allows "
+        f"(min_mean = {limits.min_mean}, min = {limits.min}); stopped before the first unit. "
+        "Use encoder.dtype=float32, or other limits.\n" + "\n".join([head, *table])
+    )

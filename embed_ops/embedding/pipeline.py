@@ -1,0 +1,172 @@
+"""The job on one page: spans in, records out. The only caller of `map_batches`.
+
+    Work            a span and its units that are done                       (driver)
+    read_and_prepare  CPU tasks: its missing units, one at a time, tokenised
+    Replica           the actor pool: token batches, forward passes, pooling
+    write_unit        CPU tasks: the reject file, then the data file
+    record          what is known of the unit                                (driver)
+
+A unit is one row of the dataset, and `target_max_block_size = 1` makes every row a block: units leave a reader while it
+still reads, are never merged or split, and take the same way to CPU and GPU replicas.
+
+The driver takes records from a feed, so that it can look up: was it asked to stop, does the pool live? Workers that hang
+end themselves; units whose workers died are missing at the end, and `isolate_units` finds out why.
+"""
+
+from __future__ import annotations
+
+import gc
+import warnings
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, TypeVar
+
+import ray
+import ray.data
+import ray.data.exceptions
+import ray.exceptions
+from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
+
+from embed_ops.embedding.job import Job
+from embed_ops.embedding.message import failure
+from embed_ops.embedding.resources import (
+    CPUS_PER_READER,
+    IMAGE_READER_CPUS,
+    MODEL_LOAD_TRIES,
+    NO_PROGRESS_S,
+    READER_CPUS,
+    READERS_PER_CORE,
+    SPANS_PER_WAVE,
+    TASK_RETRIES,
+    TRIAL_PATIENCE,
+    WRITER_CPUS,
+    replica_count,
+    replica_resources,
+)
+from embed_ops.embedding.settings import Resolved
+from embed_ops.embedding.steps import write_unit
+from embed_ops.embedding.workers import WatchedReplica, call_guarded, isolate_watched, read
+from embed_ops.engine import pulse
+from embed_ops.engine.errors import engine_error
+from embed_ops.engine.feed import Feed
+from embed_ops.engine.lookout import LOOK_UP_S, Control, Lookout
+from embed_ops.errors import EngineError
+from embed_ops.runs.work import Work
+from embed_ops.spec.encoder import EncoderSpec
+from embed_ops.spec.spec import ResourcesSpec
+
+Result = TypeVar("Result")
+
+
+def run_units(job: Job, works: Sequence[Work], units: int, control: Control) -> Generator[dict[str, Any], None, None]:
+    """Run every unit that the works lack, and yield its record, or the error that it met, as soon as it is known.
+
+    Args:
+        job: what to do.
+        works: spans to read.
+        units: about how many units that makes; "auto" loads no more replicas.
+        control: the request to stop, and the watch.
+    """
+    context = DataContext.get_current()
+    context.target_max_block_size = 1
+    context.max_errored_blocks = -1
+    context.max_consecutive_actor_init_deaths = MODEL_LOAD_TRIES
+    context.execution_no_progress_timeout_s = NO_PROGRESS_S
+    # By default a pool grows only where two units wait for each replica, and readers seldom get that far ahead.
+    context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    # The restart options have no other spelling in Ray 2.60.
+    warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
+    for first in range(0, len(works), SPANS_PER_WAVE):
+        if job.late() or control.stop.asked:
+            return
+        try:
+            yield from _wave(job, works[first : first + SPANS_PER_WAVE], units, control)
+        finally:
+            # The pool's actors go when nothing refers to them, and the engine's objects refer to each other in circles: until
+            # they are collected, actors that are done would keep the cores that the next wave waits for.
+            gc.collect()
+
+
+def _wave(job: Job, works: Sequence[Work], units: int, control: Control) -> Generator[dict[str, Any], None, None]:
+    try:
+        with Feed(_dataset(job, works, units).iter_rows) as feed:
+            yield from Lookout(job.attempt, control).units(feed)
+    except (ray.exceptions.RayError, ray.data.exceptions.ExecutionTimeoutError, ray.data.exceptions.UserCodeException) as error:
+        raise engine_error(error) from error
+
+
+def _dataset(job: Job, works: Sequence[Work], units: int) -> ray.data.Dataset:
+    """Describe the pipeline: nothing runs yet."""
+    threads = job.resolved.threads_per_replica
+    least, most = replica_count(job.spec.resources, units, threads)
+    one_unit = {"batch_size": 1, "batch_format": "pyarrow"}
+    # Nodes that join later bring replicas and want readers.
+    cores = max(int(ray.cluster_resources().get("CPU", 1)), most * threads if least < most else 0)
+    helpers = max(1, cores // CPUS_PER_READER)
+    readers, reader_cpus = (READERS_PER_CORE * cores, IMAGE_READER_CPUS) if job.spec.source.modality == "image" else (helpers, READER_CPUS)
+    wave = [{"work": work.dump()} for work in works]
+    return (
+        ray.data.from_items(wave, override_num_blocks=len(wave))
+        .map_batches(
+            read, fn_args=(job,), compute=TaskPoolStrategy(size=readers), num_cpus=reader_cpus, max_retries=TASK_RETRIES, **one_unit
+        )
+        .map_batches(
+            WatchedReplica,
+            fn_constructor_args=(job,),
+            compute=ActorPoolStrategy(min_size=least, max_size=most),
+            max_task_retries=1,
+            max_restarts=-1,
+            **replica_resources(job.spec.resources, threads, least),
+            **one_unit,
+        )
+        .map_batches(
+            write_unit, fn_args=(job,), compute=TaskPoolStrategy(size=helpers), num_cpus=WRITER_CPUS, max_retries=TASK_RETRIES, **one_unit
+        )
+    )
+
+
+def isolate_units(job: Job, works: Sequence[Work], control: Control) -> Generator[dict[str, Any], None, None]:
+    """Embed the units that the works lack in processes of their own, a task for each work; yields as `run_units` does."""
+    claim = replica_resources(job.spec.resources, job.resolved.threads_per_replica)
+    task = ray.remote(**claim, max_retries=1)(isolate_watched)
+    waiting = {task.remote(job, work.dump()): work for work in works}
+    lookout = Lookout(job.attempt, control)
+    try:
+        while waiting and not control.stop.expired:
+            done, _ = ray.wait(list(waiting), timeout=LOOK_UP_S)
+            for ref in done:
+                work = waiting.pop(ref)
+                try:
+                    yield from ray.get(ref)
+                except ray.exceptions.RayError as error:
+                    yield failure(engine_error(error), work.span.first_unit)
+            lookout.look_up()
+    finally:
+        for ref in waiting:
+            ray.cancel(ref, force=True)
+        pulse.forget(job.attempt)
+
+
+class WorkerDied(EngineError):
+    """The process of a task died, or ended itself since it hung."""
+
+
+def on_a_replica(
+    resources: ResourcesSpec, function: Callable[[EncoderSpec, Resolved, Any, Any, Any, Any], Result], *arguments: Any
+) -> Result:
+    """Call `settle` once where a replica would run.
+
+    Raises:
+        WorkerDied: its process died twice.
+    """
+    resolved: Resolved = arguments[1]
+    patience = TRIAL_PATIENCE * resources.hang_seconds
+    task = ray.remote(**replica_resources(resources, resolved.threads_per_replica), max_retries=1)(call_guarded)
+    try:
+        result: Result = ray.get(task.remote(patience, function, *arguments))
+    except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
+        raise WorkerDied(f"the worker process that compares the first rows died: {' '.join(str(error).split())[:300]}") from error
+    except ray.exceptions.RayError as error:
+        raise engine_error(error) from error
+    return result

@@ -1,0 +1,84 @@
+"""Retry: which rejects are read again, and how what they became is merged back in source order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from embed_ops.runs.directory import RunDir
+from embed_ops.runs.parquet import read_footer
+from embed_ops.runs.record import COUNTED, DATA, REJECTS, SUFFIX, Record
+from embed_ops.runs.work import Again, Work
+from embed_ops.schema import FILE_LEVEL, REASON, ROW, SOURCE
+from embed_ops.sources.plan import Piece, Plan, Span
+from embed_ops.storage.files import open_file
+
+
+def in_source_order(table: pa.Table, ranges: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """Sort a unit's rows by source file, in the order of its ranges, then by position."""
+    rank = {part["source"]: place for place, part in enumerate(ranges)}
+    places = zip(table.column(SOURCE).to_pylist(), table.column(ROW).to_pylist(), strict=True)
+    keys = [(rank[source], row) for source, row in places]
+    if keys == sorted(keys):
+        return table.combine_chunks()
+    return table.take(pa.array(sorted(range(len(keys)), key=keys.__getitem__), pa.int64())).combine_chunks()
+
+
+def read_table(run: RunDir, relative: str) -> tuple[pa.Table, dict[str, Any]]:
+    """Read a data or reject file: its rows and its footer."""
+    with open_file(run.root.child(relative)) as opened:
+        file = pq.ParquetFile(opened)
+        footer = read_footer(file.metadata)
+        return file.read().replace_schema_metadata(None), footer
+
+
+def retry_work(run: RunDir, plan: Plan, records: Iterable[Record]) -> list[Work]:
+    """List the work that reads every reject again, unit by unit."""
+    planned = {(piece.source, piece.begin): piece for span in plan.spans for piece in span.pieces}
+    works = []
+    for index, record in enumerate(records):
+        if record.reject_file is None:
+            continue
+        table, _ = read_table(run, f"{REJECTS}/{record.reject_file}")
+        singles: dict[str, set[int]] = {}
+        tails: dict[str, int] = {}
+        for source, row, reason in zip(*(table.column(name).to_pylist() for name in (SOURCE, ROW, REASON)), strict=True):
+            if reason in FILE_LEVEL:
+                tails[source] = row
+            else:
+                singles.setdefault(source, set()).add(row)
+        again = {source: Again(frozenset(singles.get(source, ())), tails.get(source)) for source in {*singles, *tails}}
+        pieces = tuple(_piece(part, again, planned) for part in record.ranges)
+        works.append(Work(Span(index, pieces), retry=again, replaces=record.reject_file))
+    return works
+
+
+def _piece(part: Mapping[str, Any], again: Mapping[str, Again], planned: Mapping[tuple[str, int], Piece]) -> Piece:
+    end: int | None = part["end"]
+    if again.get(part["source"], Again()).tail is not None:
+        # The end of what could not be read is known from the plan, if at all.
+        whole = [piece for (source, begin), piece in planned.items() if source == part["source"] and begin <= part["begin"]]
+        end = max(whole, key=lambda piece: piece.begin).end
+    return Piece(part["source"], part["begin"], end, None, 0)
+
+
+def merge(run: RunDir, data: pa.Table, rejects: pa.Table, meta: dict[str, Any]) -> tuple[pa.Table, pa.Table, dict[str, Any]]:
+    """Put rows that were embedded on retry among those of the unit's data file; the new rejects replace the old ones.
+
+    Returns:
+        data, rejects, and `meta` with the unit's counts and its place in the chain.
+    """
+    old, footer = read_table(run, f"{DATA}/{meta['unit']}{SUFFIX}")
+    following = footer["next"] or [None, None]
+    sums = {name: footer.get(name, 0) + meta[name] for name in COUNTED}
+    chained = meta | sums | {"next_source": following[0], "next_position": following[1], "flags": ["retried"]}
+    return in_source_order(pa.concat_tables([old, data.cast(old.schema)]), meta["ranges"]), rejects, chained
+
+
+def merged_before(run: RunDir, meta: dict[str, Any]) -> bool:
+    """Tell whether the unit's files are newer than the rejects that were read: a worker died after it had merged them."""
+    with open_file(run.root.child(f"{DATA}/{meta['unit']}{SUFFIX}")) as opened:
+        return bool(read_footer(pq.read_metadata(opened))["reject_file"] != meta["replaces"])

@@ -1,0 +1,122 @@
+"""What "auto" became, and what decides the vectors of a run."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from embed_ops import __version__
+from embed_ops.embedding.batching import RULE
+from embed_ops.runs.fingerprint import require_same
+from embed_ops.spec.encoder import AUTO
+from embed_ops.spec.spec import Spec
+
+_SOURCE_FIELDS = ("kind", "modality", "column", "template", "keep", "where", "limit", "types", "delimiter")
+_ENCODER_FIELDS = ("family", "max_tokens", "prompt", "outputs", "max_pixels", "draft", "lowercase", "trust_remote_code")
+_WINDOW_FIELDS = ("window", "stride", "chunk", "targets", "targets_column")
+_VERSIONED = ("torch", "transformers", "tokenizers", "numpy", "pillow", "pyarrow")
+_GRAPH_FIELDS = ("id", "features", "src", "dst", "weight", "edge_features", "undirected", "on_missing", "fanout")
+TOKEN_BUDGETS = {"text": {"cpu": 4_096, "cuda": 65_536}, "image": {"cpu": 2_048, "cuda": 65_536}, "node": {"cpu": 1_024, "cuda": 1_024}}
+TOKEN_BUDGETS["static"] = {"cpu": 262_144, "cuda": 262_144}
+TOKEN_BUDGETS["words"] = TOKEN_BUDGETS["text"]
+"""Positions of a forward pass, unless a trial on the device finds a faster size; models of images are wider, and leave
+the cache sooner. Nodes go through the model in tiles of a fixed size."""
+
+
+def fingerprint(spec: Spec, model: Mapping[str, str], edges: str | None = None) -> dict[str, Any]:
+    """List what decides the vectors, by field; `model` has the hashes of the model's files, `edges` that of a graph's edge files."""
+    tree = spec.model_dump(mode="json")
+    found = {f"source.{name}": tree["source"][name] for name in _SOURCE_FIELDS}
+    if edges is not None:
+        found |= {f"source.{name}": tree["source"][name] for name in _GRAPH_FIELDS}
+        found |= {"edge files": edges, "encoder.dtype": spec.encoder.dtype, **({"seed": spec.seed} if spec.source.fanout else {})}
+    found |= {f"encoder.{name}": tree["encoder"][name] for name in _ENCODER_FIELDS}
+    # Runs of before there were windows have none of these fields, and are the same runs.
+    found |= {f"encoder.{name}": tree["encoder"][name] for name in _WINDOW_FIELDS if spec.encoder.in_windows}
+    # What a quantizer is stands among the hashes; where it lies changes nothing.
+    found["encoder.outputs"] = [
+        {key: value for key, value in output.items() if key != "quantizer" and (key, value) != ("each", AUTO)}
+        for output in tree["encoder"]["outputs"]
+    ]
+    found |= {"sink.dtype": spec.sink.dtype, "resources.unit_rows": spec.resources.unit_rows}
+    return found | {f"model {part}": digest for part, digest in sorted(model.items())}
+
+
+def resolve(spec: Spec) -> Resolved:
+    """Give every setting a value: the spec's, or the safe one that "auto" has until a replica has measured a better."""
+    device = "cuda" if spec.resources.gpus_per_replica > 0 else "cpu"
+    budget, threads = spec.resources.token_budget, spec.resources.threads_per_replica
+    versions = {name: importlib.metadata.version(name) for name in _VERSIONED}
+    return Resolved(
+        dtype="float32" if spec.encoder.dtype == AUTO else spec.encoder.dtype,
+        compile=spec.encoder.compile is True,
+        token_budget=TOKEN_BUDGETS.get(spec.encoder.family, TOKEN_BUDGETS[spec.source.modality])[device] if budget == AUTO else budget,
+        batch_rule=RULE,
+        threads_per_replica=1 if threads == AUTO else threads,
+        device=device,
+        draft=spec.encoder.draft is True,
+        versions={"embed-ops": __version__, **versions},
+    )
+
+
+def choices(spec: Spec) -> frozenset[str]:
+    """Name the settings that are "auto", for a replica to choose; none without a parity check, which must vouch for them."""
+    if spec.parity.rows == 0:
+        return frozenset()
+    if spec.encoder.family == "static":
+        return frozenset()
+    asked = {"dtype": spec.encoder.dtype, "compile": spec.encoder.compile, "token_budget": spec.resources.token_budget}
+    if spec.source.modality == "image" and spec.encoder.dtype != "float32":
+        asked["draft"] = spec.encoder.draft
+    return frozenset(name for name, value in asked.items() if value == AUTO)
+
+
+def resume(where: str, known: Mapping[str, Any], spec: Spec) -> Resolved:
+    """Take over what an earlier attempt resolved, where this machine and this spec can honour it.
+
+    Raises:
+        RunError: names what can't be honoured, with both values.
+    """
+    earlier, now = Resolved(**known), resolve(spec)
+    given = {
+        "encoder.dtype": (earlier.dtype, spec.encoder.dtype),
+        "encoder.compile": (earlier.compile, spec.encoder.compile),
+        "encoder.draft": (earlier.draft, spec.encoder.draft),
+        "resources.token_budget": (earlier.token_budget, spec.resources.token_budget),
+        "resources.threads_per_replica": (earlier.threads_per_replica, spec.resources.threads_per_replica),
+    }
+    asked = {
+        **{name: (known, known if value == AUTO else value) for name, (known, value) in given.items()},
+        "device": (earlier.device, now.device),
+        "batch rule": (earlier.batch_rule, now.batch_rule),
+        **{f"version of {name}": (earlier.versions.get(name), version) for name, version in now.versions.items()},
+    }
+    require_same(where, {name: pair[0] for name, pair in asked.items()}, {name: pair[1] for name, pair in asked.items()})
+    return earlier
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """What "auto" became: with the spec and the data it decides every byte, so it is kept with the run.
+
+    Attributes:
+        dtype: compute type.
+        compile: whether the forward pass is compiled.
+        token_budget: padded positions of a forward pass.
+        batch_rule: name of the rule that forms token batches.
+        threads_per_replica: CPU threads of a forward pass.
+        device: "cpu" or "cuda".
+        versions: exact versions of the libraries that compute or write.
+        draft: whether the JPEG decoder shrinks large photographs.
+    """
+
+    dtype: str
+    compile: bool
+    token_budget: int
+    batch_rule: str
+    threads_per_replica: int
+    device: str
+    versions: Mapping[str, str]
+    draft: bool = False

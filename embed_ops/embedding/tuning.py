@@ -1,0 +1,236 @@
+"""What "auto" becomes: measured on a replica before the first unit, accepted only if the vectors stay close to the reference.
+
+Each choice costs time on an idle cluster, so it is made only where the planned work repays it; a small job starts at
+once with what is known to be right. What was chosen is kept with the run and never chosen again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from embed_ops.embedding.forward import embed_inputs
+from embed_ops.embedding.parity import Parity, compare, within
+from embed_ops.embedding.settings import Resolved
+from embed_ops.encoders.base import Encoder, FloatArray, Prepared, gather
+from embed_ops.encoders.registry import make_encoder
+from embed_ops.errors import ModelError
+from embed_ops.numerics.ragged import Ragged
+from embed_ops.spec.encoder import EncoderSpec
+from embed_ops.spec.spec import ParitySpec
+
+LEAST_GAIN = 1.5
+"""Times the float32 rate that a matrix product in a shorter type must reach to be worth its rounding."""
+BUDGETS = {"cpu": (1_024, 2_048, 4_096, 8_192), "cuda": (16_384, 65_536, 262_144)}
+"""Token budgets that are tried, in positions."""
+_BUDGET_GAIN = 1.03
+"""Times as fast as the default that another budget must be: less is noise."""
+_ALLOWANCE = 0.02
+"""Share of the planned work that trying budgets may cost."""
+_GPU_MEMORY = 0.7
+"""Share of a GPU's memory that a budget may take: shapes differ, and so does what fragments."""
+_COMPILE_SECONDS = 30.0
+"""What compiling costs, roughly: 20 s for a six-layer model on one core, and a replica's loading of the result."""
+_EXPECTED_GAIN = 0.05
+"""Share of the time that compiling is expected to save, when deciding whether to try."""
+_COMPILE_GAIN = 1.03
+_COMPARED = 4096
+"""Characters, or words, of a text in windows that are compared: some windows' worth, and not a book, one window at a time."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """How much there is to do.
+
+    Attributes:
+        rows: still to embed, None where only reading tells.
+        bytes: of the files they stand in.
+        replicas: that share the work.
+    """
+
+    rows: int | None
+    bytes: int
+    replicas: int
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What a replica found before the first unit.
+
+    Attributes:
+        resolved: the settings, with every choice made.
+        found: how close these settings came to the reference, by output.
+        model: what the model became (`Encoder.describe`).
+        measured: why each choice was made, all JSON values.
+    """
+
+    resolved: Resolved
+    found: list[Parity]
+    model: dict[str, Any]
+    measured: dict[str, Any] = field(default_factory=dict)
+
+
+def settle(
+    spec: EncoderSpec, resolved: Resolved, choices: frozenset[str], limits: ParitySpec, contents: list[Any], planned: Planned
+) -> Settled:
+    """Embed the first rows as the job would and through the reference, and make the choices that are open.
+
+    Args:
+        spec: of the encoder.
+        resolved: the settings so far.
+        choices: those of `dtype`, `draft`, `token_budget` and `compile` that are "auto".
+        limits: how close is close enough.
+        contents: the first rows' texts or images.
+        planned: the work that a choice must repay.
+    """
+    from embed_ops.encoders.device import use_threads
+
+    use_threads(resolved.threads_per_replica)
+    trial = _Trial(spec, limits, contents)
+    if "dtype" in choices:
+        resolved = trial.choose_dtype(resolved)
+    else:
+        trial.run(resolved)
+    if "draft" in choices and resolved.dtype != "float32":
+        resolved = trial.choose_draft(resolved)
+    if trial.prepared.inputs.num_rows:
+        seconds = trial.planned_seconds(planned, contents)
+        if "token_budget" in choices:
+            resolved = trial.choose_budget(resolved, seconds)
+        if "compile" in choices:
+            resolved = trial.choose_compile(resolved, seconds)
+    return Settled(resolved, trial.found, trial.encoder.describe(), trial.measured)
+
+
+class _Trial:
+    """The first rows, their reference, and the encoder as it was loaded last."""
+
+    def __init__(self, spec: EncoderSpec, limits: ParitySpec, contents: list[Any]) -> None:
+        self.spec = spec
+        self.limits = limits
+        shortened = [content[:_COMPARED] for content in contents] if spec.in_windows else contents
+        images = bool(contents) and isinstance(contents[0], bytes)
+        lists = bool(contents) and isinstance(contents[0], list)
+        self.column = pa.array(shortened, pa.binary() if images else pa.list_(pa.string()) if lists else pa.string())
+        self.encoder: Encoder = make_encoder(spec)
+        self.reference: tuple[str, Mapping[str, FloatArray | Ragged]] = self.encoder.reference(self.column)
+        self.prepared: Prepared = self.encoder.prepare(self.column)
+        self.found: list[Parity] = []
+        self.first_rows = 0.0
+        """Seconds of the first rows."""
+        self.measured: dict[str, Any] = {}
+
+    def run(self, resolved: Resolved) -> bool:
+        """Load the encoder so and embed the rows; tells whether they are close enough, and keeps how close."""
+        self.encoder = make_encoder(self.spec)
+        self.encoder.load(resolved.device, resolved.dtype, compiled=resolved.compile)
+        return self.check(resolved.token_budget)
+
+    def check(self, budget: int) -> bool:
+        """Compare what the loaded encoder gives with the reference."""
+        embedded = embed_inputs(self.encoder, self.prepared.inputs, budget)
+        self.first_rows = self._seconds(self.prepared.inputs, budget)
+        vectors = gather(self.encoder, self.prepared.inputs, embedded.vectors, self.prepared.documents)
+        self.found = compare(vectors, self.prepared.index, self.reference)
+        return within(self.found, self.limits)
+
+    def _seconds(self, inputs: pa.Table, budget: int) -> float:
+        started = time.perf_counter()
+        embed_inputs(self.encoder, inputs, budget)
+        return time.perf_counter() - started
+
+    def choose_dtype(self, resolved: Resolved) -> Resolved:
+        """Take bfloat16 where the device really speeds it up: emulated, it is slower than float32."""
+        from embed_ops.encoders.device import gemm_flops_per_second
+
+        rates = {dtype: gemm_flops_per_second(resolved.device, dtype) for dtype in ("float32", "bfloat16")}
+        self.measured["dtype"] = {"rates": rates, "refused": []}
+        short = replace(resolved, dtype="bfloat16")
+        if len(self.column) and rates["bfloat16"] >= LEAST_GAIN * rates["float32"]:
+            if self.run(short):
+                return short
+            self.measured["dtype"]["refused"] = [asdict(item) for item in self.found]
+        plain = replace(resolved, dtype="float32")
+        self.run(plain)
+        return plain
+
+    def choose_draft(self, resolved: Resolved) -> Resolved:
+        """Let the JPEG decoder shrink photographs, where the first rows show that it does and that they stay close enough."""
+        kept = self.spec, self.prepared, self.found
+        self.spec = self.spec.model_copy(update={"draft": True})
+        self.prepared = make_encoder(self.spec).prepare(self.column)
+        if not np.array_equal(self.prepared.index, kept[1].index) or self.prepared.inputs.equals(kept[1].inputs):
+            self.spec, self.prepared, self.found = kept
+            return resolved
+        close = self.check(resolved.token_budget)
+        self.measured["draft"] = {"parity": [asdict(item) for item in self.found]}
+        if close:
+            return replace(resolved, draft=True)
+        self.spec, self.prepared, self.found = kept
+        return resolved
+
+    def planned_seconds(self, planned: Planned, contents: list[Any]) -> float:
+        """Guess how long each replica will compute, from the first rows."""
+        size = sum(len(content.encode() if isinstance(content, str) else content) for content in contents)
+        rows = planned.rows if planned.rows is not None else planned.bytes * len(contents) / max(1, size)
+        seconds = rows / len(contents) * self.first_rows / planned.replicas
+        self.measured["planned seconds"] = round(seconds, 1)
+        return seconds
+
+    def _typical(self, positions: int) -> pa.Table:
+        """Repeat the inputs until they fill so many positions."""
+        tokens = int(self.encoder.lengths(self.prepared.inputs).sum())
+        return pa.concat_tables([self.prepared.inputs] * max(1, -(-positions // tokens)))
+
+    def choose_budget(self, resolved: Resolved, seconds: float) -> Resolved:
+        """Take the budget under which typical batches go fastest, if trying costs little beside the work."""
+        from embed_ops.encoders.device import memory_share
+
+        budgets = BUDGETS[resolved.device]
+        inputs = self._typical(2 * budgets[-1])
+        cost = 2 * len(budgets) * self.first_rows * len(inputs) / len(self.prepared.inputs)
+        if cost > _ALLOWANCE * seconds:
+            return resolved
+        speeds: dict[int, float] = {}
+        for budget in budgets:
+            memory_share(resolved.device)
+            if embed_inputs(self.encoder, inputs, budget).halved or memory_share(resolved.device) > _GPU_MEMORY:
+                break
+            tokens = int(self.encoder.lengths(inputs).sum())
+            speeds[budget] = tokens / min(self._seconds(inputs, budget) for _ in range(2))
+        self.measured["token_budget"] = {"tokens_per_second": speeds}
+        best = max(speeds, key=lambda budget: speeds[budget], default=budgets[0])
+        if speeds.get(best, 0.0) <= _BUDGET_GAIN * speeds.get(resolved.token_budget, -1.0):
+            return resolved
+        self.check(best)
+        return replace(resolved, token_budget=best)
+
+    def choose_compile(self, resolved: Resolved, seconds: float) -> Resolved:
+        """Compile where that is expected to repay itself, and keep it if it is faster and close enough."""
+        from embed_ops.encoders.text.compiled import compiler_missing
+
+        if _EXPECTED_GAIN * seconds < _COMPILE_SECONDS:
+            return resolved
+        if missing := compiler_missing(resolved.device):
+            self.measured["compile"] = {"not tried": missing}
+            return resolved
+        inputs = self._typical(2 * resolved.token_budget)
+        eager = min(self._seconds(inputs, resolved.token_budget) for _ in range(2))
+        kept, twin = (self.encoder, self.found), replace(resolved, compile=True)
+        try:
+            close = self.run(twin)
+        except ModelError as error:
+            self.measured["compile"] = {"not tried": str(error)}
+            self.encoder, self.found = kept
+            return resolved
+        compiled = min(self._seconds(inputs, resolved.token_budget) for _ in range(2))
+        self.measured["compile"] = {"times as fast": eager / compiled, "parity": [asdict(item) for item in self.found]}
+        if close and eager >= _COMPILE_GAIN * compiled:
+            return twin
+        self.encoder, self.found = kept
+        return resolved

@@ -1,0 +1,123 @@
+"""What runs inside Ray's workers: the steps, guarded and watched.
+
+A worker gives signs of life (`engine/pulse.py`), and ends itself where it hangs: the engine then starts another.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import pyarrow as pa
+
+from embed_ops.embedding.forward import Batch
+from embed_ops.embedding.isolation import isolate
+from embed_ops.embedding.job import Job
+from embed_ops.embedding.message import failure, message, read_meta
+from embed_ops.embedding.steps import Replica, read_and_prepare
+from embed_ops.engine.pulse import Pulse, asked_to_stop
+from embed_ops.errors import EmbedOpsError
+
+Result = TypeVar("Result")
+
+_BEAT_S = 1.0
+
+
+def _pulse(job: Job) -> Pulse:
+    return Pulse(job.attempt, f"{socket.gethostname()}:{os.getpid()}")
+
+
+@contextmanager
+def _beating(life: Pulse, doing: str) -> Iterator[None]:
+    """Give signs of life from a thread, where the work itself can't."""
+    done = threading.Event()
+
+    def beat() -> None:
+        while not done.wait(_BEAT_S):
+            life.beat(doing)
+
+    threading.Thread(target=beat, daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()
+
+
+@contextmanager
+def guard(seconds: float) -> Iterator[Callable[[], None]]:
+    """End this worker process where it does not come to an end in time; gives what renews the time.
+
+    The timer runs in native code: it ends a process that holds the interpreter's lock, too. What the process was doing
+    goes to the worker's log.
+    """
+
+    def renew() -> None:
+        faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__ or sys.stderr)
+
+    renew()
+    try:
+        yield renew
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def read(received: pa.Table, job: Job) -> Iterator[pa.Table]:
+    """Read and prepare, watched."""
+    life = _pulse(job)
+    units = read_and_prepare(received, job, lambda: asked_to_stop(job.attempt))
+    while True:
+        life.beat("reading")
+        with guard(job.spec.resources.hang_seconds):
+            unit = next(units, None)
+        if unit is None:
+            return
+        yield unit
+
+
+class WatchedReplica(Replica):
+    """A replica that gives signs of life, ends itself where a batch hangs, and begins no unit once the job is to stop."""
+
+    def __init__(self, job: Job) -> None:
+        """Load the model; that it takes long is no sign of trouble. An error of ours that other nodes would meet too goes to the driver."""
+        self._life = _pulse(job)
+        self._unusable: EmbedOpsError | None = None
+        try:
+            with _beating(self._life, "loading the model"):
+                super().__init__(job)
+        except EmbedOpsError as error:
+            # Raised here, the engine would load the model again and again, and wrap the error beyond recognition.
+            self._unusable = error
+
+    def __call__(self, received: pa.Table) -> pa.Table:
+        """Embed a prepared unit, unless it comes too late."""
+        meta = read_meta(received)
+        if self._unusable is not None:
+            return received if "error" in meta else message(failure(self._unusable, meta["unit"]))
+        if self.job.late() or asked_to_stop(self.job.attempt):
+            return received if "error" in meta else message({"unit": meta["unit"], "skipped": True})
+        self._life.beat("embedding")
+        with guard(self.job.spec.resources.hang_seconds) as self._renew:
+            return super().__call__(received)
+
+    def before_batch(self, batch: Batch) -> None:
+        """Give a sign of life, and this batch its time."""
+        self._life.beat("embedding")
+        self._renew()
+
+
+def isolate_watched(job: Job, text: str) -> list[dict[str, Any]]:
+    """Isolate, watched: children that hang are ended by this process, so it is alive for as long as it takes."""
+    with _beating(_pulse(job), "looking for rows at fault"):
+        return isolate(job, text)
+
+
+def call_guarded(patience: float, function: Callable[..., Result], *arguments: Any) -> Result:
+    """Call a function in a worker that ends itself where that takes longer."""
+    with guard(patience):
+        return function(*arguments)

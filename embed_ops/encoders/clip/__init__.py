@@ -1,0 +1,1 @@
+"""Texts and images through CLIP models. Read `encoder.py` first."""

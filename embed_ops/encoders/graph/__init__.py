@@ -1,0 +1,1 @@
+"""Nodes through GraphSAGE, GAT and GCN layers. Read `model.py` first."""

@@ -1,0 +1,142 @@
+"""Nodes of a graph: what the main job asks of their model. The layers themselves run over the whole graph (`embed_ops/graph/`).
+
+Importing this module imports no torch: workers that read call `prepare` only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from embed_ops.encoders.base import Prepared, Rejected
+from embed_ops.encoders.graph.config import GraphConfig, read_config
+from embed_ops.encoders.hub import folder as folders
+from embed_ops.errors import ModelError
+from embed_ops.schema import Reason
+from embed_ops.spec.encoder import EncoderSpec, OutputSpec
+
+X, PLACE = "x", "place"
+"""Features of an input, and the row of the column that it is."""
+UNIT_BYTES = 64 << 20
+
+
+class GraphEncoder:
+    """GraphSAGE, GAT, GATv2 and GCN.
+
+    Raises:
+        ModelError: the folder misses a part, or has one that is not supported.
+    """
+
+    def __init__(self, spec: EncoderSpec) -> None:
+        self._spec = spec
+        self._folder = folders.locate(spec.model, spec.revision, spec.trust_remote_code)
+        self.config: GraphConfig = read_config(self._folder.path)
+        self._columns = spec.outputs or (OutputSpec(),)
+        for column in self._columns:
+            if not -1 <= column.layer_number <= self.config.num_layers:
+                raise ModelError(f"{spec.model}: output {column.name!r} asks for layer {column.layer_number} of {self.config.num_layers}")
+
+    def prepare(self, column: pa.Array) -> Prepared:
+        """Check a column of nodes (struct of id, x, chosen): inputs have `x`, fixed-size lists; one for each row that is fine."""
+        found = column.field("x")
+        faults = [_null(column.field("id"), "the id is null"), _null(found, "the features are null"), self._wrong_width(found)]
+        lengths = pc.fill_null(pc.list_value_length(found), -1).to_numpy(zero_copy_only=False)
+        right = np.flatnonzero(lengths == self.config.in_channels)
+        values = _values(found.take(pa.array(right)), self.config.in_channels)
+        faults.append(_non_finite(values, right))
+        rejects: dict[int, Rejected] = {}
+        for fault in faults:
+            for reject in fault:
+                rejects.setdefault(reject.row, reject)
+        bad = np.zeros(len(column), np.bool_)
+        bad[list(rejects)] = True
+        index = np.where(bad, -1, np.cumsum(~bad) - 1).astype(np.int32)
+        kept = values[~bad[right]]
+        inputs = pa.table({X: pa.FixedSizeListArray.from_arrays(pa.array(kept.ravel()), self.config.in_channels)})
+        return Prepared(inputs, index, np.zeros(len(kept), np.bool_), [rejects[row] for row in sorted(rejects)])
+
+    def _wrong_width(self, found: pa.Array) -> list[Rejected]:
+        lengths = pc.fill_null(pc.list_value_length(found), self.config.in_channels).to_numpy(zero_copy_only=False)
+        wrong = np.flatnonzero(lengths != self.config.in_channels).tolist()
+        return [Rejected(row, Reason.WRONG_TYPE, f"{lengths[row]} features, the model takes {self.config.in_channels}") for row in wrong]
+
+    def most_rows(self, modality: str, asked: int) -> int:
+        """Give the most nodes of a unit, by the bytes of their features and vectors."""
+        width = self.config.in_channels + sum(self.dim(name) for name in self.outputs())
+        return max(1, min(asked, UNIT_BYTES // (4 * width)))
+
+    def dim(self, output: str) -> int:
+        """Give the width of an output's vectors.
+
+        Raises:
+            ModelError: there is no such output.
+        """
+        return self.config.width(self.column(output).layer_number)
+
+    def column(self, output: str) -> OutputSpec:
+        """Find an output by its name.
+
+        Raises:
+            ModelError: there is no such output.
+        """
+        for column in self._columns:
+            if column.name == output:
+                return column
+        raise ModelError(f"{self._spec.model}: no output {output!r}, there are {', '.join(self.outputs())}")
+
+    def outputs(self) -> tuple[str, ...]:
+        """Name the vector columns, in order."""
+        return tuple(column.name for column in self._columns)
+
+    def describe(self) -> dict[str, Any]:
+        """Say what the model became, for `run.json`; all JSON values."""
+        shapes = {name: {"dim": self.dim(name), **self.column(name).told()} for name in self.outputs()}
+        return {
+            "model": self._spec.model,
+            "commit": self._folder.revision,
+            "config": self.config.model_dump(mode="json"),
+            "outputs": shapes,
+        }
+
+    def fetched(self) -> Path:
+        """Fetch the weights and give the model's folder."""
+        if not self._folder.local:
+            folders.fetch_weights(self._folder)
+        return self._folder.path
+
+    def weight_bytes(self) -> int:
+        """Give the size of the weight files."""
+        return folders.weight_bytes(self._folder.path)
+
+    def fingerprint(self) -> dict[str, str]:
+        """Hash everything of the model folder that changes vectors, {file: sha256}."""
+        found = folders.fingerprint(self._folder, self._spec.trust_remote_code)
+        if not any(name.endswith(".safetensors") for name in found):
+            # A folder of the user's own may hold a state dict under any name.
+            for path in sorted(path for pattern in ("*.pt", "*.pth") for path in self._folder.path.glob(pattern)):
+                found[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+        return found
+
+
+def _null(column: pa.Array, message: str) -> list[Rejected]:
+    return [Rejected(row, Reason.NULL, message) for row in np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False)).tolist()]
+
+
+def _values(lists: pa.Array, width: int) -> Any:
+    """Flatten lists of one width to (rows, width) float32; a null number is NaN."""
+    values = lists.flatten()
+    return values.to_numpy(zero_copy_only=False).astype(np.float32, copy=False).reshape(-1, width)
+
+
+def _non_finite(values: Any, rows: Any) -> list[Rejected]:
+    finite = np.isfinite(values)
+    found = []
+    for place in np.flatnonzero(~finite.all(axis=1)).tolist():
+        column = int(np.argmin(finite[place]))
+        found.append(Rejected(int(rows[place]), Reason.NON_FINITE, f"feature {column} is {values[place, column]}"))
+    return found

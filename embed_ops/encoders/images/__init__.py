@@ -1,0 +1,1 @@
+"""Images through vision models. Read `encoder.py` first."""

@@ -1,0 +1,79 @@
+"""The reference of images: one at a time, through transformers' own processor and model in float32, pooled in numpy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from embed_ops.encoders.base import FloatArray
+from embed_ops.encoders.images.pixels import Refused, open_image, to_rgb
+from embed_ops.encoders.images.towers import TOWERS
+from embed_ops.encoders.text.transformer import load_config
+from embed_ops.spec.encoder import EncoderSpec, OutputSpec
+
+Vector = npt.NDArray[np.float64]
+
+
+def load_processor(folder: Path, trust_remote_code: bool) -> Any:
+    """Load transformers' processor, that which resizes by Pillow."""
+    from transformers import AutoImageProcessor
+
+    return AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=trust_remote_code)
+
+
+def each_image(column: pa.Array, spec: EncoderSpec, embed: Callable[[Any], Mapping[str, Vector]]) -> dict[str, FloatArray]:
+    """Call a function for the pixels of each image; {output: (rows, dim) float32}, NaN where there is no image."""
+    rows: list[Mapping[str, Vector] | None] = []
+    for content in column.to_pylist():
+        try:
+            image = None if content is None else to_rgb(open_image(content, spec.max_pixels))
+        except Refused:
+            image = None
+        rows.append(None if image is None else embed(image))
+    known = next((row for row in rows if row is not None), {})
+    nothing = {name: np.full(len(vector), np.nan) for name, vector in known.items()}
+    return {name: np.stack([(row or nothing)[name] for row in rows]).astype(np.float32) for name in known}
+
+
+def embed_images(column: pa.Array, folder: Path, outputs: Sequence[OutputSpec], spec: EncoderSpec) -> tuple[str, dict[str, FloatArray]]:
+    """Embed a column of images' bytes: the reference's name, and {output: (rows, dim) float32}."""
+    import torch
+    import transformers
+
+    processor = load_processor(folder, spec.trust_remote_code)
+    config = load_config(folder, {}, spec.trust_remote_code)
+    kind: Any = transformers.AutoModel
+    if config.model_type in TOWERS:
+        kind, config = getattr(transformers, TOWERS[config.model_type]), config.vision_config
+    model = kind.from_pretrained(folder, config=config, dtype=torch.float32, trust_remote_code=spec.trust_remote_code).eval()
+
+    def embed(image: Any) -> dict[str, Vector]:
+        values = processor(images=image, return_tensors="pt")["pixel_values"]
+        with torch.inference_mode():
+            states = model(pixel_values=values, output_hidden_states=True)
+        patch = getattr(config, "patch_size", None)
+        sides = None if patch is None else (patch, patch) if isinstance(patch, int) else tuple(patch)
+        patches = (
+            None if sides is None or hasattr(config, "hidden_sizes") else (values.shape[2] // sides[0]) * (values.shape[3] // sides[1])
+        )
+        return {output.name: _pool(output, states, patches) for output in outputs}
+
+    return f"transformers {transformers.__version__}", each_image(column, spec, embed)
+
+
+def _pool(output: OutputSpec, states: Any, patches: int | None) -> Vector:
+    if output.pooling == "pooler":
+        vector: Vector = states.pooler_output.flatten().double().numpy()
+    else:
+        hidden = (states.last_hidden_state if output.layer_number == -1 else states.hidden_states[output.layer_number])[0].double().numpy()
+        hidden = hidden if hidden.ndim == 2 else hidden.reshape(len(hidden), -1).T
+        own = hidden if patches is None else hidden[len(hidden) - patches :]
+        vector = {"cls": lambda: hidden[0], "mean": lambda: own.mean(0), "max": lambda: own.max(0), "patches": own.flatten}[
+            output.pooling
+        ]()
+    return vector / max(float(np.linalg.norm(vector)), 1e-12) if output.normalize else vector

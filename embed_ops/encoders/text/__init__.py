@@ -1,0 +1,1 @@
+"""Texts through transformers and sentence-transformers. Read `encoder.py` first."""

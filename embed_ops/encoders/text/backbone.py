@@ -1,0 +1,214 @@
+"""The transformer behind families of texts: its folder, tokenizer, weights, and the hidden states of a batch.
+
+Importing this module imports no torch: CPU workers tokenize only. Legend: B inputs, T tokens of the longest input, D hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from embed_ops.encoders.base import IntArray, not_loaded
+from embed_ops.encoders.hub import folder as folders
+from embed_ops.encoders.hub.files import read_json
+from embed_ops.encoders.text.layers import Layers, read_layers
+from embed_ops.encoders.text.modules import Dense, LayerNorm, Pooling, read_pipeline, width
+from embed_ops.encoders.text.settings import Transformer
+from embed_ops.encoders.text.tokenizer import TextTokenizer
+from embed_ops.encoders.text.transformer import (
+    Cost,
+    cost,
+    hidden_size,
+    layer_count,
+    load_model,
+    pad,
+    to_device,
+    token_limit,
+    weightless_cost,
+)
+from embed_ops.errors import ModelError
+from embed_ops.spec.encoder import EncoderSpec, OutputSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from embed_ops.encoders.text.compiled import CompiledModel
+    from embed_ops.encoders.text.heads import Heads
+    from embed_ops.encoders.text.layers import LayerStates
+
+
+class Backbone:
+    """A transformer's folder, or that of a sentence-transformers model, and what it becomes once it is loaded.
+
+    Attributes:
+        spec: of the encoder.
+        pipeline: what a sentence-transformers folder asks for; None for others.
+        folder: where the model is; `path`: of the transformer in it.
+        limit: most tokens that the model takes, special ones included; None for no limit.
+        prompt: text before every row.
+
+    Raises:
+        ModelError: the folder misses a part, or has one that is not supported.
+    """
+
+    def __init__(self, spec: EncoderSpec) -> None:
+        self.spec = spec
+        self.folder = folders.locate(spec.model, spec.revision, spec.trust_remote_code)
+        own_modules = not spec.outputs and spec.family == "text"
+        self.pipeline = read_pipeline(self.folder.path, transformer_only=not own_modules)
+        self.settings = self.pipeline.transformer if self.pipeline else Transformer()
+        self.path = self.folder.path / self.settings.path
+        folders.check_config(self.path)
+        if self.folder.local:
+            folders.check_weights(self.path)
+        self.limit = token_limit(self.path, self.settings, spec.max_tokens)
+        self.prompt = self._resolve_prompt()
+        self._layers: dict[str, Layers] = {}
+        self._model: Any = None
+        self._compiled: CompiledModel | None = None
+        self._states: LayerStates | None = None
+        self.heads: Heads | None = None
+        self.prompt_tokens = 0
+        self.loaded: dict[str, Any] = {}
+
+    def _resolve_prompt(self) -> str:
+        """Give the text before every row: a prompt of the model by name, else the spec's own text, else the model's default."""
+        prompts = self.pipeline.prompts if self.pipeline else {}
+        asked = self.spec.prompt
+        if asked is None:
+            default = self.pipeline.default_prompt if self.pipeline else None
+            return prompts[default] if default is not None else ""
+        return prompts.get(asked, asked)
+
+    @cached_property
+    def tokenizer(self) -> TextTokenizer:
+        """The tokenizer, which cuts at the limit."""
+        return TextTokenizer(self.path, self.limit, self.settings.lower, self.spec.trust_remote_code)
+
+    @property
+    def modules(self) -> tuple[Any, ...]:
+        """The modules behind the transformer, where they are what the run asks for."""
+        return self.pipeline.modules if self.pipeline else ()
+
+    @property
+    def _parts(self) -> list[str]:
+        return [self.settings.path, *(module.path for module in self.modules if isinstance(module, Dense | LayerNorm))]
+
+    def layers(self, output: OutputSpec) -> Layers:
+        """Give the layers that an output names.
+
+        Raises:
+            ModelError: the model has no such layer.
+        """
+        if output.name not in self._layers:
+            where = f"{self.spec.model}: output {output.name!r}"
+            last = output.layer == -1
+            self._layers[output.name] = Layers("one", (-1,)) if last else read_layers(output.layer, self._count, where)
+        return self._layers[output.name]
+
+    @cached_property
+    def _count(self) -> int:
+        return layer_count(self.path, self.spec.trust_remote_code)
+
+    @cached_property
+    def hidden(self) -> int:
+        """Width of the hidden states."""
+        return hidden_size(self.path, self.spec.trust_remote_code)
+
+    def dim(self, output: OutputSpec) -> int:
+        """Give the width of an output's vectors.
+
+        Raises:
+            ModelError: it is to be shortened to more than the model gives.
+        """
+        full = width(self.modules, self.hidden) if self.modules else self.hidden * self.layers(output).width
+        if output.dim is not None and output.dim > full:
+            raise ModelError(f"{self.spec.model}: output {output.name!r}: dim is {output.dim}, and the vectors have {full} dimensions")
+        return output.dim or full
+
+    def fetch(self) -> None:
+        """Fetch the weights, where the model is on a hub or in an object store."""
+        folders.fetch_weights(self.folder, self._parts)
+
+    def load(self, device: str, dtype: str, outputs: tuple[OutputSpec, ...], *, compiled: bool = False) -> None:
+        """Load the weights to `device` in `dtype`; modules behind the transformer stay in float32.
+
+        Raises:
+            ModelError: weights are missing, broken or incomplete, or can't be compiled.
+        """
+        from embed_ops.encoders.text.layers import LayerStates
+
+        self.fetch()
+        self._model = load_model(self.path, self.settings.config, self.spec.trust_remote_code, device, dtype)
+        if self.modules:
+            from embed_ops.encoders.text.heads import Heads
+
+            self.heads = Heads(self.modules, self.folder.path, device)
+            if self.prompt and any(isinstance(module, Pooling) and not module.include_prompt for module in self.modules):
+                self.prompt_tokens = self.tokenizer.prompt_length(self.prompt)
+        inner = any(output.layer != -1 for output in outputs)
+        if inner and compiled:
+            raise ModelError(f"{self.spec.model}: outputs ask for other layers than the last, which a compiled model does not give")
+        if inner:
+            numbers = frozenset(number for output in outputs if output.layer != -1 for number in self.layers(output).numbers)
+            self._states = LayerStates(self._model, self._count, numbers)
+        if compiled:
+            from embed_ops.encoders.text.compiled import CompiledModel
+
+            self._compiled = CompiledModel(self._model, self.spec.model)
+        attention = str(self._model.config._attn_implementation)
+        self.loaded = {"device": device, "dtype": dtype, "compiled": compiled, "attention": attention}
+
+    def states(self, tokens: pa.ChunkedArray) -> tuple[dict[int, Tensor], Tensor]:
+        """Run a batch: {layer: (B, T, D)}, -1 being the model's output, and the mask (B, T) int64.
+
+        Raises:
+            ModelError: `load` was not called.
+        """
+        if self._model is None:
+            raise not_loaded(self.spec.model)
+        # Padding never reaches a vector, so any id in the vocabulary would do.
+        ids, mask = pad(tokens, max(0, getattr(self._model.config, "pad_token_id", None) or 0))
+        ids, mask = to_device(ids, self._model.device), to_device(mask, self._model.device)
+        if self._compiled is not None:
+            return {-1: self._compiled.hidden(ids, mask)}, mask
+        if self._states is not None:
+            return self._states(ids, mask), mask
+        return {-1: self._model(input_ids=ids, attention_mask=mask).last_hidden_state}, mask
+
+    @cached_property
+    def _cost(self) -> Cost:
+        if self._model is not None:
+            return cost(self._model)
+        return weightless_cost(self.path, self.settings.config, self.spec.trust_remote_code)
+
+    def flops(self, lengths: IntArray) -> float:
+        """Count useful floating-point operations of the transformer, padding left out; see `Cost`."""
+        return self._cost.flops(lengths)
+
+    def describe(self, outputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Say what the model became, for `run.json`; all JSON values."""
+        config = read_json(self.path / "config.json")
+        return {
+            "model": self.spec.model,
+            "commit": self.folder.revision,
+            "model_type": config.get("model_type"),
+            "architectures": config.get("architectures"),
+            "max_tokens": self.limit,
+            "prompt": self.prompt,
+            "modules": [repr(module) for module in self.modules],
+            "outputs": dict(outputs),
+            **self.loaded,
+        }
+
+    def weight_bytes(self) -> int:
+        """Give the size of the transformer's weight files, 0 where they are not on this machine yet."""
+        return folders.weight_bytes(self.path)
+
+    def fingerprint(self) -> dict[str, str]:
+        """Hash everything of the model folder that changes vectors, {file: sha256}; a hub model's weights stand as `commit`."""
+        others = self.pipeline.folders if self.pipeline else ()
+        return folders.fingerprint(self.folder, self.spec.trust_remote_code, self._parts, others)

@@ -1,0 +1,137 @@
+"""Turns a text column into its distinct texts. Needs no torch and no tokenizer.
+
+Legend: rows = rows of the column, inputs = distinct texts in order of first appearance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from embed_ops.encoders.base import IntArray, Prepared, Rejected
+from embed_ops.encoders.text.tokenizer import Tokens
+from embed_ops.errors import SourceError
+from embed_ops.schema import Reason
+
+
+@dataclass(frozen=True)
+class Distinct:
+    """Distinct texts, or tuples of words (inputs), which of them each row uses ((rows,) int32, -1 for a reject), and the rejects by row."""
+
+    texts: list[Any]
+    index: IntArray
+    rejects: list[Rejected]
+
+
+def distinct(column: pa.Array | pa.ChunkedArray) -> Distinct:
+    """Find the distinct texts of a string column (string, large_string, string_view, dictionary; chunked or not), or of lists of words.
+
+    Null rows and rows that are not UTF-8 become rejects, and lists with such words.
+
+    Raises:
+        SourceError: the column is not text at all.
+    """
+    if pa.types.is_list(column.type) and (pa.types.is_string(column.type.value_type) or pa.types.is_null(column.type.value_type)):
+        return _distinct_lists(column)
+    array = _as_large_string(column)
+    encoded = array.dictionary_encode()
+    words = encoded.dictionary
+    index = pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False).astype(np.int32)
+    rejects = [Rejected(int(row), Reason.NULL, "the text is null") for row in np.flatnonzero(index < 0)]
+    try:
+        # A Parquet file may hold any bytes in a string column, and Arrow does not look at them by itself.
+        words.validate(full=True)
+    except pa.ArrowInvalid:
+        return _without_invalid(words, index, rejects)
+    return Distinct(words.to_pylist(), index, rejects)
+
+
+def _distinct_lists(column: pa.Array | pa.ChunkedArray) -> Distinct:
+    places: dict[tuple[str, ...], int] = {}
+    index = np.full(len(column), -1, np.int32)
+    rejects = []
+    for row, scalar in enumerate(column):
+        try:
+            words = scalar.as_py()
+        except UnicodeDecodeError as error:
+            rejects.append(Rejected(row, Reason.INVALID_UTF8, f"a word of the list is not UTF-8: {error.reason} at byte {error.start}"))
+            continue
+        if words is None or None in words:
+            rejects.append(Rejected(row, Reason.NULL, "the list of words is null" if words is None else "a word of the list is null"))
+            continue
+        index[row] = places.setdefault(tuple(words), len(places))
+    return Distinct(list(places), index, rejects)
+
+
+def _as_large_string(column: pa.Array | pa.ChunkedArray) -> pa.LargeStringArray:
+    if not isinstance(column, pa.ChunkedArray):
+        column = pa.chunked_array([column])
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    kind = column.type
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind) or pa.types.is_null(kind)):
+        raise SourceError(f"the text column is {kind}, expected string; choose a text column")
+    # large_string first: joining the chunks of a string column fails above 2 GiB.
+    column = column.cast(pa.large_string())
+    return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], pa.large_string())
+
+
+def _without_invalid(words: pa.LargeStringArray, index: IntArray, rejects: list[Rejected]) -> Distinct:
+    """Take the texts that are not UTF-8 out, and make rejects of the rows that use them."""
+    texts: list[str] = []
+    problems: dict[int, str] = {}
+    place = np.full(len(words) + 1, -1, dtype=np.int32)  # one more entry: index -1, a null, stays -1
+    for word, raw in enumerate(words.cast(pa.large_binary()).to_pylist()):
+        try:
+            text = raw.decode("utf-8")
+        except UnicodeDecodeError as error:
+            problems[word] = f"the text is not UTF-8: {error.reason} at byte {error.start}"
+        else:
+            place[word] = len(texts)
+            texts.append(text)
+    bad = np.flatnonzero(np.isin(index, list(problems)))
+    rejects = rejects + [Rejected(int(row), Reason.INVALID_UTF8, problems[int(index[row])]) for row in bad]
+    return Distinct(texts, place[index], sorted(rejects, key=lambda reject: reject.row))
+
+
+TOKENS = "tokens"
+
+
+def prepare_texts(column: pa.Array, encode: Callable[[Sequence[str]], Tokens]) -> Prepared:
+    """Tokenize a string column, each distinct text once; null and non-UTF-8 rows become rejects.
+
+    Returns:
+        inputs with the column `tokens`, list<int32>.
+
+    Raises:
+        SourceError: the column is not text.
+    """
+    found = distinct(column)
+    if not found.texts:
+        empty = pa.table({TOKENS: pa.array([], pa.list_(pa.int32()))})
+        return Prepared(empty, found.index, np.zeros(0, np.bool_), found.rejects)
+    tokens = encode(found.texts)
+    lists = pa.ListArray.from_arrays(pa.array(tokens.offsets), pa.array(tokens.values))
+    return Prepared(pa.table({TOKENS: lists}), found.index, tokens.truncated, found.rejects)
+
+
+def token_counts(inputs: pa.Table) -> IntArray:
+    """Count the tokens of each input, shape (inputs,) int32."""
+    parts = [np.diff(chunk.offsets.to_numpy(zero_copy_only=False)) for chunk in inputs.column(TOKENS).chunks]
+    return np.concatenate(parts).astype(np.int32) if parts else np.zeros(0, np.int32)
+
+
+def blank_tokens(inputs: pa.Table, places: Collection[int]) -> pa.Table:
+    """Replace the tokens of some inputs, special ones too, by the first of the vocabulary."""
+    column = inputs.column(TOKENS).combine_chunks()
+    values = column.flatten().to_numpy(zero_copy_only=False).copy()
+    offsets = np.concatenate([[0], np.cumsum(token_counts(inputs))]).astype(np.int32)
+    for place in places:
+        values[offsets[place] : offsets[place + 1]] = 0
+    blank = pa.ListArray.from_arrays(pa.array(offsets), pa.array(values, pa.int32()))
+    return inputs.set_column(inputs.schema.get_field_index(TOKENS), TOKENS, blank)

@@ -1,0 +1,248 @@
+"""The transformer itself: its limits, its weights, padded batches and its floating-point operations.
+
+Legend: B inputs, T tokens of the longest input, D hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from embed_ops.encoders.base import IntArray
+from embed_ops.encoders.hub.files import read_json
+from embed_ops.encoders.text.settings import Transformer
+from embed_ops.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
+
+ENCODER_CLASSES = {
+    "t5": "T5EncoderModel",
+    "mt5": "MT5EncoderModel",
+    "umt5": "UMT5EncoderModel",
+    "longt5": "LongT5EncoderModel",
+    "switch_transformers": "SwitchTransformersEncoderModel",
+}
+"""Encoder-decoder models of which the encoder alone embeds."""
+OFFSET_TYPES = frozenset(
+    "roberta xlm-roberta xlm-roberta-xl roberta-prelayernorm camembert mpnet longformer data2vec-text luke mluke xmod".split()
+)
+"""Models whose positions start after the padding token's id, so that many fewer positions are usable."""
+HIDDEN_KEYS = ("hidden_size", "d_model", "dim", "n_embd")
+LAYER_KEYS = ("num_hidden_layers", "num_layers", "n_layers", "n_layer")
+UNBOUNDED = 1_000_000_000
+"""A tokenizer without a limit states a huge one."""
+
+
+def token_limit(folder: Path, settings: Transformer, asked: int | None) -> int | None:
+    """Give the most tokens of a text: the least of what the spec, the model and its position embeddings allow; None: no limit.
+
+    sentence-transformers' max_seq_length stands in place of the tokenizer's own limit, as it does there.
+    """
+    config, tokenizer = read_json(folder / "config.json"), read_json(folder / "tokenizer_config.json")
+    own = settings.max_seq_length or tokenizer.get("model_max_length") or tokenizer.get("max_len")
+    positions = None
+    if config.get("model_type") not in ENCODER_CLASSES:
+        positions = settings.config.get("max_position_embeddings") or config.get("max_position_embeddings") or config.get("n_positions")
+    if positions and positions > 0 and config.get("model_type") in OFFSET_TYPES:
+        pad = config.get("pad_token_id")
+        positions -= (1 if pad is None else pad) + 1
+    limits = [int(limit) for limit in (asked, own, positions) if limit and 0 < limit < UNBOUNDED]
+    return min(limits, default=None)
+
+
+def hidden_size(folder: Path, trust_remote_code: bool) -> int:
+    """Give the width of the transformer's hidden states.
+
+    Raises:
+        ModelError: its configuration does not say.
+    """
+    return _stated(folder, HIDDEN_KEYS, "hidden size", trust_remote_code)
+
+
+def layer_count(folder: Path, trust_remote_code: bool) -> int:
+    """Count the transformer's blocks.
+
+    Raises:
+        ModelError: its configuration does not say.
+    """
+    return _stated(folder, LAYER_KEYS, "number of layers", trust_remote_code)
+
+
+def _stated(folder: Path, keys: Sequence[str], what: str, trust_remote_code: bool) -> int:
+    """Look a number up in the configuration, without importing transformers if possible."""
+    config: Mapping[str, Any] = read_json(folder / "config.json")
+    if not any(key in config for key in keys):
+        config = load_config(folder, {}, trust_remote_code).to_dict()
+    for key in keys:
+        if isinstance(value := config.get(key), int):
+            return value
+    raise ModelError(f"{folder / 'config.json'}: no {what} ({', '.join(keys)}); give a folder of a text model")
+
+
+def load_config(folder: Path, changes: Mapping[str, Any], trust_remote_code: bool) -> Any:
+    """Load the transformers configuration, with no cache of keys and values, since nothing is generated.
+
+    Raises:
+        ModelError: transformers can't read it, or it is an encoder-decoder whose encoder is not known to embed.
+    """
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, **changes)
+    except Exception as error:  # configuration classes fail in many ways
+        reason = (str(error).splitlines() or [repr(error)])[0]
+        raise ModelError(f"{folder / 'config.json'}: transformers can't use it ({reason}); choose another model") from error
+    if getattr(config, "is_encoder_decoder", False) and config.model_type not in ENCODER_CLASSES:
+        raise ModelError(f"{folder}: {config.model_type} is an encoder-decoder; of these only {', '.join(ENCODER_CLASSES)} are supported")
+    config.use_cache = False
+    return config
+
+
+def model_class(config: Any) -> Any:
+    """Give the class to load: the encoder alone for encoder-decoders, else AutoModel."""
+    import transformers
+
+    return getattr(transformers, ENCODER_CLASSES.get(config.model_type, "AutoModel"))
+
+
+def load_model(folder: Path, changes: Mapping[str, Any], trust_remote_code: bool, device: str, dtype: str) -> Any:
+    """Load the transformer for inference.
+
+    Raises:
+        ModelError: the weights can't be read, or do not fill the model.
+    """
+    config = load_config(folder, changes, trust_remote_code)
+    model, missing = load_weights(model_class(config), config, folder, trust_remote_code, dtype)
+    # Only the pooler may be missing: nothing here reads it.
+    require_weights(folder, [key for key in missing if "pooler" not in key.split(".")])
+    return model.to(device)
+
+
+def load_weights(kind: Any, config: Any, folder: Path, trust_remote_code: bool, dtype: str) -> tuple[Any, list[str]]:
+    """Load a model of a class for inference, on the CPU, and name the weights that it lacks: transformers fills them with random numbers.
+
+    Raises:
+        ModelError: the weights can't be read.
+    """
+    import torch
+
+    options = {"config": config, "dtype": getattr(torch, dtype), "trust_remote_code": trust_remote_code, "output_loading_info": True}
+    try:
+        # sdpa is named, since a configuration may ask for flash attention, which a CPU does not have.
+        model, report = _from_pretrained(kind, folder, {"attn_implementation": "sdpa", **options})
+    except Exception as error:  # readers of weights fail in many ways
+        reason = (str(error).splitlines() or [repr(error)])[0]
+        raise ModelError(f"{folder}: the weights can't be loaded ({reason}); fetch the model again") from error
+    missing = [*sorted(report["missing_keys"]), *sorted(str(key) for key in report.get("mismatched_keys", ()))]
+    return model.eval().requires_grad_(False), missing
+
+
+def require_weights(folder: Path, missing: Sequence[str]) -> None:
+    """Refuse a model that lacks weights.
+
+    Raises:
+        ModelError: names some of them.
+    """
+    if missing:
+        named = ", ".join(missing[:3])
+        raise ModelError(f"{folder}: {len(missing)} weights are missing or misshapen ({named}); fetch the model again")
+
+
+def _from_pretrained(kind: Any, folder: Path, options: Mapping[str, Any]) -> Any:
+    """Load without a progress bar and a report, which would fill the logs of workers; with eager attention where there is no other."""
+    from transformers.utils import logging
+
+    shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        return kind.from_pretrained(folder, **options)
+    except ValueError as error:
+        if "scaled_dot_product_attention" not in str(error):
+            raise
+        return kind.from_pretrained(folder, **{**options, "attn_implementation": "eager"})
+    finally:
+        logging.set_verbosity(level)
+        if shown:
+            logging.enable_progress_bar()
+
+
+def pad(tokens: pa.ChunkedArray | pa.Array, pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Build right-padded ids and mask, both (B, T) int64, from a list<int32> column; T is at least 1.
+
+    Padding is on the right whatever the tokenizer's configuration says: with the mask, positions of real tokens are then
+    those of the text alone, for encoders and decoders alike (a causal token never sees what stands to its right), and
+    pooling asks the mask where a text ends.
+    """
+    import torch
+
+    array = tokens.combine_chunks() if isinstance(tokens, pa.ChunkedArray) else tokens
+    offsets = array.offsets.to_numpy(zero_copy_only=False)
+    values = array.values.to_numpy(zero_copy_only=False)[offsets[0] : offsets[-1]]
+    lengths = np.diff(offsets)
+    mask = np.arange(max(1, int(lengths.max(initial=0)))) < lengths[:, None]
+    ids = np.full(mask.shape, pad_id, np.int64)
+    ids[mask] = values
+    return torch.from_numpy(ids), torch.from_numpy(mask.astype(np.int64))
+
+
+def to_device(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copy to the device; to a GPU from pinned memory, without waiting for it."""
+    if device.type == "cpu":
+        return values
+    return values.pin_memory().to(device, non_blocking=True)  # not run by any test here: needs a GPU
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a forward pass costs: weights of linear layers used per token, and each layer's attention (width, keys seen or None: all)."""
+
+    linear: int
+    attention: tuple[tuple[int, int | None], ...]
+
+    def flops(self, lengths: IntArray) -> float:
+        """Count 2 * weights per token, and per layer 4 * width * T * min(T, keys): two products of queries with keys and values.
+
+        A causal layer is counted whole, as is usual; norms, softmax, embeddings and the modules after the transformer are left out.
+        """
+        tokens = lengths.astype(np.float64)
+        total = 2.0 * self.linear * tokens.sum()
+        for width, keys in self.attention:
+            total += 4.0 * width * float((tokens * (tokens if keys is None else np.minimum(tokens, keys))).sum())
+        return float(total)
+
+
+def cost(model: Any) -> Cost:
+    """Read the cost off a loaded (or weightless) model: its nn.Linear layers but poolers and language-model heads."""
+    config = model.config
+    linear = sum(
+        int(module.weight.numel())
+        for name, module in model.named_modules()
+        if type(module).__name__ in ("Linear", "Conv1D") and not {"pooler", "lm_head"} & set(name.split("."))
+    )
+    heads = _first(config, ("num_attention_heads", "num_heads", "n_heads", "n_head"))
+    head = _first(config, ("head_dim", "d_kv")) or _first(config, HIDDEN_KEYS) // max(1, heads)
+    layers = _first(config, LAYER_KEYS)
+    kinds = getattr(config, "layer_types", None) or ["full_attention"] * layers
+    window = getattr(config, "sliding_window", None) or getattr(config, "local_attention", None)
+    return Cost(linear, tuple((heads * head, window if kind == "sliding_attention" else None) for kind in kinds))
+
+
+def weightless_cost(folder: Path, changes: Mapping[str, Any], trust_remote_code: bool) -> Cost:
+    """Give the cost without loading weights: the model is built on torch's meta device."""
+    import torch
+
+    config = load_config(folder, changes, trust_remote_code)
+    kind = model_class(config)
+    with torch.device("meta"):
+        return cost(kind.from_config(config, trust_remote_code=trust_remote_code) if hasattr(kind, "from_config") else kind(config))
+
+
+def _first(config: Any, names: Iterable[str]) -> int:
+    return next((int(value) for name in names if isinstance(value := getattr(config, name, None), int)), 0)

@@ -1,0 +1,1 @@
+"""Long texts in windows; vectors of words, tokens and chunks. Read `encoder.py` first."""

@@ -1,0 +1,1 @@
+"""Numbers in plain numpy that several parts need."""

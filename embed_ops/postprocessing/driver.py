@@ -1,0 +1,243 @@
+"""Stages over a finished run, seen from the driver: compare, fit what is not fitted, apply to what is left, report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from embed_ops.engine.memory import peak_memory
+from embed_ops.engine.progress import Reporter, Silent, Totals
+from embed_ops.engine.session import OpenSession, default_session
+from embed_ops.engine.stopping import StopRequest, restored_sigterm
+from embed_ops.errors import EmbedOpsError, Stopped
+from embed_ops.postprocessing.clusters import find_duplicates, write_by_cluster
+from embed_ops.postprocessing.search import make_search, recall, rows_at, search_run
+from embed_ops.postprocessing.stage_run import Asked, StageRun, asked_stages, open_stage
+from embed_ops.runs.models import read_probe, write_model
+from embed_ops.runs.run import Run
+from embed_ops.runs.statistics import report_of
+from embed_ops.spec.spec import Spec
+from embed_ops.spec.stage import ClassifySpec, NeighborsSpec, StageSpec
+from embed_ops.stages.base import Facts, MeasuredModel
+from embed_ops.stages.neighbors import NeighborsModel
+from embed_ops.stages.registry import fitted_by_rounds
+
+if TYPE_CHECKING:
+    from embed_ops.engine.tasks import Tasks
+
+_JUDGED = 200
+"""Rows by which an approximate search is judged."""
+
+
+def postprocess(
+    run: Spec | str,
+    stages: Sequence[StageSpec] = (),
+    *,
+    output: str | None = None,
+    model: str | None = None,
+    refit: bool = False,
+    session: OpenSession = default_session,
+    reporter: Reporter | None = None,
+    stop_after_s: float | None = None,
+    stop: StopRequest | None = None,
+) -> list[Run]:
+    """Run stages over a finished run, each into a run directory of its own; one that is finished is left as it is.
+
+    Args:
+        run: a spec, whose `[[stage]]` list is run over its `sink.path`; or the address of a run.
+        stages: what to run, where `run` is an address.
+        output: run directory of a single stage, by default `<run>/stages/<name>`.
+        model: the run of a stage whose model is applied instead of fitting one; for a single stage.
+        refit: delete what earlier commands have made and begin anew.
+        session: opens the Ray session; called only when something is left to do.
+        reporter: shows progress; by default nothing is shown.
+        stop_after_s: seconds after which nothing further is begun.
+        stop: asks to stop early; by default one that SIGTERM asks.
+
+    Raises:
+        RunError, StageError: an input is unusable, or a run directory is of another stage; nothing was written there.
+        StorageError, EngineError, Stopped: ended early; the same call goes on.
+    """
+    root = run.sink.path if isinstance(run, Spec) else run
+    wanted = run.stage if isinstance(run, Spec) else tuple(stages)
+    asked = asked_stages(root, wanted, run.seed if isinstance(run, Spec) else 0, output, model)
+    deadline = None if stop_after_s is None else time.time() + stop_after_s
+    with restored_sigterm(), ExitStack() as open_session:
+        stop = stop or StopRequest()
+        stop.listen()
+        command = _Command(asked, reporter or Silent(), stop, deadline, session, open_session)
+        return [command.run_stage(number, refit=refit) for number in range(len(asked))]
+
+
+class _Command:
+    """The stages of one command."""
+
+    def __init__(
+        self,
+        asked: Sequence[Asked],
+        reporter: Reporter,
+        stop: StopRequest,
+        deadline: float | None,
+        session: OpenSession,
+        open_session: ExitStack,
+    ) -> None:
+        self._asked = asked
+        self._reporter = reporter
+        self._stop = stop
+        self._deadline = deadline
+        self._session = session
+        self._open_session = open_session
+        self._tasks: Tasks | None = None
+
+    def run_stage(self, number: int, *, refit: bool) -> Run:
+        """Run one stage to its end, and let those that read the same rows share its passes over them."""
+        asked = self._asked[number]
+        here = open_stage(asked, refit=refit)
+        if here.finished:
+            self._reporter.say(f"{asked.spec.folder}: nothing is left to do")
+            return Run(asked.path)
+        with ExitStack() as hearts:
+            hearts.enter_context(here.heartbeat)
+            tasks = self._cluster()
+            by_rounds = fitted_by_rounds(asked.spec)
+            start = here.stage.start(_facts(here)) if here.model is None and by_rounds else None
+            here.begin()
+            try:
+                if here.model is None and by_rounds:
+                    self._fit(here, start, self._companions(number, here, hearts), tasks)
+                elif here.model is None:
+                    _find(here, tasks)
+                self._apply(here, tasks)
+                if getattr(asked.spec, "by_cluster", False):
+                    write_by_cluster(here.job, here.rows, tasks)
+                _finish(here, tasks)
+            except KeyboardInterrupt:
+                raise self._stopped(here, "interrupted; run the same command again to go on") from None
+            except Stopped as error:
+                raise self._stopped(here, str(error)) from None
+            except BaseException:
+                self._stopped(here, "")
+                raise
+        return Run(asked.path)
+
+    def _cluster(self) -> Tasks:
+        """Open the session where there is none yet."""
+        from embed_ops.engine.tasks import Tasks
+
+        if self._tasks is None:
+            self._open_session.enter_context(self._session())
+            # Ray takes SIGTERM for itself when it starts.
+            self._stop.listen()
+            self._tasks = Tasks(self._stop, self._reporter, self._deadline)
+        return self._tasks
+
+    def _companions(self, number: int, here: StageRun, hearts: ExitStack) -> list[tuple[StageRun, Any]]:
+        """Open the later stages that read the same vectors and are not fitted yet, each with its first state."""
+        found = []
+        for asked in self._asked[number + 1 :]:
+            if asked.input != here.asked.input or not fitted_by_rounds(asked.spec):
+                continue
+            other = open_stage(asked)
+            if other.model is None and not other.finished and other.job.vectors == here.job.vectors:
+                start = other.stage.start(_facts(other))
+                hearts.enter_context(other.heartbeat)
+                other.begin()
+                other.publish("stopped")
+                found.append((other, start))
+        return found
+
+    def _fit(self, here: StageRun, start: Any, companions: Sequence[tuple[StageRun, Any]], tasks: Tasks) -> None:
+        from embed_ops.postprocessing import fold
+
+        clock = time.time()
+        fits = [fold.begin(run.job, run.rows, run.stage, state) for run, state in [(here, start), *companions]]
+        here.model = fold.run(fits[0], fits[1:], tasks)
+        here.header["fit"] = {"seconds": time.time() - clock, "rounds": fits[0].progress.rounds}
+        write_model(here.run.root, here.model, here.job.attempt)
+
+    def _apply(self, here: StageRun, tasks: Tasks) -> None:
+        from embed_ops.postprocessing.fold import apply
+
+        totals = Totals(units_expected=len(here.rows.records) - here.skipped, started=time.time())
+        if here.asked.model is not None:
+            write_model(here.run.root, here.model, here.job.attempt)
+        for result in apply(here.job, here.rows, here.model, here.done, tasks):
+            record = here.take(result)
+            totals.units += 1
+            totals.rows += record.rows
+            self._reporter.update(totals)
+
+    def _stopped(self, here: StageRun, why: str) -> EmbedOpsError:
+        here.journal.flush()
+        here.publish("stopped")
+        return Stopped(f"{here.asked.spec.folder}: {why}")
+
+
+def _facts(here: StageRun) -> Facts:
+    return Facts(here.rows.rows, here.job.vectors.dim, here.job.seed)
+
+
+def _find(here: StageRun, tasks: Tasks) -> None:
+    """Do what stages do before they write units that are not fitted by rounds."""
+    clock = time.time()
+    if here.asked.spec.kind == "neighbors":
+        here.model = _judge_search(here, tasks)
+    elif isinstance(here.asked.spec, ClassifySpec):
+        here.model = read_probe(here.asked.spec.probe)
+    else:
+        here.model = find_duplicates(here.job, here.rows, tasks)
+    here.header["fit"] = {"seconds": time.time() - clock, "rounds": 1}
+    write_model(here.run.root, here.model, here.job.attempt)
+
+
+def _judge_search(here: StageRun, tasks: Tasks) -> NeighborsModel:
+    """Measure, by a sample of rows, how many neighbours are found where not all rows are searched, and at which share of the work."""
+    spec, rows, vectors = here.asked.spec, here.rows, here.job.vectors
+    assert isinstance(spec, NeighborsSpec)
+    if spec.probe is None:
+        return NeighborsModel(spec.k, spec.metric, 0, 1.0, 1.0)
+    sample = np.random.default_rng(here.job.seed).permutation(rows.rows)[:_JUDGED]
+    x = rows_at(rows, vectors, sample)
+    some, all_of_them = (make_search(rows, vectors, spec.k, spec.metric, probe) for probe in (spec.probe, None))
+    found, exact = (search_run(rows, search, x, sample, tasks) for search in (some, all_of_them))
+    return NeighborsModel(spec.k, spec.metric, some.probe, recall(found, exact), found.scored / max(1, exact.scored))
+
+
+def _finish(here: StageRun, tasks: Tasks) -> None:
+    """Write the report and the final status, and delete what is not needed any more."""
+    here.journal.flush()
+    written = [record for record in here.records.values() if record.attempt == here.job.attempt and record.seconds]
+    steady = max(r.seconds["finished"] for r in written) - min(r.seconds["started"] for r in written) if written else 0.0
+    report = {
+        "kind": here.asked.spec.kind,
+        "rows": here.rows.rows,
+        "units": len(here.rows.records),
+        "units_skipped": here.skipped,
+        "seconds": {"total": time.time() - here.began, "steady": steady, "fit": here.header.get("fit", {}).get("seconds")},
+        "rounds": here.header.get("fit", {}).get("rounds", 0),
+        "rows_per_second": sum(record.rows for record in written) / steady if steady else None,
+        "model": here.model.report(),
+        "quality": _quality(here, tasks),
+        "statistics": report_of(here.run.read_statistics(), here.rows.rows),
+        "peak_memory": {"driver": peak_memory(), "worker": tasks.memory},
+        "resolved": here.header["resolved"],
+        "spec": here.header["spec"],
+    }
+    here.run.write_json("report.json", report, here.job.attempt)
+    here.header["attempts"][-1]["finished"] = time.time()
+    here.publish("finished")
+    here.clear_work()
+
+
+def _quality(here: StageRun, tasks: Tasks) -> dict[str, Any]:
+    """Ask how good the model is, where its columns tell."""
+    from embed_ops.postprocessing import fold
+
+    if not isinstance(here.model, MeasuredModel):
+        return {}
+    found = fold.measure(here.job, here.rows, here.model, here.label, tasks)
+    return {} if found is None else here.model.quality(found)

@@ -1,0 +1,225 @@
+"""The one loop that fits stages and applies them, as plain Ray tasks.
+
+    a round over the run      a task for each group of blocks, then a tree of tasks that add what they found
+    a round over the sample   a task for each range of shards
+    applying                  a task for each unit
+
+What is divided, and in which order summaries are added, follows from the rows and the spec alone; workers and nodes only
+decide who does it, and when. Stages that read the same rows in the same round share the reading.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import ray
+
+from embed_ops.engine.tasks import Tasks
+from embed_ops.errors import Stopped
+from embed_ops.numerics.tiles import Ints
+from embed_ops.postprocessing.clusters import mark_unit, marking
+from embed_ops.postprocessing.neighbors import neighbors_of_unit
+from embed_ops.postprocessing.search import make_search, stretches_of
+from embed_ops.postprocessing.stage_job import (
+    WORK,
+    StageJob,
+    Task,
+    apply_unit,
+    go_on,
+    make_shards,
+    measure_units,
+    merge,
+    read_group,
+    summarize_shards,
+)
+from embed_ops.runs.columns import Label
+from embed_ops.runs.rows import RunRows
+from embed_ops.stages.base import SHARDS, Collected, Round, Stage
+from embed_ops.stages.rounds import FAN_IN, added, divide, groups
+from embed_ops.storage.files import walk
+from embed_ops.storage.packing import pack, unpack
+
+_CHECKPOINT_S = 20.0
+_SAY_EVERY_S = 10.0
+_STATE = "state"
+
+
+@dataclass(frozen=True)
+class FitProgress:
+    """How far a fit has come: rounds that are done, rows of the sample's shards, and the state (packed)."""
+
+    rounds: int
+    sizes: Ints
+    state: Any
+
+
+@dataclass
+class Fit:
+    """A fit on its way; what it has found is kept in `work/`, and a later command goes on from there."""
+
+    job: StageJob
+    rows: RunRows
+    stage: Stage
+    progress: FitProgress
+    saved: float = 0.0
+
+    @property
+    def todo(self) -> Round | None:
+        """What it reads next."""
+        return self.stage.round(self.progress.state)
+
+    @property
+    def folder(self) -> str:
+        """Where the latest pass over the run is kept, below `work/`."""
+        return f"round-{self.progress.rounds:04d}"
+
+    def take(self, found: Any, sizes: Ints | None = None) -> None:
+        """Go on to the next round by what one has found; after a pass over the run the state is saved."""
+        whole = self.todo is not None and self.todo.over != "sample"
+        state = self.stage.update(self.progress.state, found)
+        self.move(FitProgress(self.progress.rounds + 1, self.progress.sizes if sizes is None else sizes, state))
+        if whole:
+            self.save()
+
+    def move(self, progress: FitProgress) -> None:
+        """Go on to where a fit stands now, and save that every few seconds."""
+        self.progress = progress
+        if time.monotonic() - self.saved > _CHECKPOINT_S:
+            self.save()
+
+    def save(self) -> None:
+        """Save the state, from which a later command goes on."""
+        self.job.keep(_STATE, pack(self.progress))
+        self.saved = time.monotonic()
+
+
+def begin(job: StageJob, rows: RunRows, stage: Stage, start: Any) -> Fit:
+    """Begin a fit at a first state, or where an earlier command has left it."""
+    content = job.kept(_STATE)
+    progress = FitProgress(0, np.zeros(SHARDS, np.int64), start) if content is None else unpack(content)
+    return Fit(job, rows, stage, progress)
+
+
+def run(fit: Fit, others: Sequence[Fit], tasks: Tasks) -> Any:
+    """Go through the rounds of a fit to its end, and give its model.
+
+    Args:
+        fit: what is fitted.
+        others: fits that will want the same rows; a pass over the run serves those that are about to read it too.
+        tasks: where to run.
+    """
+    try:
+        _go_through(fit, others, tasks)
+    except Stopped:
+        fit.save()
+        raise
+    return fit.stage.model(fit.progress.state)
+
+
+def _go_through(fit: Fit, others: Sequence[Fit], tasks: Tasks) -> None:
+    said = time.monotonic()
+    while (todo := fit.todo) is not None:
+        if todo.small:
+            _several(fit, tasks)
+        elif todo.over == "sample":
+            fit.take(_over_sample(fit, todo, tasks))
+        else:
+            _read_run([fit, *(other for other in others if other.todo is not None and other.todo.over != "sample")], tasks)
+            if todo.over == "collect":
+                sizes = _make_sample(fit, tasks)
+                fit.take(Collected(sizes), sizes)
+            else:
+                fit.take(_sum(fit, tasks))
+        if (words := fit.stage.progress(fit.progress.state)) and time.monotonic() - said > _SAY_EVERY_S:
+            tasks.reporter.say(f"{fit.job.spec.folder}: {words}")
+            said = time.monotonic()
+
+
+def _read_run(fits: Sequence[Fit], tasks: Tasks) -> None:
+    """Read the run once for all fits, but for stretches whose findings are kept already."""
+    rows = fits[0].rows
+    kept = [{name for name, _ in walk(fit.job.run, f"{WORK}/{fit.folder}")} for fit in fits]
+    shared = [ray.put(fit.progress.state) for fit in fits]
+    calls = []
+    for number, (first, end) in enumerate(groups(rows.rows)):
+        missing = [place for place in range(len(fits)) if f"{number:06d}" not in kept[place]]
+        if missing:
+            wanted = [(fits[place].job, fits[place].todo, shared[place], f"{fits[place].folder}/{number:06d}") for place in missing]
+            calls.append((wanted, rows.stretch(first, end)))
+    names, said = ", ".join(fit.job.spec.folder for fit in fits), time.monotonic()
+    for count, _ in enumerate(tasks.each(_read_group, calls), start=1):
+        if time.monotonic() - said > _SAY_EVERY_S:
+            tasks.reporter.say(f"{names}: read {count} of {len(calls)} stretches")
+            said = time.monotonic()
+
+
+def _read_group(wanted: Sequence[tuple[StageJob, Round, Any, str]], stretch: Any) -> dict[str, Any]:
+    return read_group([Task(job, todo, ray.get(state), name) for job, todo, state, name in wanted], stretch)
+
+
+def _sum(fit: Fit, tasks: Tasks) -> Any:
+    """Add what the groups found, in a tree that depends on their number alone."""
+    names = [f"{fit.folder}/{number:06d}" for number in range(len(groups(fit.rows.rows)))]
+    level = 0
+    while len(names) > FAN_IN:
+        level += 1
+        parts = [names[first : first + FAN_IN] for first in range(0, len(names), FAN_IN)]
+        merged = [f"{fit.folder}/level-{level}-{number:06d}" for number in range(len(parts))]
+        tasks.all(merge, [(fit.job, part, name) for part, name in zip(parts, merged, strict=True)])
+        names = merged
+    return added([unpack(fit.job.kept(name) or b"") for name in names])
+
+
+def _make_sample(fit: Fit, tasks: Tasks) -> Ints:
+    """Make the shards of the sample from what the groups kept, and give their rows."""
+    count = len(groups(fit.rows.rows))
+    found = tasks.all(make_shards, [(fit.job, fit.folder, count, list(shards)) for shards in divide(FAN_IN)])
+    return np.array([size for sizes in found for size in sizes], np.int64)
+
+
+def _over_sample(fit: Fit, todo: Round, tasks: Tasks) -> Any:
+    state = ray.put(fit.progress.state)
+    sizes = fit.progress.sizes.tolist()
+    found = tasks.all(summarize_shards, [(fit.job, todo, state, list(shards), sizes) for shards in divide(todo.tasks)])
+    return added([summary for summary in found if summary is not None])
+
+
+def _several(fit: Fit, tasks: Tasks) -> None:
+    """Go through small rounds in one task."""
+    before = fit.progress
+    [found] = tasks.all(go_on, [(fit.job, before.state, before.sizes.tolist())])
+    fit.move(FitProgress(before.rounds + found["rounds"], before.sizes, found["state"]))
+
+
+def apply(job: StageJob, rows: RunRows, model: Any, done: set[str], tasks: Tasks) -> Iterator[dict[str, Any]]:
+    """Apply a model to the units that are not done, and yield the record of each as it is written."""
+    if job.spec.kind == "neighbors":
+        search = ray.put(make_search(rows, job.vectors, job.spec.k, job.spec.metric, job.spec.probe))
+        stretches = ray.put(stretches_of(rows))
+        todo = [(record, first) for record, first in zip(rows.records, rows.starts, strict=False) if record.unit not in done]
+        calls: Iterable[tuple[Any, ...]] = ((job, record, first, search, stretches) for record, first in todo)
+        function: Callable[..., Any] = neighbors_of_unit
+    elif job.spec.kind == "dedup":
+        calls, function = marking(job, rows, done), mark_unit
+    else:
+        shared = ray.put(model)
+        calls, function = ((job, shared, record) for record in rows.records if record.unit not in done), apply_unit
+    for _, result in tasks.each(function, calls):
+        yield result
+
+
+_UNITS_PER_TASK = 32
+
+
+def measure(job: StageJob, rows: RunRows, model: Any, label: Label | None, tasks: Tasks) -> Any:
+    """Summarise how good a model is, from the columns it has given all units; None where there are no rows."""
+    shared = ray.put(model)
+    units = rows.records
+    parts = [units[first : first + _UNITS_PER_TASK] for first in range(0, len(units), _UNITS_PER_TASK)]
+    found = tasks.all(measure_units, [(job, shared, part, label) for part in parts])
+    whole = [summary for summary in found if summary is not None]
+    return added(whole) if whole else None

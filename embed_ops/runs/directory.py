@@ -1,0 +1,274 @@
+"""The run directory: what one run wrote, read back and compared with what is asked for now."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import uuid
+from collections.abc import Iterable, Mapping, Sequence, Set
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
+from typing import Any, Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow.fs import FileSelector, FileType
+
+from embed_ops.errors import RunError, StorageError
+from embed_ops.runs.heartbeat import attempt_is_dead
+from embed_ops.runs.parquet import encode, read_footer
+from embed_ops.runs.plan_table import plan_table, read_plan
+from embed_ops.runs.record import (
+    DATA,
+    MANIFEST,
+    MANIFEST_SCHEMA,
+    REJECTS,
+    REMOVED,
+    SUFFIX,
+    TMP,
+    Record,
+    footer_of,
+    norms_of,
+    records_of,
+    reject_name,
+    reject_unit,
+)
+from embed_ops.runs.recovery import recover
+from embed_ops.runs.statistics import METADATA_KEY, Statistics, VectorStatistics, dump, load, merged
+from embed_ops.sources.plan import Plan
+from embed_ops.storage.faults import patiently
+from embed_ops.storage.files import Location, file_info, locate, publish, read_bytes, remove, walk
+
+_RECOVERY_THREADS = 8
+_MANIFEST_THREADS = 16
+
+
+class RunDir:
+    """The files of one run."""
+
+    def __init__(self, root: Location) -> None:
+        """Take the place; nothing is read or written yet."""
+        self.root = root
+        self._part = 0
+
+    @classmethod
+    def at(cls, address: str) -> Self:
+        """Take the place by its address."""
+        return cls(locate(address))
+
+    def require_folder(self) -> None:
+        """Refuse a place that is a file.
+
+        Raises:
+            RunError: it is.
+        """
+        if file_info(self.root).type == FileType.File:
+            raise RunError(f"{self.root.path}: is a file; sink.path must be a folder, or nothing yet")
+
+    def read_header(self) -> dict[str, Any] | None:
+        """Read `run.json`, None where there is no run.
+
+        Raises:
+            RunError: it is not a run's.
+        """
+        content = read_bytes(self.root.child("run.json"))
+        if content is None:
+            return None
+        try:
+            header: dict[str, Any] = json.loads(content)
+            header["spec"], header["fingerprint"], header["resolved"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise RunError(f"{self.root.path}/run.json: not a run's: {error!r}; choose another folder") from error
+        return header
+
+    def read_json(self, name: str) -> dict[str, Any] | None:
+        """Read a JSON file, None where there is none."""
+        content = read_bytes(self.root.child(name))
+        return None if content is None else dict(json.loads(content))
+
+    def write_json(self, name: str, content: Mapping[str, Any], attempt: str) -> None:
+        """Replace a JSON file."""
+        publish(self.root, name, json.dumps(content, indent=2, default=str).encode(), attempt)
+
+    def write_plan(self, plan: Plan, attempt: str) -> None:
+        """Replace the plan."""
+        sink = pa.BufferOutputStream()
+        pq.write_table(plan_table(plan), sink, compression="zstd")
+        publish(self.root, "plan.parquet", sink.getvalue(), attempt)
+
+    def read_plan(self, roots: Sequence[Location]) -> Plan:
+        """Read the plan.
+
+        Raises:
+            RunError: there is none, or it can't be read.
+        """
+        content = read_bytes(self.root.child("plan.parquet"))
+        if content is None:
+            raise RunError(f"{self.root.path}: has no plan.parquet: not a run, or its first start failed")
+        try:
+            return read_plan(pa.BufferReader(content), roots)
+        except (pa.ArrowException, OSError, KeyError) as error:
+            raise RunError(f"{self.root.path}/plan.parquet: can't be read: {error}; restore it, or choose another sink.path") from error
+
+    def read_manifest(self, *, timed: bool = True) -> dict[str, Record]:
+        """Read all parts: the latest record of each unit, by name.
+
+        Args:
+            timed: with the seconds of each unit, which are a third of what records take in memory.
+
+        Raises:
+            RunError: a part can't be read.
+        """
+        found: dict[str, Record] = {}
+        parts = sorted(name for name, _ in walk(self.root, MANIFEST) if name.endswith(SUFFIX))
+        # Small files, many at once: each costs a store its time to answer. Not all at once: they are read faster than taken in.
+        with ThreadPoolExecutor(_MANIFEST_THREADS) as pool:
+            for first in range(0, len(parts), _MANIFEST_THREADS):
+                for part in pool.map(self._read_part, parts[first : first + _MANIFEST_THREADS]):
+                    for record in records_of(part, timed=timed):
+                        if REMOVED in record.flags:
+                            found.pop(record.unit, None)
+                        else:
+                            found[record.unit] = record
+        self._part = max((int(name.partition("-")[0]) for name in parts), default=-1) + 1
+        return found
+
+    def read_statistics(self) -> dict[str, VectorStatistics]:
+        """Add up the statistics of all parts: those of a unit that was written twice count twice."""
+        names = sorted(name for name, _ in walk(self.root, MANIFEST) if name.endswith(SUFFIX))
+        with ThreadPoolExecutor(_MANIFEST_THREADS) as pool:
+            kept = pool.map(lambda name: read_bytes(self.root.child(f"{MANIFEST}/{name}")), names)
+            texts = (pq.read_schema(pa.BufferReader(content)).metadata for content in kept if content is not None)
+            return merged(load(text[METADATA_KEY]) for text in texts if text and METADATA_KEY in text)
+
+    def _read_part(self, name: str) -> pa.Table:
+        place = self.root.child(f"{MANIFEST}/{name}")
+        content = read_bytes(place)
+        if content is None:
+            raise StorageError(f"{place.path}: is listed and can't be found: another command may be at work here; run again")
+        try:
+            return pq.read_table(pa.BufferReader(content), schema=MANIFEST_SCHEMA)
+        except (pa.ArrowException, OSError) as error:
+            raise RunError(f"{place.path}: can't be read: {error}; delete it: its records are read back from data/") from error
+
+    def append_manifest(self, records: Iterable[Record], attempt: str, statistics: Statistics | None = None) -> None:
+        """Write records, and the statistics of their vectors, as the next part; none, no part."""
+        rows = [asdict(record) for record in records]
+        if not rows:
+            return
+        sink = pa.BufferOutputStream()
+        schema = MANIFEST_SCHEMA.with_metadata({METADATA_KEY: dump(statistics)} if statistics else None)
+        pq.write_table(pa.Table.from_pylist(rows, schema), sink, compression="zstd")
+        publish(self.root, f"{MANIFEST}/{self._part:08d}-{uuid.uuid4().hex[:8]}{SUFFIX}", sink.getvalue(), attempt)
+        self._part += 1
+
+    def load_records(self, fingerprint: str, attempt: str) -> tuple[dict[str, Record], list[str]]:
+        """Find the units that are done: listed files that the manifest knows, or whose footer is read back.
+
+        Returns:
+            records by unit, and the units whose file is not what the manifest says (they are computed again).
+        """
+        known = self.read_manifest(timed=False)
+        data = {name.removesuffix(SUFFIX): size for name, size in walk(self.root, DATA) if name.endswith(SUFFIX)}
+        rejects = dict(walk(self.root, REJECTS))
+        records: dict[str, Record] = {}
+        broken: list[str] = []
+        lost: list[str] = []
+        for unit, size in data.items():
+            record = known.get(unit)
+            if record is None:
+                lost.append(unit)
+            elif size != record.bytes or (record.reject_file is not None and rejects.get(record.reject_file) != record.reject_bytes):
+                # Newer than its record, where a retry was killed, or damaged: the footer tells.
+                lost.append(unit)
+            else:
+                records[unit] = record
+        with ThreadPoolExecutor(_RECOVERY_THREADS) as pool:
+            recovered = list(pool.map(lambda unit: recover(self.root, unit, fingerprint, attempt), lost))
+        whole = [found for found in recovered if found is not None]
+        self.append_manifest([found.record for found in whole], attempt, merged(found.statistics for found in whole))
+        for unit, found in zip(lost, recovered, strict=True):
+            if found is None:
+                broken.append(unit)
+            else:
+                records[unit] = found.record
+        return records, broken
+
+    def write_unit(self, record: Record, data: pa.Table, rejects: pa.Table, fingerprint: str, version: str) -> Record:
+        """Write a unit, its rejects first: the data file, which says that the unit is done, appears last and whole.
+
+        Returns:
+            the record with names, sizes, hashes and norms filled in.
+        """
+        if len(rejects):
+            content = encode(rejects, {"unit": record.unit, "fingerprint": fingerprint, "version": version})
+            digest = hashlib.sha256(content).hexdigest()
+            name = reject_name(record.unit, digest)
+            publish(self.root, f"{REJECTS}/{name}", content, record.attempt)
+            record = replace(record, reject_file=name, reject_bytes=content.size, reject_sha256=digest)
+        content = encode(data, footer_of(record, fingerprint, version))
+        publish(self.root, f"{DATA}/{record.unit}{SUFFIX}", content, record.attempt)
+        low, high = norms_of(data)
+        return replace(record, bytes=content.size, sha256=hashlib.sha256(content).hexdigest(), min_norm=low, max_norm=high)
+
+    def remove_unit(self, record: Record, attempt: str) -> None:
+        """Delete a stale unit and strike its record: the data file first, so that it never stands without its rejects."""
+        remove(self.root.child(f"{DATA}/{record.unit}{SUFFIX}"))
+        if record.reject_file is not None:
+            remove(self.root.child(f"{REJECTS}/{record.reject_file}"))
+        self.append_manifest([replace(record, flags=(REMOVED,))], attempt)
+
+    def require_empty(self) -> None:
+        """Refuse a folder that holds a run's files but no `run.json`.
+
+        Raises:
+            RunError: names what is there.
+        """
+        for folder in (DATA, REJECTS, MANIFEST):
+            for name, _ in walk(self.root, folder):
+                raise RunError(
+                    f"{self.root.path}: has no run.json, but {folder}/{name}: neither empty nor a whole run; choose another sink.path"
+                )
+
+    def remove_stale(self, sources: Set[str], kept: Mapping[str, Record], attempt: str) -> None:
+        """Delete the data files of units that begin in these source files, but for those kept, and strike their records."""
+        known = self.read_manifest(timed=False)
+        for name in [name for name, _ in walk(self.root, DATA)]:
+            unit = name.removesuffix(SUFFIX)
+            if unit.rpartition(".")[0] in sources and unit not in kept:
+                if unit in known:
+                    self.remove_unit(known[unit], attempt)
+                else:
+                    remove(self.root.child(f"{DATA}/{name}"))
+
+    def remove_unnamed_rejects(self, done: Iterable[Record]) -> None:
+        """Delete the reject files that dead attempts left: no data file names them. Only when no unit is missing.
+
+        While units are missing another command may be about to write the data file that names one. What the records say is
+        asked of the data file again, since another command may have written it later.
+        """
+        named = {record.reject_file for record in done}
+        for name in [name for name, _ in walk(self.root, REJECTS) if name not in named]:
+            unit = reject_unit(name)
+            content = read_bytes(self.root.child(f"{DATA}/{unit}{SUFFIX}"))
+            if content is None or read_footer(pq.read_metadata(pa.BufferReader(content)))["reject_file"] != name:
+                remove(self.root.child(f"{REJECTS}/{name}"))
+
+    def clean(self, attempt: str) -> None:
+        """Delete the temporary files of dead attempts."""
+        if self.root.object_store:
+            # Nothing is written there before it is whole.
+            return
+        selector = FileSelector(self.root.child(TMP).path, allow_not_found=True)
+        for folder in patiently("listed", selector.base_dir, lambda: self.root.fs.get_file_info(selector)):
+            if folder.type == FileType.Directory and folder.base_name != attempt and attempt_is_dead(folder.base_name):
+                self.remove_temporary(folder.base_name)
+
+    def remove_temporary(self, attempt: str) -> None:
+        """Delete the temporary files of an attempt."""
+        if self.root.object_store:
+            return
+        folder = self.root.child(f"{TMP}/{attempt}").path
+        with contextlib.suppress(FileNotFoundError):
+            patiently("deleted", folder, lambda: self.root.fs.delete_dir(folder))

@@ -1,0 +1,162 @@
+"""The record of a unit: what the manifest and the unit's own footer say of it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+
+from embed_ops.runs.parquet import holds_vectors, vectors_of
+
+DATA, REJECTS, MANIFEST, TMP = "data", "rejects", "manifest", "tmp"
+"""Folders of a run directory."""
+SUFFIX = ".parquet"
+_ROWS_AT_ONCE = 1000
+"""Rows of a manifest that are Python objects twice for a moment, as a table's and as records."""
+_RANGE = pa.struct([("source", pa.string()), ("begin", pa.int64()), ("end", pa.int64()), ("records", pa.int64())])
+REMOVED = "removed"
+"""Flag of a record that strikes the unit's earlier ones."""
+HALVED = "halved"
+"""Flag of a unit of which some batch did not fit into memory and was halved: other batches may mean other last bits."""
+ISOLATED = "isolated"
+"""Flag of a unit that was embedded in isolation, since workers died or hung on it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What is known of one unit that is done: a row of the manifest.
+
+    Attributes:
+        unit: its name; the data file is `data/<unit>.parquet`.
+        ranges: {source, begin, end, records} of each source file in it.
+        next_source: where the next unit of the span begins; None behind the last.
+        rows: embedded rows; `rejects`, `file_rejects` and `filtered` count the others.
+        reject_file: below `rejects/`, None where there are none.
+        min_norm: least L2 norm of the unit's vectors, None where it has none.
+        unknown: words that a table of word vectors does not have, of embedded rows.
+        tokens: of distinct inputs; `positions` has the padding too.
+        seconds: by part; empty for a unit whose record was lost and read back.
+    """
+
+    unit: str
+    attempt: str
+    ranges: list[dict[str, Any]]
+    next_source: str | None
+    next_position: int | None
+    rows: int
+    rejects: int
+    file_rejects: int
+    filtered: int
+    bytes: int
+    sha256: str
+    reject_file: str | None = None
+    reject_bytes: int = 0
+    reject_sha256: str | None = None
+    truncated: int = 0
+    unknown: int = 0
+    min_norm: float | None = None
+    max_norm: float | None = None
+    inputs: int = 0
+    tokens: int = 0
+    positions: int = 0
+    flops: float = 0.0
+    seconds: dict[str, float] = field(default_factory=dict)
+    flags: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> Self:
+        """Take the known keys of a mapping; names that many records share are kept once."""
+        taken = {name: values[name] for name in cls.__slots__ if name in values}
+        taken["attempt"] = sys.intern(taken["attempt"])
+        taken["ranges"] = [part | {"source": sys.intern(part["source"])} for part in taken["ranges"]]
+        if taken["next_source"] is not None:
+            taken["next_source"] = sys.intern(taken["next_source"])
+        # A manifest of before words were counted has no such column.
+        taken["unknown"] = taken.get("unknown") or 0
+        taken["flags"] = tuple(taken.get("flags", ()))
+        return cls(**taken)
+
+
+COUNTED = ("truncated", "unknown", "inputs", "tokens", "positions", "flops")
+"""What a unit's footer counts beside rows, so that a lost record can be read back whole."""
+SECONDS = ("read", "prepare", "forward", "write", "started", "finished", "idle_input", "idle_output")
+MANIFEST_SCHEMA = pa.schema(
+    [
+        ("unit", pa.string()),
+        ("attempt", pa.string()),
+        ("ranges", pa.list_(_RANGE)),
+        ("next_source", pa.string()),
+        ("next_position", pa.int64()),
+        *((name, pa.int64()) for name in ("rows", "rejects", "file_rejects", "filtered", "bytes")),
+        ("sha256", pa.string()),
+        ("reject_file", pa.string()),
+        ("reject_bytes", pa.int64()),
+        ("reject_sha256", pa.string()),
+        ("truncated", pa.int64()),
+        ("unknown", pa.int64()),
+        ("min_norm", pa.float64()),
+        ("max_norm", pa.float64()),
+        *((name, pa.int64()) for name in ("inputs", "tokens", "positions")),
+        ("flops", pa.float64()),
+        ("seconds", pa.struct([(name, pa.float64()) for name in SECONDS])),
+        ("flags", pa.list_(pa.string())),
+    ]
+)
+
+
+def records_of(table: pa.Table, *, timed: bool) -> Iterator[Record]:
+    """Read the records of a part of the manifest.
+
+    Args:
+        table: what is of `MANIFEST_SCHEMA`.
+        timed: with the seconds.
+    """
+    table = table if timed else table.drop_columns("seconds")
+    none: dict[str, float] = {}
+    for batch in table.to_batches(_ROWS_AT_ONCE):
+        for row in batch.to_pylist():
+            known = row.get("seconds")
+            row["seconds"] = {key: value for key, value in known.items() if value is not None} if known else none
+            yield Record.parse(row)
+
+
+def footer_of(record: Record, fingerprint: str, version: str) -> dict[str, Any]:
+    """Make the footer of a unit's data file: what chains the units, and which reject file counts."""
+    return {
+        "unit": record.unit,
+        "fingerprint": fingerprint,
+        "version": version,
+        "reject_file": record.reject_file,
+        "ranges": record.ranges,
+        "next": None if record.next_source is None else [record.next_source, record.next_position],
+        "last": record.next_source is None,
+        "rows": record.rows,
+        "rejects": record.rejects,
+        "file_rejects": record.file_rejects,
+        "filtered": record.filtered,
+        **{name: getattr(record, name) for name in COUNTED},
+    }
+
+
+def reject_name(unit: str, digest: str) -> str:
+    """Name a unit's reject file, below `rejects/`, by what is in it."""
+    return f"{unit}.{digest[:8]}{SUFFIX}"
+
+
+def reject_unit(name: str) -> str:
+    """Read the unit off a name that `reject_name` made."""
+    return name.removesuffix(SUFFIX).rpartition(".")[0]
+
+
+def norms_of(table: pa.Table) -> tuple[float | None, float | None]:
+    """Find the least and the greatest L2 norm over all vector columns of a unit."""
+    columns = [name for name, kind in zip(table.schema.names, table.schema.types, strict=True) if holds_vectors(kind)]
+    norms = [np.linalg.norm(vectors_of(table.column(name)).astype(np.float32), axis=1) for name in columns]
+    norms = [values for values in norms if len(values)]
+    if not norms:
+        return None, None
+    return float(min(values.min() for values in norms)), float(max(values.max() for values in norms))

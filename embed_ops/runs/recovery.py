@@ -1,0 +1,60 @@
+"""A record that was lost, made again from the unit's files."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from embed_ops.runs.parquet import read_footer
+from embed_ops.runs.record import COUNTED, DATA, REJECTS, SUFFIX, Record, norms_of, reject_name
+from embed_ops.runs.statistics import Statistics, statistics_of
+from embed_ops.storage.files import Location, read_bytes
+
+
+class Recovered(NamedTuple):
+    """What was read back of a unit whose record was lost."""
+
+    record: Record
+    statistics: Statistics
+
+
+def recover(root: Location, unit: str, fingerprint: str, attempt: str) -> Recovered | None:
+    """Read a unit's files back to make the record that was lost; None where they are not whole or not this run's."""
+    content = read_bytes(root.child(f"{DATA}/{unit}{SUFFIX}"))
+    try:
+        if content is None:
+            return None
+        file = pq.ParquetFile(pa.BufferReader(content))
+        footer = read_footer(file.metadata)
+        table = file.read()
+        low, high = norms_of(table)
+    except (pa.ArrowException, OSError, KeyError, ValueError):
+        return None
+    rejected = read_bytes(root.child(f"{REJECTS}/{footer['reject_file']}")) if footer["reject_file"] else b""
+    if footer["unit"] != unit or footer["fingerprint"] != fingerprint or rejected is None:
+        return None
+    digest = hashlib.sha256(rejected).hexdigest()
+    if footer["reject_file"] not in (None, reject_name(unit, digest)):
+        return None
+    following = footer["next"] or [None, None]
+    record = Record(
+        unit=unit,
+        attempt=attempt,
+        next_source=following[0],
+        next_position=following[1],
+        bytes=len(content),
+        sha256=hashlib.sha256(content).hexdigest(),
+        min_norm=low,
+        max_norm=high,
+        flags=("recovered",),
+        **{name: footer[name] for name in ("ranges", "rows", "rejects", "file_rejects", "filtered", "reject_file")},
+        # A footer of an earlier version counts less.
+        **{name: footer.get(name, 0) for name in COUNTED},
+    )
+    if footer["reject_file"] is not None:
+        record = replace(record, reject_bytes=len(rejected), reject_sha256=digest)
+    return Recovered(record, statistics_of(table))

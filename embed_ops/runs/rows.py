@@ -1,0 +1,164 @@
+"""The vectors of a finished run, by position: which file has which row, and stretches of rows as arrays.
+
+The rows of a run have a global index: its units in the order of the plan, their rows in the order of the files. A stage's
+run has the units and rows of its input, so a column it lacks is read from an ancestor, at the same place.
+"""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+import itertools
+import posixpath
+from typing import Any
+
+import pyarrow as pa
+
+from embed_ops.errors import RunError, StageError
+from embed_ops.runs.columns import Label, Stretch, VectorColumn, _checked, _is_vector, _open
+from embed_ops.runs.directory import RunDir
+from embed_ops.runs.ledger import ANY_UNITS, take_stock
+from embed_ops.runs.parquet import holds_vectors
+from embed_ops.runs.record import Record
+from embed_ops.sources.base import hive_columns
+from embed_ops.storage.files import Location
+
+
+class RunRows:
+    """A finished run, its units and rows in order, and where its columns and those of its ancestors are.
+
+    Raises:
+        RunError: there is no run, it is not finished, or an ancestor is missing.
+    """
+
+    def __init__(self, root: Location) -> None:
+        self.root = root
+        self.lineage = _lineage(root)
+        header = self.lineage[0][1]
+        place = RunDir(root)
+        records = place.read_manifest(timed=False)
+        stock = take_stock(place.read_plan([root] * MOST_ROOTS), records, ANY_UNITS)
+        if header["status"] != "finished" or stock.works:
+            missing = f", {len(stock.works)} spans lack units" if stock.works else ""
+            raise RunError(f"{root.path}: the run is {header['status']}{missing}; run its command again to finish it")
+        self.records: tuple[Record, ...] = stock.done
+        self.starts = [0, *itertools.accumulate(record.rows for record in self.records)]
+        self._schemas: dict[int, pa.Schema] = {}
+
+    @property
+    def rows(self) -> int:
+        """Rows of the run."""
+        return self.starts[-1]
+
+    @property
+    def content(self) -> str:
+        """Digest of what the run holds: names and checksums of its units."""
+        digest = hashlib.sha256()
+        for record in self.records:
+            digest.update(f"{record.unit} {record.sha256}\n".encode())
+        return digest.hexdigest()[:16]
+
+    def stretch(self, first: int, end: int) -> Stretch:
+        """Give the rows from one global index to another."""
+        found = []
+        for number in range(max(0, bisect.bisect_right(self.starts, first) - 1), len(self.records)):
+            begin, stop = max(first, self.starts[number]), min(end, self.starts[number + 1])
+            if self.starts[number] >= end:
+                break
+            if begin < stop:
+                found.append((self.records[number].unit, begin - self.starts[number], stop - self.starts[number]))
+        return Stretch(first, tuple(found))
+
+    def vector(self, column: str | None) -> VectorColumn:
+        """Find a vector column: the named one, or the only one of the nearest run in the lineage that has any.
+
+        Raises:
+            StageError: there is none, several and none is named, or it holds no floats.
+        """
+        if column is not None:
+            return _checked(self.holder(column))
+        for number, (root, _) in enumerate(self.lineage):
+            found = [name for name in self._schema(number).names if _is_vector(self._schema(number).field(name).type)]
+            if len(found) > 1:
+                raise StageError(f"{root.path}: has several vector columns ({', '.join(found)}): say which with `column`")
+            if found:
+                return _checked(VectorColumn(root, found[0], self._schema(number).field(found[0]).type))
+        lists = [name for number in range(len(self.lineage)) for name in self._schema(number).names if self._holds_lists(number, name)]
+        if lists:
+            raise StageError(f"{self.root.path}: has lists of vectors only ({', '.join(lists)}): stages need one vector a row")
+        raise StageError(f"{self.root.path}: neither it nor its ancestors have a vector column")
+
+    def holder(self, column: str) -> VectorColumn:
+        """Find a column by name, in the nearest run of the lineage that has it.
+
+        Raises:
+            StageError: none has it.
+        """
+        for number, (root, _) in enumerate(self.lineage):
+            schema = self._schema(number)
+            if column in schema.names:
+                return VectorColumn(root, column, schema.field(column).type)
+        known = ", ".join(dict.fromkeys(name for number in range(len(self.lineage)) for name in self._schema(number).names))
+        raise StageError(f"{self.root.path}: no column {column!r} here or in its ancestors; there are {known}")
+
+    def label(self, column: str) -> Label:
+        """Find a column that labels rows: a kept one, or a `key=value` folder of the source.
+
+        Raises:
+            StageError: there is none, or it holds neither strings nor whole numbers nor booleans.
+        """
+        if self.records and column in hive_columns(self.records[0].unit):
+            return Label(None, column)
+        found = self.holder(column)
+        kind = found.kind.value_type if pa.types.is_dictionary(found.kind) else found.kind
+        if not any(test(kind) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer, pa.types.is_boolean)):
+            raise StageError(f"{found.run.path}: column {column!r} holds {kind}, which labels no rows; name strings or whole numbers")
+        return Label(found.run, column)
+
+    def _holds_lists(self, number: int, name: str) -> bool:
+        return holds_vectors(self._schema(number).field(name).type)
+
+    def names(self, number: int) -> list[str]:
+        """Name the columns of a run of the lineage that hold no vectors."""
+        return [name for name in self._schema(number).names if not self._holds_lists(number, name)] if self.records else []
+
+    def kind(self, name: str) -> pa.DataType:
+        """Give the type of a column that was kept."""
+        return self._schema(len(self.lineage) - 1).field(name).type
+
+    def _schema(self, number: int) -> pa.Schema:
+        """Read the columns of a run of the lineage off its first data file."""
+        if number not in self._schemas:
+            if not self.records:
+                raise StageError(f"{self.root.path}: the run has no units: there is nothing to fit or to apply")
+            self._schemas[number] = _open(self.lineage[number][0], self.records[0].unit).schema_arrow
+        return self._schemas[number]
+
+
+_CLOSE = 2
+MOST_ROOTS = 4096
+"""Source roots that a plan may name; a stage does not look at the source."""
+
+
+def _lineage(root: Location) -> list[tuple[Location, dict[str, Any]]]:
+    found: list[tuple[Location, dict[str, Any]]] = []
+    while True:
+        header = RunDir(root).read_header()
+        if header is None:
+            child = f", the parent of {found[-1][0].path}" if found else ""
+            raise RunError(f"{root.path}: no run here (run.json is missing){child}")
+        found.append((root, header))
+        if header.get("parent") is None:
+            return found
+        root = parent_of(root, header["parent"])
+
+
+def parent_of(root: Location, told: str) -> Location:
+    """Find the parent of a stage's run from what its header tells: a path from there, or a whole one."""
+    return Location(root.fs, posixpath.normpath(f"{root.path}/{told}")) if told.startswith("..") else Location(root.fs, told)
+
+
+def told_parent(root: Location, parent: Location) -> str:
+    """Say where a run's parent is: by a path from there where they lie close, so that they can be moved together."""
+    told = posixpath.relpath(parent.path, root.path)
+    return told if told.count("..") <= _CLOSE else parent.path

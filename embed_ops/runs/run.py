@@ -1,0 +1,107 @@
+"""A run, for Python: open its vectors, its report, its records."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as pads
+from pyarrow import fs as pafs
+
+from embed_ops.errors import RunError
+from embed_ops.runs.directory import RunDir
+from embed_ops.runs.record import DATA, REJECTS, Record
+from embed_ops.schema import MESSAGE, REASON, ROW, SOURCE, SOURCE_TYPE
+from embed_ops.spec.spec import Spec
+
+REJECT_COLUMNS = {SOURCE: SOURCE_TYPE, ROW: pa.int64(), REASON: pa.string(), MESSAGE: pa.string()}
+
+
+class Run:
+    """What a run directory holds.
+
+    Raises:
+        RunError: there is no run at `path`.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._dir = RunDir.at(path)
+        header = self._dir.read_header()
+        if header is None:
+            raise RunError(f"{path}: no run here (run.json is missing); give the sink.path of an `embed` run")
+        self.header: dict[str, Any] = header
+
+    @cached_property
+    def spec(self) -> Spec:
+        """The spec that the run was started with.
+
+        Raises:
+            RunError: it is the run of a stage, which has a section and no spec.
+        """
+        if self.is_stage:
+            raise RunError(f"{self.path}: is the run of a stage; give the `embed` run that it was made from")
+        return Spec.parse(self.header["spec"])
+
+    @property
+    def is_stage(self) -> bool:
+        """Whether a stage made it, from the run that `header["parent"]` names."""
+        return self.header.get("parent") is not None
+
+    @property
+    def status(self) -> str:
+        """`running`, `stopped` or `finished`."""
+        return str(self.header["status"])
+
+    @cached_property
+    def report(self) -> dict[str, Any]:
+        """The figures of the latest attempt.
+
+        Raises:
+            RunError: no attempt came to its end yet.
+        """
+        found = self._dir.read_json("report.json")
+        if found is None:
+            raise RunError(f"{self.path}: no report.json yet; run the same `embed` command again to finish the run")
+        return found
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 1 where rejects exceed `max_reject_fraction` or a file could not be read to its end."""
+        report = self.report
+        if self.is_stage:
+            return 0
+        rejected = report["rejected"] + report["file_rejects"]
+        share = rejected / max(1, rejected + report["rows"])
+        return int(share > self.spec.max_reject_fraction or report["file_rejects"] > 0)
+
+    def records(self) -> dict[str, Record]:
+        """Read the manifest: a record per unit, by name."""
+        return self._dir.read_manifest()
+
+    def open(self) -> pads.Dataset:
+        """Open the vectors as a pyarrow dataset; hive folders are columns.
+
+        Raises:
+            RunError: no unit is done yet.
+        """
+        place = self._dir.root.child(DATA)
+        if place.fs.get_file_info(place.path).type != pafs.FileType.Directory:
+            raise RunError(f"{self.path}: no unit is done yet; run its `embed` command")
+        return pads.dataset(place.path, format="parquet", partitioning="hive", filesystem=place.fs, ignore_prefixes=[])
+
+    def rejects(self) -> pads.Dataset:
+        """Open the rejects that the data files name as a pyarrow dataset."""
+        named = sorted(record.reject_file for record in self.records().values() if record.reject_file)
+        if not named:
+            return pads.dataset(pa.table({name: pa.array([], kind) for name, kind in REJECT_COLUMNS.items()}))
+        place = self._dir.root.child(REJECTS)
+        return pads.dataset([place.child(name).path for name in named], format="parquet", filesystem=place.fs)
+
+    def dataset(self) -> Any:
+        """Open the vectors as a Ray Dataset."""
+        import ray.data
+
+        place = self._dir.root.child(DATA)
+        return ray.data.read_parquet(place.path, filesystem=place.fs)

@@ -1,1 +1,0 @@
-"""Where embeddings are written."""

@@ -1,0 +1,1 @@
+"""What a run is told: the sections of the TOML file, checked. Read `spec.py` first."""

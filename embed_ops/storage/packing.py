@@ -1,0 +1,118 @@
+"""Frozen dataclasses of arrays and numbers as bytes: states, summaries and models. Safetensors and JSON, never pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pkgutil
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors.numpy import load, save
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+_LENGTH_BYTES = 8
+_CLASS = "class"
+
+_PACKED = {
+    "Moments": "embed_ops.numerics.summaries:Moments",
+    "Covariance": "embed_ops.numerics.summaries:Covariance",
+    "Sketch": "embed_ops.numerics.summaries:Sketch",
+    "Histogram": "embed_ops.numerics.summaries:Histogram",
+    "VectorStatistics": "embed_ops.runs.statistics:VectorStatistics",
+    "FitProgress": "embed_ops.postprocessing.fold:FitProgress",
+    "CenterState": "embed_ops.stages.center:State",
+    "NormalizeState": "embed_ops.stages.normalize:State",
+    "PcaState": "embed_ops.stages.pca:State",
+    "ProjectState": "embed_ops.stages.project:State",
+    "QuantizeState": "embed_ops.stages.quantize:State",
+    "TruncateState": "embed_ops.stages.truncate:State",
+    "WhitenState": "embed_ops.stages.whiten:State",
+    "Ranges": "embed_ops.stages.quantize:Ranges",
+    "KMeansState": "embed_ops.stages.kmeans.state:State",
+    "ClusterSums": "embed_ops.stages.kmeans.nearest:ClusterSums",
+    "ClusterCounts": "embed_ops.stages.kmeans.nearest:Counts",
+    "ClusterQuality": "embed_ops.stages.kmeans.quality:ClusterQuality",
+    "Drawn": "embed_ops.stages.kmeans.seeding:Drawn",
+    "DrawnRows": "embed_ops.stages.kmeans.seeding:DrawnRows",
+    "CenterModel": "embed_ops.stages.center:CenterModel",
+    "KMeansModel": "embed_ops.stages.kmeans.model:KMeansModel",
+    "NormalizeModel": "embed_ops.stages.normalize:NormalizeModel",
+    "PcaModel": "embed_ops.stages.pca:PcaModel",
+    "ProjectModel": "embed_ops.stages.project:ProjectModel",
+    "QuantizeModel": "embed_ops.stages.quantize:QuantizeModel",
+    "TruncateModel": "embed_ops.stages.truncate:TruncateModel",
+    "WhitenModel": "embed_ops.stages.whiten:WhitenModel",
+}
+"""Names of the dataclasses that stand in files, and where each is defined: a name stays when its class moves."""
+_NAMES = {home: name for name, home in _PACKED.items()}
+
+
+def split(thing: Any, prefix: str = "") -> tuple[Arrays, dict[str, Any]]:
+    """Split a dataclass into its arrays, by dotted name, and its plain fields; dataclasses inside it are split alike."""
+    arrays: Arrays = {}
+    plain: dict[str, Any] = {}
+    for item in fields(thing):
+        value = getattr(thing, item.name)
+        if isinstance(value, np.ndarray):
+            arrays[prefix + item.name] = np.ascontiguousarray(value)
+        elif is_dataclass(value):
+            inner, words = split(value, f"{prefix}{item.name}.")
+            arrays |= inner
+            plain[item.name] = {_CLASS: _name(value), **words}
+        else:
+            plain[item.name] = value.item() if isinstance(value, np.generic) else value
+    return arrays, plain
+
+
+def join(kind: type[Any], arrays: Arrays, plain: Mapping[str, Any], prefix: str = "") -> Any:
+    """Make a dataclass again from what `split` gave; lists of JSON are tuples."""
+    values: dict[str, Any] = {}
+    for item in fields(kind):
+        if prefix + item.name in arrays:
+            values[item.name] = arrays[prefix + item.name]
+        elif item.name in plain:
+            found = plain[item.name]
+            if isinstance(found, dict) and _CLASS in found:
+                found = join(_class(found[_CLASS]), arrays, found, f"{prefix}{item.name}.")
+            values[item.name] = tuple(found) if isinstance(found, list) else found
+    return kind(**values)
+
+
+def _name(thing: Any) -> str:
+    home = f"{type(thing).__module__}:{type(thing).__qualname__}"
+    if home not in _NAMES:
+        raise TypeError(f"{home} has no name in files; give it one in {__name__}")
+    return _NAMES[home]
+
+
+def _class(name: str) -> type[Any]:
+    """Find a dataclass by its name in files; a file can name no other."""
+    if name not in _PACKED:
+        raise ValueError(f"{name} is no dataclass that this version knows")
+    kind: type[Any] = pkgutil.resolve_name(_PACKED[name])
+    return kind
+
+
+def content_digest(thing: Any) -> str:
+    """Give the sha256 of the values of a dataclass: its class and where it is defined are no part of it."""
+    arrays, plain = split(thing)
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode() + save(arrays)).hexdigest()
+
+
+def pack(thing: Any) -> bytes:
+    """Write a dataclass as bytes that depend on its values alone."""
+    arrays, plain = split(thing)
+    text = json.dumps({_CLASS: _name(thing), **plain}, sort_keys=True).encode()
+    return len(text).to_bytes(_LENGTH_BYTES, "little") + text + save(arrays)
+
+
+def unpack(content: bytes) -> Any:
+    """Read what `pack` wrote."""
+    end = _LENGTH_BYTES + int.from_bytes(content[:_LENGTH_BYTES], "little")
+    plain = json.loads(content[_LENGTH_BYTES:end])
+    return join(_class(plain[_CLASS]), load(content[end:]), plain)

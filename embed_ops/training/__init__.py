@@ -1,0 +1,1 @@
+"""What `fit-weights` and `fit-graph` make."""

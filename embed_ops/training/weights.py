@@ -1,0 +1,170 @@
+"""`fit-weights`: counts the words of a corpus in one pass, with the tokenisation of a spec, for weighted means of word vectors."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from embed_ops.encoders.static.encoder import StaticEncoder
+from embed_ops.encoders.static.word_weights import FACTS, WORDS, A, WordCounts
+from embed_ops.engine.memory import peak_memory
+from embed_ops.engine.progress import Reporter, Silent
+from embed_ops.engine.stopping import StopRequest, restored_sigterm
+from embed_ops.engine.tasks import Tasks
+from embed_ops.errors import SourceError, SpecError, Stopped
+from embed_ops.schema import CONTENT, REASON
+from embed_ops.sources.corpus import Corpus
+from embed_ops.sources.plan import Span, place_of
+from embed_ops.sources.registry import make_source
+from embed_ops.sources.rows import Rows
+from embed_ops.sources.units import Cursor
+from embed_ops.spec.encoder import EncoderSpec
+from embed_ops.spec.source import SourceSpec
+from embed_ops.storage.location import Location
+
+_ROWS_AT_ONCE = 8_192
+_SAY_EVERY_S = 10.0
+
+
+@dataclass(frozen=True)
+class CountJob:
+    """What a task is told: where the texts are, and how they are looked up."""
+
+    source: SourceSpec
+    encoder: EncoderSpec
+    roots: tuple[Location, ...]
+    columns: pa.Schema
+
+
+def fit_weights(
+    source: SourceSpec,
+    encoder: EncoderSpec,
+    output: Path,
+    *,
+    session: Callable[[], AbstractContextManager[bool]],
+    reporter: Reporter | None = None,
+    stop: StopRequest | None = None,
+) -> dict[str, Any]:
+    """Count words, write `words.parquet` and `weights.json` to `output`, and give what `weights.json` says.
+
+    Raises:
+        SpecError: the encoder is not of family static, or `output` has weights already.
+        SourceError: no text has a known word.
+        ModelError, StorageError, EngineError: the table or the corpus can't be read.
+        Stopped: it was asked to stop; nothing was written.
+    """
+    reporter, stop = reporter or Silent(), stop or StopRequest()
+    if encoder.family != "static":
+        raise SpecError(f"encoder.family is {encoder.family!r}: weights are fitted for family static")
+    if source.modality != "text":
+        raise SpecError(f"source.modality is {source.modality!r}: weights are fitted to texts")
+    if (output / FACTS).exists():
+        raise SpecError(f"--output {output}: there are weights already; choose another folder")
+    # Other weights do not matter for counting.
+    plain = encoder.model_copy(update={"weights": None, "weighting": "sif"})
+    words = StaticEncoder(plain)
+    # Every worker takes the commit that was found here.
+    plain = plain.model_copy(update={"revision": words.describe()["commit"] or encoder.revision})
+    corpus = Corpus.open(source)
+    plan = corpus.plan()
+    job = CountJob(source, plain, tuple(corpus.roots), plan.columns)
+    with restored_sigterm(), session():
+        # Ray takes SIGTERM for itself when it starts.
+        stop.listen()
+        counts = _added(Tasks(stop, reporter), job, plan.spans, words.words, reporter)
+    if not counts.counts.any():
+        raise SourceError(f"none of {counts.texts} texts has a word of {encoder.model}; name another column or table")
+    return write(output, words, counts, encoder.model)
+
+
+def _added(tasks: Tasks, job: CountJob, spans: tuple[Span, ...], rows: int, reporter: Reporter) -> WordCounts:
+    """Count all spans; sums of whole numbers do not depend on the order in which tasks end."""
+    counts, documents = np.zeros(rows, np.int64), np.zeros(rows, np.int64)
+    texts = unknown = 0
+    said = time.monotonic()
+    try:
+        for done, (_, found) in enumerate(tasks.each(count_span, [(job, span) for span in spans]), start=1):
+            counts[found["rows"]] += found["counts"]
+            documents[found["rows"]] += found["documents"]
+            texts, unknown = texts + found["texts"], unknown + found["unknown"]
+            if time.monotonic() - said > _SAY_EVERY_S:
+                reporter.say(f"counting words: {done} of {len(spans)} spans")
+                said = time.monotonic()
+    except Stopped as error:
+        raise Stopped("stopped as asked; nothing was written, run the same command again") from error
+    return WordCounts(counts, documents, texts, unknown)
+
+
+@functools.lru_cache(maxsize=1)
+def _encoder(spec: EncoderSpec) -> StaticEncoder:
+    """Keep a worker's words: looking them up begins with reading them."""
+    return StaticEncoder(spec)
+
+
+def count_span(job: CountJob, span: Span) -> dict[str, Any]:
+    """Count the words of a span; gives the rows of the table that it has, and how often."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    encoder = _encoder(job.encoder)
+    rows = encoder.words
+    counts, documents = np.zeros(rows, np.int64), np.zeros(rows, np.int64)
+    texts = unknown = 0
+    for column in _columns(job, span):
+        found = encoder.count(column)
+        counts += found.counts
+        documents += found.documents
+        texts, unknown = texts + found.texts, unknown + found.unknown
+    there = np.flatnonzero(counts)
+    known = {"rows": there, "counts": counts[there], "documents": documents[there]}
+    return known | {"texts": texts, "unknown": unknown, "memory": peak_memory()}
+
+
+def _columns(job: CountJob, span: Span) -> Iterator[pa.ChunkedArray]:
+    """Stream the texts of a span that would be embedded, some thousands at a time."""
+    places = {piece.source: place_of(job.roots, piece.source) for piece in span.pieces}
+    cursor = Cursor(make_source(job.source), Rows(job.source, job.columns), places, span)
+    held: list[pa.ChunkedArray] = []
+    while not cursor.exhausted:
+        chunk = cursor.peek()
+        if chunk is None:
+            cursor.next_piece()
+            continue
+        taken = cursor.take(min(len(chunk), _ROWS_AT_ONCE))
+        fine = taken.kept & taken.table.column(REASON).is_null().to_numpy()
+        held.append(taken.table.column(CONTENT).filter(pa.array(fine)))
+        if sum(map(len, held)) >= _ROWS_AT_ONCE:
+            yield pa.chunked_array([part for column in held for part in column.chunks], held[0].type)
+            held = []
+    if held:
+        yield pa.chunked_array([part for column in held for part in column.chunks], held[0].type)
+
+
+def write(output: Path, encoder: StaticEncoder, counts: WordCounts, name: str) -> dict[str, Any]:
+    """Write weights, `weights.json` last: it says that they are whole."""
+    told = {
+        "model": name,
+        "tokenisation": encoder.tokenisation(),
+        "texts": counts.texts,
+        "words": int(counts.counts.sum()),
+        "different_words": int((counts.counts > 0).sum()),
+        "unknown": counts.unknown,
+        "a": A,
+    }
+    output.mkdir(parents=True, exist_ok=True)
+    temporary = output / f".{WORDS}"
+    pq.write_table(counts.table(encoder.vocabulary()), temporary, compression="zstd")
+    temporary.replace(output / WORDS)
+    temporary = output / f".{FACTS}"
+    temporary.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    temporary.replace(output / FACTS)
+    return told

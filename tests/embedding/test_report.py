@@ -1,0 +1,76 @@
+"""Where the time went: shares that add up, and the remedy for the worst of them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+
+from embed_ops.analysis.summary import report_rows, where_time_went
+from embed_ops.embedding.report import Measured, build
+from embed_ops.runs.record import HALVED, Record
+
+RATE = 100.0
+"""Matrix-product rate of a replica, FLOP/s."""
+
+
+def measured(**parts: Any) -> Measured:
+    """Measure two replicas that computed for 8 of 10 seconds each, half of it useful."""
+    found = Measured(replicas=2, startup=1.0)
+    for number in range(2):
+        seconds = {"started": 0.0, "finished": 10.0, "forward": 8.0, "idle_input": 1.0, "idle_output": 0.5, "read": 0.1}
+        values = {"rows": 10, "tokens": 90, "positions": 100, "flops": 400.0, "seconds": seconds, **parts}
+        record = Record.parse({**asdict(blank(f"a.{number:012d}")), **values})
+        found.add(record, {"replica": str(number), "gemm": RATE, "memory": {}})
+    return found
+
+
+def blank(unit: str) -> Record:
+    """Make a record of an empty unit."""
+    return Record(unit, "attempt", [], None, None, 0, 0, 0, 0, 0, "")
+
+
+def test_shares_add_up() -> None:
+    """Useful work, padding, the rest of the forward pass, both kinds of waiting and the uneven rest are all there is."""
+    found = measured()
+    report = build(found.records, found, 11.0, {})
+    assert report["time"] == pytest.approx(
+        {"useful": 0.4, "padding": 0.4 / 9, "forward": 0.4 - 0.4 / 9, "input": 0.1, "output": 0.05, "uneven": 0.05}
+    )
+    assert report["utilization"] == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize(
+    ("parts", "remedy"),
+    [
+        ({}, "token_budget"),
+        ({"flops": 760.0}, "more CPUs for readers"),
+        ({"tokens": 50, "flops": 400.0}, "unit_rows gives batches of more equal length"),
+    ],
+)
+def test_the_worst_share_has_a_remedy(parts: dict[str, Any], remedy: str) -> None:
+    """The line names what would help most."""
+    found = measured(**parts)
+    assert remedy in where_time_went(build(found.records, found, 11.0, {}))
+
+
+def test_a_start_longer_than_the_work_is_told() -> None:
+    """Small jobs are told that starting is what they pay for."""
+    found = measured()
+    found.startup = 12.0
+    assert "starting took longer" in where_time_went(build(found.records, found, 23.0, {}))
+
+
+def test_halved_batches_are_told() -> None:
+    """Running out of memory does not stay hidden."""
+    found = measured(flags=(HALVED,))
+    resolved = {"dtype": "float32", "compile": False, "token_budget": 64, "threads_per_replica": 1}
+    rows = dict(report_rows(build(found.records, found, 11.0, resolved)))
+    assert rows["out of memory"].startswith("2 units")
+    assert rows["computed in"] == "float32, not compiled, 64 tokens a batch, 1 threads"
+
+
+def test_nothing_embedded_has_no_shares() -> None:
+    """A run that had nothing left to do tells no rates."""
+    assert build([], Measured(), 1.0, {})["time"] is None

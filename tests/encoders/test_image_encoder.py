@@ -1,0 +1,361 @@
+"""ImageEncoder and ClipEncoder against plain transformers, from files to vectors, on tiny models loaded from real folders."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pytest
+import torch
+import transformers
+from PIL import Image
+from tiny_vision import CAPTIONS, MAKERS, TEXT_TOO, build_vision, encoded, photographs, samples
+from transformers.image_utils import load_image
+
+from embed_ops.embedding.settings import choices, resolve
+from embed_ops.embedding.tuning import Planned, settle
+from embed_ops.encoders.clip.encoder import ClipEncoder
+from embed_ops.encoders.images.encoder import ImageEncoder
+from embed_ops.encoders.images.pixels import open_image, read_preprocessing, to_rgb
+from embed_ops.errors import ModelError, SourceError
+from embed_ops.spec.encoder import EncoderSpec, OutputSpec
+from embed_ops.spec.spec import ParitySpec, Spec
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+Floats = npt.NDArray[np.float64]
+LIMIT = 89_478_485
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """One tiny model of each family."""
+    return {name: build_vision(name, tmp_path_factory.mktemp(name)) for name in MAKERS}
+
+
+def make(folder: Path, *outputs: OutputSpec, family: str = "image", **fields: Any) -> Any:
+    """Build an encoder and load it."""
+    spec = EncoderSpec(family=family, model=str(folder), outputs=outputs, **fields)  # type: ignore[arg-type]
+    encoder: Any = ImageEncoder(spec) if family == "image" else ClipEncoder(spec)
+    encoder.load("cpu", "float32")
+    return encoder
+
+
+def embedded(encoder: Any, contents: list[Any], kind: pa.DataType | None = None) -> dict[str, npt.NDArray[np.float32]]:
+    """Embed a column whose rows are all fine."""
+    prepared = encoder.prepare(pa.array(contents, kind or pa.binary()))
+    assert prepared.rejects == []
+    return {name: values[prepared.index] for name, values in encoder.launch(prepared.inputs)().items()}
+
+
+def cosine(left: Any, right: Any) -> float:
+    """Cosine of two vectors."""
+    left, right = np.asarray(left, np.float64).ravel(), np.asarray(right, np.float64).ravel()
+    return float(left @ right / np.linalg.norm(left) / np.linalg.norm(right))
+
+
+def loaded(content: bytes) -> Image.Image:
+    """Load an image as transformers' pipelines do."""
+    return load_image(Image.open(BytesIO(content)))
+
+
+def reference(folder: Path, content: bytes) -> Any:
+    """Put a file through transformers alone: its states, hidden states among them."""
+    processor = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil")
+    kinds = {"clip": transformers.CLIPVisionModel, "siglip": transformers.SiglipVisionModel}
+    kind: Any = kinds.get(json.loads((folder / "config.json").read_text())["model_type"], transformers.AutoModel)
+    model = kind.from_pretrained(folder).eval()
+    with torch.inference_mode():
+        return model(**processor(images=loaded(content), return_tensors="pt"), output_hidden_states=True)
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_pixels_are_the_processors(name: str, folders: dict[str, Path]) -> None:
+    """What the model is given is transformers' own to the bit, for every format, mode and orientation."""
+    steps = read_preprocessing(folders[name])
+    processor = transformers.AutoImageProcessor.from_pretrained(folders[name], backend="pil")
+    levels = steps.levels()
+    for sample, content in samples().items():
+        wanted = processor(images=loaded(content), return_tensors="np")["pixel_values"][0]
+        pixels = steps.pixels(content, LIMIT)
+        found = np.stack([levels[channel][pixels[..., channel]] for channel in range(3)])
+        assert wanted.dtype == found.dtype
+        assert np.array_equal(found, wanted), sample
+
+
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        ({"size": 40}, "vit"),
+        ({"size": 40, "crop_size": 32}, "clip"),
+        ({"do_normalize": False}, "vit"),
+        ({"do_rescale": False}, "vit"),
+        ({"rescale_factor": 1 / 127.5, "image_mean": [1, 1, 1], "image_std": [1, 1, 1]}, "vit"),
+        ({"do_resize": False}, "clip"),
+        ({"do_center_crop": False}, "deit"),
+        ({"crop_size": {"height": 70, "width": 61}}, "deit"),
+        ({"crop_size": {"height": 61, "width": 33}}, "clip"),
+        ({"resample": 0}, "vit"),
+        ({"resample": 1}, "siglip"),
+        ({"size": {"shortest_edge": 400}}, "convnext"),
+        ({"size": {"shortest_edge": 100}, "crop_pct": 0.9}, "convnext"),
+    ],
+)
+def test_settings_of_processors(change: dict[str, Any], kind: str, folders: dict[str, Path], tmp_path: Path) -> None:
+    """Every setting that is followed is followed to the bit; images smaller than the crop are framed as transformers frames them."""
+    config = json.loads((folders[kind] / "preprocessor_config.json").read_text()) | change
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(config))
+    shutil.copy(folders[kind] / "config.json", tmp_path)
+    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path, backend="pil")
+    steps = read_preprocessing(tmp_path)
+    for content in (samples()["png"], samples()["turned 6"], encoded(photographs()[0].crop((0, 0, 31, 44)), "PNG")):
+        wanted = processor(images=loaded(content), return_tensors="np")["pixel_values"][0]
+        pixels = steps.pixels(content, LIMIT)
+        found = np.stack([steps.levels()[channel][pixels[..., channel]] for channel in range(3)])
+        assert np.array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_vectors_are_those_of_transformers(name: str, folders: dict[str, Path]) -> None:
+    """From file to vector: cosine 0.99999 or more for every family, pooling and format."""
+    modes = ["pooler", "mean", "max"] + (["cls", "patches"] if name not in ("convnext", "resnet", "siglip") else [])
+    if name == "siglip":
+        modes.append("patches")
+    outputs = [OutputSpec(name=mode, pooling=mode) for mode in modes]  # type: ignore[arg-type]
+    encoder = make(folders[name], *outputs)
+    listed = list(samples().values())
+    found = embedded(encoder, listed)
+    patches = encoder.lengths(encoder.prepare(pa.array(listed[:1], pa.binary())).inputs)[0] - 1
+    for row, content in enumerate(listed):
+        states = reference(folders[name], content)
+        hidden = states.last_hidden_state[0]
+        hidden = hidden if hidden.ndim == 2 else hidden.flatten(1).T
+        own = hidden[len(hidden) - patches :] if name not in ("convnext", "resnet") else hidden
+        wanted = {"pooler": states.pooler_output, "mean": own.mean(0), "max": own.amax(0), "cls": hidden[0], "patches": own}
+        for mode in modes:
+            assert found[mode].shape[1] == encoder.dim(mode) == wanted[mode].numel()
+            assert cosine(found[mode][row], wanted[mode]) >= 0.99999, (mode, list(samples())[row])
+    assert cosine(found["mean"][0], found["mean"][1]) < 0.9999
+
+
+@pytest.mark.parametrize("name", ["vit", "dinov2", "clip"])
+def test_layers(name: str, folders: dict[str, Path]) -> None:
+    """Any hidden layer can be had beside the model's output; one that is not there is named."""
+    outputs = [OutputSpec(name=f"l{layer + 9}", pooling="cls", layer=layer) for layer in (-1, 0, 1, 2, 3, -2)]
+    found = embedded(make(folders[name], *outputs, OutputSpec(name="unit", pooling="mean", normalize=True)), [samples()["jpeg"]])
+    states = reference(folders[name], samples()["jpeg"])
+    for output in outputs:
+        hidden = states.last_hidden_state if output.layer == -1 else states.hidden_states[output.layer]
+        assert cosine(found[output.name][0], hidden[0, 0]) >= 0.99999
+    assert np.linalg.norm(found["unit"][0]) == pytest.approx(1.0)
+    with pytest.raises(ModelError, match="no layer 4, there are 0 to 3"):
+        make(folders[name], OutputSpec(pooling="cls", layer=4))
+
+
+def test_what_a_model_has_by_default(folders: dict[str, Path]) -> None:
+    """Where the spec does not say: the class token, or the pooler of models whose image vector that is."""
+    for name, mode in (("vit", "cls"), ("dinov2", "cls"), ("clip", "pooler"), ("siglip", "pooler"), ("convnext", "pooler")):
+        encoder = make(folders[name])
+        told = encoder.describe()["outputs"]["embedding"]
+        assert (told["pooling"], told["dim"]) == (mode, encoder.dim("embedding"))
+    with pytest.raises(ModelError, match="no class token; choose mean, max or pooler"):
+        make(folders["siglip"], OutputSpec(pooling="cls"))
+
+
+@pytest.mark.parametrize("name", TEXT_TOO)
+def test_both_towers(name: str, folders: dict[str, Path]) -> None:
+    """Image and text vectors are those of get_image_features and get_text_features, alone and in a batch."""
+    encoder = make(folders[name], OutputSpec(), OutputSpec(name="unit", normalize=True), family="clip")
+    processor = transformers.AutoImageProcessor.from_pretrained(folders[name], backend="pil")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folders[name])
+    model = transformers.AutoModel.from_pretrained(folders[name]).eval()
+    images, texts = embedded(encoder, list(samples().values())), embedded(encoder, CAPTIONS, pa.string())
+    padded: dict[str, Any] = {"padding": "max_length", "return_attention_mask": False} if name == "siglip" else {}
+    with torch.inference_mode():
+        for row, content in enumerate(samples().values()):
+            wanted = model.get_image_features(**processor(images=loaded(content), return_tensors="pt")).pooler_output
+            assert cosine(images["embedding"][row], wanted) >= 0.99999
+            assert np.abs(images["embedding"][row] - wanted[0].numpy()).max() < 1e-4 * float(wanted.abs().max())
+            assert np.linalg.norm(images["unit"][row]) == pytest.approx(1.0)
+        for row, text in enumerate(CAPTIONS):
+            given = tokenizer(text, truncation=True, max_length=24, return_tensors="pt", **padded)
+            given.pop("token_type_ids", None)
+            wanted = model.get_text_features(**given).pooler_output
+            assert cosine(texts["embedding"][row], wanted) >= 0.99999, text
+    assert encoder.dim("unit") == images["unit"].shape[1] == texts["unit"].shape[1]
+
+
+@pytest.mark.parametrize("family", ["image", "clip"])
+def test_reference(family: str, folders: dict[str, Path]) -> None:
+    """The reference that parity uses agrees with the encoder, and gives NaN where there is no image."""
+    encoder = make(folders["clip"], family=family)
+    contents = [samples()["jpeg"], None, b"no image", samples()["turned 6"]]
+    prepared = encoder.prepare(pa.array(contents, pa.binary()))
+    assert [(reject.row, str(reject.reason)) for reject in prepared.rejects] == [(1, "null"), (2, "undecodable")]
+    name, wanted = encoder.reference(pa.array(contents, pa.binary()))
+    found = encoder.launch(prepared.inputs)()["embedding"]
+    assert name.startswith("transformers ")
+    assert np.isnan(wanted["embedding"][[1, 2]]).all()
+    assert cosine(found[prepared.index[0]], wanted["embedding"][0]) >= 0.99999
+    assert cosine(found[prepared.index[3]], wanted["embedding"][3]) >= 0.99999
+
+
+def test_same_images_are_embedded_once(folders: dict[str, Path]) -> None:
+    """Equal bytes are decoded and embedded once, and a batch of one gives the vectors of a batch of many."""
+    encoder = make(folders["vit"])
+    first, second = samples()["jpeg"], samples()["webp"]
+    prepared = encoder.prepare(pa.array([first, second, first, first], pa.large_binary()))
+    assert (len(prepared.inputs), prepared.index.tolist()) == (2, [0, 1, 0, 0])
+    both = encoder.launch(prepared.inputs)()["embedding"]
+    alone = encoder.launch(prepared.inputs.slice(1, 1))()["embedding"]
+    assert np.abs(both[1] - alone[0]).max() < 1e-5
+    black = encoder.blank(prepared.inputs, {0})
+    assert set(black.column("pixels")[0].as_py()) == {0}
+    assert black.column("pixels")[1] == prepared.inputs.column("pixels")[1]
+
+
+def test_sixteen_bits() -> None:
+    """Of 16 bits the upper eight are kept, where Pillow's own conversion would make everything white."""
+    gray = np.asarray(photographs()[0].convert("L")).astype(np.uint16)
+    for form in ("PNG", "TIFF"):
+        found = to_rgb(open_image(encoded(Image.fromarray(gray * 256 + 7), form), LIMIT))
+        assert np.array_equal(np.asarray(found)[..., 1], gray.astype(np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("content", "reason", "words"),
+    [
+        (b"", "undecodable", "no bytes"),
+        (b"GIF89a", "undecodable", ""),
+        (b"<html>not found</html>", "undecodable", "no image of a known format"),
+        (samples()["jpeg"][:5000], "undecodable", "truncated"),
+        (samples()["png"][:5000], "undecodable", ""),
+        (samples()["webp"][:3000], "undecodable", ""),
+        (samples()["tiff"][:3000], "undecodable", ""),
+        (encoded(Image.new("1", (20_000, 20_000)), "PNG"), "too_large", "exceeds limit"),
+        (encoded(Image.new("1", (10_000, 10_000)), "PNG"), "too_large", "more than encoder.max_pixels"),
+        (encoded(Image.new("RGB", (1, 60_000)), "PNG"), "too_large", "would be resized to"),
+        (encoded(Image.new("F", (30, 30), 1e6), "TIFF"), None, ""),
+        (encoded(Image.fromarray(np.full((9, 9), 1 << 20, np.int32)), "TIFF"), "undecodable", "8 and 16 bits"),
+    ],
+)
+def test_bad_images(content: bytes, reason: str | None, words: str, folders: dict[str, Path]) -> None:
+    """What can't be decoded, or is too large, is a reject with its reason; the images around it are embedded."""
+    encoder = make(folders["clip"])
+    good = samples()["jpeg"]
+    prepared = encoder.prepare(pa.array([good, content, samples()["png"]], pa.binary()))
+    found = [(reject.row, str(reject.reason), reject.message) for reject in prepared.rejects]
+    assert [(row, code) for row, code, _ in found] == ([(1, reason)] if reason else [])
+    assert all(words in message for _, _, message in found)
+    assert prepared.index.tolist() == ([0, -1, 1] if reason else [0, 1, 2])
+
+
+def test_draft(folders: dict[str, Path]) -> None:
+    """With draft a large JPEG is shrunk while it is decoded: other pixels, nearly the same vector."""
+    large = encoded(photographs()[0].resize((2560, 1708)), "JPEG", quality=92)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    rotated = encoded(photographs()[1].resize((2560, 1708)), "JPEG", exif=turned.tobytes())
+    for name in ("vit", "clip", "deit", "convnext"):
+        contents = [large, rotated, samples()["png"]]
+        exact, drafted = embedded(make(folders[name]), contents), embedded(make(folders[name], draft=True), contents)
+        close = [cosine(*pair) for pair in zip(exact["embedding"], drafted["embedding"], strict=True)]
+        assert min(close) > 0.995
+        assert close[2] == pytest.approx(1.0, abs=1e-9)
+        assert not np.array_equal(exact["embedding"][0], drafted["embedding"][0])
+
+
+def test_draft_is_chosen_by_parity(folders: dict[str, Path]) -> None:
+    """Drafting is taken where photographs are large and stay close, and neither where it changes nothing nor where it changes too much."""
+    large = [encoded(photo.resize((2560, 1708)), "JPEG", quality=92) for photo in photographs()]
+    small = [encoded(photo.resize((40, 30)), "JPEG") for photo in photographs()]
+    spec = EncoderSpec(family="image", model=str(folders["vit"]), dtype="bfloat16")
+    tree = {"source": {"kind": "images", "path": "x"}, "encoder": spec.model_dump(mode="json"), "sink": {"path": "y"}}
+    assert choices(Spec.parse(tree)) >= {"draft"}
+    tree["encoder"]["dtype"] = "float32"
+    assert "draft" not in choices(Spec.parse(tree))
+    before = replace(resolve(Spec.parse(tree)), dtype="bfloat16")
+    found = {
+        name: settle(spec, before, frozenset({"draft"}), ParitySpec(min=least, min_mean=least), contents, Planned(10, 10, 1))
+        for name, contents, least in (("large", large, 0.99), ("small", small, 0.99), ("strict", large, 0.9999999))
+    }
+    assert {name: settled.resolved.draft for name, settled in found.items()} == {"large": True, "small": False, "strict": False}
+    assert found["large"].found != found["strict"].found
+    assert found["strict"].measured["draft"]["parity"][0]["min"] < 0.9999999
+
+
+def test_folders_that_lack_something(folders: dict[str, Path], tmp_path: Path) -> None:
+    """Each missing part is named, with what to do."""
+
+    def broken(name: str, **config: Any) -> Path:
+        path = Path(shutil.copytree(folders[name], tmp_path / f"{name}-{len(list(tmp_path.iterdir()))}"))
+        if config:
+            processor = json.loads((path / "preprocessor_config.json").read_text()) | config
+            (path / "preprocessor_config.json").write_text(json.dumps(processor))
+        return path
+
+    path = broken("vit")
+    (path / "preprocessor_config.json").unlink()
+    with pytest.raises(ModelError, match=r"no preprocessor_config.json; save the model's image processor"):
+        make(path)
+    with pytest.raises(ModelError, match=r"image processor 'DetrImageProcessor' is not supported; supported: vit, "):
+        make(broken("vit", image_processor_type="DetrImageProcessor"))
+    with pytest.raises(ModelError, match="images of different sizes"):
+        make(broken("clip", do_center_crop=False))
+    with pytest.raises(ModelError, match="does not take images of 40 x 40 pixels"):
+        make(broken("vit", size={"height": 40, "width": 40}))
+    path = broken("vit")
+    weights = transformers.ViTModel.from_pretrained(path, add_pooling_layer=False)
+    weights.save_pretrained(path)
+    assert make(path).dim("embedding") == 32
+    with pytest.raises(ModelError, match="weights are missing or misshapen"):
+        make(path, OutputSpec(pooling="pooler"))
+    with pytest.raises(ModelError, match="vit is no model of images and texts"):
+        make(broken("vit"), family="clip") if (folders["vit"] / "tokenizer.json").exists() else ClipEncoder(
+            EncoderSpec(family="clip", model=str(_with_tokenizer(broken("vit"), folders)))
+        )
+    with pytest.raises(SourceError, match="expected bytes"):
+        make(folders["vit"]).prepare(pa.array(["text"]))
+
+
+def _with_tokenizer(path: Path, folders: dict[str, Path]) -> Path:
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(folders["clip"] / name, path)
+    return path
+
+
+def test_flops(folders: dict[str, Path]) -> None:
+    """A ViT's operations are those counted by hand: patches, and per layer four products of width squared, two of the MLP, attention."""
+    encoder = make(folders["vit"], OutputSpec(pooling="cls"))
+    positions, width, inner, layers = 37, 32, 64, 3
+    of_layer = 2 * positions * (4 * width**2 + 2 * width * inner) + 4 * positions**2 * width
+    patches, pooler = 2 * 36 * 3 * 8 * 8 * width, 2 * width**2
+    assert encoder.flops(np.full(5, positions, np.int32)) == 5 * (layers * of_layer + patches + pooler)
+    for name in MAKERS:
+        assert make(folders[name]).flops(np.ones(2, np.int32)) > 0
+
+
+def test_workers_need_no_torch(folders: dict[str, Path]) -> None:
+    """Decoding a column imports no torch: readers are many, and it takes 200 MB."""
+    program = (
+        "import sys, pyarrow as pa\n"
+        "from embed_ops.encoders.images.encoder import ImageEncoder\n"
+        "from embed_ops.spec.spec import EncoderSpec\n"
+        f"encoder = ImageEncoder(EncoderSpec(family='image', model={str(folders['vit'])!r}))\n"
+        "prepared = encoder.prepare(pa.array([open(sys.argv[1], 'rb').read()], pa.binary()))\n"
+        "assert len(prepared.inputs) == 1 and encoder.most_rows('image', 9999) == 9999\n"
+        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules\n"
+    )
+    path = folders["vit"] / "photo"
+    path.write_bytes(samples()["jpeg"])
+    done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,237 @@
+"""Several nodes: the same bytes as on one, also when a node dies or joins in the middle, and placement by resources."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import pytest
+from corpora import docstrings, write_parquet
+from fatal_model import FatalModel
+from tiny_runs import contents
+
+from embed_ops import Spec, embed
+from embed_ops.runs.verify.run import verify
+
+ROOT = Path(__file__).parents[2]
+UNITS = 64
+PATIENCE_S = 240
+"""Seconds after which a command is asked where it stands. Alone on two cores it takes a fifth of that."""
+
+
+class Nodes:
+    """`python -m cluster.local` in a process of its own, as a user runs it, in a home where no token lies yet."""
+
+    def __init__(self, home: Path, nodes: int) -> None:
+        self.env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {"HOME": str(home)}
+        self.env["PYTHONFAULTHANDLER"] = "1"
+        line = [sys.executable, "-m", "cluster.local", "--nodes", str(nodes), "--cpus", "1"]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        self._process = subprocess.Popen(line, env=self.env, cwd=ROOT, text=True, start_new_session=True, **pipes)
+        self.address = self._until(r"--address (\S+)")
+        self._until(r"press Ctrl-C")
+
+    def _until(self, pattern: str) -> str:
+        said = ""
+        out: IO[str] = self._process.stdout
+        for line in out:
+            said += line
+            if found := re.search(pattern, line):
+                return found[found.re.groups]
+        raise AssertionError(said)
+
+    def do(self, command: str, answer: str) -> None:
+        """Type a line and wait for what is answered."""
+        self._process.stdin.write(f"{command}\n")
+        self._process.stdin.flush()
+        self._until(answer)
+
+    def stop(self) -> None:
+        """Press Ctrl-C and wait: no process of it may be left."""
+        self._process.send_signal(2)
+        self._process.wait(60)
+
+    def embed(self, *words: str) -> subprocess.Popen[str]:
+        """Start `embed-ops embed` on these nodes."""
+        line = [sys.executable, "-m", "embed_ops", "embed", *words, "--address", self.address, "--progress", "plain"]
+        return subprocess.Popen(line, env=self.env, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+    def ask(self, program: str) -> str:
+        """Run a few lines of Python that have joined these nodes, and give what they print."""
+        joined = f"import json, ray\nfrom embed_ops.engine.session import session\nwith session({self.address!r}):\n"
+        code = joined + "\n".join(f"    {line}" for line in program.strip().splitlines())
+        done = subprocess.run([sys.executable, "-c", code], env=self.env, cwd=ROOT, text=True, capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+
+@contextmanager
+def nodes_of(count: int) -> Iterator[Nodes]:
+    """Start so many nodes of one CPU and stop them at the end."""
+    home = Path(tempfile.mkdtemp(prefix="m", dir="/tmp"))
+    nodes = Nodes(home, count)
+    try:
+        yield nodes
+    finally:
+        nodes.stop()
+        shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def words(tiny: str, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Give a spec, but for sink and replicas: 64 slow units in eight files."""
+    folder = tmp_path_factory.mktemp("nodes") / "corpus"
+    write_parquet(folder, docstrings(400) * 8, files=8)
+    given = [f"source.path={folder}", "source.column=text", "source.keep=['id']", f"encoder.model={tiny}", "parity.rows=0"]
+    return [*given, "resources.unit_rows=50", "resources.token_budget=1", "resources.threads_per_replica=1"]
+
+
+@pytest.fixture(scope="module")
+def on_one_node(ray_session: None, words: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """Give the bytes of a run on one node."""
+    run = tmp_path_factory.mktemp("one") / "run"
+    embed(Spec.load(None, [*words, f"sink.path={run}", "resources.replicas=1"]))
+    found = contents(run)
+    assert len(found) == UNITS
+    return found
+
+
+def wait_for(run: Path, process: subprocess.Popen[str], units: int) -> None:
+    """Wait until so many units stand whole."""
+    while sum(1 for _ in (run / "data").rglob("*.parquet")) < units and process.poll() is None:
+        time.sleep(0.02)
+
+
+def embedding_hosts(nodes: Nodes) -> int:
+    """Count the nodes on which replicas live."""
+    # The state API would need a dashboard.
+    program = """
+from ray._private.state import actors
+alive = actors(actor_state_name="ALIVE").values()
+print("nodes", len({actor["Address"]["NodeID"] for actor in alive if "Replica" in actor["ActorClassName"]}))
+"""
+    return int(nodes.ask(program).split("nodes ")[1])
+
+
+def finished(process: subprocess.Popen[str], run: Path) -> dict[str, object]:
+    """Wait for the end, prove the run, and give its report; a command that does not end says where its threads are."""
+    try:
+        said = process.communicate(timeout=PATIENCE_S)[0]
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGABRT)
+        said = process.communicate()[0]
+    assert process.returncode == 0, said
+    assert verify(str(run), source=True).differences == []
+    report: dict[str, object] = json.loads((run / "report.json").read_text())
+    return report
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("another_joins", [True, False])
+def test_a_node_dies(another_joins: bool, words: list[str], on_one_node: dict[str, bytes], tmp_path: Path) -> None:
+    """Each node has a replica and one dies with units in flight: the run ends with the bytes of one node, whether or not another joins."""
+    run = tmp_path / "run"
+    with nodes_of(3) as nodes:
+        process = nodes.embed(*words, f"sink.path={run}", "resources.replicas=3")
+        wait_for(run, process, 3)
+        nodes.do("kill 2", "killed node 2")
+        assert process.poll() is None, process.communicate()[0]
+        if another_joins:
+            nodes.do("add", "added node 3")
+        finished(process, run)
+    assert contents(run) == on_one_node
+
+
+@pytest.mark.slow
+def test_three_nodes(words: list[str], on_one_node: dict[str, bytes], tmp_path: Path) -> None:
+    """Law 3 over nodes: three replicas, of three quarters of a CPU each and so on three nodes, write what one wrote."""
+    with nodes_of(3) as nodes:
+        process = nodes.embed(*words, f"sink.path={tmp_path / 'run'}", "resources.replicas=3")
+        assert finished(process, tmp_path / "run")["replicas"] == 3
+    assert contents(tmp_path / "run") == on_one_node
+
+
+@pytest.mark.slow
+def test_a_late_node_is_used(ray_session: None, tmp_path: Path) -> None:
+    """With replicas = [1, 3], nodes that join while the run goes on get replicas, and the bytes are those of one node."""
+    fatal = FatalModel(tmp_path)
+    write_parquet(tmp_path / "corpus", docstrings(400) * 3, files=8)
+    words = [f"source.path={tmp_path / 'corpus'}", "source.column=text", f"encoder.model={fatal.path}", "parity.rows=0"]
+    words += ["resources.unit_rows=25", "resources.token_budget=64", "resources.threads_per_replica=1", "encoder.trust_remote_code=true"]
+    embed(Spec.load(None, [*words, f"sink.path={tmp_path / 'one'}", "resources.replicas=1"]))
+    fatal.order(slow=0.1)
+    run = tmp_path / "run"
+    with nodes_of(1) as nodes:
+        process = nodes.embed(*words, f"sink.path={run}", "resources.replicas=[1, 3]")
+        wait_for(run, process, 2)
+        for number in (1, 2):
+            nodes.do("add", f"added node {number}")
+        most = 0
+        while process.poll() is None and most < 2:
+            most = max(most, embedding_hosts(nodes))
+        finished(process, run)
+    assert most >= 2, "the nodes that joined late got nothing to do"
+    assert contents(run) == contents(tmp_path / "one")
+
+
+@pytest.mark.slow
+def test_tokens(words: list[str], tmp_path: Path) -> None:
+    """A session brings its token where one is asked for, leaves the cluster as it was, and names a wrong token in one sentence."""
+    with nodes_of(1) as nodes:
+        for _ in range(2):
+            assert nodes.ask("print('joined')") == "joined\n"
+        nodes.env["RAY_AUTH_TOKEN"] = "0" * 64
+        process = nodes.embed(*words, f"sink.path={tmp_path / 'run'}", "resources.replicas=1")
+        said = process.communicate()[0]
+    assert process.returncode == 3
+    assert "refuses this machine's authentication token" in said
+    assert "Traceback" not in said
+
+
+def test_no_cluster_there(words: list[str], tmp_path: Path) -> None:
+    """The command ends with 3 and one sentence where nothing answers, and with 2 where the address can't be meant."""
+    for address, code, sentence in (("127.0.0.1:1", 3, "no Ray cluster answers there"), ("http://head:8265", 2, "embed-ops submit")):
+        line = [sys.executable, "-m", "embed_ops", "embed", *words, f"sink.path={tmp_path / 'run'}", "--address", address]
+        done = subprocess.run(line, cwd=ROOT, text=True, capture_output=True, check=False)
+        assert (done.returncode, sentence in done.stderr) == (code, True), done.stderr
+        assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_placed_by_resources() -> None:
+    """On a mixed cluster what a replica with a GPU claims is placed on the node that has one, and what a reader claims anywhere.
+
+    The machine has no GPU and the node only says so: real actors and tasks with the pipeline's own requests, but no model.
+    """
+    program = """
+from embed_ops.pipeline import READER_CPUS, replica_resources
+from embed_ops.spec import ResourcesSpec
+asked = replica_resources(ResourcesSpec(gpus_per_replica=1.0), threads=1)
+gpu_nodes = {node["NodeID"] for node in ray.nodes() if node["Resources"].get("GPU")}
+where = lambda: ray.get_runtime_context().get_node_id()
+class Replica:
+    def where(self): return ray.get_runtime_context().get_node_id()
+replica = ray.remote(**asked)(Replica).remote()
+second = ray.remote(**asked)(Replica).remote()
+reader = ray.remote(num_cpus=READER_CPUS)(where)
+readers = set(ray.get([reader.remote() for _ in range(40)], timeout=120))
+placed = ray.get(replica.where.remote(), timeout=120)
+ready, waiting = ray.wait([second.where.remote()], timeout=5)
+print(json.dumps([len(gpu_nodes), placed in gpu_nodes, bool(readers), len(waiting)]))
+"""
+    with nodes_of(2) as nodes:
+        nodes.do("add gpu", "added node 2")
+        gpu_nodes, on_gpu, read, waiting = json.loads(nodes.ask(program).splitlines()[-1])
+    assert (gpu_nodes, on_gpu, read) == (1, True, True)
+    assert waiting == 1, "a second replica was placed although the only GPU was taken"
