@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -175,7 +176,9 @@ def _write(output: str, names: list[str], kept: pa.Table, result: Any) -> None:
     elif target.suffix == ".csv":
         pcsv.write_csv(table, temporary)
     elif target.suffix == ".jsonl":
-        table.to_pandas().to_json(temporary, orient="records", lines=True, force_ascii=False)
+        lines = (json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in table.to_pylist())
+        with temporary.open("w", encoding="utf-8") as file:
+            file.writelines(lines)
     else:
         raise SpecError(f"--output {output}: give a name that ends in .parquet, .csv or .jsonl")
     temporary.replace(target)

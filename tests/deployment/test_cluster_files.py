@@ -103,9 +103,9 @@ def test_rayjob_entrypoint() -> None:
     spec = read("kuberay/rayjob.yaml")["spec"]
     assert spec["shutdownAfterJobFinishes"] is True
     assert spec["backoffLimit"] > 0
-    python, dash_m, module, path, *words = shlex.split(spec["entrypoint"])
-    assert (python, dash_m) == ("python", "-m")
-    assert importlib.util.find_spec(module) is not None
+    python, dash_m, module, verb, path, *words = shlex.split(spec["entrypoint"])
+    assert (python, dash_m, module) == ("python", "-m", "embed_ops")
+    assert importlib.util.find_spec(f"embed_ops.commands.{verb}") is not None
     mounts = spec["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"][0]["volumeMounts"]
     assert Path(path).parent == Path(mounts[0]["mountPath"])
     fields = [word for word in words if "=" in word]
