@@ -1,4 +1,7 @@
-"""Our command and other programs on the same files with the same model: each in turn, then their medians, ratios and cosines."""
+"""Our command and other programs on the same files with the same model.
+
+Each in turn, then their medians, ratios and cosines.
+"""
 
 from __future__ import annotations
 
@@ -32,14 +35,22 @@ def our_sides(words: list[str]) -> dict[str, list[str]]:
 
 
 def ours(command: Callable[[Path], list[str]], folder: Path, figures: Iterable[str]) -> Found:
-    """Run our command on a new run directory, which it is given; steady: from the first unit in to the last unit out."""
+    """Run our command on a new run directory, which it is given.
+
+    Steady: from the first unit in to the last unit out.
+    """
     run = Path(tempfile.mkdtemp(dir=folder)) / "run"
     began = time.perf_counter()
     subprocess.run(command(run), check=True, capture_output=True)
     whole = time.perf_counter() - began
     done = Run(str(run))
     report = done.report
-    found = {"steady": report["rows_per_second"], "whole": whole, "resolved": report["resolved"], "time": report["time"]}
+    found = {
+        "steady": report["rows_per_second"],
+        "whole": whole,
+        "resolved": report["resolved"],
+        "time": report["time"],
+    }
     found |= {name: report[name] for name in figures}
     return found, np.asarray(vectors_of(done.open().to_table(columns=["embedding"])["embedding"]), np.float32)
 
@@ -52,8 +63,13 @@ def peer(program: str, name: str, files: Path, model: str, folder: Path) -> Foun
     return json.loads(done.stdout.splitlines()[-1]), np.load(out)
 
 
-def in_turn(sides: Mapping[str, Callable[[], Found]], repeats: int, unit: str) -> tuple[Runs, dict[str, Vectors]]:
-    """Run each side, and all of them again; gives the figures of every run and the vectors of the last."""
+def in_turn(
+    sides: Mapping[str, Callable[[], Found]], repeats: int, unit: str
+) -> tuple[Runs, dict[str, Vectors]]:
+    """Run each side, and all of them again.
+
+    Gives the figures of every run and the vectors of the last.
+    """
     runs: Runs = {side: [] for side in sides}
     vectors: dict[str, Vectors] = {}
     for _ in range(repeats):
@@ -66,16 +82,25 @@ def in_turn(sides: Mapping[str, Callable[[], Found]], repeats: int, unit: str) -
 
 
 def compared(
-    runs: Runs, vectors: Mapping[str, Vectors], mine: Iterable[str], against: Sequence[str], unit: str, figures: Sequence[str]
+    runs: Runs,
+    vectors: Mapping[str, Vectors],
+    mine: Iterable[str],
+    against: Sequence[str],
+    unit: str,
+    figures: Sequence[str],
 ) -> dict[str, Any]:
     """Give the spread of each side's speed and of our own figures, and how many times as fast as the others we are, and how close."""
-    found: dict[str, Any] = {f"{side} {unit}": spread([run["steady"] for run in done]) for side, done in runs.items()}
+    found: dict[str, Any] = {
+        f"{side} {unit}": spread([run["steady"] for run in done]) for side, done in runs.items()
+    }
     found |= {f"{side} whole, s": spread([run["whole"] for run in done]) for side, done in runs.items()}
     for side in mine:
         for figure in figures:
             found[f"{side} {figure}"] = spread([run[figure] for run in runs[side]])
         for other in against:
-            found[f"{side} times {other}"] = found[f"{side} {unit}"]["median"] / found[f"{other} {unit}"]["median"]
+            found[f"{side} times {other}"] = (
+                found[f"{side} {unit}"]["median"] / found[f"{other} {unit}"]["median"]
+            )
             close = cosines(vectors[side], vectors[other])
             found[f"{side} cosine to {other}"] = {"mean": float(close.mean()), "min": float(close.min())}
     return found

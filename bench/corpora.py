@@ -1,4 +1,7 @@
-"""The corpora of the text benchmarks: docstrings, whole or their first lines, in one file a package."""
+"""The corpora of the text benchmarks.
+
+Docstrings, whole or their first lines, in one file a package.
+"""
 
 from __future__ import annotations
 
@@ -22,15 +25,23 @@ CORPORA: dict[str, Callable[[str], str]] = {"docstrings": str.strip, "oneliners"
 
 
 def write(name: str, folder: Path, rows: int) -> int:
-    """Write a corpus of different texts to `folder`, in files of 8,192 rows; gives the rows written.
+    """Write a corpus of different texts to `folder`, in files of 8,192 rows.
+
+    Gives the rows written.
 
     Units are then as large as they are in a real corpus: the demo's files of 200 rows are not.
     """
     whole = folder / "all"
     write_corpus(whole, 2 * rows)
-    found = pads.dataset(whole, format="parquet", partitioning="hive").to_table(columns=["text"])["text"].to_pylist()
+    found = (
+        pads.dataset(whole, format="parquet", partitioning="hive")
+        .to_table(columns=["text"])["text"]
+        .to_pylist()
+    )
     texts = [text for text in dict.fromkeys(map(CORPORA[name], found)) if text][:rows]
     (folder / name).mkdir()
     for first in range(0, len(texts), _ROWS_PER_FILE):
-        pq.write_table(pa.table({"text": texts[first : first + _ROWS_PER_FILE]}), folder / name / f"{first:09d}.parquet")
+        pq.write_table(
+            pa.table({"text": texts[first : first + _ROWS_PER_FILE]}), folder / name / f"{first:09d}.parquet"
+        )
     return len(texts)

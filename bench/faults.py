@@ -1,4 +1,7 @@
-"""The record of the injected faults: what came of each, out of the report that pytest writes (`make test-all`)."""
+"""The record of the injected faults.
+
+What came of each, out of the report that pytest writes (`make test-all`).
+"""
 
 from __future__ import annotations
 
@@ -31,11 +34,19 @@ def main() -> None:
     for case in ElementTree.parse(options.report).iter("testcase"):
         kind = of_module.get(case.get("classname", "").rpartition(".")[2])
         if kind is not None:
-            outcome = next((child.tag for child in case if child.tag in ("failure", "error", "skipped")), "passed")
+            outcome = next(
+                (child.tag for child in case if child.tag in ("failure", "error", "skipped")), "passed"
+            )
             figures[kind][case.get("name", "")] = f"{outcome}, {float(case.get('time', 0)):.1f} s"
-    counts = {kind: sum(found.startswith("passed") for found in of_kind.values()) for kind, of_kind in figures.items()}
+    counts = {
+        kind: sum(found.startswith("passed") for found in of_kind.values())
+        for kind, of_kind in figures.items()
+    }
     path = write_record("faults", {"tests": sum(map(len, figures.values())), "passed": counts}, figures)
-    print(f"{sum(counts.values())} of {sum(map(len, figures.values()))} injected faults ended as they should; record in {path}")
+    print(
+        f"{sum(counts.values())} of {sum(map(len, figures.values()))} injected faults ended as they "
+        f"should; record in {path}"
+    )
 
 
 if __name__ == "__main__":

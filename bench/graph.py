@@ -1,4 +1,6 @@
-"""GraphSAGE over graphs on disk: edges per second against PyTorch Geometric's layer-wise inference, growth, memory, many partitions.
+"""GraphSAGE over graphs on disk.
+
+Edges per second against PyTorch Geometric's layer-wise inference, growth, memory, many partitions.
 
 speed   the whole job beside `BasicGNN.inference`'s loop over a full-neighbour loader, in turn, on the same cores
 linear  the whole job at three sizes
@@ -46,11 +48,17 @@ def write_graph(folder: Path, nodes: int, edges: int, width: int) -> Path:
         rows = np.arange(first, min(nodes, first + ROWS_PER_FILE))
         x = rng.standard_normal((len(rows), width), np.float32)
         table = pa.table({"id": rows, "x": pa.FixedSizeListArray.from_arrays(pa.array(x.ravel()), width)})
-        pq.write_table(table, folder / "nodes" / f"{first:010d}.parquet", compression="none", row_group_size=32_768)
+        pq.write_table(
+            table, folder / "nodes" / f"{first:010d}.parquet", compression="none", row_group_size=32_768
+        )
     for first in range(0, edges, EDGES_PER_FILE):
         count = min(edges, first + EDGES_PER_FILE) - first
         src, dst = (names[(nodes * rng.power(0.5, count) ** 2).astype(np.int64)] for _ in range(2))
-        pq.write_table(pa.table({"src": src, "dst": dst}), folder / "edges" / f"{first:012d}.parquet", row_group_size=1_000_000)
+        pq.write_table(
+            pa.table({"src": src, "dst": dst}),
+            folder / "edges" / f"{first:012d}.parquet",
+            row_group_size=1_000_000,
+        )
     return folder
 
 
@@ -59,7 +67,10 @@ def write_model(folder: Path, width: int, hidden: int, layers: int) -> Path:
     config = {"in_channels": width, "hidden_channels": hidden, "num_layers": layers, "out_channels": hidden}
     torch.manual_seed(0)
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: value.contiguous() for name, value in GraphSAGE(**config).state_dict().items()}, folder / "model.safetensors")
+    save_file(
+        {name: value.contiguous() for name, value in GraphSAGE(**config).state_dict().items()},
+        folder / "model.safetensors",
+    )
     (folder / "config.json").write_text(json.dumps({"type": "GraphSAGE", **config}))
     return folder
 
@@ -76,7 +87,14 @@ def ours(graph: Path, model: Path, words: list[str]) -> tuple[dict[str, Any], Ru
         f"source.nodes={graph / 'nodes'}",
         f"source.edges={graph / 'edges'}",
     ]
-    line += ["encoder.family=graph", f"encoder.model={model}", f"sink.path={out}", "--progress", "none", *words]
+    line += [
+        "encoder.family=graph",
+        f"encoder.model={model}",
+        f"sink.path={out}",
+        "--progress",
+        "none",
+        *words,
+    ]
     began = time.perf_counter()
     subprocess.run(line, check=True, stdout=subprocess.DEVNULL)
     whole = time.perf_counter() - began
@@ -85,13 +103,23 @@ def ours(graph: Path, model: Path, words: list[str]) -> tuple[dict[str, Any], Ru
     layers = figures["layers"]
     edges, seconds = sum(layer["edges"] for layer in layers), sum(layer["seconds"] for layer in layers)
     kept = ("partitions", "halo_rows", "in_edges_of_largest_node", "edges_of_partitions", "seconds")
-    found = {"edges_per_second": edges / seconds, "layers, s": seconds, "whole, s": whole, "memory": run.report["peak_memory"]}
-    exchanged = {name: sum(layer[name] for layer in layers) for name in ("bytes_exchanged", "bytes_predicted")}
+    found = {
+        "edges_per_second": edges / seconds,
+        "layers, s": seconds,
+        "whole, s": whole,
+        "memory": run.report["peak_memory"],
+    }
+    exchanged = {
+        name: sum(layer[name] for layer in layers) for name in ("bytes_exchanged", "bytes_predicted")
+    }
     return found | exchanged | {name: figures[name] for name in kept}, run
 
 
 class FullNeighbours:
-    """What `NeighborLoader(num_neighbors=[-1])` gives for one layer, batch by batch: its own sampler needs packages that are not here."""
+    """What `NeighborLoader(num_neighbors=[-1])` gives for one layer, batch by batch.
+
+    Its own sampler needs packages that are not here.
+    """
 
     def __init__(self, edges: torch.Tensor, nodes: int) -> None:
         order = torch.argsort(edges[1], stable=True)
@@ -113,7 +141,10 @@ class FullNeighbours:
 
 
 def pyg(graph: Path, model: Path) -> tuple[dict[str, Any], Any]:
-    """Run PyTorch Geometric's layer-wise inference in this process, on all cores; batches are made once and not counted."""
+    """Run PyTorch Geometric's layer-wise inference in this process, on all cores.
+
+    Batches are made once and not counted.
+    """
     began = time.perf_counter()
     x = torch.from_numpy(np.asarray(vectors_of(pq.read_table(graph / "nodes", columns=["x"])["x"])))
     table = pq.read_table(graph / "edges")
@@ -127,11 +158,18 @@ def pyg(graph: Path, model: Path) -> tuple[dict[str, Any], Any]:
     batches = list(FullNeighbours(edges, len(x)))
     ready = time.perf_counter()
     with torch.no_grad():
-        # The loop of BasicGNN.inference (PyTorch Geometric 2.8.1), which asks for a NeighborLoader by type.
+        # The loop of BasicGNN.inference (PyTorch Geometric 2.8.1), which asks for a NeighborLoader
+        # by type.
         for layer in range(net.num_layers):
-            x = torch.cat([net.inference_per_layer(layer, x[ids], inside, size) for ids, inside, size in batches])
+            x = torch.cat(
+                [net.inference_per_layer(layer, x[ids], inside, size) for ids, inside, size in batches]
+            )
     ended = time.perf_counter()
-    found = {"edges_per_second": net.num_layers * edges.shape[1] / (ended - ready), "layers, s": ended - ready, "whole, s": ended - began}
+    found = {
+        "edges_per_second": net.num_layers * edges.shape[1] / (ended - ready),
+        "layers, s": ended - ready,
+        "whole, s": ended - began,
+    }
     return found, x.numpy()
 
 
@@ -147,15 +185,25 @@ def speed(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         found, run = ours(graph, model, options.words)
         vectors["embed-ops"] = np.asarray(vectors_of(run.open().to_table(columns=["embedding"])["embedding"]))
         sides["embed-ops"].append(found)
-        sys.stdout.write(f"{[(name, round(runs[-1]['edges_per_second'] / 1e6, 2)) for name, runs in sides.items()]} M edges/s\n")
+        sys.stdout.write(
+            f"{[(name, round(runs[-1]['edges_per_second'] / 1e6, 2)) for name, runs in sides.items()]} M "
+            "edges/s\n"
+        )
         sys.stdout.flush()
     figures: dict[str, Any] = {}
     for name, runs in sides.items():
         for figure in ("edges_per_second", "layers, s", "whole, s"):
             figures[f"{name}: {figure}"] = spread([run[figure] for run in runs])
-    ratio = figures["embed-ops: edges_per_second"]["median"] / figures["PyTorch Geometric: edges_per_second"]["median"]
+    ratio = (
+        figures["embed-ops: edges_per_second"]["median"]
+        / figures["PyTorch Geometric: edges_per_second"]["median"]
+    )
     difference = float(np.abs(vectors["embed-ops"] - vectors["PyTorch Geometric"]).max())
-    return figures | {"times as fast": ratio, "greatest difference": difference, "last run": sides["embed-ops"][-1]}
+    return figures | {
+        "times as fast": ratio,
+        "greatest difference": difference,
+        "last run": sides["embed-ops"][-1],
+    }
 
 
 def linear(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -163,7 +211,9 @@ def linear(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     model = write_model(folder / "sage", options.width, options.width, 2)
     for share in (4, 2, 1):
-        graph = write_graph(folder / f"graph{share}", options.nodes // share, options.edges // share, options.width)
+        graph = write_graph(
+            folder / f"graph{share}", options.nodes // share, options.edges // share, options.width
+        )
         figures[f"{options.edges // share} edges"] = ours(graph, model, options.words)[0]
         shutil.rmtree(graph)
     return figures
@@ -187,13 +237,18 @@ def halos(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Run one graph in two numbers of partitions."""
     graph = write_graph(folder / "graph", options.nodes, options.edges, options.width)
     model = write_model(folder / "sage", options.width, options.width, 2)
-    return {f"{count} partitions": ours(graph, model, [*options.words, f"resources.partitions={count}"])[0] for count in (8, 300)}
+    return {
+        f"{count} partitions": ours(graph, model, [*options.words, f"resources.partitions={count}"])[0]
+        for count in (8, 300)
+    }
 
 
 def main() -> None:
     """Run the parts that are asked for, a record each."""
     parts = {"speed": speed, "linear": linear, "scale": scale, "wide": wide, "halos": halos}
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--part", choices=[*parts], action="append")
     parser.add_argument("--nodes", type=int, default=400_000)
     parser.add_argument("--edges", type=int, default=8_000_000)

@@ -16,7 +16,10 @@ def _files(folder: str) -> list[str]:
 
 
 def pipeline(folder: str, model: str) -> tuple[float, Vectors]:
-    """Run transformers' image-feature-extraction pipeline at its defaults: float32, one image at a time, all cores."""
+    """Run transformers' image-feature-extraction pipeline at its defaults.
+
+    Float32, one image at a time, all cores.
+    """
     import transformers
 
     extract: Any = transformers.pipeline("image-feature-extraction", model=model, device="cpu")
@@ -51,16 +54,22 @@ class _Predictor:
 
 
 def ray_data(folder: str, model: str) -> tuple[float, Vectors]:
-    """Run the pattern of Ray Data's image examples: read_images, an actor a core, 32 images a batch."""
+    """Run the pattern of Ray Data's image examples.
+
+    Read_images, an actor a core, 32 images a batch.
+    """
     import ray
     import ray.data
 
     ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=40)
-    # As in the examples, readers would ask for a core each: beside an actor on every core they would wait for ever.
+    # As in the examples, readers would ask for a core each: beside an actor on every core they
+    # would wait for ever.
     readers: dict[str, float] = {"num_cpus": 0.2}
     rows = ray.data.read_images(folder, mode="RGB", include_paths=True, ray_remote_args=readers)
     cores = os.cpu_count() or 1
-    done = rows.map_batches(_Predictor, fn_constructor_args=(model,), batch_size=32, num_cpus=0.75, concurrency=cores).take_all()
+    done = rows.map_batches(
+        _Predictor, fn_constructor_args=(model,), batch_size=32, num_cpus=0.75, concurrency=cores
+    ).take_all()
     done.sort(key=lambda row: row["path"])
     vectors = np.stack([row["vector"] for row in done]).astype(np.float32)
     return len(vectors) / (max(row["ended"] for row in done) - min(row["began"] for row in done)), vectors

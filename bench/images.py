@@ -1,4 +1,6 @@
-"""Images per second of the whole job against other ways to embed the same files; and what scale does to plan, memory and resume.
+"""Images per second of the whole job against other ways to embed the same files.
+
+And what scale does to plan, memory and resume.
 
 speed   JPEG photographs through ViT-B/16 and a small ViT, with seeded weights, beside the others in turn
 decode  how fast one core decodes and resizes, exactly and with draft, and how far draft is from exact
@@ -38,8 +40,18 @@ from embed_ops.spec.encoder import EncoderSpec
 
 FIGURES = ("utilization", "gemm_flops_per_second", "flops_per_second")
 SIZES: dict[str, dict[str, int]] = {
-    "vit-b16": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072},
-    "vit-small": {"hidden_size": 192, "num_hidden_layers": 12, "num_attention_heads": 3, "intermediate_size": 768},
+    "vit-b16": {
+        "hidden_size": 768,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "intermediate_size": 3072,
+    },
+    "vit-small": {
+        "hidden_size": 192,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 3,
+        "intermediate_size": 768,
+    },
 }
 PEER_NAMES = ("pipeline", "ray")
 
@@ -62,9 +74,14 @@ def write_photographs(folder: Path, count: int) -> Path:
         photo = photos[number % 2]
         width = int(rng.integers(200, photo.width))
         height = int(rng.integers(150, photo.height))
-        left, top = int(rng.integers(0, photo.width - width + 1)), int(rng.integers(0, photo.height - height + 1))
+        left, top = (
+            int(rng.integers(0, photo.width - width + 1)),
+            int(rng.integers(0, photo.height - height + 1)),
+        )
         scale = float((rng.integers(600, 1400) * 1000 / (width * height)) ** 0.5)
-        part = photo.crop((left, top, left + width, top + height)).resize((int(width * scale), int(height * scale)))
+        part = photo.crop((left, top, left + width, top + height)).resize(
+            (int(width * scale), int(height * scale))
+        )
         # Folders of forty: units enough for all replicas, however few images there are.
         target = place / f"{number // 40:03d}" / f"{number:06d}.jpg"
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -74,7 +91,16 @@ def write_photographs(folder: Path, count: int) -> Path:
 
 def command(source: list[str], model: Path, words: list[str], run: Path) -> list[str]:
     """Give the line of our command."""
-    line = [sys.executable, "-m", "embed_ops", "embed", *source, "encoder.family=image", f"encoder.model={model}", f"sink.path={run}"]
+    line = [
+        sys.executable,
+        "-m",
+        "embed_ops",
+        "embed",
+        *source,
+        "encoder.family=image",
+        f"encoder.model={model}",
+        f"sink.path={run}",
+    ]
     return [*line, *words, "--progress", "none"]
 
 
@@ -82,17 +108,31 @@ def speed(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Run all sides in turn."""
     figures: dict[str, Any] = {}
     images = write_photographs(folder, options.images)
-    source, against, mine = ["source.kind=images", f"source.path={images}"], options.against.split(","), our_sides(options.words)
+    source, against, mine = (
+        ["source.kind=images", f"source.path={images}"],
+        options.against.split(","),
+        our_sides(options.words),
+    )
     for name in options.models.split(","):
         model = write_model(name, folder)
-        run: dict[str, Callable[[], Found]] = {side: partial(peer, "image_peers.py", side, images, str(model), folder) for side in against}
-        run |= {side: partial(ours, partial(command, source, model, words), folder, (*FIGURES, "idle")) for side, words in mine.items()}
+        run: dict[str, Callable[[], Found]] = {
+            side: partial(peer, "image_peers.py", side, images, str(model), folder) for side in against
+        }
+        run |= {
+            side: partial(ours, partial(command, source, model, words), folder, (*FIGURES, "idle"))
+            for side, words in mine.items()
+        }
         sys.stdout.write(f"{name}:\n")
         runs, vectors = in_turn(run, options.repeats, "images/s")
         figures[name] = compared(runs, vectors, mine, against, "images/s", FIGURES)
         for side in mine:
-            figures[name][f"{side} waiting for input"] = spread([found["idle"]["input"] for found in runs[side]])
-            figures[name][f"{side} time and settings of the last run"] = [runs[side][-1]["time"], runs[side][-1]["resolved"]]
+            figures[name][f"{side} waiting for input"] = spread(
+                [found["idle"]["input"] for found in runs[side]]
+            )
+            figures[name][f"{side} time and settings of the last run"] = [
+                runs[side][-1]["time"],
+                runs[side][-1]["resolved"],
+            ]
     return figures
 
 
@@ -100,7 +140,9 @@ def decode(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Decode and resize on one core, exactly and with draft, at the photographs' own size and at twelve megapixels."""
     model = write_model("vit-small", folder)
     steps, figures = read_preprocessing(model), {}
-    photos = [path.read_bytes() for path in sorted(write_photographs(folder, options.images).rglob("*.jpg"))[:200]]
+    photos = [
+        path.read_bytes() for path in sorted(write_photographs(folder, options.images).rglob("*.jpg"))[:200]
+    ]
     large = []
     for content in photos[:24]:
         target = io.BytesIO()
@@ -122,7 +164,10 @@ def decode(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
             encoder.load("cpu", "float32")
             vectors.append(encoder.launch(encoder.prepare(_column(contents)).inputs)()["embedding"])
         close = cosines(vectors[0], vectors[1])
-        figures[f"{name}: cosine of draft to exact"] = {"mean": float(close.mean()), "min": float(close.min())}
+        figures[f"{name}: cosine of draft to exact"] = {
+            "mean": float(close.mean()),
+            "min": float(close.min()),
+        }
     return figures
 
 
@@ -140,7 +185,9 @@ def write_tars(folder: Path, count: int) -> Path:
     for first in range(0, count, 10_000):
         with tarfile.open(place / f"{first // 10_000:05d}.tar", "w") as archive:
             for number in range(first, min(count, first + 10_000)):
-                turned = np.roll(digits[number % len(digits)], (number // 1797 % 8, number // 14_376 % 8), axis=(0, 1))
+                turned = np.roll(
+                    digits[number % len(digits)], (number // 1797 % 8, number // 14_376 % 8), axis=(0, 1)
+                )
                 target = io.BytesIO()
                 Image.fromarray(turned).save(target, "PNG")
                 info = tarfile.TarInfo(f"{number:07d}.png")
@@ -164,8 +211,13 @@ def scale(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     whole = folder / "whole"
     subprocess.run(command(source, model, words, whole), check=True, capture_output=True)
     report = Run(str(whole)).report
-    process = subprocess.Popen(command(source, model, words, folder / "killed"), start_new_session=True, stdout=subprocess.DEVNULL)
-    while process.poll() is None and sum(1 for _ in (folder / "killed" / "data").rglob("*.parquet")) < report["units"] // 2:
+    process = subprocess.Popen(
+        command(source, model, words, folder / "killed"), start_new_session=True, stdout=subprocess.DEVNULL
+    )
+    while (
+        process.poll() is None
+        and sum(1 for _ in (folder / "killed" / "data").rglob("*.parquet")) < report["units"] // 2
+    ):
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -179,8 +231,18 @@ def scale(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     took = []
     for _ in range(options.repeats):
         began = time.perf_counter()
-        line = [sys.executable, "-m", "embed_ops", "plan", "source.kind=images", f"source.path={files}", "encoder.family=image"]
-        subprocess.run([*line, f"encoder.model={model}", f"sink.path={folder / 'none'}"], check=True, capture_output=True)
+        line = [
+            sys.executable,
+            "-m",
+            "embed_ops",
+            "plan",
+            "source.kind=images",
+            f"source.path={files}",
+            "encoder.family=image",
+        ]
+        subprocess.run(
+            [*line, f"encoder.model={model}", f"sink.path={folder / 'none'}"], check=True, capture_output=True
+        )
         took.append(time.perf_counter() - began)
     return {
         "tiny images": report["rows"],
@@ -195,7 +257,9 @@ def scale(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 def main() -> None:
     """Measure, print, and write a record."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parts = {"speed": speed, "decode": decode, "scale": scale}
     parser.add_argument("--part", choices=[*parts], action="append")
     parser.add_argument("--models", default=",".join(SIZES))

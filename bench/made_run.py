@@ -1,4 +1,7 @@
-"""A finished run of made-up vectors, without a model: what stages read, at any size, a block in memory at a time."""
+"""A finished run of made-up vectors, without a model.
+
+What stages read, at any size, a block in memory at a time.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,9 @@ def mixture(dim: int, clusters: int, seed: int = 0, spread: float = 1.0) -> Draw
         parts = []
         for block in range(first // 1024, -(-end // 1024)):
             rng = np.random.default_rng((seed, block))
-            x = centers[rng.integers(0, clusters, 1024)] + np.float32(spread) * rng.standard_normal((1024, dim), np.float32)
+            x = centers[rng.integers(0, clusters, 1024)] + np.float32(spread) * rng.standard_normal(
+                (1024, dim), np.float32
+            )
             parts.append(x[max(0, first - 1024 * block) : end - 1024 * block])
         return np.concatenate(parts) if parts else np.empty((0, dim), np.float32)
 
@@ -64,9 +69,23 @@ def make_run(
         column: their name.
     """
     run, attempt = RunDir.at(path), new_attempt()
-    tree = {"source": {"path": f"{path}-source", "column": "text"}, "encoder": {"model": "none"}, "sink": {"path": path}}
-    header: dict[str, Any] = {"spec": Spec.parse(tree).model_dump(mode="json"), "fingerprint": FINGERPRINT, "resolved": {}}
-    header |= {"parent": None, "status": "finished", "started": time.time(), "finished": time.time(), "attempts": []}
+    tree = {
+        "source": {"path": f"{path}-source", "column": "text"},
+        "encoder": {"model": "none"},
+        "sink": {"path": path},
+    }
+    header: dict[str, Any] = {
+        "spec": Spec.parse(tree).model_dump(mode="json"),
+        "fingerprint": FINGERPRINT,
+        "resolved": {},
+    }
+    header |= {
+        "parent": None,
+        "status": "finished",
+        "started": time.time(),
+        "finished": time.time(),
+        "attempts": [],
+    }
     spans, sources, first = [], [], 0
     for number, rows in enumerate(files):
         name = f"part={number % 3}/file-{number:05d}.parquet"
@@ -75,14 +94,22 @@ def make_run(
         for begin in range(0, max(1, rows), unit_rows):
             end = min(rows, begin + unit_rows)
             kept = keep(first + begin, first + end) if keep else {}
-            table = {**kept, SOURCE: pa.array([name] * (end - begin), SOURCE_TYPE), ROW: pa.array(np.arange(begin, end))}
+            table = {
+                **kept,
+                SOURCE: pa.array([name] * (end - begin), SOURCE_TYPE),
+                ROW: pa.array(np.arange(begin, end)),
+            }
             table[column] = vector_column(draw(first + begin, first + end), dtype)
             ranges = [{"source": name, "begin": begin, "end": end, "records": end - begin}]
             following = (name, end) if end < rows else (None, None)
             record = Record(unit_name(name, begin), attempt, ranges, *following, end - begin, 0, 0, 0, 0, "")
             data = pa.table(table)
-            run.append_manifest([run.write_unit(record, data, data.slice(0, 0), digest_of(FINGERPRINT), "0")], attempt)
+            run.append_manifest(
+                [run.write_unit(record, data, data.slice(0, 0), digest_of(FINGERPRINT), "0")], attempt
+            )
         first += rows
-    run.write_plan(Plan(tuple(sorted(sources, key=lambda file: file.name)), tuple(spans), pa.schema([])), attempt)
+    run.write_plan(
+        Plan(tuple(sorted(sources, key=lambda file: file.name)), tuple(spans), pa.schema([])), attempt
+    )
     run.write_json("run.json", header, attempt)
     run.remove_temporary(attempt)

@@ -26,10 +26,15 @@ _WORDS = 500
 
 def write_model(folder: Path) -> None:
     """Save a seeded one-layer BERT of width 16 with a word tokenizer."""
-    vocabulary = {name: number for number, name in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *(f"w{n}" for n in range(_WORDS))])}
+    vocabulary = {
+        name: number
+        for number, name in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *(f"w{n}" for n in range(_WORDS))])
+    }
     backend = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="[UNK]"))
     backend.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
-    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]", model_max_length=16)
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]", model_max_length=16
+    )
     torch.manual_seed(0)
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 16}
     config = transformers.BertConfig(vocab_size=len(vocabulary), max_position_embeddings=16, **sizes)
@@ -83,7 +88,10 @@ def main() -> None:
         run = embed(Spec.parse(tree), reporter=watch)
         seconds = time.perf_counter() - began
         found, report = verify(run.path), run.report
-    tenths = {f"{tenth}0 %": next(size for rows, size in watch.seen if rows >= options.rows * tenth / 10) for tenth in range(1, 11)}
+    tenths = {
+        f"{tenth}0 %": next(size for rows, size in watch.seen if rows >= options.rows * tenth / 10)
+        for tenth in range(1, 11)
+    }
     figures = {
         "driver resident bytes at": tenths,
         "growth from 20 % to 100 %, bytes": tenths["100 %"] - tenths["20 %"],
@@ -95,7 +103,10 @@ def main() -> None:
         "threads in the driver": threading.active_count(),
     }
     path = write_record("memory", {"rows": options.rows, "unit_rows": options.unit_rows}, figures)
-    print(f"growth from 20 % to 100 %: {figures['growth from 20 % to 100 %, bytes'] / 1e6:.1f} MB; record in {path}")
+    print(
+        f"growth from 20 % to 100 %: {figures['growth from 20 % to 100 %, bytes'] / 1e6:.1f} MB; record "
+        f"in {path}"
+    )
 
 
 if __name__ == "__main__":

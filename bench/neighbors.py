@@ -1,4 +1,6 @@
-"""Exact nearest rows: products a second against a plain matrix product of the same shapes; and clusters against all rows.
+"""Exact nearest rows: products a second against a plain matrix product of the same shapes.
+
+And clusters against all rows.
 
 kernel     rows that fit in memory against queries, one core: TopK, the bare product, and a product with argpartition, in turn
 job        the whole search of a run on disk, on all cores: rate of the products against the bare product's on as many threads
@@ -49,7 +51,10 @@ def bare(queries: Any, x: Any) -> float:
 
 
 def partitioned(queries: Any, x: Any, k: int) -> float:
-    """Multiply in large blocks and take the best of each by argpartition, for some queries: seconds, as if for all."""
+    """Multiply in large blocks and take the best of each by argpartition, for some queries.
+
+    Seconds, as if for all.
+    """
     began = time.perf_counter()
     for first in (0, TILE):
         best = []
@@ -94,7 +99,9 @@ class Watch(threading.Thread):
         while not self.done.wait(0.2):
             self.driver = max(self.driver, psutil.Process().memory_info().rss)
             for process in psutil.process_iter(["name", "cmdline", "memory_info"]):
-                if (process.info["cmdline"] or [""])[0].startswith("ray::") and process.info["memory_info"] is not None:
+                if (process.info["cmdline"] or [""])[0].startswith("ray::") and process.info[
+                    "memory_info"
+                ] is not None:
                     self.worker = max(self.worker, process.info["memory_info"].rss)
 
 
@@ -116,7 +123,9 @@ def job(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         found = neighbors(str(folder / "run"), queries, 10)
         rates["job"].append(flops / (time.perf_counter() - began))
     figures: dict[str, Any] = {f"{side}, flop/s": spread(of) for side, of in rates.items()}
-    figures["share of the bare product"] = statistics.median(rates["job"]) / statistics.median(rates["bare product"])
+    figures["share of the bare product"] = statistics.median(rates["job"]) / statistics.median(
+        rates["bare product"]
+    )
     watch.done.set()
     began = time.perf_counter()
     page = Path(write_page(str(folder / "run")))
@@ -135,7 +144,10 @@ def clusters(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "sink": {"path": str(folder / "run")},
     }
     run: Run = embed(Spec.parse(tree))
-    postprocess(run.path, [parse_stage({"kind": "normalize"}), parse_stage({"kind": "kmeans", "k": 1000, "spherical": True})])
+    postprocess(
+        run.path,
+        [parse_stage({"kind": "normalize"}), parse_stage({"kind": "kmeans", "k": 1000, "spherical": True})],
+    )
     asked = np.random.default_rng(0).permutation(run.report["rows"])[:200]
     figures: dict[str, Any] = {"rows": run.report["rows"], "clusters": 1000}
     for probe in (5, 20, 42, 60, 100):
@@ -146,8 +158,14 @@ def clusters(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 def main() -> None:
     """Run the parts that are asked for, and write a record of each."""
-    parts: dict[str, Callable[[argparse.Namespace, Path], dict[str, Any]]] = {"kernel": kernel, "job": job, "clusters": clusters}
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parts: dict[str, Callable[[argparse.Namespace, Path], dict[str, Any]]] = {
+        "kernel": kernel,
+        "job": job,
+        "clusters": clusters,
+    }
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--part", choices=[*parts], action="append")
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--queries", type=int, default=10_000)

@@ -1,6 +1,9 @@
-"""Listing 100,000 output objects: from an S3 API on loopback, and from a disk. Whose seconds they are: the server's or ours.
+"""Listing 100,000 output objects: from an S3 API on loopback, and from a disk.
 
-moto sorts all keys anew for every page, so a second server gives the same pages ready-made: what is left is the client and loopback.
+Whose seconds they are: the server's or ours.
+
+moto sorts all keys anew for every page, so a second server gives the same pages ready-made: what is
+left is the client and loopback.
 """
 
 from __future__ import annotations
@@ -27,7 +30,10 @@ _PAGE = 1000
 
 
 def serve(names: list[str], line: Connection) -> None:
-    """Run moto's server with so many objects until told to stop; a process of its own, so that its time is not ours."""
+    """Run moto's server with so many objects until told to stop.
+
+    A process of its own, so that its time is not ours.
+    """
     import logging
 
     import boto3
@@ -38,7 +44,9 @@ def serve(names: list[str], line: Connection) -> None:
     server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
     server.start()
     port = server.get_host_and_port()[1]
-    boto3.client("s3", endpoint_url=f"http://127.0.0.1:{port}", region_name="us-east-1").create_bucket(Bucket=BUCKET)
+    boto3.client("s3", endpoint_url=f"http://127.0.0.1:{port}", region_name="us-east-1").create_bucket(
+        Bucket=BUCKET
+    )
     backend = s3_backends["123456789012"]["aws"]
     for name in names:
         backend.put_object(BUCKET, f"run/data/{name}", b"x")
@@ -77,13 +85,16 @@ def _page(names: list[str], number: int, more: bool) -> bytes:
     )
     following = f"<NextContinuationToken>{number + 1}</NextContinuationToken>" if more else ""
     return (
-        f'<?xml version="1.0" encoding="UTF-8"?><ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Name>{BUCKET}</Name>'
+        '<?xml version="1.0" encoding="UTF-8"?><ListBucketResult '
+        f'xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Name>{BUCKET}</Name>'
         f"<Prefix>run/data/</Prefix><KeyCount>{len(names)}</KeyCount><MaxKeys>{_PAGE}</MaxKeys>"
         f"<IsTruncated>{str(more).lower()}</IsTruncated>{following}{rows}</ListBucketResult>"
     ).encode()
 
 
-def from_server(serving: Callable[[list[str], Connection], None], names: list[str], repeats: int) -> dict[str, object]:
+def from_server(
+    serving: Callable[[list[str], Connection], None], names: list[str], repeats: int
+) -> dict[str, object]:
     """Start a server, list from it, stop it."""
     ours, theirs = multiprocessing.get_context("spawn").Pipe()
     server = multiprocessing.get_context("spawn").Process(target=serving, args=(names, theirs))
@@ -116,8 +127,15 @@ def main() -> None:
     parser.add_argument("--moto-objects", type=int, default=10_000, help="its time grows with their square")
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
-    os.environ |= {"AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench", "AWS_EC2_METADATA_DISABLED": "true"}
-    names = [f"part={number // 1000:04d}/{number:08d}.jsonl.000000000000.parquet" for number in range(options.objects)]
+    os.environ |= {
+        "AWS_ACCESS_KEY_ID": "bench",
+        "AWS_SECRET_ACCESS_KEY": "bench",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    names = [
+        f"part={number // 1000:04d}/{number:08d}.jsonl.000000000000.parquet"
+        for number in range(options.objects)
+    ]
     ready = from_server(serve_pages, names, options.repeats)
     moto = from_server(serve, names[: options.moto_objects], 1)
     with tempfile.TemporaryDirectory() as folder:
@@ -127,10 +145,20 @@ def main() -> None:
             path.write_bytes(b"x")
         disk = measure(locate(folder), names, options.repeats)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    figures = {"ready-made pages": ready, "moto": moto, "disk": disk, "requests": -(-options.objects // 1000), "peak bytes": memory}
+    figures = {
+        "ready-made pages": ready,
+        "moto": moto,
+        "disk": disk,
+        "requests": -(-options.objects // 1000),
+        "peak bytes": memory,
+    }
     path = write_record(
         "objects",
-        {"objects": options.objects, "moto objects": options.moto_objects, "servers": "processes of their own, on loopback"},
+        {
+            "objects": options.objects,
+            "moto objects": options.moto_objects,
+            "servers": "processes of their own, on loopback",
+        },
         figures,
     )
     print(f"{options.objects} objects: ready-made pages {ready}, moto {moto}, disk {disk}; record in {path}")

@@ -1,7 +1,10 @@
-"""What each program of `peers.py` and `image_peers.py` is: one peer, run as `PROGRAM NAME FILES MODEL OUT`.
+"""What each program of `peers.py` and `image_peers.py` is.
 
-It prints one line of JSON: rows per second from the first batch in to the last batch out, and seconds of the whole program but
-Python's own start. The vectors go to OUT (.npy), in the order of the files.
+One peer, run as `PROGRAM NAME FILES MODEL OUT`.
+
+It prints one line of JSON: rows per second from the first batch in to the last batch out, and
+seconds of the whole program but Python's own start. The vectors go to OUT (.npy), in the order of
+the files.
 """
 
 from __future__ import annotations

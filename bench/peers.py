@@ -15,7 +15,9 @@ def _texts(files: str) -> list[str]:
     return found
 
 
-def _sentence_transformers(files: str, model: str, dtype: str, batches: tuple[int, ...]) -> tuple[float, Vectors]:
+def _sentence_transformers(
+    files: str, model: str, dtype: str, batches: tuple[int, ...]
+) -> tuple[float, Vectors]:
     """Encode with the batch size that is fastest on the first 512 rows."""
     import torch
     from sentence_transformers import SentenceTransformer
@@ -59,7 +61,9 @@ class _Predictor:
         import torch
 
         began = time.time()
-        rows = self._tokenizer(list(batch["text"]), padding=True, truncation=True, max_length=256, return_tensors="pt")
+        rows = self._tokenizer(
+            list(batch["text"]), padding=True, truncation=True, max_length=256, return_tensors="pt"
+        )
         with torch.inference_mode():
             hidden = self._model(**rows).last_hidden_state
         mask = rows["attention_mask"].unsqueeze(-1)
@@ -69,7 +73,10 @@ class _Predictor:
 
 
 def ray_data(files: str, model: str) -> tuple[float, Vectors]:
-    """Run the `map_batches` pattern of Ray Data's examples: an actor a core, 64 rows a batch, float32."""
+    """Run the `map_batches` pattern of Ray Data's examples.
+
+    An actor a core, 64 rows a batch, float32.
+    """
     import os
 
     import ray
@@ -79,7 +86,9 @@ def ray_data(files: str, model: str) -> tuple[float, Vectors]:
     texts = _texts(files)
     rows = ray.data.from_items([{"place": place, "text": text} for place, text in enumerate(texts)])
     cores = os.cpu_count() or 1
-    done = rows.map_batches(_Predictor, fn_constructor_args=(model,), batch_size=64, num_cpus=0.75, concurrency=cores).take_all()
+    done = rows.map_batches(
+        _Predictor, fn_constructor_args=(model,), batch_size=64, num_cpus=0.75, concurrency=cores
+    ).take_all()
     vectors = np.zeros((len(texts), len(done[0]["vector"])), np.float32)
     for row in done:
         vectors[row["place"]] = row["vector"]
@@ -87,7 +96,10 @@ def ray_data(files: str, model: str) -> tuple[float, Vectors]:
 
 
 def daft(files: str, model: str) -> tuple[float, Vectors]:
-    """Run Daft's `embed_text` with its transformers provider; its loading can't be told apart from its work."""
+    """Run Daft's `embed_text` with its transformers provider.
+
+    Its loading can't be told apart from its work.
+    """
     import daft as frames
     from daft.functions import embed_text
 

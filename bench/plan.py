@@ -49,9 +49,17 @@ def main() -> None:
     steps = ("list", "read footers and form spans", "write the plan", "read the plan", "take stock")
     seconds = {step: marks[place + 1] - marks[place] for place, step in enumerate(steps)}
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    figures = {"seconds": seconds, "seconds in all": marks[-1] - marks[0], "peak bytes": memory, "spans": len(stock.works)}
+    figures = {
+        "seconds": seconds,
+        "seconds in all": marks[-1] - marks[0],
+        "peak bytes": memory,
+        "spans": len(stock.works),
+    }
     path = write_record("plan", {"files": options.files, "rows per file": options.rows}, figures)
-    print(f"{options.files} files planned in {marks[-1] - marks[0]:.1f} s, {memory / 1e6:.0f} MB; record in {path}")
+    print(
+        f"{options.files} files planned in {marks[-1] - marks[0]:.1f} s, {memory / 1e6:.0f} MB; record "
+        f"in {path}"
+    )
 
 
 if __name__ == "__main__":

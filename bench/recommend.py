@@ -1,7 +1,9 @@
-"""Recommendation on baskets that every machine has: which modules each module of the installed packages imports.
+"""Recommendation on baskets that every machine has.
 
-A user is a module, its items are what it imports; the text of an item is its dotted name and its docstring. One import of each module is
-left out, and looked for among ten recommendations.
+Which modules each module of the installed packages imports.
+
+A user is a module, its items are what it imports; the text of an item is its dotted name and its
+docstring. One import of each module is left out, and looked for among ten recommendations.
 """
 
 from __future__ import annotations
@@ -45,7 +47,12 @@ def baskets(least_items: int, most_files: int) -> tuple[list[str], list[str], di
     """Gather (user, item) pairs of modules with enough imports, and the text of each item."""
     users, items, texts = [], [], {}
     roots = [Path(sysconfig.get_path("stdlib")), Path(sysconfig.get_path("purelib"))]
-    files = [(root, path) for root in roots for path in sorted(root.rglob("*.py")) if root != roots[0] or "site-packages" not in path.parts]
+    files = [
+        (root, path)
+        for root in roots
+        for path in sorted(root.rglob("*.py"))
+        if root != roots[0] or "site-packages" not in path.parts
+    ]
     step = max(1, len(files) // most_files)
     for root, path in files[::step]:
         plain = path.relative_to(root).with_suffix("")
@@ -59,7 +66,11 @@ def baskets(least_items: int, most_files: int) -> tuple[list[str], list[str], di
     counts = Counter(items)
     wanted = {item for item, count in counts.items() if count >= 2}
     kept = [(user, item) for user, item in zip(users, items, strict=True) if item in wanted]
-    return [user for user, _ in kept], [item for _, item in kept], {item: texts.get(item, "") for item in sorted(wanted)}
+    return (
+        [user for user, _ in kept],
+        [item for _, item in kept],
+        {item: texts.get(item, "") for item in sorted(wanted)},
+    )
 
 
 def measure(folder: Path, files: int) -> dict[str, Any]:
@@ -68,7 +79,10 @@ def measure(folder: Path, files: int) -> dict[str, Any]:
     (folder / "items").mkdir()
     spoken = [f"{name.replace('.', ' ').replace('_', ' ')}. {text[:400]}" for name, text in texts.items()]
     pq.write_table(pa.table({"module": list(texts), "text": spoken}), folder / "items" / "a.parquet")
-    tree = {"source": {"path": str(folder / "items"), "column": "text", "keep": ["module"]}, "sink": {"path": str(folder / "run")}}
+    tree = {
+        "source": {"path": str(folder / "items"), "column": "text", "keep": ["module"]},
+        "sink": {"path": str(folder / "run")},
+    }
     run = embed(Spec.parse(tree | {"encoder": {"model": minilm()}}))
     found = recommend(run.path, users, items, "module", 10, hold_out=True)
     return {"items": len(texts), "users": len(found.users), "pairs": len(users), **found.judged}
@@ -76,7 +90,9 @@ def measure(folder: Path, files: int) -> dict[str, Any]:
 
 def main() -> None:
     """Measure, and write a record."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--files", type=int, default=20_000, help="source files to read, at most")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

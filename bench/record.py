@@ -43,7 +43,9 @@ def write_record(name: str, settings: dict[str, Any], figures: dict[str, Any]) -
         "bench": name,
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "command": " ".join(["python", f"bench/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
-        "commit": subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout.strip(),
+        "commit": subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+        ).stdout.strip(),
         "hardware": {"processor": processor(), "cores": os.cpu_count()},
         "python": platform.python_version(),
         "versions": versions,

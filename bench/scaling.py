@@ -34,17 +34,39 @@ from embed_ops.sources.plan import Piece, Plan, SourceFile, Span, unit_name
 from embed_ops.storage.files import locate
 
 
-def command(folder: Path, corpus: Path, model: str, *words: str, address: str | None = None) -> tuple[float, dict[str, Any]]:
-    """Run the command to its end, on a cluster if an address is given: its seconds, and the report."""
-    line = [sys.executable, "-m", "embed_ops", "embed", f"source.path={corpus}", "source.column=text", f"encoder.model={model}"]
+def command(
+    folder: Path, corpus: Path, model: str, *words: str, address: str | None = None
+) -> tuple[float, dict[str, Any]]:
+    """Run the command to its end, on a cluster if an address is given.
+
+    Its seconds, and the report.
+    """
+    line = [
+        sys.executable,
+        "-m",
+        "embed_ops",
+        "embed",
+        f"source.path={corpus}",
+        "source.column=text",
+        f"encoder.model={model}",
+    ]
     began = time.perf_counter()
-    line += [f"sink.path={folder}", *words, "--progress", "none", *(["--address", address] if address else [])]
+    line += [
+        f"sink.path={folder}",
+        *words,
+        "--progress",
+        "none",
+        *(["--address", address] if address else []),
+    ]
     subprocess.run(line, check=True, capture_output=True)
     return time.perf_counter() - began, Run(str(folder)).report
 
 
 def rows(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Embed more and more rows with a one-layer model: rows/s, memory of the driver, and the same command again."""
+    """Embed more and more rows with a one-layer model.
+
+    Rows/s, memory of the driver, and the same command again.
+    """
     # Imports torch, which has no part in what `ledger` measures.
     from memory import write_model, write_rows
 
@@ -52,7 +74,12 @@ def rows(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     figures = {}
     for count in options.rows:
         write_rows(folder / f"corpus{count}", count, 100_000)
-        words = (folder / f"run{count}", folder / f"corpus{count}", str(folder / "model"), "resources.unit_rows=4096")
+        words = (
+            folder / f"run{count}",
+            folder / f"corpus{count}",
+            str(folder / "model"),
+            "resources.unit_rows=4096",
+        )
         seconds, report = command(*words)
         again, _ = command(*words)
         figures[f"{count} rows"] = {
@@ -73,28 +100,45 @@ def _bytes(run: Path) -> str:
 
 
 def nodes(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Embed docstrings on one to four local nodes of one CPU, one replica each: rows/s, driver memory, and the same bytes."""
+    """Embed docstrings on one to four local nodes of one CPU, one replica each.
+
+    Rows/s, driver memory, and the same bytes.
+    """
     write("docstrings", folder, options.docstrings)
-    found: dict[int, dict[str, list[float]]] = {count: {"rows/s, steady": [], "driver, bytes": []} for count in options.nodes}
+    found: dict[int, dict[str, list[float]]] = {
+        count: {"rows/s, steady": [], "driver, bytes": []} for count in options.nodes
+    }
     hashes = set()
     for turn in range(options.repeats):
         for count in options.nodes:
             run = folder / f"run{turn}{count}"
-            words = (f"resources.replicas={count}", "resources.threads_per_replica=1", "resources.unit_rows=128", *options.words)
+            words = (
+                f"resources.replicas={count}",
+                "resources.threads_per_replica=1",
+                "resources.unit_rows=128",
+                *options.words,
+            )
             with local_cluster(count, cpus=1) as cluster:
                 _, report = command(run, folder / "docstrings", minilm(), *words, address=cluster.address)
             found[count]["rows/s, steady"].append(report["rows_per_second"])
             found[count]["driver, bytes"].append(report["peak_memory"]["driver"])
             hashes.add(_bytes(run))
-    figures: dict[str, Any] = {f"{count} nodes": {name: spread(values) for name, values in of.items()} for count, of in found.items()}
+    figures: dict[str, Any] = {
+        f"{count} nodes": {name: spread(values) for name, values in of.items()} for count, of in found.items()
+    }
     return figures | {"cores": os.cpu_count(), "same bytes everywhere": len(hashes) == 1}
 
 
 def _bare(job: Job, works: list[Work], number: int, processes: int, ready: Any, results: Any) -> None:
-    """Do what a replica does, and the writing, without Ray: units are prepared before the clock starts."""
+    """Do what a replica does, and the writing, without Ray.
+
+    Units are prepared before the clock starts.
+    """
     from embed_ops.embedding.steps import Replica, read_and_prepare, write_unit
 
-    units = [unit for work in works for unit in read_and_prepare(pa.table({"work": [work.dump()]}), job)][number::processes]
+    units = [unit for work in works for unit in read_and_prepare(pa.table({"work": [work.dump()]}), job)][
+        number::processes
+    ]
     replica = Replica(job)
     ready.wait()
     began, done = time.time(), 0
@@ -118,13 +162,19 @@ def bare(run: Path, out: Path, threads: int, processes: int) -> float:
     context = multiprocessing.get_context("spawn")
     ready, results = context.Barrier(processes), context.Queue()
     works = [Work(span) for span in plan.spans]
-    workers = [context.Process(target=_bare, args=(job, works, number, processes, ready, results)) for number in range(processes)]
+    workers = [
+        context.Process(target=_bare, args=(job, works, number, processes, ready, results))
+        for number in range(processes)
+    ]
     for worker in workers:
         worker.start()
     found = [results.get() for _ in workers]
     for worker in workers:
         worker.join()
-    return float(sum(rows for _, _, rows in found) / (max(end for _, end, _ in found) - min(began for began, _, _ in found)))
+    return float(
+        sum(rows for _, _, rows in found)
+        / (max(end for _, end, _ in found) - min(began for began, _, _ in found))
+    )
 
 
 def replicas(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -134,12 +184,18 @@ def replicas(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     for turn in range(options.repeats):
         for count, threads in ((1, 2), (2, 1)):
             run = folder / f"run{turn}{count}"
-            words = (f"resources.replicas={count}", f"resources.threads_per_replica={threads}", "resources.unit_rows=512")
+            words = (
+                f"resources.replicas={count}",
+                f"resources.threads_per_replica={threads}",
+                "resources.unit_rows=512",
+            )
             _, report = command(run, folder / "docstrings", minilm(), *words, *options.words)
             name = f"{count} replicas of {threads} threads"
             found.setdefault(f"{name}, job", []).append(report["rows_per_second"])
             found.setdefault(f"{name}, utilization", []).append(report["utilization"])
-            found.setdefault(f"{name}, bare processes", []).append(bare(run, folder / f"bare{turn}{count}", threads, count))
+            found.setdefault(f"{name}, bare processes", []).append(
+                bare(run, folder / f"bare{turn}{count}", threads, count)
+            )
     figures: dict[str, Any] = {name: spread(values) for name, values in found.items()}
     for name in [name for name in found if name.endswith("job")]:
         share = figures[name]["median"] / figures[name.replace("job", "bare processes")]["median"]
@@ -151,9 +207,16 @@ def ledger(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Write plan and manifest of ten billion rows, half of them done, then read both and take stock, as a resume does."""
     count, per_span, per_unit = options.ledger_files, 163_840, 16_384
     per_file = options.ledger_rows // count
-    files = [SourceFile(f"part={n // 1000:04d}/{n:06d}.parquet", 0, f"/corpus/{n:06d}.parquet", 10**8, 0) for n in range(count)]
+    files = [
+        SourceFile(f"part={n // 1000:04d}/{n:06d}.parquet", 0, f"/corpus/{n:06d}.parquet", 10**8, 0)
+        for n in range(count)
+    ]
     starts = range(0, per_file, per_span)
-    pieces = [Piece(f.name, at, min(at + per_span, per_file), min(per_span, per_file - at), 32 * 2**20) for f in files for at in starts]
+    pieces = [
+        Piece(f.name, at, min(at + per_span, per_file), min(per_span, per_file - at), 32 * 2**20)
+        for f in files
+        for at in starts
+    ]
     spans = tuple(Span(index, (piece,)) for index, piece in enumerate(pieces))
     run, attempt = RunDir(locate(str(folder / "run"))), new_attempt()
     run.write_plan(Plan(tuple(files), spans, pa.schema([("text", pa.string())])), attempt)
@@ -174,7 +237,9 @@ def ledger(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
                 "max_norm": 1.5,
             }
             counted["seconds"] = dict.fromkeys(SECONDS, float(begin))
-            batch.append(Record(name, attempt, [part], *following, end - begin, 0, 0, 0, 10**7, digest, **counted))
+            batch.append(
+                Record(name, attempt, [part], *following, end - begin, 0, 0, 0, 10**7, digest, **counted)
+            )
         if len(batch) > 10_000:
             run.append_manifest(batch, attempt)
             batch.clear()

@@ -40,7 +40,9 @@ def _scikit(x: Vectors, k: int, seed: int, batch: int) -> npt.NDArray[Any]:
     from sklearn.cluster import MiniBatchKMeans
 
     found: npt.NDArray[Any] = (
-        MiniBatchKMeans(k, batch_size=batch, random_state=seed, compute_labels=False, n_init="auto").fit(x).cluster_centers_
+        MiniBatchKMeans(k, batch_size=batch, random_state=seed, compute_labels=False, n_init="auto")
+        .fit(x)
+        .cluster_centers_
     )
     return found
 
@@ -56,7 +58,9 @@ def _faiss(x: Vectors, k: int, seed: int, threads: int, most: int) -> npt.NDArra
 def _others(k: int, threads: int) -> dict[str, Callable[[Vectors, int], npt.NDArray[Any]]]:
     found: dict[str, Callable[[Vectors, int], npt.NDArray[Any]]] = {
         "scikit-learn MiniBatchKMeans, its defaults": lambda x, seed: _scikit(x, k, seed, 1024),
-        f"scikit-learn MiniBatchKMeans, batches of {16 * k}": lambda x, seed: _scikit(x, k, seed, max(1024, 16 * k)),
+        f"scikit-learn MiniBatchKMeans, batches of {16 * k}": lambda x, seed: _scikit(
+            x, k, seed, max(1024, 16 * k)
+        ),
     }
     try:
         importlib.import_module("faiss")
@@ -78,8 +82,13 @@ def _spreads(turns: list[dict[str, float]]) -> dict[str, Any]:
 
 
 def kmeans(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Fit k-means in one process on one core, and as a job on two, each beside the others; another seed in each turn."""
-    figures: dict[str, Any] = {"data": f"mixture of k normal distributions, {options.vectors} x {options.dim}; another seed in each turn"}
+    """Fit k-means in one process on one core, and as a job on two, each beside the others.
+
+    Another seed in each turn.
+    """
+    figures: dict[str, Any] = {
+        "data": f"mixture of k normal distributions, {options.vectors} x {options.dim}; another seed in each turn"
+    }
     for k in options.k:
         run = write_run(folder / f"run-k{k}", options.vectors, options.dim, k)
         x = mixture(options.dim, k)(0, options.vectors)
@@ -89,14 +98,19 @@ def kmeans(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
                 with threadpool_limits(cores):
                     for name, other in _others(k, cores).items():
                         took, centers = _timed(partial(other, x, seed))
-                        turns.setdefault(f"{cores} cores, {name}", []).append({**took, "inertia a row": _inertia(x, centers)})
+                        turns.setdefault(f"{cores} cores, {name}", []).append(
+                            {**took, "inertia a row": _inertia(x, centers)}
+                        )
                 with threadpool_limits(cores):
                     took, model = _timed(partial(fit, KMeansStage(KMeansSpec(kind="kmeans", k=k)), x, seed))
                 name = f"{cores} cores, embed-ops in one process"
                 turns.setdefault(name, []).append({**took, "inertia a row": _inertia(x, model.centers)})
                 if cores > 1:
                     whole, report = job(run, folder / "out", "kind=kmeans", f"k={k}", f"seed={seed}")
-                    took = {"wall, s": report["seconds"]["fit"], "whole command, with all rows assigned, s": whole}
+                    took = {
+                        "wall, s": report["seconds"]["fit"],
+                        "whole command, with all rows assigned, s": whole,
+                    }
                     took["inertia a row"] = _inertia(x, load_model(str(folder / "out")).centers)
                     turns.setdefault(f"{cores} cores, embed-ops as a job: fit", []).append(took)
         figures[f"k={k}"] = {name: _spreads(found) for name, found in sorted(turns.items())}
@@ -120,13 +134,17 @@ def _fit_pca(solver: str, kind: str, path: str, dim: int) -> dict[str, float]:
     scikit = PCA(dim, svd_solver=solver or "auto", random_state=0)
     stage = PcaStage(PcaSpec(kind="pca", dim=dim, precision=kind))  # type: ignore[arg-type]
     took, _ = _timed(lambda: scikit.fit(x.astype(kind, copy=False)) if solver else fit(stage, x))
-    most = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    most = next(
+        line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")
+    )
     return {**took, "peak resident bytes": int(most.split()[1]) * 1024}
 
 
 def _in_child(cores: int, *arguments: Any) -> dict[str, float]:
     """Call `_fit_pca` in a fresh process with so many threads."""
-    os.environ.update({name: str(cores) for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")})
+    os.environ.update(
+        {name: str(cores) for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    )
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(_fit_pca, *arguments).result()
 
@@ -136,7 +154,10 @@ def pca(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     sides = {
         "embed-ops in one process": ("", "float64"),
         "embed-ops in one process, precision float32": ("", "float32"),
-        **{f"scikit-learn {solver}": (solver, "float32") for solver in ("covariance_eigh", "full", "randomized")},
+        **{
+            f"scikit-learn {solver}": (solver, "float32")
+            for solver in ("covariance_eigh", "full", "randomized")
+        },
         "scikit-learn covariance_eigh, of float64 vectors": ("covariance_eigh", "float64"),
     }
     figures: dict[str, Any] = {
@@ -156,7 +177,9 @@ def pca(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
             whole, report = job(run, folder / "out", "kind=pca", "dim=64")
             took = {"wall, s": report["seconds"]["fit"], "whole command, with all rows projected, s": whole}
             turns.setdefault("2 cores, embed-ops as a job: fit", []).append(took)
-        figures[f"{options.vectors} x {dim}"] = {name: _spreads(found) for name, found in sorted(turns.items())}
+        figures[f"{options.vectors} x {dim}"] = {
+            name: _spreads(found) for name, found in sorted(turns.items())
+        }
         with threadpool_limits(1):
             figures[f"{options.vectors} x {dim}"]["relative error of explained variance"] = _errors(x)
     figures["scikit-learn"] = _version("scikit-learn")
@@ -170,9 +193,13 @@ def _errors(x: Vectors) -> dict[str, float]:
     found = {}
     for offset in (0.0, 100.0):
         moved = x + np.float32(offset)
-        exact = PCA(64, svd_solver="covariance_eigh").fit(moved.astype(np.float64) - moved.mean(axis=0, dtype=np.float64))
+        exact = PCA(64, svd_solver="covariance_eigh").fit(
+            moved.astype(np.float64) - moved.mean(axis=0, dtype=np.float64)
+        )
         ours = fit(PcaStage(PcaSpec(kind="pca", dim=64)), moved).explained_variance
         theirs = PCA(64, svd_solver="covariance_eigh").fit(moved).explained_variance_
         for name, variance in (("embed-ops", ours), ("scikit-learn covariance_eigh", theirs)):
-            found[f"{name}, offset {offset:.0f}"] = float(np.abs(variance / exact.explained_variance_ - 1).max())
+            found[f"{name}, offset {offset:.0f}"] = float(
+                np.abs(variance / exact.explained_variance_ - 1).max()
+            )
     return found

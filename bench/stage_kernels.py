@@ -82,7 +82,10 @@ def _scatters() -> dict[str, tuple[Call, float]]:
 
 
 def _rate(call: Call, work: float, least_s: float = 0.2) -> float:
-    """Time a call on this process's own processor clock, so that other programs on the machine do not count: FLOP/s."""
+    """Time a call on this process's own processor clock.
+
+    So that other programs on the machine do not count: FLOP/s.
+    """
     calls, began = 0, time.process_time()
     while calls == 0 or time.process_time() - began < least_s:
         call()
@@ -95,7 +98,11 @@ def kernels(options: argparse.Namespace, folder: object) -> dict[str, Any]:
     import torch
 
     torch.set_num_threads(1)
-    products = {"product, float32": _gemm(np.float32), "product, float64": _gemm(np.float64), "product by torch, float32": _torch_gemm()}
+    products = {
+        "product, float32": _gemm(np.float32),
+        "product, float64": _gemm(np.float64),
+        "product by torch, float32": _torch_gemm(),
+    }
     cases = {**products, **_assignments(), **_scatters()}
     rates: dict[str, list[float]] = {name: [] for name in cases}
     with threadpool_limits(1):
@@ -108,13 +115,21 @@ def kernels(options: argparse.Namespace, folder: object) -> dict[str, Any]:
     figures: dict[str, Any] = {
         "counting": "FLOP = 2 n k d and 2 n d d over the call's processor time. numpy computes x.T @ x by SYRK, half the operations of a "
         "product, so a scatter may exceed 100 %; its share at n d d is given too",
-        "products of 2048 cubed, GFLOP/s": {name: spread([rate / 1e9 for rate in rates[name]]) for name in products},
-        "BLAS": [f"{found['internal_api']} {found['version']} {found.get('architecture', '')}" for found in threadpool_info()],
+        "products of 2048 cubed, GFLOP/s": {
+            name: spread([rate / 1e9 for rate in rates[name]]) for name in products
+        },
+        "BLAS": [
+            f"{found['internal_api']} {found['version']} {found.get('architecture', '')}"
+            for found in threadpool_info()
+        ],
     }
     for name in cases:
         if name not in products:
             shares = [rate / own for rate, own in zip(rates[name], rates["product, float32"], strict=True)]
-            figures[name] = {"GFLOP/s": spread([rate / 1e9 for rate in rates[name]]), "share of the float32 product": spread(shares)}
+            figures[name] = {
+                "GFLOP/s": spread([rate / 1e9 for rate in rates[name]]),
+                "share of the float32 product": spread(shares),
+            }
             if name.startswith("scatter"):
                 figures[name]["share at n d d"] = statistics.median(shares) / 2
     figures["float32 product, GFLOP/s, median"] = best / 1e9

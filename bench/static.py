@@ -1,4 +1,7 @@
-"""Docstrings a second of GloVe means: the replica's part alone, the whole job, and plain numpy, in turn on the same files."""
+"""Docstrings a second of GloVe means.
+
+The replica's part alone, the whole job, and plain numpy, in turn on the same files.
+"""
 
 from __future__ import annotations
 
@@ -41,9 +44,18 @@ def plainly(texts: list[str], place: dict[str, int], vectors: np.ndarray[Any, An
 
 def job(files: Path, run: Path) -> dict[str, Any]:
     """Run the whole command: its report, and the seconds that it took."""
-    words = [f"source.path={files}", "source.column=text", "encoder.family=static", f"encoder.model={GLOVE}", f"sink.path={run}"]
+    words = [
+        f"source.path={files}",
+        "source.column=text",
+        "encoder.family=static",
+        f"encoder.model={GLOVE}",
+        f"sink.path={run}",
+    ]
     began = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "embed_ops", "embed", *words, "max_reject_fraction=1.0", "--progress", "none"], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "embed_ops", "embed", *words, "max_reject_fraction=1.0", "--progress", "none"],
+        check=True,
+    )
     return {**Run(str(run)).report, "whole": time.perf_counter() - began}
 
 
@@ -57,12 +69,20 @@ def main() -> None:
     encoder.load("cpu", "float32")
     place, vectors = encoder._tokenizer.get_vocab(), np.load(GLOVE)
     place = {word: number for word, number in place.items() if number < len(vectors)}
-    rates: dict[str, list[float]] = {"replica": [], "prepare": [], "plain numpy": [], "whole job, steady": [], "whole job, command": []}
+    rates: dict[str, list[float]] = {
+        "replica": [],
+        "prepare": [],
+        "plain numpy": [],
+        "whole job, steady": [],
+        "whole job, command": [],
+    }
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         rows = write("docstrings", folder, options.rows)
         files = folder / "docstrings"
-        texts = pa.concat_tables(pq.read_table(file) for file in sorted(files.rglob("*.parquet"))).column("text")
+        texts = pa.concat_tables(pq.read_table(file) for file in sorted(files.rglob("*.parquet"))).column(
+            "text"
+        )
         for turn in range(options.repeats):
             began = time.perf_counter()
             prepared = encoder.prepare(texts.combine_chunks())
@@ -86,7 +106,9 @@ def main() -> None:
         "rows embedded": len(of_job),
         "words a row": report["tokens"] / len(of_job),
     }
-    figures["replica times plain numpy"] = statistics.median(rates["replica"]) / statistics.median(rates["plain numpy"])
+    figures["replica times plain numpy"] = statistics.median(rates["replica"]) / statistics.median(
+        rates["plain numpy"]
+    )
     path = write_record("static", {"rows": rows, "table": "GloVe 6B 50d", "budget": BUDGET}, figures)
     for part, figure in figures.items():
         sys.stdout.write(f"{part}: {figure}\n")

@@ -35,22 +35,35 @@ BUDGET, BATCH = 4096, 32
 
 
 def plainly(texts: list[str], tokenizer: Any, model: Any) -> list[np.ndarray[Any, Any]]:
-    """Embed words as a script would: batches in file order, cut at the model's limit, the mean of each word's tokens."""
+    """Embed words as a script would.
+
+    Batches in file order, cut at the model's limit, the mean of each word's tokens.
+    """
     found = []
     for first in range(0, len(texts), BATCH):
-        given = tokenizer(texts[first : first + BATCH], padding=True, truncation=True, max_length=256, return_tensors="pt")
+        given = tokenizer(
+            texts[first : first + BATCH], padding=True, truncation=True, max_length=256, return_tensors="pt"
+        )
         with torch.inference_mode():
             hidden = model(**given).last_hidden_state.numpy()
         for row in range(len(hidden)):
             of_token = np.array([-1 if word is None else word for word in given.word_ids(row)])
             words = np.unique(of_token[of_token >= 0])
-            found.append(np.array([hidden[row][of_token == word].mean(0) for word in words], np.float32).reshape(len(words), -1))
+            found.append(
+                np.array([hidden[row][of_token == word].mean(0) for word in words], np.float32).reshape(
+                    len(words), -1
+                )
+            )
     return found
 
 
 def run_job(files: Path, run: Path, **encoder: Any) -> tuple[Run, float]:
     """Run the whole job: the run and its seconds."""
-    tree = {"source": {"path": str(files), "column": "text"}, "encoder": {"model": str(minilm()), **encoder}, "sink": {"path": str(run)}}
+    tree = {
+        "source": {"path": str(files), "column": "text"},
+        "encoder": {"model": str(minilm()), **encoder},
+        "sink": {"path": str(run)},
+    }
     began = time.perf_counter()
     done = embed(Spec.parse(tree))
     return done, time.perf_counter() - began
@@ -59,7 +72,9 @@ def run_job(files: Path, run: Path, **encoder: Any) -> tuple[Run, float]:
 def speed(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Compare our parts with the plain loop, on one thread each."""
     rows = write("docstrings", folder, options.rows)
-    texts = pa.concat_tables(pq.read_table(file) for file in sorted((folder / "docstrings").rglob("*.parquet"))).column("text")
+    texts = pa.concat_tables(
+        pq.read_table(file) for file in sorted((folder / "docstrings").rglob("*.parquet"))
+    ).column("text")
     torch.set_num_threads(1)
     encoder = WindowedEncoder(EncoderSpec(family="words", model=str(minilm()), dtype="float32"))
     encoder.load("cpu", "float32")
@@ -87,7 +102,9 @@ def speed(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     whole = [place for place in same if len(theirs[place])][:200]
     apart = max(float(np.abs(mine.take(np.array([place])).values - theirs[place]).max()) for place in whole)
     figures: dict[str, Any] = {f"{part}, words/s": spread(found) for part, found in rates.items()}
-    figures["replica times plain loop"] = statistics.median(rates["replica"]) / statistics.median(rates["plain loop, cut at 256 tokens"])
+    figures["replica times plain loop"] = statistics.median(rates["replica"]) / statistics.median(
+        rates["plain loop, cut at 256 tokens"]
+    )
     figures |= {
         "rows": rows,
         "words": words,
@@ -99,7 +116,10 @@ def speed(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     figures["whole job"] = {
         "words/s": report["statistics"]["embedding"]["rows"] / seconds,
         "seconds": seconds,
-        **{name: report[name] for name in ("rows_per_second", "utilization", "padding_waste", "peak_memory", "units")},
+        **{
+            name: report[name]
+            for name in ("rows_per_second", "utilization", "padding_waste", "peak_memory", "units")
+        },
     }
     return figures
 
@@ -107,7 +127,11 @@ def speed(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 def long(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Run three sizes of a corpus of long documents."""
     write("docstrings", folder, 4000)
-    texts = pa.concat_tables(pq.read_table(file) for file in sorted((folder / "docstrings").rglob("*.parquet"))).column("text").to_pylist()
+    texts = (
+        pa.concat_tables(pq.read_table(file) for file in sorted((folder / "docstrings").rglob("*.parquet")))
+        .column("text")
+        .to_pylist()
+    )
     tokenizer = transformers.AutoTokenizer.from_pretrained(minilm())
     document: list[str] = []
     tokens = 0
@@ -121,7 +145,10 @@ def long(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         files = folder / f"long{size}"
         files.mkdir()
         # Each begins with its number, so that none is embedded as the twin of another.
-        pq.write_table(pa.table({"text": [f"{number} " + " ".join(document) for number in range(size)]}), files / "a.parquet")
+        pq.write_table(
+            pa.table({"text": [f"{number} " + " ".join(document) for number in range(size)]}),
+            files / "a.parquet",
+        )
         outputs = [{"name": "embedding"}, {"name": "windows", "each": "window"}]
         done, seconds = run_job(files, folder / f"run{size}", window=256, outputs=outputs)
         rows = done.open().to_table(columns=["window_end", "windows"])
@@ -137,7 +164,9 @@ def long(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 def main() -> None:
     """Run the parts that are asked for, and write a record of each."""
     parts: dict[str, Callable[[argparse.Namespace, Path], dict[str, Any]]] = {"speed": speed, "long": long}
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--part", choices=[*parts], action="append")
     parser.add_argument("--rows", type=int, default=2000)
     parser.add_argument("--repeats", type=int, default=3)
@@ -145,7 +174,9 @@ def main() -> None:
     for name in options.part or parts:
         with tempfile.TemporaryDirectory() as folder:
             figures = parts[name](options, Path(folder))
-        path = write_record(f"words-{name}", {"rows": options.rows, "model": "all-MiniLM-L6-v2", "budget": BUDGET}, figures)
+        path = write_record(
+            f"words-{name}", {"rows": options.rows, "model": "all-MiniLM-L6-v2", "budget": BUDGET}, figures
+        )
         for part, figure in figures.items():
             sys.stdout.write(f"{part}: {figure}\n")
         sys.stdout.write(f"record in {path}\n")

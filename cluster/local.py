@@ -1,4 +1,6 @@
-"""Several Ray nodes on one machine, from a checkout: for tests, and for trying out what a cluster does.
+"""Several Ray nodes on one machine, from a checkout.
+
+For tests, and for trying out what a cluster does.
 
 python -m cluster.local --nodes 3 --cpus 1
 """

@@ -64,7 +64,10 @@ def docstrings(paths: Iterable[Path], root: Path) -> Iterator[tuple[str, str]]:
 
 
 def _packages(root: Path) -> dict[str, list[Path]]:
-    """List the Python files below a folder by package, in order; single modules together count as one package."""
+    """List the Python files below a folder by package, in order.
+
+    Single modules together count as one package.
+    """
     found: dict[str, list[Path]] = {}
     for path in sorted(root.rglob("*.py")):
         parts = path.relative_to(root).parts
@@ -74,7 +77,9 @@ def _packages(root: Path) -> dict[str, list[Path]]:
     return dict(sorted(found.items(), key=lambda item: (item[0] != root.name, item[0])))
 
 
-def _documented(tree: ast.Module, module: str) -> Iterator[tuple[str, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef]]:
+def _documented(
+    tree: ast.Module, module: str
+) -> Iterator[tuple[str, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef]]:
     yield module, tree
     stack: list[tuple[str, ast.AST]] = [(module, tree)]
     while stack:
@@ -107,7 +112,9 @@ def _write_package(folder: Path, found: list[tuple[str, str]]) -> None:
     folder.mkdir(parents=True)
     for part in range(0, len(found), _ROWS_PER_FILE):
         names, texts = zip(*found[part : part + _ROWS_PER_FILE], strict=True)
-        pq.write_table(pa.table({"name": names, "text": texts}), folder / f"part-{part // _ROWS_PER_FILE:04d}.parquet")
+        pq.write_table(
+            pa.table({"name": names, "text": texts}), folder / f"part-{part // _ROWS_PER_FILE:04d}.parquet"
+        )
 
 
 def minilm() -> str:
@@ -124,11 +131,16 @@ def minilm() -> str:
     with (folder / "model.safetensors").open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != MINILM_SHA256:
-        raise ModelError(f"{folder}: sha256 of the weights is {digest}, should be {MINILM_SHA256}; install the package again")
+        raise ModelError(
+            f"{folder}: sha256 of the weights is {digest}, should be {MINILM_SHA256}; install the "
+            "package again"
+        )
     return str(folder)
 
 
-def demo(folder: str, rows: int, *, session: OpenSession, reporter: Callable[[], AbstractContextManager[Reporter]]) -> int:
+def demo(
+    folder: str, rows: int, *, session: OpenSession, reporter: Callable[[], AbstractContextManager[Reporter]]
+) -> int:
     """Gather, embed, normalise, reduce, cluster, verify, search; gives the exit code."""
     here = Path(folder)
     corpus = here / "corpus"
@@ -157,7 +169,10 @@ def demo(folder: str, rows: int, *, session: OpenSession, reporter: Callable[[],
     with reporter() as shown:
         page = write_page(run.path, str(here / "report.html"), reporter=shown)
     out.print(f"The run on one page, for a browser: {page}")
-    out.print(f"The vectors are in {here / 'run' / 'data'}, partitioned like {corpus}; the same command again embeds nothing twice.")
+    out.print(
+        f"The vectors are in {here / 'run' / 'data'}, partitioned like {corpus}; the same command again "
+        "embeds nothing twice."
+    )
     return run.exit_code if all(verified.ok for verified in checked) else 1
 
 
@@ -168,7 +183,10 @@ def _docstring(corpus: Path, source: str, row: int) -> tuple[str, str]:
 
 
 def central(run: Run, clusters: int, rows: int) -> list[tuple[int, int, list[tuple[str, int]]]]:
-    """Find the rows nearest to the centre of each of the largest clusters: (cluster, its rows, [(source file, row)])."""
+    """Find the rows nearest to the centre of each of the largest clusters.
+
+    (cluster, its rows, [(source file, row)]).
+    """
     found = run.open().to_table(columns=["cluster", "distance", SOURCE, ROW])
     labels, distances = found["cluster"].to_numpy(), found["distance"].to_numpy()
     sizes = np.bincount(labels)
@@ -176,7 +194,13 @@ def central(run: Run, clusters: int, rows: int) -> list[tuple[int, int, list[tup
     for cluster in np.argsort(-sizes, kind="stable")[:clusters].tolist():
         mine = np.flatnonzero(labels == cluster)
         near = found.take(pa.array(mine[np.argsort(distances[mine], kind="stable")[:rows]]))
-        listed.append((cluster, int(sizes[cluster]), list(zip(near[SOURCE].to_pylist(), near[ROW].to_pylist(), strict=True))))
+        listed.append(
+            (
+                cluster,
+                int(sizes[cluster]),
+                list(zip(near[SOURCE].to_pylist(), near[ROW].to_pylist(), strict=True)),
+            )
+        )
     return listed
 
 
@@ -201,5 +225,7 @@ def _show_nearest(run: Run, corpus: Path) -> None:
         number, rank = divmod(place, found.ids.shape[1])
         shown = QUESTIONS[number] if rank == 0 else ""
         docstring = _docstring(corpus, row[SOURCE], row[ROW])
-        table.add_row(shown, f"{found.scores[number, rank]:.3f}", *docstring, end_section=rank == found.ids.shape[1] - 1)
+        table.add_row(
+            shown, f"{found.scores[number, rank]:.3f}", *docstring, end_section=rank == found.ids.shape[1] - 1
+        )
     console().print(table)

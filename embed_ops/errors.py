@@ -37,19 +37,31 @@ class SourceError(EmbedOpsError):
 
 
 class ModelError(EmbedOpsError):
-    """The model can't be loaded or has a part that is not supported. Choose another folder or name."""
+    """The model can't be loaded or has a part that is not supported.
+
+    Choose another folder or name.
+    """
 
 
 class RunError(EmbedOpsError):
-    """The run directory belongs to another spec or its source has changed. Choose another `sink.path`."""
+    """The run directory belongs to another spec or its source has changed.
+
+    Choose another `sink.path`.
+    """
 
 
 class StageError(EmbedOpsError):
-    """A stage can't be fitted or applied to these vectors: more clusters than rows, another width. Correct the named field."""
+    """A stage can't be fitted or applied to these vectors: more clusters than rows, another width.
+
+    Correct the named field.
+    """
 
 
 class ParityError(EmbedOpsError):
-    """The first rows miss the `[parity]` limits against the reference. Choose `encoder.dtype = "float32"`."""
+    """The first rows miss the `[parity]` limits against the reference.
+
+    Choose `encoder.dtype = "float32"`.
+    """
 
 
 class StorageError(EmbedOpsError):
@@ -59,13 +71,19 @@ class StorageError(EmbedOpsError):
 
 
 class EngineError(EmbedOpsError):
-    """Ray gave up, not the data. See its message, mend the cluster and run the same command again."""
+    """Ray gave up, not the data.
+
+    See its message, mend the cluster and run the same command again.
+    """
 
     exit_code: ClassVar[int] = 3
 
 
 class HeldError(EmbedOpsError):
-    """Another command is at work on the run directory. Wait for it, or stop it; then run the same command again."""
+    """Another command is at work on the run directory.
+
+    Wait for it, or stop it; then run the same command again.
+    """
 
     exit_code: ClassVar[int] = 3
 

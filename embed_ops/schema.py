@@ -1,6 +1,7 @@
 """Column names, reject reasons and footer keys that several parts must agree on.
 
-Legend for shapes: rows = rows of a unit, inputs = distinct inputs of a unit, dim = width of a vector.
+Legend for shapes: rows = rows of a unit, inputs = distinct inputs of a unit, dim = width of a
+vector.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ GRAPH = "graph"
 SOURCE = "_source"
 """Relative path of the source file, dictionary-encoded."""
 ROW = "_row"
-"""Position in the source file: row index (Parquet), byte offset (JSONL, text, tar), record index (CSV), 0 (an image file)."""
+"""Position in the source file: row index (Parquet), byte offset (JSONL, text, tar), record index
+(CSV), 0 (an image file)."""
 REASON = "reason"
 MESSAGE = "message"
 CONTENT = "_content"
@@ -49,9 +51,11 @@ class Reason(enum.StrEnum):
     WRONG_TYPE = "wrong_type"
     """The text, or a kept column, is not of the type that the column has elsewhere."""
     TOO_LARGE = "too_large"
-    """The record is larger than a reader may hold (64 MiB), the image than `max_pixels`, or memory is too small for it alone."""
+    """The record is larger than a reader may hold (64 MiB), the image than `max_pixels`, or memory
+    is too small for it alone."""
     UNREADABLE = "unreadable"
-    """File-level: from this row on the file can't be decoded; the message says how many rows are lost, if known."""
+    """File-level: from this row on the file can't be decoded; the message says how many rows are
+    lost, if known."""
     NON_FINITE = "non_finite"
     """The model gave NaN or infinity, or a node's features hold them."""
     DUPLICATE = "duplicate"

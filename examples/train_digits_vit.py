@@ -2,9 +2,10 @@
 
     python examples/train_digits_vit.py out/digits        about two minutes on two cores
 
-It writes out/digits/model (a transformers folder with its processor), out/digits/corpus/train and .../test (PNG files in a folder
-for each class) and the runs out/digits/train and out/digits/test. What it prints last: the share of the held-out half whose class
-is that of its nearest five training images, by cosine, for the trained model and for the one it began with.
+It writes out/digits/model (a transformers folder with its processor), out/digits/corpus/train and
+.../test (PNG files in a folder for each class) and the runs out/digits/train and out/digits/test.
+What it prints last: the share of the held-out half whose class is that of its nearest five training
+images, by cosine, for the trained model and for the one it began with.
 """
 
 from __future__ import annotations
@@ -28,7 +29,12 @@ SIDE, PATCH = 16, 4
 EPOCHS, BATCH, RATE = 120, 32, 1e-3
 NEIGHBOURS = 5
 
-SIZES: dict[str, Any] = {"hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 128}
+SIZES: dict[str, Any] = {
+    "hidden_size": 64,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "intermediate_size": 128,
+}
 PROCESSOR = transformers.ViTImageProcessorPil(size={"height": SIDE, "width": SIDE})
 
 
@@ -49,13 +55,18 @@ def write_images(folder: Path, pixels: npt.NDArray[np.uint8], classes: npt.NDArr
 
 
 def train(pixels: npt.NDArray[np.uint8], classes: npt.NDArray[np.int64], say: Console) -> tuple[Any, Any]:
-    """Train with cross entropy and one-cycle learning rates; gives the model as it began and as it ended."""
+    """Train with cross entropy and one-cycle learning rates.
+
+    Gives the model as it began and as it ended.
+    """
     torch.manual_seed(0)
     config = transformers.ViTConfig(image_size=SIDE, patch_size=PATCH, num_labels=10, **SIZES)
     first = transformers.ViTModel(config, add_pooling_layer=False)
     model = transformers.ViTForImageClassification(config)
     model.vit.load_state_dict(first.state_dict(), strict=False)
-    values = PROCESSOR(images=[Image.fromarray(image).convert("RGB") for image in pixels], return_tensors="pt")["pixel_values"]
+    values = PROCESSOR(
+        images=[Image.fromarray(image).convert("RGB") for image in pixels], return_tensors="pt"
+    )["pixel_values"]
     targets = torch.from_numpy(classes)
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.05)
     steps = EPOCHS * -(-len(values) // BATCH)
@@ -79,10 +90,17 @@ def train(pixels: npt.NDArray[np.uint8], classes: npt.NDArray[np.int64], say: Co
 
 
 def vectors(model: Path, corpus: Path, run: Path) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    """Embed a folder through the job: (images, dim) vectors and (images,) classes, from the names of the folders."""
+    """Embed a folder through the job.
+
+    (images, dim) vectors and (images,) classes, from the names of the folders.
+    """
     tree = {
         "source": {"kind": "images", "path": str(corpus), "keep": ["label"]},
-        "encoder": {"family": "image", "model": str(model), "outputs": [{"name": "embedding", "pooling": "cls", "normalize": True}]},
+        "encoder": {
+            "family": "image",
+            "model": str(model),
+            "outputs": [{"name": "embedding", "pooling": "cls", "normalize": True}],
+        },
         "sink": {"path": str(run)},
     }
     found: Run = embed(Spec.parse(tree))
@@ -107,7 +125,10 @@ def main(folder: Path) -> dict[str, float]:
         probe = KNeighborsClassifier(NEIGHBOURS, metric="cosine").fit(x, y)
         x, y = vectors(place, folder / "corpus" / "test", runs / "test")
         found[name] = float((probe.predict(x) == y).mean())
-        say.print(f"{name}: {found[name]:.1%} of {len(y)} held-out digits have the class of their nearest {NEIGHBOURS} neighbours")
+        say.print(
+            f"{name}: {found[name]:.1%} of {len(y)} held-out digits have the class of their nearest "
+            f"{NEIGHBOURS} neighbours"
+        )
     return found
 
 

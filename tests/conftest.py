@@ -1,6 +1,7 @@
 """Settings for all tests, one Ray for the session, a tiny model, and a run of the real model that several laws look at.
 
-Hypothesis draws the same examples every time, no example has a deadline, and no test of this process waits for storage.
+Hypothesis draws the same examples every time, no example has a deadline, and no test of this
+process waits for storage.
 """
 
 from __future__ import annotations
@@ -40,7 +41,10 @@ def one_thread() -> Iterator[None]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs a Ray by the fixture that starts it; what starts one in a process of its own is marked where it stands."""
+    """Mark what needs a Ray by the fixture that starts it.
+
+    What starts one in a process of its own is marked where it stands.
+    """
     for item in items:
         if "ray_session" in getattr(item, "fixturenames", ()):
             item.add_marker("ray")

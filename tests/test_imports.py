@@ -90,7 +90,9 @@ def test_the_public_names_are_complete() -> None:
     for name, home in homes.items():
         path = ROOT / f"{home.partition('.')[2].replace('.', '/')}.py"
         defined = {
-            node.name for node in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(node, ast.ClassDef | ast.FunctionDef)
+            node.name
+            for node in ast.parse(path.read_text(encoding="utf-8")).body
+            if isinstance(node, ast.ClassDef | ast.FunctionDef)
         }
         assert name in defined
     with pytest.raises(AttributeError, match="no attribute 'nope'"):

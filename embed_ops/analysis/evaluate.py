@@ -1,7 +1,8 @@
 """Is an embedding good for a task? A linear probe, nearest neighbours and clusters against a label, on a sample of rows chosen by hash.
 
-Rows are split by a hash of their index, each label by itself (stratified), so that a row is always on the same side. Intervals are those of
-a percentile bootstrap over the rows of the test side (Efron 1979).
+Rows are split by a hash of their index, each label by itself (stratified), so that a row is always
+on the same side. Intervals are those of a percentile bootstrap over the rows of the test side
+(Efron 1979).
 """
 
 from __future__ import annotations
@@ -72,17 +73,30 @@ def sample(rows: RunRows, vectors: VectorColumn, label: Label, most: int, seed: 
         unlabelled += int((~there).sum())
         if there.any():
             kept = chosen.places[there]
-            parts.append((read_unit(vectors, chosen.record.unit)[kept], labels[there], rows.starts[chosen.number] + kept))
+            parts.append(
+                (
+                    read_unit(vectors, chosen.record.unit)[kept],
+                    labels[there],
+                    rows.starts[chosen.number] + kept,
+                )
+            )
     if not parts:
-        raise StageError(f"{rows.root.path}: no row of the sample has a label in {label.column!r}; name another column")
+        raise StageError(
+            f"{rows.root.path}: no row of the sample has a label in {label.column!r}; name another column"
+        )
     x, labels, ids = (np.concatenate(part) for part in zip(*parts, strict=True))
     names, codes, counts = np.unique(labels, return_inverse=True, return_counts=True)
     fine = counts[codes] >= 2
     if len(np.unique(codes[fine])) < 2:
         found = (
-            f"only {names[0]!r}" if len(names) == 1 else f"{len(names)} labels, of which {int((counts >= 2).sum())} have two rows or more"
+            f"only {names[0]!r}"
+            if len(names) == 1
+            else f"{len(names)} labels, of which {int((counts >= 2).sum())} have two rows or more"
         )
-        raise StageError(f"{rows.root.path}: column {label.column!r} has {found} in {len(labels):,} rows; a probe needs two classes")
+        raise StageError(
+            f"{rows.root.path}: column {label.column!r} has {found} in {len(labels):,} rows; a probe "
+            "needs two classes"
+        )
     x, labels, ids, codes = x[fine], labels[fine], ids[fine], codes[fine]
     return Labelled(x, labels, ids, split(codes, ids, seed), unlabelled, int((~fine).sum()))
 
@@ -109,11 +123,15 @@ def fit_probe(data: Labelled, label: str) -> LinearProbe:
     from sklearn.linear_model import LogisticRegression
 
     mean, scale = _standard(data)
-    model = LogisticRegression(max_iter=1000).fit((data.x[~data.test] - mean) / scale, data.labels[~data.test].astype(str))
+    model = LogisticRegression(max_iter=1000).fit(
+        (data.x[~data.test] - mean) / scale, data.labels[~data.test].astype(str)
+    )
     return _probe(model, mean, scale, int((~data.test).sum()), label)
 
 
-def fit_probe_on_all(rows: RunRows, vectors: VectorColumn, label: Label, data: Labelled, seed: int, reporter: Reporter) -> LinearProbe:
+def fit_probe_on_all(
+    rows: RunRows, vectors: VectorColumn, label: Label, data: Labelled, seed: int, reporter: Reporter
+) -> LinearProbe:
     """Fit the probe by mini-batches over all rows but those of the test side, three times (scikit-learn's SGDClassifier, averaged)."""
     from sklearn.linear_model import SGDClassifier
 
@@ -123,7 +141,13 @@ def fit_probe_on_all(rows: RunRows, vectors: VectorColumn, label: Label, data: L
     taken, seen = set(data.ids[data.test].tolist()), 0
     for epoch in range(3):
         for x, labels, ids in _stream(rows, vectors, label):
-            fine = np.array([name in classes and index not in taken for name, index in zip(labels, ids.tolist(), strict=True)], bool)
+            fine = np.array(
+                [
+                    name in classes and index not in taken
+                    for name, index in zip(labels, ids.tolist(), strict=True)
+                ],
+                bool,
+            )
             if fine.any():
                 model.partial_fit((x[fine] - mean) / scale, labels[fine].astype(str), classes=classes)
                 seen += int(fine.sum()) if epoch == 0 else 0
@@ -188,13 +212,20 @@ def evaluate(
     reporter.say(f"{len(data.x):,} rows with {len(np.unique(data.labels)):,} labels; fitting a linear probe")
     probe = fit_probe_on_all(rows, vectors, label, data, seed, reporter) if whole else fit_probe(data, column)
     predicted = probe.transform(data.x[data.test])
-    reporter.say(f"looking for the {_K} nearest of {int((~data.test).sum()):,} rows to each of {len(truth):,}")
+    reporter.say(
+        f"looking for the {_K} nearest of {int((~data.test).sum()):,} rows to each of {len(truth):,}"
+    )
     names, counts = np.unique(data.labels[~data.test].astype(str), return_counts=True)
     majority = names[counts.argmax()]
     figures: dict[str, Any] = {
         "label": column,
         "classes": len(names),
-        "rows": {"train": probe.rows, "test": len(truth), "without_label": data.unlabelled, "alone_in_their_class": data.single},
+        "rows": {
+            "train": probe.rows,
+            "test": len(truth),
+            "without_label": data.unlabelled,
+            "alone_in_their_class": data.single,
+        },
         "majority": {"label": str(majority), "accuracy": float((truth == majority).mean())},
         "linear_probe": scores(truth, predicted, seed),
         f"knn_{_K}": scores(truth, vote(data.x, data.labels, data.test, _K), seed),

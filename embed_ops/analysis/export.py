@@ -1,6 +1,9 @@
-"""A run in the form of another program: one NumPy file, a faiss index, a Lance dataset; each with the rows beside it.
+"""A run in the form of another program: one NumPy file, a faiss index, a Lance dataset.
 
-Streams unit by unit; a command that was stopped goes on where it was. What is there under its own name is whole.
+Each with the rows beside it.
+
+Streams unit by unit; a command that was stopped goes on where it was. What is there under its own
+name is whole.
 """
 
 from __future__ import annotations
@@ -50,13 +53,16 @@ def export(
     metric: Literal["cosine", "dot"] = "cosine",
     reporter: Reporter | None = None,
 ) -> int:
-    """Write the vectors of a finished run for another program; the same call goes on where an earlier one was stopped.
+    """Write the vectors of a finished run for another program.
+
+    The same call goes on where an earlier one was stopped.
 
     Args:
         run: address of the run, or of a stage's run.
         output: local folder to write.
-        to: npy: `vectors.npy` (rows, dim) float32; faiss: `index.faiss`; lance: the folder is a Lance dataset. Beside the first two the
-            folder `rows` has a Parquet file for each unit: index, where the row comes from, and what was kept.
+        to: npy: `vectors.npy` (rows, dim) float32; faiss: `index.faiss`; lance: the folder is a
+            Lance dataset. Beside the first two the folder `rows` has a Parquet file for each unit:
+            index, where the row comes from, and what was kept.
         column: vector column, where there are several.
         index: faiss: what `faiss.index_factory` takes, as "Flat", "IVF1024,Flat", "HNSW32".
         metric: faiss: cosine normalises the vectors.
@@ -77,7 +83,9 @@ def export(
     rows = RunRows(locate(run))
     vectors = rows.vector(column)
     place = Path(output).expanduser()
-    writer: _Writer = _Lance(place, vectors) if to == "lance" else _Files(place, vectors, rows, to, index, metric)
+    writer: _Writer = (
+        _Lance(place, vectors) if to == "lance" else _Files(place, vectors, rows, to, index, metric)
+    )
     try:
         done = writer.units_done(rows)
         for number, first, x, table in _units(rows, vectors, done):
@@ -85,31 +93,45 @@ def export(
             reporter.say(f"{to}: {first + len(x):,} of {rows.rows:,} rows")
         writer.finish(rows)
     except OSError as error:
-        raise StorageError(f"{place}: can't be written ({error}); make room, and run the same command again") from error
+        raise StorageError(
+            f"{place}: can't be written ({error}); make room, and run the same command again"
+        ) from error
     return rows.rows
 
 
 def _units(rows: RunRows, vectors: VectorColumn, done: int) -> Iterator[tuple[int, int, Any, pa.Table]]:
     for number in range(done, len(rows.records)):
         record, first = rows.records[number], rows.starts[number]
-        yield number, first, read_unit(vectors, record.unit, record.rows), kept_of(rows, np.arange(first, first + record.rows))
+        yield (
+            number,
+            first,
+            read_unit(vectors, record.unit, record.rows),
+            kept_of(rows, np.arange(first, first + record.rows)),
+        )
 
 
 class _Files:
     """`vectors.npy`, which grows under a name of its own, and a file of rows for each unit, which says that the unit is there."""
 
-    def __init__(self, place: Path, vectors: VectorColumn, rows: RunRows, to: Format, index: str, metric: str) -> None:
+    def __init__(
+        self, place: Path, vectors: VectorColumn, rows: RunRows, to: Format, index: str, metric: str
+    ) -> None:
         self._place, self._to, self._index, self._metric = place, to, index, metric
         told = {"run": rows.content, "column": vectors.column, "format": to, "index": index, "metric": metric}
         known = place / "export.json"
         if known.exists():
             if json.loads(known.read_text(encoding="utf-8")) != told:
-                raise SpecError(f"{place}: holds the export of another run, or another form of it; choose another folder")
+                raise SpecError(
+                    f"{place}: holds the export of another run, or another form of it; choose another folder"
+                )
         elif place.exists() and any(place.iterdir()):
             raise SpecError(f"{place}: is not empty, and holds no export; choose another folder")
         (place / "rows").mkdir(parents=True, exist_ok=True)
         known.write_text(json.dumps(told), encoding="utf-8")
-        self._growing, self._whole = place / ".vectors.npy", place / ("vectors.npy" if to == "npy" else "index.faiss")
+        self._growing, self._whole = (
+            place / ".vectors.npy",
+            place / ("vectors.npy" if to == "npy" else "index.faiss"),
+        )
         if not self._growing.exists() and not self._whole.exists():
             np.lib.format.open_memmap(self._growing, "w+", np.float32, (rows.rows, vectors.dim)).flush()
 
@@ -119,7 +141,10 @@ class _Files:
     def units_done(self, rows: RunRows) -> int:
         if self._whole.exists():
             return len(rows.records)
-        return next((number for number in range(len(rows.records)) if not self._file(number).exists()), len(rows.records))
+        return next(
+            (number for number in range(len(rows.records)) if not self._file(number).exists()),
+            len(rows.records),
+        )
 
     def add(self, number: int, first: int, x: Any, table: pa.Table) -> None:
         grown = np.load(self._growing, mmap_mode="r+")
@@ -168,9 +193,13 @@ class _Lance:
         try:
             there = lance.dataset(str(self._place)).count_rows()
         except (ValueError, OSError) as error:
-            raise SpecError(f"{self._place}: is there, and is no Lance dataset ({error}); choose another folder") from error
+            raise SpecError(
+                f"{self._place}: is there, and is no Lance dataset ({error}); choose another folder"
+            ) from error
         if there not in rows.starts:
-            raise SpecError(f"{self._place}: has {there:,} rows, which are no units of this run; choose another folder")
+            raise SpecError(
+                f"{self._place}: has {there:,} rows, which are no units of this run; choose another folder"
+            )
         return max(number for number, start in enumerate(rows.starts) if start == there)
 
     def add(self, number: int, first: int, x: Any, table: pa.Table) -> None:

@@ -1,4 +1,7 @@
-"""The rows of a run that are nearest to texts, images, rows or vectors; for all rows of a run see the stage `neighbors`."""
+"""The rows of a run that are nearest to texts, images, rows or vectors.
+
+For all rows of a run see the stage `neighbors`.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,8 @@ class Neighbors:
         ids: (queries, k) row indexes of the run, best first, -1 where there are fewer rows.
         scores: (queries, k) float64, NaN there.
         rows: of the run; `zeros`: rows of zeros among those searched, which have no cosine.
-        work: share of all products that was computed; `recall`: measured share of the exact neighbours, None where all were compared.
+        work: share of all products that was computed; `recall`: measured share of the exact
+            neighbours, None where all were compared.
     """
 
     ids: Ints
@@ -70,16 +74,19 @@ def neighbors(
 ) -> Neighbors:
     """Find the k nearest rows of a finished run to each query.
 
-    Scores are exact (float64, from the stored vectors), ties go to the row that comes first, and no result depends on how work is divided.
+    Scores are exact (float64, from the stored vectors), ties go to the row that comes first, and no
+    result depends on how work is divided.
 
     Args:
         run: address of the run, or of one of its stages, whose vectors are then searched.
-        queries: texts, or images as bytes, which go through the run's own model and stages; vectors, (queries, dim) of floats; or rows
-            of the run by index, (queries,) of integers, which are no neighbours of themselves.
+        queries: texts, or images as bytes, which go through the run's own model and stages;
+            vectors, (queries, dim) of floats; or rows of the run by index, (queries,) of integers,
+            which are no neighbours of themselves.
         k: rows of each query.
         metric: "cosine" or "dot".
         column: vector column, where there are several.
-        probe: search only so many clusters; `run` must be that of a kmeans stage, or of one behind it.
+        probe: search only so many clusters; `run` must be that of a kmeans stage, or of one behind
+            it.
         session: opens the Ray session for runs of many rows.
         reporter: told what is done.
 
@@ -102,19 +109,32 @@ def neighbors(
     else:
         x = np.ascontiguousarray(queries, np.float32)
         if x.ndim != 2 or x.shape[1] != vectors.dim or not np.isfinite(x).all():
-            raise SpecError(f"queries: expected finite vectors of shape (queries, {vectors.dim}), found {queries.shape}")
+            raise SpecError(
+                f"queries: expected finite vectors of shape (queries, {vectors.dim}), found {queries.shape}"
+            )
     with searching(rows.rows, session, reporter) as tasks:
         found = search_run(rows, search, x, itself, tasks)
         share = None
         if search.clusters is not None:
             some = np.arange(min(len(x), _SAMPLE))
-            exact = search_run(rows, make_search(rows, vectors, k, metric, None), x[some], None if itself is None else itself[some], tasks)
+            exact = search_run(
+                rows,
+                make_search(rows, vectors, k, metric, None),
+                x[some],
+                None if itself is None else itself[some],
+                tasks,
+            )
             share = recall(Best(found.ids[some], found.scores[some], 0, 0), exact)
-    return Neighbors(found.ids, found.scores, rows.rows, found.zeros, found.scored / max(1, len(x) * rows.rows), share)
+    return Neighbors(
+        found.ids, found.scores, rows.rows, found.zeros, found.scored / max(1, len(x) * rows.rows), share
+    )
 
 
 def searching(rows: int, session: OpenSession, reporter: Reporter) -> AbstractContextManager[Tasks | None]:
-    """Open what a search of so many rows needs: tasks on the cluster, or nothing where this process will do."""
+    """Open what a search of so many rows needs.
+
+    Tasks on the cluster, or nothing where this process will do.
+    """
     return nullcontext() if rows <= _ALONE_ROWS else _Cluster(session, reporter)
 
 
@@ -135,7 +155,9 @@ class _Cluster:
 
 
 def kept_of(rows: RunRows, ids: Ints, columns: Sequence[str] | None = None) -> pa.Table:
-    """Read where rows come from and the columns that were kept of them: a row for each index, in their order.
+    """Read where rows come from and the columns that were kept of them.
+
+    A row for each index, in their order.
 
     Args:
         rows: of the run.
@@ -151,19 +173,30 @@ def kept_of(rows: RunRows, ids: Ints, columns: Sequence[str] | None = None) -> p
     wanted = [*dict.fromkeys([*folders, *stored])] if columns is None else list(columns)
     unknown = [name for name in wanted if name not in stored and name not in folders]
     if unknown:
-        raise StageError(f"{root.path}: no column {unknown[0]!r} was kept; there are {', '.join([*folders, *stored]) or 'none'}")
+        raise StageError(
+            f"{root.path}: no column {unknown[0]!r} was kept; there are "
+            f"{', '.join([*folders, *stored]) or 'none'}"
+        )
     parts, order = [], []
     for unit, places, inside in by_unit(rows, ids):
-        table = read_columns(root, unit, [SOURCE, ROW, *(name for name in wanted if name in stored)]).take(pa.array(inside))
+        table = read_columns(root, unit, [SOURCE, ROW, *(name for name in wanted if name in stored)]).take(
+            pa.array(inside)
+        )
         table = table.set_column(0, SOURCE, table.column(SOURCE).cast(pa.string()))
         for name in (name for name in wanted if name not in stored):
-            table = table.append_column(name, pa.array([hive_columns(unit).get(name)] * len(table), pa.string()))
+            table = table.append_column(
+                name, pa.array([hive_columns(unit).get(name)] * len(table), pa.string())
+            )
         parts.append(table)
         order.append(places)
     if not parts:
-        kinds = {SOURCE: pa.string(), ROW: pa.int64()} | {name: rows.kind(name) if name in stored else pa.string() for name in wanted}
+        kinds = {SOURCE: pa.string(), ROW: pa.int64()} | {
+            name: rows.kind(name) if name in stored else pa.string() for name in wanted
+        }
         return pa.schema([("row", pa.int64()), *kinds.items()]).empty_table()
-    whole = pa.concat_tables(parts, promote_options="permissive").take(pa.array(np.argsort(np.concatenate(order), kind="stable")))
+    whole = pa.concat_tables(parts, promote_options="permissive").take(
+        pa.array(np.argsort(np.concatenate(order), kind="stable"))
+    )
     return whole.select([SOURCE, ROW, *wanted]).add_column(0, "row", pa.array(ids))
 
 
@@ -179,11 +212,21 @@ def encode(rows: RunRows, vectors: VectorColumn, queries: Sequence[str | bytes])
     takes = {"image": ("image",), "clip": ("image", "text"), "graph": ()}.get(spec.encoder.family, ("text",))
     if ("text" if texts else "image") not in takes:
         what = " and ".join(f"{kind}s" for kind in takes) or "nodes of a graph"
-        raise ModelError(f"{root.path}: its model embeds {what}, and the queries are {'texts' if texts else 'images'}")
+        raise ModelError(
+            f"{root.path}: its model embeds {what}, and the queries are {'texts' if texts else 'images'}"
+        )
     steps = [(at, found) for at, found in reversed(rows.lineage[:-1])]
-    through = [step for step in steps[: _place(steps, vectors) + 1] if "output" in KINDS[step[1]["spec"]["kind"]].model_fields]
+    through = [
+        step
+        for step in steps[: _place(steps, vectors) + 1]
+        if "output" in KINDS[step[1]["spec"]["kind"]].model_fields
+    ]
     column = through[0][1]["fingerprint"]["stage.column"] if through else vectors.column
-    encoder = make_encoder(spec.encoder.model_copy(update={"revision": (header.get("model") or {}).get("commit") or spec.encoder.revision}))
+    encoder = make_encoder(
+        spec.encoder.model_copy(
+            update={"revision": (header.get("model") or {}).get("commit") or spec.encoder.revision}
+        )
+    )
     encoder.load("cpu", "float32")
     prepared = encoder.prepare(pa.array(queries, pa.string() if texts else pa.binary()))
     if prepared.rejects:
@@ -192,12 +235,17 @@ def encode(rows: RunRows, vectors: VectorColumn, queries: Sequence[str | bytes])
     embedded = embed_inputs(encoder, prepared.inputs, header["resolved"]["token_budget"])
     found = gather(encoder, prepared.inputs, embedded.vectors, prepared.documents)[column]
     if isinstance(found, Ragged):
-        raise ModelError(f"{root.path}: column {column!r} has lists of vectors; name a column with one vector a row")
+        raise ModelError(
+            f"{root.path}: column {column!r} has lists of vectors; name a column with one vector a row"
+        )
     x = found[prepared.index]
     for at, _ in through:
         x = np.asarray(read_model(at.child("model")).transform(x), np.float32)
     if not np.isfinite(x).all():
-        raise ModelError(f"query {int(np.flatnonzero(~np.isfinite(x).all(axis=1))[0]) + 1} of {len(queries)} has no finite vector")
+        raise ModelError(
+            f"query {int(np.flatnonzero(~np.isfinite(x).all(axis=1))[0]) + 1} of {len(queries)} has no "
+            "finite vector"
+        )
     return x
 
 

@@ -1,7 +1,8 @@
 """What a run will take: a sample of its rows goes through the whole job, and the rest is multiplication.
 
-The sample is taken in many places, spread over all spans, and written to a folder of its own; `embed` runs over it as it would over the
-corpus, with the same model, session and choices. Rates are those of the replicas' own time, which does not depend on how short a run is.
+The sample is taken in many places, spread over all spans, and written to a folder of its own;
+`embed` runs over it as it would over the corpus, with the same model, session and choices. Rates
+are those of the replicas' own time, which does not depend on how short a run is.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ class Prediction:
     """What is expected of a run.
 
     Attributes:
-        rows: that get a vector; `rejects`, `filtered`: that do not. `exact_rows`: the number of records is known.
+        rows: that get a vector; `rejects`, `filtered`: that do not. `exact_rows`: the number of
+            records is known.
         tokens: of distinct rows; `truncated`: rows that are cut.
         lengths: of rows in tokens: quantiles by name.
         seconds: of the whole command; `startup`: of these, before the first unit.
@@ -111,14 +113,22 @@ def predict(
         ParityError: the vectors differ from the reference.
     """
     if spec.source.kind == GRAPH:
-        raise SpecError("a graph is embedded layer by layer, over all of its edges: a sample of its nodes would tell nothing of its time")
+        raise SpecError(
+            "a graph is embedded layer by layer, over all of its edges: a sample of its nodes would tell "
+            "nothing of its time"
+        )
     reporter = reporter or Silent()
     corpus = Corpus.open(spec.source)
     plan = corpus.plan()
     drawn = _draw(corpus, plan, most, spec.seed)
     if not drawn.contents:
-        raise SourceError(f"{', '.join(spec.source.paths)}: none of {drawn.records} records that were looked at can be embedded")
-    reporter.say(f"embedding a sample of {len(drawn.contents):,} rows from {min(_PLACES, drawn.records):,} places")
+        raise SourceError(
+            f"{', '.join(spec.source.paths)}: none of {drawn.records} records that were looked at can be "
+            "embedded"
+        )
+    reporter.say(
+        f"embedding a sample of {len(drawn.contents):,} rows from {min(_PLACES, drawn.records):,} places"
+    )
     with tempfile.TemporaryDirectory() as folder:
         report, lengths = _sample_run(spec, drawn.contents, Path(folder), session, reporter)
     found = _scaled(spec, plan, drawn, report, lengths, price)
@@ -127,7 +137,10 @@ def predict(
 
 
 def _draw(corpus: Corpus, plan: Plan, most: int, seed: int) -> _Drawn:
-    """Read some records in many places: a piece is entered at a random position where its format allows that."""
+    """Read some records in many places.
+
+    A piece is entered at a random position where its format allows that.
+    """
     pieces = [piece for span in plan.spans for piece in span.pieces]
     sizes = np.array([max(1, piece.bytes) for piece in pieces], np.float64)
     random = np.random.default_rng(seed)
@@ -136,7 +149,10 @@ def _draw(corpus: Corpus, plan: Plan, most: int, seed: int) -> _Drawn:
     else:
         points = (np.arange(_PLACES) + random.random(_PLACES)) / _PLACES * sizes.sum()
         chosen = np.searchsorted(np.cumsum(sizes), points)
-        places = [(pieces[number], _entry(corpus, pieces[number], random), -(-most // _PLACES)) for number in chosen.tolist()]
+        places = [
+            (pieces[number], _entry(corpus, pieces[number], random), -(-most // _PLACES))
+            for number in chosen.tolist()
+        ]
     files = {file.name: corpus.place(file) for file in plan.files}
     rows = Rows(corpus.spec, plan.columns)
     contents: list[Any] = []
@@ -154,15 +170,23 @@ def _draw(corpus: Corpus, plan: Plan, most: int, seed: int) -> _Drawn:
             records, left = records + len(taken), left - len(taken)
             filtered += int((~taken.kept).sum())
             faulty += int(taken.kept.sum()) - len(found)
-            size += cursor.position - before if corpus.spec.kind in ("jsonl", "text") else int(taken.bytes.sum())
+            size += (
+                cursor.position - before if corpus.spec.kind in ("jsonl", "text") else int(taken.bytes.sum())
+            )
     return _Drawn(contents, records, filtered, faulty, size)
 
 
 def _entry(corpus: Corpus, piece: Piece, random: np.random.Generator) -> int:
     """Choose where in a piece to begin."""
     place = next(corpus.place(file) for file in corpus.files if file.name == piece.source)
-    end = piece.end if piece.end is not None else (piece.begin + piece.rows if piece.rows is not None else None)
-    if end is None or corpus.spec.kind not in ("parquet", "jsonl", "text") or not corpus.source.seekable(place):
+    end = (
+        piece.end if piece.end is not None else (piece.begin + piece.rows if piece.rows is not None else None)
+    )
+    if (
+        end is None
+        or corpus.spec.kind not in ("parquet", "jsonl", "text")
+        or not corpus.source.seekable(place)
+    ):
         return piece.begin
     return int(piece.begin + random.random() * 0.9 * (end - piece.begin))
 
@@ -175,9 +199,18 @@ def _sample_run(
     column = pa.array(contents, kind)
     (folder / "corpus").mkdir()
     pq.write_table(pa.table({"content": column}), folder / "corpus" / "sample.parquet")
-    source = {"kind": "parquet", "path": str(folder / "corpus"), "column": "content", "modality": spec.source.modality}
+    source = {
+        "kind": "parquet",
+        "path": str(folder / "corpus"),
+        "column": "content",
+        "modality": spec.source.modality,
+    }
     tree = spec.model_dump(mode="json", exclude={"stage", "source", "sink"})
-    tree |= {"source": source, "sink": {"path": str(folder / "run"), "dtype": spec.sink.dtype}, "max_reject_fraction": 1.0}
+    tree |= {
+        "source": source,
+        "sink": {"path": str(folder / "run"), "dtype": spec.sink.dtype},
+        "max_reject_fraction": 1.0,
+    }
     tree["encoder"] = {**tree["encoder"], "targets_column": None}
     tree["resources"]["unit_rows"] = max(1, -(-len(contents) // _UNITS))
     run: Run = embed(Spec.parse(tree | {"abort_reject_fraction": 1.0}), session=session, reporter=reporter)
@@ -186,14 +219,27 @@ def _sample_run(
     lengths = np.sort(encoder.lengths(prepared.inputs))
     told = {"median": 0.5, "90 %": 0.9, "99 %": 0.99, "longest": 1.0}
     quantiles = (
-        {name: int(lengths[min(len(lengths) - 1, int(share * len(lengths)))]) for name, share in told.items()} if len(lengths) else {}
+        {name: int(lengths[min(len(lengths) - 1, int(share * len(lengths)))]) for name, share in told.items()}
+        if len(lengths)
+        else {}
     )
     return run.report | {"dims": {name: encoder.dim(name) for name in encoder.outputs()}}, quantiles
 
 
-def _scaled(spec: Spec, plan: Plan, drawn: _Drawn, report: dict[str, Any], lengths: dict[str, int], price: float | None) -> Prediction:
+def _scaled(
+    spec: Spec,
+    plan: Plan,
+    drawn: _Drawn,
+    report: dict[str, Any],
+    lengths: dict[str, int],
+    price: float | None,
+) -> Prediction:
     """Multiply what was found of the sample up to the corpus."""
-    records = plan.rows if plan.rows is not None else round(plan.bytes / max(1.0, drawn.bytes / max(1, drawn.records)))
+    records = (
+        plan.rows
+        if plan.rows is not None
+        else round(plan.bytes / max(1.0, drawn.bytes / max(1, drawn.records)))
+    )
     embeddable = records * len(drawn.contents) / max(1, drawn.records)
     share = report["rows"] / max(1, len(drawn.contents))
     rows = round(embeddable * share)
@@ -220,7 +266,9 @@ def _scaled(spec: Spec, plan: Plan, drawn: _Drawn, report: dict[str, Any], lengt
         startup=startup,
         units=units,
         replicas=replicas_then,
-        bytes={kind: round(rows * dims * size) for kind, size in (("float32", 4), ("float16", 2), ("int8", 1))},
+        bytes={
+            kind: round(rows * dims * size) for kind, size in (("float32", 4), ("float16", 2), ("int8", 1))
+        },
         memory=report["peak_memory"],
         cost=None if price is None else price * total / 3600,
         warnings=_warnings(plan, units, replicas, report, rows),
@@ -233,26 +281,51 @@ def _warnings(plan: Plan, units: int, replicas: int, report: dict[str, Any], row
     found = []
     small = sum(file.size < _SMALL_FILE for file in plan.files)
     if small >= _MANY_SMALL:
-        found.append(f"{small:,} of {len(plan.files):,} files are smaller than 1 MiB: opening them takes longer than reading; join them")
+        found.append(
+            f"{small:,} of {len(plan.files):,} files are smaller than 1 MiB: opening them takes longer "
+            "than reading; join them"
+        )
     large = [piece for span in plan.spans for piece in span.pieces if piece.bytes > _LARGE_GROUP]
     if large:
-        found.append(f"{large[0].source} has a stretch of {large[0].bytes >> 20:,} MiB that one reader must read; write smaller row groups")
+        found.append(
+            f"{large[0].source} has a stretch of {large[0].bytes >> 20:,} MiB that one reader must read; "
+            "write smaller row groups"
+        )
     cut = report["truncated"] / max(1, report["rows"])
     if cut > _LONG_TAIL:
-        found.append(f"{cut:.0%} of the rows are longer than the model takes, and will be cut: encoder.window takes them whole")
+        found.append(
+            f"{cut:.0%} of the rows are longer than the model takes, and will be cut: encoder.window "
+            "takes them whole"
+        )
     if units < 4 * replicas:
-        found.append(f"about {units} units for {replicas} replicas: some will stand idle; lower resources.unit_rows")
-    if report["resolved"]["dtype"] == "float32" and report["resolved"]["device"] == "cpu" and rows > 1_000_000:
-        found.append("bfloat16 is no faster than float32 on these processors, which emulate it: others may halve the time")
+        found.append(
+            f"about {units} units for {replicas} replicas: some will stand idle; lower resources.unit_rows"
+        )
+    if (
+        report["resolved"]["dtype"] == "float32"
+        and report["resolved"]["device"] == "cpu"
+        and rows > 1_000_000
+    ):
+        found.append(
+            "bfloat16 is no faster than float32 on these processors, which emulate it: others may halve "
+            "the time"
+        )
     return found
 
 
 def _file(address: str) -> Path:
-    return cache_folder() / "predictions" / f"{hashlib.sha256(full_address(address).encode()).hexdigest()[:32]}.json"
+    return (
+        cache_folder()
+        / "predictions"
+        / f"{hashlib.sha256(full_address(address).encode()).hexdigest()[:32]}.json"
+    )
 
 
 def _keep(spec: Spec, found: Prediction) -> None:
-    """Keep a prediction on this machine for the report of the run; where it can't be kept, the report says nothing of it."""
+    """Keep a prediction on this machine for the report of the run.
+
+    Where it can't be kept, the report says nothing of it.
+    """
     with suppress(OSError):
         place = _file(spec.sink.path)
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -270,7 +343,10 @@ def kept_prediction(run: str) -> dict[str, Any] | None:
 
 
 def compared(run: str, report: dict[str, Any]) -> list[tuple[str, str, str, str]]:
-    """Hold a report against what was predicted: (what, predicted, found, off by); empty where there is nothing to compare."""
+    """Hold a report against what was predicted: (what, predicted, found, off by).
+
+    Empty where there is nothing to compare.
+    """
     predicted = kept_prediction(run)
     if predicted is None or not report.get("seconds") or report.get("units_skipped"):
         return []
@@ -281,4 +357,7 @@ def compared(run: str, report: dict[str, Any]) -> list[tuple[str, str, str, str]
         ("seconds", predicted["seconds"], report["seconds"]["total"]),
         ("units", predicted["units"], report["units"]),
     ]
-    return [(name, f"{was:,.0f}", f"{is_now:,.0f}", f"{was / is_now - 1:+.0%}" if is_now else "") for name, was, is_now in pairs]
+    return [
+        (name, f"{was:,.0f}", f"{is_now:,.0f}", f"{was / is_now - 1:+.0%}" if is_now else "")
+        for name, was, is_now in pairs
+    ]

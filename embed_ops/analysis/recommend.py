@@ -2,8 +2,9 @@
 
     score = cosine(user, item) + popularity * log(1 + users of the item) / log(1 + users of the most frequent one)
 
-What that is worth is measured by leaving one item of each user out, chosen by hash, and looking where it comes up: hit rate and NDCG at k
-(one relevant item, so NDCG is 1 / log2(1 + rank)), beside recommending what most users have.
+What that is worth is measured by leaving one item of each user out, chosen by hash, and looking
+where it comes up: hit rate and NDCG at k (one relevant item, so NDCG is 1 / log2(1 + rank)), beside
+recommending what most users have.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ class Recommended:
     """What was found.
 
     Attributes:
-        users: by name, in order; `ids`: (users, k) rows, -1 where there are fewer; `scores`: as above.
+        users: by name, in order; `ids`: (users, k) rows, -1 where there are fewer; `scores`: as
+            above.
         unknown: items of the history that the run does not have.
         judged: figures by judge, {} without a held-out item.
     """
@@ -74,7 +76,8 @@ def recommend(
         items: of each line: a value of the run's kept column `item_column`, as text.
         item_column: kept column that names a row; of rows with the same name the first counts.
         k: items for each user.
-        popularity: weight of how many users have an item, beside the cosine; 0: the nearest items, whatever others have.
+        popularity: weight of how many users have an item, beside the cosine; 0: the nearest items,
+            whatever others have.
         hold_out: leave one item of each user out, and judge.
         seed: of the hash that chooses it.
         column: vector column, where there are several.
@@ -96,7 +99,9 @@ def recommend(
             if places[item] not in basket and len(basket) < _MOST_ITEMS:
                 basket.append(places[item])
     if not baskets:
-        raise SourceError(f"{run}: none of {len(set(items)):,} items of the history is in its column {item_column!r}")
+        raise SourceError(
+            f"{run}: none of {len(set(items)):,} items of the history is in its column {item_column!r}"
+        )
     left_out = _leave_out(baskets, seed) if hold_out else {}
     baskets = {user: [row for row in basket if row != left_out.get(user)] for user, basket in baskets.items()}
     names = list(baskets)
@@ -124,7 +129,10 @@ def _places(rows: RunRows, item_column: str, wanted: set[str]) -> dict[str, int]
     """Find the rows of items by name; only those that are asked for are held."""
     base, last = rows.lineage[-1][0], len(rows.lineage) - 1
     if item_column not in rows.names(last):
-        raise StageError(f"{base.path}: no column {item_column!r} was kept; there are {', '.join(rows.names(last)) or 'none'}")
+        raise StageError(
+            f"{base.path}: no column {item_column!r} was kept; there are "
+            f"{', '.join(rows.names(last)) or 'none'}"
+        )
     found: dict[str, int] = {}
     for number, record in enumerate(rows.records):
         names = read_columns(base, record.unit, [item_column]).column(0).cast(pa.string()).to_pylist()
@@ -140,12 +148,19 @@ def _leave_out(baskets: Mapping[str, Sequence[int]], seed: int) -> dict[str, int
     def drawn(user: str, row: int) -> bytes:
         return hashlib.sha256(f"{seed} {user} {row}".encode()).digest()
 
-    return {user: min(basket, key=lambda row: drawn(user, row)) for user, basket in baskets.items() if len(basket) > 1}
+    return {
+        user: min(basket, key=lambda row: drawn(user, row))
+        for user, basket in baskets.items()
+        if len(basket) > 1
+    }
 
 
 @dataclass(frozen=True)
 class _Pools:
-    """The items that come into question for each user: the nearest ones, and the most frequent ones."""
+    """The items that come into question for each user.
+
+    The nearest ones, and the most frequent ones.
+    """
 
     baskets: Mapping[str, Sequence[int]]
     names: Sequence[str]
@@ -168,7 +183,9 @@ class _Pools:
             there = self.near[number] >= 0
             length = float(np.linalg.norm(self.asked[number])) or 1.0
             cosine = dict(zip(top.tolist(), (of_top @ self.asked[number] / length).tolist(), strict=True))
-            cosine |= dict(zip(self.near[number][there].tolist(), self.cosines[number][there].tolist(), strict=True))
+            cosine |= dict(
+                zip(self.near[number][there].tolist(), self.cosines[number][there].tolist(), strict=True)
+            )
             for row in self.baskets[user]:
                 cosine.pop(row, None)
             rows, near = np.array(list(cosine), np.int64), np.array(list(cosine.values()))
@@ -186,4 +203,8 @@ def _judge(names: Sequence[str], ids: Ints, left_out: Mapping[str, int]) -> dict
             place = np.flatnonzero(ids[number] == left_out[user])
             hits.append(float(len(place) > 0))
             gains.append(1 / np.log2(2 + place[0]) if len(place) else 0.0)
-    return {"users": len(hits), "hit_rate": float(np.mean(hits)) if hits else 0.0, "ndcg": float(np.mean(gains)) if gains else 0.0}
+    return {
+        "users": len(hits),
+        "hit_rate": float(np.mean(hits)) if hits else 0.0,
+        "ndcg": float(np.mean(gains)) if gains else 0.0,
+    }

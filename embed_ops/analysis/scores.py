@@ -1,4 +1,7 @@
-"""Figures of how good vectors and predictions are: accuracy and F1 with intervals, nearest neighbours, clusters, pairs. Pure."""
+"""Figures of how good vectors and predictions are.
+
+Accuracy and F1 with intervals, nearest neighbours, clusters, pairs. Pure.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,10 @@ _CONFUSIONS = 20
 
 
 def vote(x: Vectors, labels: Texts, test: npt.NDArray[np.bool_], k: int) -> Texts:
-    """Give each test row the label that most of its k nearest training rows have, by cosine; of equals the nearest's: (test rows,)."""
+    """Give each test row the label that most of its k nearest training rows have, by cosine.
+
+    Of equals the nearest's: (test rows,).
+    """
     best = TopK(x[test], min(k, int((~test).sum())), "cosine")
     train = np.flatnonzero(~test)
     for first in range(0, len(train), BLOCK_ROWS):
@@ -54,7 +60,10 @@ def scores(truth: Texts, predicted: Texts, seed: int) -> dict[str, Any]:
 
 
 def _macro_f1(truth: Ints, predicted: Ints, classes: int) -> float:
-    """Average the F1 of the classes that there are, as scikit-learn does, without its checks: it is called a thousand times."""
+    """Average the F1 of the classes that there are, as scikit-learn does, without its checks.
+
+    It is called a thousand times.
+    """
     hits = np.bincount(truth[truth == predicted], minlength=classes)
     both = np.bincount(truth, minlength=classes) + np.bincount(predicted, minlength=classes)
     there = np.bincount(truth, minlength=classes) > 0
@@ -62,7 +71,10 @@ def _macro_f1(truth: Ints, predicted: Ints, classes: int) -> float:
 
 
 def clustering(x: Vectors, given: Texts, seed: int) -> dict[str, Any]:
-    """Tell how far labels are clusters: silhouette of the labels (cosine), and NMI and ARI of k-means with as many clusters."""
+    """Tell how far labels are clusters.
+
+    Silhouette of the labels (cosine), and NMI and ARI of k-means with as many clusters.
+    """
     from sklearn.cluster import KMeans
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score, silhouette_score
 

@@ -1,4 +1,7 @@
-"""A first spec for data that is there: looks at the files, chooses columns, explains its choices in comments."""
+"""A first spec for data that is there.
+
+Looks at the files, chooses columns, explains its choices in comments.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,20 @@ _KINDS = ("parquet", "jsonl", "csv", "webdataset", "images", "text")
 _MODELS = {"text": "sentence-transformers/all-MiniLM-L6-v2", "image": "facebook/dinov2-small"}
 _LOOKED_AT = 64
 _KEPT = 4
-_USEFUL = ("id", "key", "label", "class", "category", "title", "name", "url", "lang", "language", "date", "split")
+_USEFUL = (
+    "id",
+    "key",
+    "label",
+    "class",
+    "category",
+    "title",
+    "name",
+    "url",
+    "lang",
+    "language",
+    "date",
+    "split",
+)
 """What is worth keeping beside a vector, by name."""
 
 
@@ -49,10 +65,16 @@ def look(path: str) -> Found:
     best: tuple[int, str, int] | None = None
     problems = []
     for kind in _KINDS:
-        plain = {"kind": kind, "path": path, "modality": "image"} if kind in ("images", "webdataset") else {"kind": kind, "path": path}
+        plain = (
+            {"kind": kind, "path": path, "modality": "image"}
+            if kind in ("images", "webdataset")
+            else {"kind": kind, "path": path}
+        )
         column = {} if kind in ("images", "webdataset", "text") else {"column": "?"}
         try:
-            _, files = list_sources((path,), make_source(SourceSpec.model_validate(plain | column)).extensions)
+            _, files = list_sources(
+                (path,), make_source(SourceSpec.model_validate(plain | column)).extensions
+            )
         except EmbedOpsError as error:
             problems.append(str(error))
             continue
@@ -60,7 +82,10 @@ def look(path: str) -> Found:
         if best is None or size > best[0]:
             best = (size, kind, len(files))
     if best is None:
-        raise SourceError(f"{path}: nothing here that can be embedded; known kinds of files: {', '.join(SOURCES)} ({problems[0]})")
+        raise SourceError(
+            f"{path}: nothing here that can be embedded; known kinds of files: {', '.join(SOURCES)} "
+            f"({problems[0]})"
+        )
     size, kind, files_found = best
     if kind in ("images", "webdataset"):
         return Found(kind, files_found, size, "image", None, (), (), None)
@@ -78,7 +103,9 @@ def _columns(path: str, kind: str, files: int, size: int) -> Found:
     for field in schema:
         if _is_string(field.type):
             with suppress(EmbedOpsError):
-                corpus = Corpus.open(SourceSpec.model_validate({"kind": kind, "path": path, "column": field.name}))
+                corpus = Corpus.open(
+                    SourceSpec.model_validate({"kind": kind, "path": path, "column": field.name})
+                )
                 texts = corpus.head(corpus.plan(), _LOOKED_AT)
                 lengths[field.name] = sum(map(len, texts)) / len(texts) if texts else 0.0
     if images:
@@ -87,7 +114,10 @@ def _columns(path: str, kind: str, files: int, size: int) -> Found:
         column, modality = max(lengths, key=lambda name: lengths[name]), "text"
         length = lengths[column]
     else:
-        raise SourceError(f"{path}: no column of texts or images; columns: {', '.join(f'{field.name} ({field.type})' for field in schema)}")
+        raise SourceError(
+            f"{path}: no column of texts or images; columns: "
+            f"{', '.join(f'{field.name} ({field.type})' for field in schema)}"
+        )
     others = [field.name for field in schema if field.name != column]
     keep = [name for name in others if _worth_keeping(name, schema.field(name).type)]
     return Found(kind, files, size, modality, column, tuple(keep[:_KEPT]), tuple(others), length)
@@ -95,12 +125,16 @@ def _columns(path: str, kind: str, files: int, size: int) -> Found:
 
 def _is_string(kind: pa.DataType) -> bool:
     plain = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return bool(pa.types.is_string(plain) or pa.types.is_large_string(plain) or pa.types.is_string_view(plain))
+    return bool(
+        pa.types.is_string(plain) or pa.types.is_large_string(plain) or pa.types.is_string_view(plain)
+    )
 
 
 def _worth_keeping(name: str, kind: pa.DataType) -> bool:
     words = name.lower().replace("-", "_").split("_")
-    plain = _is_string(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_date(kind)
+    plain = (
+        _is_string(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_date(kind)
+    )
     return plain and any(word in _USEFUL for word in words)
 
 
@@ -120,7 +154,8 @@ def starter(path: str, *, model: str | None = None, sink: str = "embedded") -> s
     chosen = model or _MODELS[found.modality]
     quoted = json.dumps
     lines = [
-        f"# {found.files:,} files of kind {found.kind}, {found.size / 1e6:,.1f} MB. Look first, embed, look at the result:",
+        f"# {found.files:,} files of kind {found.kind}, {found.size / 1e6:,.1f} MB. Look first, embed, "
+        "look at the result:",
         "#",
         "#   embed-ops plan FILE.toml --price 1.2      # what it will take, for machines at 1.2 an hour",
         "#   embed-ops embed FILE.toml                 # the same command again goes on after any stop",
@@ -131,20 +166,31 @@ def starter(path: str, *, model: str | None = None, sink: str = "embedded") -> s
         f"path = {quoted(full_address(path) if '://' not in path else path)}",
     ]
     if found.column is not None:
-        why = f"# texts of {found.mean_length:,.0f} characters on average" if found.mean_length is not None else "# images"
-        lines.append(f"column = {quoted(found.column)}        {why}; other columns: {', '.join(found.others) or 'none'}")
+        why = (
+            f"# texts of {found.mean_length:,.0f} characters on average"
+            if found.mean_length is not None
+            else "# images"
+        )
+        lines.append(
+            f"column = {quoted(found.column)}        {why}; other columns: "
+            f"{', '.join(found.others) or 'none'}"
+        )
         lines.append(f"keep = {quoted(list(found.keep))}      # stand beside the vectors in the output")
-        lines.append('# where = "length(title) > 0"         # a condition in SQL; other rows are counted, not embedded')
+        lines.append(
+            '# where = "length(title) > 0"         # a condition in SQL; other rows are counted, not embedded'
+        )
     lines += [
         "",
         "[encoder]",
         *(['family = "image"'] if found.modality == "image" else []),
         f"model = {quoted(chosen)}      # a hub name, a folder, or an object store prefix",
-        "# Left out, the type is chosen: bfloat16 where the device gains by it and the first rows stay close to the reference.",
+        "# Left out, the type is chosen: bfloat16 where the device gains by it and the first rows stay "
+        "close to the reference.",
         '# dtype = "float32"',
         "",
         "[sink]",
-        f"path = {quoted(sink)}                    # data/ is partitioned like the source; the rest lies beside it",
+        f"path = {quoted(sink)}                    # data/ is partitioned like the source; the rest lies "
+        "beside it",
         '# dtype = "float16"                   # half the bytes',
         "",
         "# Stages follow with `embed-ops run FILE.toml`, or later with `embed-ops postprocess`.",

@@ -20,7 +20,10 @@ _LISTED_FIGURES = 6
 
 
 def console() -> Console:
-    """Give the console of standard output; without a terminal lines are not wrapped, so that they can be searched."""
+    """Give the console of standard output.
+
+    Without a terminal lines are not wrapped, so that they can be searched.
+    """
     found = Console(highlight=False)
     return found if found.is_terminal else Console(highlight=False, width=160)
 
@@ -39,42 +42,73 @@ def report_rows(report: dict[str, Any]) -> list[tuple[str, str]]:
     rows = [
         (
             "rows",
-            f"{report['rows']:,}, {report['rejected']:,} rejected, {report['truncated']:,} truncated, {report['filtered']:,} filtered",
+            f"{report['rows']:,}, {report['rejected']:,} rejected, {report['truncated']:,} truncated, "
+            f"{report['filtered']:,} filtered",
         ),
-        ("units", f"{report['units']:,}, of which {report['units_skipped']:,} were done before; {report['spans_read']:,} spans read"),
+        (
+            "units",
+            f"{report['units']:,}, of which {report['units_skipped']:,} were done before; "
+            f"{report['spans_read']:,} spans read",
+        ),
     ]
     if report.get("unknown"):
         rows.append(("words without a vector", f"{report['unknown']:,}, left out of the means"))
     if report["file_rejects"]:
         rows.append(("files not read to their end", f"{report['file_rejects']:,}"))
     rows.append(
-        ("seconds", f"{seconds['total']:.1f} in all, {_number(seconds['startup'], '', 1)} to start, {seconds['steady']:.1f} steady")
+        (
+            "seconds",
+            f"{seconds['total']:.1f} in all, {_number(seconds['startup'], '', 1)} to start, "
+            f"{seconds['steady']:.1f} steady",
+        )
     )
     if "graph" in report:
         rows += _graph_rows(report["graph"])
     elif report["rows_per_second"] is not None:
         names = ("images", "positions") if report.get("modality") == "image" else ("rows", "tokens")
-        gemm, useful = (None if report[name] is None else report[name] / 1e9 for name in ("gemm_flops_per_second", "flops_per_second"))
+        gemm, useful = (
+            None if report[name] is None else report[name] / 1e9
+            for name in ("gemm_flops_per_second", "flops_per_second")
+        )
         rows += [
-            ("speed", f"{report['rows_per_second']:,.0f} {names[0]}/s, {report['tokens_per_second']:,.0f} {names[1]}/s"),
+            (
+                "speed",
+                f"{report['rows_per_second']:,.0f} {names[0]}/s, {report['tokens_per_second']:,.0f} "
+                f"{names[1]}/s",
+            ),
             (
                 "utilization",
-                f"{_share(report['utilization'])}: {_number(useful)} of {_number(gemm)} GFLOP/s, {report['replicas']} replicas",
+                f"{_share(report['utilization'])}: {_number(useful)} of {_number(gemm)} GFLOP/s, "
+                f"{report['replicas']} replicas",
             ),
             ("padding waste", _share(report["padding_waste"])),
-            ("replicas idle", f"{_share(idle['input'])} waiting for input, {_share(idle['output'])} for output"),
+            (
+                "replicas idle",
+                f"{_share(idle['input'])} waiting for input, {_share(idle['output'])} for output",
+            ),
             (
                 "readers",
-                f"{seconds['read']:.1f} s reading, {seconds['prepare']:.1f} s {'decoding' if names[0] == 'images' else 'tokenizing'}",
+                f"{seconds['read']:.1f} s reading, {seconds['prepare']:.1f} s "
+                f"{'decoding' if names[0] == 'images' else 'tokenizing'}",
             ),
         ]
         if report.get("time"):
             rows.append(("where time went", where_time_went(report)))
         if report.get("halved"):
-            rows.append(("out of memory", f"{report['halved']} units had batches that did not fit and were halved; lower token_budget"))
+            rows.append(
+                (
+                    "out of memory",
+                    f"{report['halved']} units had batches that did not fit and were halved; lower "
+                    "token_budget",
+                )
+            )
         if report.get("replica_deaths"):
             rows.append(
-                ("replicas that died", f"{report['replica_deaths']:,} times; {report['isolated']:,} units were embedded in isolation")
+                (
+                    "replicas that died",
+                    f"{report['replica_deaths']:,} times; {report['isolated']:,} units were embedded in "
+                    "isolation",
+                )
             )
         chosen = report["resolved"]
         compiled = "compiled" if chosen["compile"] else "not compiled"
@@ -84,7 +118,8 @@ def report_rows(report: dict[str, Any]) -> list[tuple[str, str]]:
         rows.append(
             (
                 f"parity of {item['output']}",
-                f"cosine {item['mean']:.6f} mean, {item['min']:.6f} min over {item['rows']} rows to {item['reference']}",
+                f"cosine {item['mean']:.6f} mean, {item['min']:.6f} min over {item['rows']} rows to "
+                f"{item['reference']}",
             )
         )
     return rows
@@ -94,11 +129,17 @@ def _graph_rows(figures: dict[str, Any]) -> list[tuple[str, str]]:
     """Word the figures of a graph."""
     spread = figures["edges_of_partitions"]
     nodes = f"{figures['nodes']:,} nodes, {figures['edges']:,} edges; the largest node has {figures['in_edges_of_largest_node']:,} in-edges"
-    edges = f"{spread['min']:,} to {spread['max']:,} edges, {figures['halo_rows']:,} rows received in each layer"
+    edges = (
+        f"{spread['min']:,} to {spread['max']:,} edges, {figures['halo_rows']:,} rows received in each layer"
+    )
     rows = [("graph", nodes), ("partitions", f"{figures['partitions']:,} with {edges}")]
     if left := figures["edges_missing"] + figures["edges_of_rejects"]:
         rows.append(
-            ("edges left out", f"{left:,}: {figures['edges_missing']:,} without a node, {figures['edges_of_rejects']:,} of rejected nodes")
+            (
+                "edges left out",
+                f"{left:,}: {figures['edges_missing']:,} without a node, {figures['edges_of_rejects']:,} "
+                "of rejected nodes",
+            )
         )
     for layer in figures["layers"]:
         speed = f"{layer['edges']:,} edges in {layer['seconds']:.1f} s, {layer['edges'] / max(1e-9, layer['seconds']):,.0f} edges/s"
@@ -147,15 +188,27 @@ def show_report(run: Run) -> None:
 def stage_rows(report: dict[str, Any]) -> list[tuple[str, str]]:
     """Word the figures of a stage's report, a (name, value) each."""
     seconds = report["seconds"]
-    fitted = "not fitted here" if seconds["fit"] is None else f"{seconds['fit']:.1f} to fit in {report['rounds']} rounds"
+    fitted = (
+        "not fitted here"
+        if seconds["fit"] is None
+        else f"{seconds['fit']:.1f} to fit in {report['rounds']} rounds"
+    )
     rows = [
-        ("rows", f"{report['rows']:,} in {report['units']:,} units, of which {report['units_skipped']:,} were done before"),
+        (
+            "rows",
+            f"{report['rows']:,} in {report['units']:,} units, of which {report['units_skipped']:,} were "
+            "done before",
+        ),
         ("seconds", f"{seconds['total']:.1f} in all, {fitted}, {seconds['steady']:.1f} to apply"),
     ]
     if report["rows_per_second"] is not None:
         rows.append(("speed", f"{report['rows_per_second']:,.0f} rows/s applied"))
     for part in ("model", "quality"):
-        rows += [(name.replace("_", " "), _figure(value)) for name, value in report.get(part, {}).items() if not isinstance(value, dict)]
+        rows += [
+            (name.replace("_", " "), _figure(value))
+            for name, value in report.get(part, {}).items()
+            if not isinstance(value, dict)
+        ]
     return rows
 
 
@@ -205,7 +258,9 @@ def show_plan(plan: Plan, spec: Spec) -> None:
             found.bytes += piece.bytes
     for name, of in list(by_file.items())[:_LISTED_FILES]:
         listed = f"~{of.units}" if of.units else "shared"
-        table.add_row(name, str(of.spans), listed, "on reading" if of.rows is None else f"{of.rows:,}", f"{of.bytes:,}")
+        table.add_row(
+            name, str(of.spans), listed, "on reading" if of.rows is None else f"{of.rows:,}", f"{of.bytes:,}"
+        )
     if len(by_file) > _LISTED_FILES:
         table.add_row(f"... and {len(by_file) - _LISTED_FILES} more files")
     known = plan.rows
@@ -224,7 +279,8 @@ def show_differences(path: str, result: Verification) -> None:
     """Show what `verify` found."""
     if result.ok:
         console().print(
-            f"verified: {path}: {result.units:,} units, {result.rows:,} rows + {result.rejects:,} rejects + {result.filtered:,} filtered "
+            f"verified: {path}: {result.units:,} units, {result.rows:,} rows + {result.rejects:,} "
+            f"rejects + {result.filtered:,} filtered "
             f"= {result.records:,} records, every row once and in order, every checksum right"
             + (", source recounted" if result.source else "")
         )

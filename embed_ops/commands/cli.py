@@ -33,7 +33,8 @@ VERBS = (
 """In the order of the help: what makes a run, then what looks into one or fits something."""
 
 HELP = (
-    "Turns a corpus too big for one script into embeddings: Parquet in, Parquet out, complete, resumable, proved.\n\n"
+    "Turns a corpus too big for one script into embeddings: Parquet in, Parquet out, complete, "
+    "resumable, proved.\n\n"
     "\b\nFirst steps:\n"
     "  embed-ops demo                          see all of it, in a minute\n"
     "  embed-ops init data/                    a spec for your data: embed.toml\n"
@@ -41,7 +42,8 @@ HELP = (
     "  embed-ops embed embed.toml              the same command again goes on after any stop\n"
     "  embed-ops verify embedded/              every row once, every checksum right\n"
     "  embed-ops report embedded/              one page for a browser\n\n"
-    "Then: run and postprocess (normalise, reduce, cluster), neighbors (search), evaluate and classify, export. Every verb has --help."
+    "Then: run and postprocess (normalise, reduce, cluster), neighbors (search), evaluate and classify, "
+    "export. Every verb has --help."
 )
 app = typer.Typer(help=HELP, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 for verb in VERBS:

@@ -23,20 +23,37 @@ Parameters = ParamSpec("Parameters")
 
 Words = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[SPEC] [section.key=value]...", help="a TOML file, and fields set after it", show_default=False),
+    typer.Argument(
+        metavar="[SPEC] [section.key=value]...",
+        help="a TOML file, and fields set after it",
+        show_default=False,
+    ),
 ]
 RunPath = Annotated[str, typer.Argument(metavar="RUN", help="a run directory: the sink.path of an embed run")]
 Address = Annotated[
-    str | None, typer.Option(help="Ray cluster to join; by default RAY_ADDRESS, else a Ray of this machine's own", show_default=False)
+    str | None,
+    typer.Option(
+        help="Ray cluster to join; by default RAY_ADDRESS, else a Ray of this machine's own",
+        show_default=False,
+    ),
 ]
-Progress = Annotated[Style, typer.Option(help="how to show progress; auto: live on a terminal, plain lines elsewhere")]
+Progress = Annotated[
+    Style, typer.Option(help="how to show progress; auto: live on a terminal, plain lines elsewhere")
+]
 Level = Literal["debug", "info", "warning", "error"]
 LogLevel = Annotated[Level, typer.Option(help="least level of log messages", case_sensitive=False)]
 StopAfter = Annotated[
-    str | None, typer.Option(help="begin no further unit after this time (90s, 30m, 2h); resume later", show_default=False)
+    str | None,
+    typer.Option(
+        help="begin no further unit after this time (90s, 30m, 2h); resume later", show_default=False
+    ),
 ]
 Grace = Annotated[
-    str, typer.Option(help="after SIGTERM, time for the units in flight (10s, 2m); then stop all the same", show_default=True)
+    str,
+    typer.Option(
+        help="after SIGTERM, time for the units in flight (10s, 2m); then stop all the same",
+        show_default=True,
+    ),
 ]
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
@@ -72,7 +89,10 @@ def limits(stop_after: str | None, grace: str) -> dict[str, Any]:
 
 
 def load_spec(words: list[str] | None) -> Spec:
-    """Read the spec from the words of a command line: a file first, if the first word is no assignment."""
+    """Read the spec from the words of a command line.
+
+    A file first, if the first word is no assignment.
+    """
     given = list(words or ())
     path = given.pop(0) if given and "=" not in given[0] else None
     return Spec.load(path, given)
@@ -84,11 +104,17 @@ def opener(address: str | None) -> Callable[[], AbstractContextManager[bool]]:
 
 
 def verb(function: Callable[Parameters, int]) -> Callable[Parameters, None]:
-    """Turn a function that returns an exit code into a command: errors are shown as one sentence."""
+    """Turn a function that returns an exit code into a command.
+
+    Errors are shown as one sentence.
+    """
 
     @functools.wraps(function)
     def command(*args: Parameters.args, **kwargs: Parameters.kwargs) -> None:
-        logging.basicConfig(level=str(kwargs.get("log_level", "warning")).upper(), format="%(levelname)s %(name)s: %(message)s")
+        logging.basicConfig(
+            level=str(kwargs.get("log_level", "warning")).upper(),
+            format="%(levelname)s %(name)s: %(message)s",
+        )
         signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             code = function(*args, **kwargs)
@@ -96,7 +122,8 @@ def verb(function: Callable[Parameters, int]) -> Callable[Parameters, None]:
             _complain(str(error))
             code = error.exit_code
         except Exception:
-            # A fault of the program: its traceback is what a report needs, and no exit code of a job that is done.
+            # A fault of the program: its traceback is what a report needs, and no exit code of a
+            # job that is done.
             traceback.print_exc()
             _complain("failed for a reason that it does not know; please report the lines above")
             code = 3

@@ -10,7 +10,8 @@ from embed_ops.commands.command import Address, LogLevel, Progress, opener, verb
 from embed_ops.engine.session import kept
 
 HELP = (
-    "Embed the docstrings of this Python with all-MiniLM-L6-v2, normalise, reduce and cluster the vectors, verify all of it, "
+    "Embed the docstrings of this Python with all-MiniLM-L6-v2, normalise, reduce and cluster the "
+    "vectors, verify all of it, "
     "and search it in plain English."
 )
 

@@ -18,9 +18,7 @@ from embed_ops.commands.command import (
     verb,
 )
 
-HELP = (
-    f"Embed a corpus: every row to a vector, or to a reject with a reason; resumes where it was stopped.\n\n{EXIT_CODES}\n\n{field_help()}"
-)
+HELP = f"Embed a corpus: every row to a vector, or to a reject with a reason; resumes where it was stopped.\n\n{EXIT_CODES}\n\n{field_help()}"
 
 
 @verb

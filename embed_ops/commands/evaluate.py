@@ -13,27 +13,41 @@ from embed_ops.commands.command import LogLevel, Progress, RunPath, verb
 from embed_ops.errors import SourceError, SpecError
 
 HELP = (
-    "Judge the vectors of a finished run. With --label: a linear probe (multinomial logistic regression), the ten nearest neighbours and "
-    "k-means against a column that was kept, or a key=value folder, on a sample of rows chosen by hash; accuracy and macro F1 with 95 % "
-    "intervals. The probe is saved, for `embed-ops classify`. With --pairs: rank correlation (Spearman) of the cosines of pairs of texts "
+    "Judge the vectors of a finished run. With --label: a linear probe (multinomial logistic "
+    "regression), the ten nearest neighbours and "
+    "k-means against a column that was kept, or a key=value folder, on a sample of rows chosen by hash; "
+    "accuracy and macro F1 with 95 % "
+    "intervals. The probe is saved, for `embed-ops classify`. With --pairs: rank correlation (Spearman) "
+    "of the cosines of pairs of texts "
     "with scores that people gave, from a Parquet or CSV file with the columns a, b and score.\n\n"
-    "A sample comes from at most 256 units, those of the least hash; each label is split by the hash of its rows, four fifths to fit and "
+    "A sample comes from at most 256 units, those of the least hash; each label is split by the hash of "
+    "its rows, four fifths to fit and "
     "one to judge, the same rows whatever the embedding.\n\n"
-    "Exit codes: 0 done; 2 there is no such column, it has one class only, or the run or its model is unusable."
+    "Exit codes: 0 done; 2 there is no such column, it has one class only, or the run or its model is "
+    "unusable."
 )
 
 
 @verb
 def run(
     where: RunPath,
-    label: Annotated[str | None, typer.Option(metavar="COLUMN", help="kept column with the labels", show_default=False)] = None,
-    pairs: Annotated[Path | None, typer.Option(metavar="FILE", help="pairs of texts with scores", show_default=False)] = None,
-    column: Annotated[str | None, typer.Option(help="vector column, where there are several", show_default=False)] = None,
+    label: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="kept column with the labels", show_default=False)
+    ] = None,
+    pairs: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="pairs of texts with scores", show_default=False)
+    ] = None,
+    column: Annotated[
+        str | None, typer.Option(help="vector column, where there are several", show_default=False)
+    ] = None,
     rows: Annotated[int, typer.Option(min=20, help="rows of the sample")] = 50_000,
     every: Annotated[bool, typer.Option("--all", help="fit the probe on all rows, by mini-batches")] = False,
     seed: Annotated[int, typer.Option(min=0, help="of sample, split and intervals")] = 0,
     output: Annotated[
-        str | None, typer.Option(metavar="DIR", help="where the probe goes; by default RUN/probes/COLUMN", show_default=False)
+        str | None,
+        typer.Option(
+            metavar="DIR", help="where the probe goes; by default RUN/probes/COLUMN", show_default=False
+        ),
     ] = None,
     progress: Progress = "auto",
     log_level: LogLevel = "warning",
@@ -54,11 +68,15 @@ def run(
     from embed_ops.analysis.findings import show_evaluation
 
     with reporter(progress) as shown:
-        probe, figures = evaluate(run_rows, vectors, str(label), most=rows, whole=every, seed=seed, reporter=shown)
+        probe, figures = evaluate(
+            run_rows, vectors, str(label), most=rows, whole=every, seed=seed, reporter=shown
+        )
     place = output or f"{where.rstrip('/')}/probes/{label}"
     save(place, probe, figures)
     show_evaluation(where, figures)
-    sys.stdout.write(f"the probe is in {place}; embed-ops classify {where} --model {place} labels every row\n")
+    sys.stdout.write(
+        f"the probe is in {place}; embed-ops classify {where} --model {place} labels every row\n"
+    )
     return 0
 
 

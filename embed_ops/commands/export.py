@@ -10,12 +10,16 @@ import typer
 from embed_ops.commands.command import LogLevel, Progress, RunPath, verb
 
 HELP = (
-    "Write the vectors of a finished run for another program, with the index of each row, where it comes from, and what was kept of it. "
+    "Write the vectors of a finished run for another program, with the index of each row, where it comes "
+    "from, and what was kept of it. "
     "Streams; a command that was stopped goes on where it was.\n\n"
-    "npy: vectors.npy (rows, dim) float32, which np.load maps, and a folder rows of Parquet files. faiss: index.faiss, and rows. lance: a "
-    "Lance dataset, which LanceDB opens. faiss and lance are extras: pip install 'embed-ops[faiss]', 'embed-ops[lance]'. pandas, Polars, "
+    "npy: vectors.npy (rows, dim) float32, which np.load maps, and a folder rows of Parquet files. "
+    "faiss: index.faiss, and rows. lance: a "
+    "Lance dataset, which LanceDB opens. faiss and lance are extras: pip install 'embed-ops[faiss]', "
+    "'embed-ops[lance]'. pandas, Polars, "
     "DuckDB, Hugging Face datasets and PyTorch need no export: see docs/hand-over.md.\n\n"
-    "Exit codes: 0 done; 2 the run or the folder is unusable, or a package is missing; 3 it could not be written: the same command goes on."
+    "Exit codes: 0 done; 2 the run or the folder is unusable, or a package is missing; 3 it could not be "
+    "written: the same command goes on."
 )
 
 
@@ -24,9 +28,15 @@ def run(
     where: RunPath,
     to: Annotated[Literal["npy", "faiss", "lance"], typer.Option("--format", help="what to write")],
     output: Annotated[str, typer.Option(metavar="DIR", help="the folder to write")],
-    column: Annotated[str | None, typer.Option(help="vector column, where there are several", show_default=False)] = None,
-    index: Annotated[str, typer.Option(help="faiss: what index_factory takes, as IVF1024,Flat or HNSW32")] = "Flat",
-    metric: Annotated[Literal["cosine", "dot"], typer.Option(help="faiss: cosine normalises the vectors")] = "cosine",
+    column: Annotated[
+        str | None, typer.Option(help="vector column, where there are several", show_default=False)
+    ] = None,
+    index: Annotated[
+        str, typer.Option(help="faiss: what index_factory takes, as IVF1024,Flat or HNSW32")
+    ] = "Flat",
+    metric: Annotated[
+        Literal["cosine", "dot"], typer.Option(help="faiss: cosine normalises the vectors")
+    ] = "cosine",
     progress: Progress = "auto",
     log_level: LogLevel = "warning",
 ) -> int:

@@ -13,9 +13,12 @@ from embed_ops.training.graph import FitSpec
 
 _LISTED = "\n".join(f"  fit.{name:<16}  {meaning} [{default}]" for name, default, meaning in fields(FitSpec))
 HELP = (
-    "Train an unsupervised GraphSAGE on the graph of a spec, on this machine, and save a model folder for encoder.model.\n\n"
-    "Held-out edges tell what was gained: the area under the ROC curve with raw features, with random weights, and with the trained ones. "
-    "Exit codes: 0 the trained weights find held-out edges better than random ones; 1 they do not (the folder is written all the same); "
+    "Train an unsupervised GraphSAGE on the graph of a spec, on this machine, and save a model folder "
+    "for encoder.model.\n\n"
+    "Held-out edges tell what was gained: the area under the ROC curve with raw features, with random "
+    "weights, and with the trained ones. "
+    "Exit codes: 0 the trained weights find held-out edges better than random ones; 1 they do not (the "
+    "folder is written all the same); "
     f"2 the spec or the input is unusable.\n\n\b\nFields of [fit], beside [source] [default]:\n{_LISTED}"
 )
 

@@ -1,4 +1,7 @@
-"""`embed-ops fit-weights SPEC --output DIR`: how often words stand in a corpus, for weighted means of word vectors."""
+"""`embed-ops fit-weights SPEC --output DIR`.
+
+How often words stand in a corpus, for weighted means of word vectors.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,12 @@ import typer
 from embed_ops.commands.command import Address, Grace, LogLevel, Progress, Words, limits, opener, verb
 
 HELP = (
-    "Count the words of the texts of a spec in one pass, with the spec's own tokenisation, and write weights.json and words.parquet "
-    "(word, count, documents, sif, idf) for encoder.weights. SPEC needs [source] and [encoder] with family = static; other sections are "
-    'not read. Then encoder.weighting = "sif" weighs a word by a / (a + p(word)), "tfidf" by ln((1 + n) / (1 + df)) + 1; '
+    "Count the words of the texts of a spec in one pass, with the spec's own tokenisation, and write "
+    "weights.json and words.parquet "
+    "(word, count, documents, sif, idf) for encoder.weights. SPEC needs [source] and [encoder] with "
+    "family = static; other sections are "
+    'not read. Then encoder.weighting = "sif" weighs a word by a / (a + p(word)), "tfidf" by ln((1 + n) '
+    "/ (1 + df)) + 1; "
     "a word that the corpus does not have has frequency 0.\n\n"
     "Exit codes: 0 done; 2 the spec or the input is unusable; 3 stopped, and nothing was written."
 )
@@ -38,6 +44,8 @@ def run(
     path = given.pop(0) if given and "=" not in given[0] else None
     source, encoder = parse_fit(path, given, EncoderSpec, "encoder")
     with reporter(progress) as shown:
-        told = fit_weights(source, encoder, output, session=opener(address), reporter=shown, stop=limits(None, grace)["stop"])
+        told = fit_weights(
+            source, encoder, output, session=opener(address), reporter=shown, stop=limits(None, grace)["stop"]
+        )
     show_weights(str(output), told)
     return 0

@@ -10,8 +10,10 @@ import typer
 from embed_ops.commands.command import LogLevel, verb
 
 HELP = (
-    "Look at a folder, a file or a glob, here or on an object store, and write a spec for it: kind of files, the column with the longest "
-    "texts or with images, columns worth keeping, a model that suits, each with a comment. Edit it, then plan, embed, report.\n\n"
+    "Look at a folder, a file or a glob, here or on an object store, and write a spec for it: kind of "
+    "files, the column with the longest "
+    "texts or with images, columns worth keeping, a model that suits, each with a comment. Edit it, then "
+    "plan, embed, report.\n\n"
     "Exit codes: 0 done; 2 nothing that can be embedded is there, or the file to write is."
 )
 
@@ -20,14 +22,26 @@ HELP = (
 def run(
     path: Annotated[str, typer.Argument(metavar="PATH", help="the data")],
     output: Annotated[str, typer.Option(metavar="FILE", help="the spec to write")] = "embed.toml",
-    model: Annotated[str | None, typer.Option(help="hub name, folder or prefix; by default a small one", show_default=False)] = None,
-    sink: Annotated[str, typer.Option(metavar="DIR", help="the run directory that the spec names")] = "embedded",
+    model: Annotated[
+        str | None,
+        typer.Option(help="hub name, folder or prefix; by default a small one", show_default=False),
+    ] = None,
+    sink: Annotated[
+        str, typer.Option(metavar="DIR", help="the run directory that the spec names")
+    ] = "embedded",
     log_level: LogLevel = "warning",
 ) -> int:
     """Write a spec."""
     from embed_ops.analysis.starter import write_starter
 
     found = write_starter(path, output, model=model, sink=sink)
-    what = f"column {found.column}" if found.column is not None else f"every {'image' if found.modality == 'image' else 'line'}"
-    sys.stdout.write(f"{output}: {found.files:,} files of kind {found.kind}, {what}; next: embed-ops plan {output} --price 1\n")
+    what = (
+        f"column {found.column}"
+        if found.column is not None
+        else f"every {'image' if found.modality == 'image' else 'line'}"
+    )
+    sys.stdout.write(
+        f"{output}: {found.files:,} files of kind {found.kind}, {what}; next: embed-ops plan {output} "
+        "--price 1\n"
+    )
     return 0

@@ -1,4 +1,7 @@
-"""`embed-ops neighbors RUN --text "..."`: the rows of a run that are nearest to texts, images or rows, or to every row."""
+"""`embed-ops neighbors RUN --text "..."`.
+
+The rows of a run that are nearest to texts, images or rows, or to every row.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from embed_ops.commands.command import Address, Grace, LogLevel, Progress, RunPath, StopAfter, limits, opener, verb
+from embed_ops.commands.command import (
+    Address,
+    Grace,
+    LogLevel,
+    Progress,
+    RunPath,
+    StopAfter,
+    limits,
+    opener,
+    verb,
+)
 from embed_ops.errors import SourceError, SpecError
 
 if TYPE_CHECKING:
@@ -16,36 +29,69 @@ if TYPE_CHECKING:
 
 HELP = (
     "Find the rows of a finished run that are nearest to queries, or to each of its rows.\n\n"
-    "Texts and images go through the run's own model, and through the stages before the vectors that are searched: RUN may be that of a "
-    "stage. All rows are compared, unless --probe says how many clusters of a kmeans run (which RUN then is, or lies behind) to search; "
-    "the share of true neighbours that this finds is measured and shown. Scores are exact, and ties go to the row that comes first.\n\n"
-    "--all is the stage kind=neighbors: a run directory of its own, RUN/stages/neighbors, with lists of rows and scores for every row; "
+    "Texts and images go through the run's own model, and through the stages before the vectors that are "
+    "searched: RUN may be that of a "
+    "stage. All rows are compared, unless --probe says how many clusters of a kmeans run (which RUN then "
+    "is, or lies behind) to search; "
+    "the share of true neighbours that this finds is measured and shown. Scores are exact, and ties go "
+    "to the row that comes first.\n\n"
+    "--all is the stage kind=neighbors: a run directory of its own, RUN/stages/neighbors, with lists of "
+    "rows and scores for every row; "
     "it is verified and goes on like any other run.\n\n"
-    "Exit codes: 0 done; 2 the run, the queries or the model are unusable; 3 stopped (--all: the same command goes on)."
+    "Exit codes: 0 done; 2 the run, the queries or the model are unusable; 3 stopped (--all: the same "
+    "command goes on)."
 )
 
 
 @verb
 def run(
     where: RunPath,
-    text: Annotated[list[str] | None, typer.Option(help="a query; may be given several times", show_default=False)] = None,
-    texts: Annotated[Path | None, typer.Option(metavar="FILE", help="queries, one a line", show_default=False)] = None,
-    image: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="an image as a query; several times", show_default=False)] = None,
-    rows: Annotated[str | None, typer.Option(metavar="N,N,...", help="rows of the run as queries, by index", show_default=False)] = None,
+    text: Annotated[
+        list[str] | None, typer.Option(help="a query; may be given several times", show_default=False)
+    ] = None,
+    texts: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="queries, one a line", show_default=False)
+    ] = None,
+    image: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="an image as a query; several times", show_default=False),
+    ] = None,
+    rows: Annotated[
+        str | None,
+        typer.Option(metavar="N,N,...", help="rows of the run as queries, by index", show_default=False),
+    ] = None,
     every: Annotated[bool, typer.Option("--all", help="neighbours of every row, as a stage")] = False,
-    history: Annotated[Path | None, typer.Option(metavar="FILE", help="users and their items", show_default=False)] = None,
+    history: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="users and their items", show_default=False)
+    ] = None,
     user: Annotated[str, typer.Option(help="of the history: column of users")] = "user",
     item: Annotated[str, typer.Option(help="of the history, and kept in the run: column of items")] = "item",
-    popularity: Annotated[float, typer.Option(min=0.0, help="--history: weight of how many users have an item")] = 1.0,
-    hold_out: Annotated[bool, typer.Option("--hold-out", help="leave an item of each user out, and judge")] = False,
+    popularity: Annotated[
+        float, typer.Option(min=0.0, help="--history: weight of how many users have an item")
+    ] = 1.0,
+    hold_out: Annotated[
+        bool, typer.Option("--hold-out", help="leave an item of each user out, and judge")
+    ] = False,
     k: Annotated[int, typer.Option("-k", min=1, help="rows to find for each query")] = 10,
-    metric: Annotated[Literal["cosine", "dot"], typer.Option(help="what is greatest for the nearest")] = "cosine",
-    column: Annotated[str | None, typer.Option(help="vector column, where there are several", show_default=False)] = None,
-    probe: Annotated[int | None, typer.Option(min=1, help="search only so many clusters of each query", show_default=False)] = None,
-    show: Annotated[str | None, typer.Option(metavar="NAME,...", help="kept columns to show; by default all", show_default=False)] = None,
+    metric: Annotated[
+        Literal["cosine", "dot"], typer.Option(help="what is greatest for the nearest")
+    ] = "cosine",
+    column: Annotated[
+        str | None, typer.Option(help="vector column, where there are several", show_default=False)
+    ] = None,
+    probe: Annotated[
+        int | None, typer.Option(min=1, help="search only so many clusters of each query", show_default=False)
+    ] = None,
+    show: Annotated[
+        str | None,
+        typer.Option(metavar="NAME,...", help="kept columns to show; by default all", show_default=False),
+    ] = None,
     output: Annotated[
         str | None,
-        typer.Option(help="write what is found: a .parquet, .csv or .jsonl file; with --all: the run directory", show_default=False),
+        typer.Option(
+            help="write what is found: a .parquet, .csv or .jsonl file; with --all: the run directory",
+            show_default=False,
+        ),
     ] = None,
     address: Address = None,
     progress: Progress = "auto",
@@ -54,23 +100,47 @@ def run(
     grace: Grace = "25s",
 ) -> int:
     """Find neighbours."""
-    given = {"text": text, "texts": texts, "image": image, "rows": rows, "all": every or None, "history": history}
+    given = {
+        "text": text,
+        "texts": texts,
+        "image": image,
+        "rows": rows,
+        "all": every or None,
+        "history": history,
+    }
     asked = [name for name, value in given.items() if value]
     if len(asked) != 1:
         found = ", ".join(f"--{name}" for name in asked) or "none"
-        raise SpecError(f"give queries in one way: --text, --texts, --image, --rows, --all or --history; found {found}")
+        raise SpecError(
+            f"give queries in one way: --text, --texts, --image, --rows, --all or --history; found {found}"
+        )
     from embed_ops.engine.progress import reporter
 
     if every:
         tree = {"kind": "neighbors", "k": k, "metric": metric, "column": column, "probe": probe}
         with reporter(progress) as shown:
-            _every(where, tree, {"output": output, "session": opener(address), "reporter": shown, **limits(stop_after, grace)})
+            _every(
+                where,
+                tree,
+                {
+                    "output": output,
+                    "session": opener(address),
+                    "reporter": shown,
+                    **limits(stop_after, grace),
+                },
+            )
         return 0
     from embed_ops.analysis.findings import show_neighbors
 
     if history is not None:
         with reporter(progress) as shown:
-            options = {"column": column, "hold_out": hold_out, "popularity": popularity, "session": opener(address), "reporter": shown}
+            options = {
+                "column": column,
+                "hold_out": hold_out,
+                "popularity": popularity,
+                "session": opener(address),
+                "reporter": shown,
+            }
             _recommend(where, history, (user, item), k, output, options)
         return 0
     from embed_ops.analysis.neighbors import kept_of, neighbors
@@ -79,7 +149,16 @@ def run(
 
     names, queries = _queries(text, texts, image, rows)
     with reporter(progress) as shown:
-        result = neighbors(where, queries, k, metric=metric, column=column, probe=probe, session=opener(address), reporter=shown)
+        result = neighbors(
+            where,
+            queries,
+            k,
+            metric=metric,
+            column=column,
+            probe=probe,
+            session=opener(address),
+            reporter=shown,
+        )
     kept = kept_of(RunRows(locate(where)), result.ids[result.ids >= 0], show.split(",") if show else None)
     show_neighbors(names, kept, result)
     if output is not None:
@@ -97,7 +176,9 @@ def _every(where: str, tree: dict[str, Any], options: dict[str, Any]) -> None:
     show_stage(postprocess(where, [stage], **options)[0])
 
 
-def _recommend(where: str, history: Path, names: tuple[str, str], k: int, output: str | None, options: Any) -> None:
+def _recommend(
+    where: str, history: Path, names: tuple[str, str], k: int, output: str | None, options: Any
+) -> None:
     """Recommend rows to the users of a file.
 
     Raises:
@@ -117,7 +198,9 @@ def _recommend(where: str, history: Path, names: tuple[str, str], k: int, output
         table = pq.read_table(history) if history.suffix == ".parquet" else pcsv.read_csv(history)
         users, items = ([str(value) for value in table.column(name).to_pylist()] for name in names)
     except (OSError, pa.ArrowException, KeyError) as error:
-        raise SourceError(f"--history {history}: no table with the columns {names[0]} and {names[1]} ({error})") from error
+        raise SourceError(
+            f"--history {history}: no table with the columns {names[0]} and {names[1]} ({error})"
+        ) from error
     found = recommend(where, users, items, names[1], k, **options)
     kept = kept_of(RunRows(locate(where)), found.ids[found.ids >= 0])
     show_recommended(found, kept)
@@ -125,7 +208,9 @@ def _recommend(where: str, history: Path, names: tuple[str, str], k: int, output
         _write(output, found.users, kept, Neighbors(found.ids, found.scores, 0, 0, 1.0, None))
 
 
-def _queries(text: list[str] | None, texts: Path | None, image: list[Path] | None, rows: str | None) -> tuple[list[str], Any]:
+def _queries(
+    text: list[str] | None, texts: Path | None, image: list[Path] | None, rows: str | None
+) -> tuple[list[str], Any]:
     """Read the queries: how they are shown, and themselves.
 
     Raises:
@@ -165,7 +250,11 @@ def _write(output: str, names: list[str], kept: pa.Table, result: Any) -> None:
 
     query, rank = np.nonzero(result.ids >= 0)
     table = pa.table(
-        {"query": pa.array([names[number] for number in query.tolist()]), "rank": pa.array(rank), "score": result.scores[query, rank]}
+        {
+            "query": pa.array([names[number] for number in query.tolist()]),
+            "rank": pa.array(rank),
+            "score": result.scores[query, rank],
+        }
     )
     for name in kept.column_names:
         table = table.append_column(name, kept.column(name))

@@ -7,14 +7,28 @@ from typing import Annotated
 import typer
 
 from embed_ops.analysis.summary import show_plan
-from embed_ops.commands.command import EXIT_CODES, Address, LogLevel, Progress, Words, field_help, load_spec, opener, verb
+from embed_ops.commands.command import (
+    EXIT_CODES,
+    Address,
+    LogLevel,
+    Progress,
+    Words,
+    field_help,
+    load_spec,
+    opener,
+    verb,
+)
 from embed_ops.schema import GRAPH
 
 HELP = (
-    "List what a spec would read, files, spans, units, rows, bytes; then say what the run will take. Writes no run.\n\n"
-    "A sample of rows from many places goes through the real model, on the cluster that would do the work, and tells rows, tokens and "
-    "their lengths, rejects, time, cost, bytes of the vectors, memory; with a warning where files, row groups, units, long texts or the "
-    "device stand in the way. `embed-ops report` shows afterwards how good that was. With --list no model is loaded, and nothing "
+    "List what a spec would read, files, spans, units, rows, bytes; then say what the run will take. "
+    "Writes no run.\n\n"
+    "A sample of rows from many places goes through the real model, on the cluster that would do the "
+    "work, and tells rows, tokens and "
+    "their lengths, rejects, time, cost, bytes of the vectors, memory; with a warning where files, row "
+    "groups, units, long texts or the "
+    "device stand in the way. `embed-ops report` shows afterwards how good that was. With --list no "
+    "model is loaded, and nothing "
     "is sampled; graphs are only listed, since a sample of nodes would tell nothing of their time.\n\n"
     f"{EXIT_CODES}\n\n{field_help()}"
 )
@@ -24,7 +38,9 @@ HELP = (
 def run(
     words: Words = None,
     only: Annotated[bool, typer.Option("--list", help="only list: loads no model")] = False,
-    price: Annotated[float | None, typer.Option(min=0.0, help="of an hour on these machines", show_default=False)] = None,
+    price: Annotated[
+        float | None, typer.Option(min=0.0, help="of an hour on these machines", show_default=False)
+    ] = None,
     sample: Annotated[int, typer.Option(min=16, help="rows of the sample")] = 1_024,
     address: Address = None,
     progress: Progress = "auto",

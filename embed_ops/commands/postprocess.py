@@ -1,4 +1,7 @@
-"""`embed-ops postprocess SPEC`, or one stage on a run: `embed-ops postprocess RUN kind=pca dim=128`."""
+"""`embed-ops postprocess SPEC`, or one stage on a run.
+
+`embed-ops postprocess RUN kind=pca dim=128`.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,17 @@ from typing import Annotated
 import typer
 
 from embed_ops.analysis.summary import show_stage
-from embed_ops.commands.command import EXIT_CODES, Address, Grace, LogLevel, Progress, StopAfter, limits, opener, verb
+from embed_ops.commands.command import (
+    EXIT_CODES,
+    Address,
+    Grace,
+    LogLevel,
+    Progress,
+    StopAfter,
+    limits,
+    opener,
+    verb,
+)
 from embed_ops.errors import SpecError
 from embed_ops.postprocessing.stage_run import is_run
 from embed_ops.spec.spec import Spec, fields, parse_stage
@@ -20,15 +33,23 @@ def stage_help() -> str:
     lines = []
     for kind, section in KINDS.items():
         lines.append(f"kind = {kind}: {(section.__doc__ or '').strip()}")
-        lines += [f"  {name:<12}  {meaning} [{default}]" for name, default, meaning in fields(section) if name not in ("kind", *_COMMON)]
+        lines += [
+            f"  {name:<12}  {meaning} [{default}]"
+            for name, default, meaning in fields(section)
+            if name not in ("kind", *_COMMON)
+        ]
     common = [(name, default, meaning) for name, default, meaning in fields(KINDS["pca"]) if name in _COMMON]
-    lines += ["of every stage:", *(f"  {name:<12}  {meaning} [{default}]" for name, default, meaning in common)]
+    lines += [
+        "of every stage:",
+        *(f"  {name:<12}  {meaning} [{default}]" for name, default, meaning in common),
+    ]
     return "\b\nStages, and their fields [default]:\n" + "\n".join(lines)
 
 
 _COMMON = ("name", "input", "column", "seed", "output")
 HELP = (
-    "Normalise, reduce, quantise and cluster the vectors of a finished run. With a SPEC: its [[stage]] list, each stage on what the one "
+    "Normalise, reduce, quantise and cluster the vectors of a finished run. With a SPEC: its [[stage]] "
+    "list, each stage on what the one "
     "before it wrote, into RUN/stages/NAME. With a RUN: one stage, given as words: "
     "embed-ops postprocess out/ kind=pca dim=128 --output reduced/\n\n"
     f"{EXIT_CODES}\n\n{stage_help()}"
@@ -37,20 +58,34 @@ HELP = (
 
 @verb
 def run(
-    where: Annotated[str, typer.Argument(metavar="SPEC|RUN", help="a TOML file with [[stage]] sections, or a run directory")],
+    where: Annotated[
+        str,
+        typer.Argument(metavar="SPEC|RUN", help="a TOML file with [[stage]] sections, or a run directory"),
+    ],
     words: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[key=value]...", help="after a RUN: the stage; after a SPEC: fields of the spec, set after it", show_default=False
+            metavar="[key=value]...",
+            help="after a RUN: the stage; after a SPEC: fields of the spec, set after it",
+            show_default=False,
         ),
     ] = None,
     output: Annotated[
-        str | None, typer.Option(help="run directory of a single stage; by default RUN/stages/NAME", show_default=False)
+        str | None,
+        typer.Option(help="run directory of a single stage; by default RUN/stages/NAME", show_default=False),
     ] = None,
     model: Annotated[
-        str | None, typer.Option(metavar="RUN", help="apply the model of this stage's run instead of fitting one", show_default=False)
+        str | None,
+        typer.Option(
+            metavar="RUN",
+            help="apply the model of this stage's run instead of fitting one",
+            show_default=False,
+        ),
     ] = None,
-    refit: Annotated[bool, typer.Option("--refit", help="delete what earlier commands made of these stages, and begin anew")] = False,
+    refit: Annotated[
+        bool,
+        typer.Option("--refit", help="delete what earlier commands made of these stages, and begin anew"),
+    ] = False,
     address: Address = None,
     progress: Progress = "auto",
     log_level: LogLevel = "warning",
@@ -87,10 +122,14 @@ def _asked(where: str, words: list[str]) -> tuple[Spec | str, list[StageSpec]]:
     """
     if "=" not in where and is_run(where):
         if not words:
-            raise SpecError(f"{where}: which stage? For example: embed-ops postprocess {where} kind=pca dim=128")
+            raise SpecError(
+                f"{where}: which stage? For example: embed-ops postprocess {where} kind=pca dim=128"
+            )
         return where, [parse_stage(parse_words(words))]
     if "=" not in where and not where.endswith(".toml"):
-        raise SpecError(f"{where}: no run here (run.json is missing), and no .toml file; give a run directory or a spec")
+        raise SpecError(
+            f"{where}: no run here (run.json is missing), and no .toml file; give a run directory or a spec"
+        )
     spec = Spec.load(None, [where, *words]) if "=" in where else Spec.load(where, words)
     if not spec.stage:
         raise SpecError(f"{where}: has no [[stage]] section; see `embed-ops postprocess --help`")

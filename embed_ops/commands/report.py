@@ -10,10 +10,14 @@ import typer
 from embed_ops.commands.command import LogLevel, Progress, RunPath, verb
 
 HELP = (
-    "Write one HTML page about a run, without anything from the network: is it complete (rows, rejects with samples, truncation), is it "
-    "healthy (norms, spread, dead dimensions, anisotropy, duplicates, explained variance), what is in it (a map of a sample of rows chosen "
-    "by hash, with the row under the pointer; clusters with their central rows and words), how it ran (rows a second, where time went, "
-    "cost), and how it compares with another run. Reads the records of all units and the vectors of at most 64 of them, whatever the size "
+    "Write one HTML page about a run, without anything from the network: is it complete (rows, rejects "
+    "with samples, truncation), is it "
+    "healthy (norms, spread, dead dimensions, anisotropy, duplicates, explained variance), what is in it "
+    "(a map of a sample of rows chosen "
+    "by hash, with the row under the pointer; clusters with their central rows and words), how it ran "
+    "(rows a second, where time went, "
+    "cost), and how it compares with another run. Reads the records of all units and the vectors of at "
+    "most 64 of them, whatever the size "
     "of the run.\n\n"
     "Needs the extra `report` (Bokeh). Exit codes: 0 done; 2 there is no run, or no such column."
 )
@@ -22,19 +26,32 @@ HELP = (
 @verb
 def run(
     where: RunPath,
-    output: Annotated[str | None, typer.Option(metavar="FILE", help="by default RUN/report.html", show_default=False)] = None,
+    output: Annotated[
+        str | None, typer.Option(metavar="FILE", help="by default RUN/report.html", show_default=False)
+    ] = None,
     color: Annotated[
-        str | None, typer.Option(metavar="COLUMN", help="kept column that colours the map, or cluster", show_default=False)
+        str | None,
+        typer.Option(
+            metavar="COLUMN", help="kept column that colours the map, or cluster", show_default=False
+        ),
     ] = None,
     against: Annotated[
-        str | None, typer.Option(metavar="RUN", help="another run of the same source, to compare with", show_default=False)
+        str | None,
+        typer.Option(
+            metavar="RUN", help="another run of the same source, to compare with", show_default=False
+        ),
     ] = None,
-    price: Annotated[float | None, typer.Option(min=0.0, help="of an hour on the machines that ran it", show_default=False)] = None,
+    price: Annotated[
+        float | None, typer.Option(min=0.0, help="of an hour on the machines that ran it", show_default=False)
+    ] = None,
     rows: Annotated[int, typer.Option(min=5, max=20_000, help="rows of the sample")] = 3_000,
     layout: Annotated[
-        Literal["auto", "umap", "tsne", "pca"], typer.Option(help="of the map; auto: umap where installed, else tsne")
+        Literal["auto", "umap", "tsne", "pca"],
+        typer.Option(help="of the map; auto: umap where installed, else tsne"),
     ] = "auto",
-    column: Annotated[str | None, typer.Option(help="vector column, where there are several", show_default=False)] = None,
+    column: Annotated[
+        str | None, typer.Option(help="vector column, where there are several", show_default=False)
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="of sample and map")] = 0,
     progress: Progress = "auto",
     log_level: LogLevel = "warning",

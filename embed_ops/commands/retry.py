@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 from embed_ops.analysis.summary import show_report
-from embed_ops.commands.command import EXIT_CODES, Address, Grace, LogLevel, Progress, RunPath, StopAfter, limits, opener, verb
+from embed_ops.commands.command import (
+    EXIT_CODES,
+    Address,
+    Grace,
+    LogLevel,
+    Progress,
+    RunPath,
+    StopAfter,
+    limits,
+    opener,
+    verb,
+)
 
 HELP = f"Read the rejects of a run again, embed those that can be, and merge them back in source order.\n\n{EXIT_CODES}"
 

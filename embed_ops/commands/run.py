@@ -22,8 +22,10 @@ from embed_ops.commands.command import (
 from embed_ops.engine.session import kept
 
 HELP = (
-    "Embed a corpus and run the [[stage]] list of the spec over it, also where some rows were rejected (exit 1); "
-    f"resumes where it was stopped. See `embed-ops postprocess --help` for the stages.\n\n{EXIT_CODES}\n\n{field_help()}"
+    "Embed a corpus and run the [[stage]] list of the spec over it, also where some rows were rejected "
+    "(exit 1); "
+    "resumes where it was stopped. See `embed-ops postprocess --help` for the "
+    f"stages.\n\n{EXIT_CODES}\n\n{field_help()}"
 )
 
 

@@ -10,7 +10,17 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from embed_ops.commands.command import EXIT_CODES, Grace, LogLevel, StopAfter, Words, field_help, load_spec, seconds, verb
+from embed_ops.commands.command import (
+    EXIT_CODES,
+    Grace,
+    LogLevel,
+    StopAfter,
+    Words,
+    field_help,
+    load_spec,
+    seconds,
+    verb,
+)
 from embed_ops.engine.environment import environment
 from embed_ops.engine.job_server import STOPPED, JobServer
 from embed_ops.errors import AddressError
@@ -18,18 +28,33 @@ from embed_ops.spec.spec import Spec
 from embed_ops.storage.files import full_address
 
 HELP = (
-    "Run `embed` as a job on a Ray cluster: the working directory is uploaded, the log is followed, and the exit code is the job's. "
+    "Run `embed` as a job on a Ray cluster: the working directory is uploaded, the log is followed, and "
+    "the exit code is the job's. "
     f"Ctrl-C detaches and leaves the job running.\n\n{EXIT_CODES}\n\n{field_help()}"
 )
 
 ServerAddress = Annotated[
-    str | None, typer.Option(help="the cluster's job server, as http://head:8265; by default RAY_API_SERVER_ADDRESS", show_default=False)
+    str | None,
+    typer.Option(
+        help="the cluster's job server, as http://head:8265; by default RAY_API_SERVER_ADDRESS",
+        show_default=False,
+    ),
 ]
-WorkingDir = Annotated[Path, typer.Option(help="folder to upload and run in: a checkout of embed-ops, or your project")]
-Image = Annotated[str | None, typer.Option(help="container image to run in, instead of uploading and installing", show_default=False)]
+WorkingDir = Annotated[
+    Path, typer.Option(help="folder to upload and run in: a checkout of embed-ops, or your project")
+]
+Image = Annotated[
+    str | None,
+    typer.Option(help="container image to run in, instead of uploading and installing", show_default=False),
+]
 NoInstall = Annotated[bool, typer.Option("--no-install", help="the cluster has the packages; upload only")]
-Attach = Annotated[str | None, typer.Option(metavar="ID", help="follow a job that was submitted before", show_default=False)]
-Stop = Annotated[str | None, typer.Option(metavar="ID", help="stop a job: it finishes its units in flight", show_default=False)]
+Attach = Annotated[
+    str | None, typer.Option(metavar="ID", help="follow a job that was submitted before", show_default=False)
+]
+Stop = Annotated[
+    str | None,
+    typer.Option(metavar="ID", help="stop a job: it finishes its units in flight", show_default=False),
+]
 
 
 @verb
@@ -51,7 +76,9 @@ def run(
         raise AddressError("give a spec to submit it, or --attach ID, or --stop ID")
     if stop is not None:
         was_running = JobServer(address).stop(stop)
-        console.print(f"job {stop} {'is stopped' if was_running else 'was over already'}", markup=False, highlight=False)
+        console.print(
+            f"job {stop} {'is stopped' if was_running else 'was over already'}", markup=False, highlight=False
+        )
         return 0
     if attach is not None:
         return _follow(JobServer(address), attach, console)
@@ -60,20 +87,47 @@ def run(
         if given is not None:
             seconds(option, given)
     sources = tree["source"]["path"]
-    data = [*([sources] if isinstance(sources, str) else sources), tree["sink"]["path"], tree["encoder"]["model"]]
-    runtime = environment(working_dir, image=image, install=not no_install, leave_out=(path for path in data if "://" not in path))
-    command = ["python", "-m", "embed_ops", "embed", *_words(tree), "--progress", "plain", "--log-level", log_level]
+    data = [
+        *([sources] if isinstance(sources, str) else sources),
+        tree["sink"]["path"],
+        tree["encoder"]["model"],
+    ]
+    runtime = environment(
+        working_dir,
+        image=image,
+        install=not no_install,
+        leave_out=(path for path in data if "://" not in path),
+    )
+    command = [
+        "python",
+        "-m",
+        "embed_ops",
+        "embed",
+        *_words(tree),
+        "--progress",
+        "plain",
+        "--log-level",
+        log_level,
+    ]
     server = JobServer(address)
-    job = server.submit(shlex.join([*command, *(["--stop-after", stop_after] if stop_after else []), "--grace", grace]), runtime)
+    job = server.submit(
+        shlex.join([*command, *(["--stop-after", stop_after] if stop_after else []), "--grace", grace]),
+        runtime,
+    )
     console.print(f"submitted job {job} to {server.address}; Ctrl-C detaches", markup=False, highlight=False)
     return _follow(server, job, console)
 
 
 def _from_everywhere(spec: Spec) -> dict[str, Any]:
-    """Give the fields that were set, with absolute local paths: the job runs in a copy of the working directory, without the data."""
+    """Give the fields that were set, with absolute local paths.
+
+    The job runs in a copy of the working directory, without the data.
+    """
     tree: dict[str, Any] = spec.model_dump(mode="json", exclude_unset=True)
     given = tree["source"]["path"]
-    tree["source"]["path"] = full_address(given) if isinstance(given, str) else [full_address(path) for path in given]
+    tree["source"]["path"] = (
+        full_address(given) if isinstance(given, str) else [full_address(path) for path in given]
+    )
     tree["sink"]["path"] = full_address(tree["sink"]["path"])
     if Path(tree["encoder"]["model"]).exists():
         tree["encoder"]["model"] = full_address(tree["encoder"]["model"])
@@ -81,10 +135,17 @@ def _from_everywhere(spec: Spec) -> dict[str, Any]:
 
 
 def _words(tree: dict[str, Any]) -> list[str]:
-    """Write a spec as `section.key=value`: so it may lie anywhere, and nothing depends on which files are uploaded."""
+    """Write a spec as `section.key=value`.
+
+    So it may lie anywhere, and nothing depends on which files are uploaded.
+    """
     found = []
     for name, value in tree.items():
-        fields = {f"{name}.{key}": inner for key, inner in value.items()} if isinstance(value, dict) else {name: value}
+        fields = (
+            {f"{name}.{key}": inner for key, inner in value.items()}
+            if isinstance(value, dict)
+            else {name: value}
+        )
         found += [f"{field}={_literal(inner)}" for field, inner in fields.items() if inner is not None]
     return found
 
@@ -92,7 +153,13 @@ def _words(tree: dict[str, Any]) -> list[str]:
 def _literal(value: Any) -> str:
     """Write a value as TOML: as JSON, but for tables."""
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{json.dumps(key)} = {_literal(inner)}" for key, inner in value.items() if inner is not None) + "}"
+        return (
+            "{"
+            + ", ".join(
+                f"{json.dumps(key)} = {_literal(inner)}" for key, inner in value.items() if inner is not None
+            )
+            + "}"
+        )
     if isinstance(value, list):
         return "[" + ", ".join(map(_literal, value)) + "]"
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
@@ -106,5 +173,9 @@ def _follow(server: JobServer, job: str, console: Console) -> int:
     except KeyboardInterrupt:
         again = f"embed-ops submit --address {server.address}"
         console.print(f"\ndetached; job {job} goes on", markup=False, highlight=False)
-        console.print(f"  follow it: {again} --attach {job}\n  stop it:   {again} --stop {job}", markup=False, highlight=False)
+        console.print(
+            f"  follow it: {again} --attach {job}\n  stop it:   {again} --stop {job}",
+            markup=False,
+            highlight=False,
+        )
         return STOPPED

@@ -9,7 +9,9 @@ import typer
 from embed_ops.analysis.summary import show_differences
 from embed_ops.commands.command import EXIT_CODES, LogLevel, RunPath, verb
 
-HELP = f"Prove that a run is complete and unchanged: every row once, in order, every checksum.\n\n{EXIT_CODES}"
+HELP = (
+    f"Prove that a run is complete and unchanged: every row once, in order, every checksum.\n\n{EXIT_CODES}"
+)
 
 
 @verb

@@ -10,9 +10,12 @@ from embed_ops.analysis.summary import show_report
 from embed_ops.commands.command import EXIT_CODES, LogLevel, Progress, verb
 
 HELP = (
-    "Write the word vectors of a model as a run directory: a row for each word, with the columns word, frequency and embedding. "
-    "MODEL is a table (GloVe or word2vec text, word2vec binary, fastText .vec, each also .gz; .npy beside vocab.txt or vocab.json), "
-    "or a folder, hub name or object store prefix of model2vec, StaticEmbedding or any transformers model of texts. "
+    "Write the word vectors of a model as a run directory: a row for each word, with the columns word, "
+    "frequency and embedding. "
+    "MODEL is a table (GloVe or word2vec text, word2vec binary, fastText .vec, each also .gz; .npy "
+    "beside vocab.txt or vocab.json), "
+    "or a folder, hub name or object store prefix of model2vec, StaticEmbedding or any transformers "
+    "model of texts. "
     "verify, postprocess and Run read what is written like any other run.\n\n"
     f"{EXIT_CODES}"
 )
@@ -24,7 +27,11 @@ def run(
     output: Annotated[str, typer.Option(metavar="RUN", help="run directory to write")],
     frequencies: Annotated[
         str | None,
-        typer.Option(metavar="DIR", help="folder that fit-weights has written, for the column frequency", show_default=False),
+        typer.Option(
+            metavar="DIR",
+            help="folder that fit-weights has written, for the column frequency",
+            show_default=False,
+        ),
     ] = None,
     progress: Progress = "auto",
     log_level: LogLevel = "warning",

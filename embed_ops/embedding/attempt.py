@@ -62,7 +62,16 @@ class Attempt:
         """What workers are told."""
         digest = digest_of(self.fingerprint)
         roots = tuple(self.corpus.roots)
-        return Job(self.spec, self.run.root, roots, self.plan.columns, self.resolved, digest, self.name, self.deadline)
+        return Job(
+            self.spec,
+            self.run.root,
+            roots,
+            self.plan.columns,
+            self.resolved,
+            digest,
+            self.name,
+            self.deadline,
+        )
 
     def stock(self) -> Ledger:
         """Compare the plan with what is done."""
@@ -81,7 +90,10 @@ class Attempt:
         new = record
         if "retried" in record.flags and earlier is not None:
             # The record counts the whole unit; this attempt embedded what came back.
-            new = replace(record, **{name: getattr(record, name) - getattr(earlier, name) for name in ("rows", *COUNTED)})
+            new = replace(
+                record,
+                **{name: getattr(record, name) - getattr(earlier, name) for name in ("rows", *COUNTED)},
+            )
         if self.measured.startup is None:
             self.measured.startup = record.seconds["started"] - self.began
         self.measured.add(new, result)
@@ -91,7 +103,10 @@ class Attempt:
 
 
 def open_attempt(spec: Spec, reporter: Reporter, stop_after_s: float | None) -> Attempt:
-    """Compare the spec with the run directory and the corpus; only recovered records are written."""
+    """Compare the spec with the run directory and the corpus.
+
+    Only recovered records are written.
+    """
     began, name = time.time(), new_attempt()
     run = RunDir(locate(spec.sink.path))
     run.require_folder()
@@ -118,24 +133,49 @@ def open_attempt(spec: Spec, reporter: Reporter, stop_after_s: float | None) -> 
         plan, stale = corpus.update(planned)
         if edges is not None and plan is not planned:
             raise RunError(
-                f"{spec.sink.path}: there are new node files: they change the vectors of nodes that are done; choose another sink.path"
+                f"{spec.sink.path}: there are new node files: they change the vectors of nodes that are "
+                "done; choose another sink.path"
             )
         records, broken = run.load_records(digest_of(found), name)
         if broken:
-            reporter.say(f"{len(broken)} units are not as they were written and are embedded again: {', '.join(broken[:3])}")
+            reporter.say(
+                f"{len(broken)} units are not as they were written and are embedded again: "
+                f"{', '.join(broken[:3])}"
+            )
         resolved = Resolved(**header["resolved"])
     deadline = None if stop_after_s is None else began + stop_after_s
     spec = _anchored(spec, encoder.describe().get("commit"))
     header["spec"] = spec.model_dump(mode="json")
-    records = {unit: record for unit, record in records.items() if not any(part["source"] in stale for part in record.ranges)}
-    attempt = Attempt(spec, run, name, began, corpus, plan, found, resolved, records, reporter, header, deadline, frozenset(stale))
+    records = {
+        unit: record
+        for unit, record in records.items()
+        if not any(part["source"] in stale for part in record.ranges)
+    }
+    attempt = Attempt(
+        spec,
+        run,
+        name,
+        began,
+        corpus,
+        plan,
+        found,
+        resolved,
+        records,
+        reporter,
+        header,
+        deadline,
+        frozenset(stale),
+    )
     if header["attempts"] and attempt.stock().works:
         attempt.resolved = resume(spec.sink.path, header["resolved"], spec)
     return attempt
 
 
 def _anchored(spec: Spec, commit: str | None) -> Spec:
-    """Make the spec mean the same in every process and later: full paths, and a hub branch as its commit."""
+    """Make the spec mean the same in every process and later.
+
+    Full paths, and a hub branch as its commit.
+    """
     model = {"revision": commit} if commit else {"model": full_address(spec.encoder.model)}
     source: dict[str, Any] = {"path": tuple(full_address(path) for path in spec.source.paths)}
     if spec.source.edges:
@@ -162,8 +202,14 @@ def _require_finished(path: str) -> None:
 
 
 def _require_apart(run: RunDir, corpus: Corpus) -> None:
-    """Refuse a run directory inside the source: its files would become source files of the next run."""
+    """Refuse a run directory inside the source.
+
+    Its files would become source files of the next run.
+    """
     for root in corpus.roots:
         if root.fs == run.root.fs and f"{run.root.path}/".startswith(f"{root.path.rstrip('/')}/"):
             if not any(part.startswith((".", "_")) for part in run.root.path[len(root.path) :].split("/")):
-                raise SpecError(f"sink.path {run.root.path} lies inside the source {root.path}: choose a folder outside it")
+                raise SpecError(
+                    f"sink.path {run.root.path} lies inside the source {root.path}: choose a folder "
+                    "outside it"
+                )

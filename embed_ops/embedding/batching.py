@@ -1,8 +1,8 @@
 """Token batches: from the lengths of a unit's inputs to the padded rectangles of its forward passes. Pure.
 
-Sorted batches under a token budget are the usual way to waste little on padding (fairseq's `--max-tokens`,
-sentence-transformers' sorting by length). The cap on waste is ours: where lengths spread, as at the short end of a
-small unit, a batch is closed early.
+Sorted batches under a token budget are the usual way to waste little on padding (fairseq's
+`--max-tokens`, sentence-transformers' sorting by length). The cap on waste is ours: where lengths
+spread, as at the short end of a small unit, a batch is closed early.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ WASTE_CAP = 0.02
 _LEAST_FILL = 16
 
 
-def token_batches(lengths: npt.NDArray[np.int32], budget: int, waste_cap: float = WASTE_CAP) -> list[npt.NDArray[np.int64]]:
+def token_batches(
+    lengths: npt.NDArray[np.int32], budget: int, waste_cap: float = WASTE_CAP
+) -> list[npt.NDArray[np.int64]]:
     """Group inputs to batches, longest first; every input is in exactly one.
 
-    A batch of n inputs has n x (its longest) positions. It is closed before the positions exceed `budget`, and, once it
-    fills a sixteenth of the budget, before the share of positions without a token exceeds `waste_cap`. An input longer
-    than the budget is a batch of its own.
+    A batch of n inputs has n x (its longest) positions. It is closed before the positions exceed
+    `budget`, and, once it fills a sixteenth of the budget, before the share of positions without a
+    token exceeds `waste_cap`. An input longer than the budget is a batch of its own.
 
     Args:
         lengths: (inputs,) int32, in tokens.
@@ -29,7 +31,8 @@ def token_batches(lengths: npt.NDArray[np.int32], budget: int, waste_cap: float 
         waste_cap: fraction of positions.
 
     Returns:
-        indexes into `lengths`, a (batch,) int64 array each; they depend on `lengths` and the two limits alone.
+        indexes into `lengths`, a (batch,) int64 array each; they depend on `lengths` and the two
+        limits alone.
     """
     order = np.argsort(-lengths.astype(np.int64), kind="stable")
     batches: list[npt.NDArray[np.int64]] = []
@@ -37,7 +40,9 @@ def token_batches(lengths: npt.NDArray[np.int32], budget: int, waste_cap: float 
     for place, length in enumerate(lengths[order].tolist()):
         count = place - start
         positions = width * (count + 1)
-        wasteful = count * width * _LEAST_FILL >= budget and positions - tokens - length > waste_cap * positions
+        wasteful = (
+            count * width * _LEAST_FILL >= budget and positions - tokens - length > waste_cap * positions
+        )
         if count and (positions > budget or wasteful):
             batches.append(order[start:place])
             start, count, tokens = place, 0, 0

@@ -94,16 +94,23 @@ def retry(
     spec = Run(path).spec
     if spec.source.kind == GRAPH:
         raise RunError(
-            f"{path}: a node that comes back changes the vectors of its neighbours: mend the tables and embed them to another sink.path"
+            f"{path}: a node that comes back changes the vectors of its neighbours: mend the tables and "
+            "embed them to another sink.path"
         )
-    here = {"source": spec.source.model_copy(update={"on_change": "error"}), "sink": spec.sink.model_copy(update={"path": path})}
+    here = {
+        "source": spec.source.model_copy(update={"on_change": "error"}),
+        "sink": spec.sink.model_copy(update={"path": path}),
+    }
     with restored_sigterm():
         stop = stop or StopRequest()
         stop.listen()
         attempt = open_attempt(spec.model_copy(update=here), reporter or Silent(), stop_after_s)
         stock = attempt.stock()
         if stock.works:
-            raise RunError(f"{path}: the run is not finished: about {stock.units_left} units are missing; run its `embed` command first")
+            raise RunError(
+                f"{path}: the run is not finished: about {stock.units_left} units are missing; run its "
+                "`embed` command first"
+            )
         works = retry_work(attempt.run, attempt.plan, stock.done)
         with attempt.heartbeat:
             if works:
@@ -115,7 +122,9 @@ def retry(
             return _finish(attempt, path)
 
 
-def _work(attempt: Attempt, session: OpenSession, works: Sequence[Work], units: int, stop: StopRequest) -> None:
+def _work(
+    attempt: Attempt, session: OpenSession, works: Sequence[Work], units: int, stop: StopRequest
+) -> None:
     """Open a session, check what can be checked there, and run the works."""
     from embed_ops.embedding.resources import require_room, threads_for
 
@@ -133,21 +142,32 @@ def _work(attempt: Attempt, session: OpenSession, works: Sequence[Work], units: 
             require_room(attempt.spec.resources)
         if attempt.fresh:
             weights = make_encoder(attempt.spec.encoder).weight_bytes()
-            attempt.resolved = replace(attempt.resolved, threads_per_replica=threads_for(attempt.spec.resources, units, weights))
+            attempt.resolved = replace(
+                attempt.resolved, threads_per_replica=threads_for(attempt.spec.resources, units, weights)
+            )
         _settle(attempt, units)
         if stop.asked:
-            raise Stopped("stopped by a request (SIGTERM) before the first unit; run the same command again to go on")
+            raise Stopped(
+                "stopped by a request (SIGTERM) before the first unit; run the same command again to go on"
+            )
         _start(attempt)
         run_works(attempt, works, units, stop)
 
 
 def _space_needed(attempt: Attempt, stock: Ledger) -> int:
-    """Guess the bytes of the vectors still to come; unknown row counts are guessed from the bytes of the files."""
+    """Guess the bytes of the vectors still to come.
+
+    Unknown row counts are guessed from the bytes of the files.
+    """
     encoder = make_encoder(attempt.spec.encoder)
     of_vectors, of_token = vector_bytes(attempt.spec, encoder)
     pieces = [piece for work in stock.works for piece in work.span.pieces]
     of_row = _ROW_BYTES[attempt.spec.source.modality]
-    rows = stock.rows_left if stock.rows_left is not None else sum(piece.rows or piece.bytes // of_row for piece in pieces)
+    rows = (
+        stock.rows_left
+        if stock.rows_left is not None
+        else sum(piece.rows or piece.bytes // of_row for piece in pieces)
+    )
     return rows * of_vectors + sum(piece.bytes for piece in pieces) // _TOKEN_BYTES * of_token
 
 
@@ -171,10 +191,20 @@ def _settle(attempt: Attempt, units: int) -> None:
         sample = samples.pop(0)
         attempt.reporter.say(f"comparing {len(sample)} rows with the reference")
         try:
-            found = on_a_replica(spec.resources, settle, spec.encoder, attempt.resolved, open_choices, spec.parity, sample, planned)
+            found = on_a_replica(
+                spec.resources,
+                settle,
+                spec.encoder,
+                attempt.resolved,
+                open_choices,
+                spec.parity,
+                sample,
+                planned,
+            )
             break
         except WorkerDied as error:
-            # A row that kills its process may be among the first ones too: isolation will find it, if other rows are fine.
+            # A row that kills its process may be among the first ones too: isolation will find it,
+            # if other rows are fine.
             if not samples:
                 raise
             attempt.reporter.say(f"{error}; comparing other rows")
@@ -184,14 +214,22 @@ def _settle(attempt: Attempt, units: int) -> None:
     attempt.header |= {"model": found.model, "resolved": asdict(found.resolved)}
     if open_choices:
         attempt.header["measured"] = found.measured
-        chosen = [found.resolved.dtype, *(name for name in ("compile", "draft") if getattr(found.resolved, name))]
-        attempt.reporter.say(f"computing in {', '.join(chosen)}, {found.resolved.token_budget} tokens at a time")
+        chosen = [
+            found.resolved.dtype,
+            *(name for name in ("compile", "draft") if getattr(found.resolved, name)),
+        ]
+        attempt.reporter.say(
+            f"computing in {', '.join(chosen)}, {found.resolved.token_budget} tokens at a time"
+        )
         if missing := found.measured.get("compile", {}).get("not tried"):
             attempt.reporter.say(f"not compiled: {missing}")
 
 
 def _samples(contents: list[Any], rows: int) -> list[list[Any]]:
-    """Choose rows to compare, and others to take if a worker dies on the ones before; a small corpus is halved."""
+    """Choose rows to compare, and others to take if a worker dies on the ones before.
+
+    A small corpus is halved.
+    """
     if len(contents) > rows:
         return [contents[first : first + rows] for first in range(0, len(contents), rows)]
     middle = len(contents) // 2
@@ -225,7 +263,9 @@ def _finish(attempt: Attempt, path: str) -> Run:
     report["modality"] = attempt.spec.source.modality
     report["statistics"] = report_of(attempt.run.read_statistics(), report["rows"])
     attempt.run.write_json("report.json", report, attempt.name)
-    figures = {name: report[name] for name in ("rows", "units", "units_skipped", "rows_per_second", "seconds")}
+    figures = {
+        name: report[name] for name in ("rows", "units", "units_skipped", "rows_per_second", "seconds")
+    }
     attempt.header["attempts"][-1] |= {"finished": time.time(), **figures}
     attempt.publish("finished")
     attempt.run.remove_unnamed_rejects(done)

@@ -1,4 +1,7 @@
-"""The forward pass of a unit: token batches in, vectors in the order of the inputs out. Halves what memory can't hold."""
+"""The forward pass of a unit: token batches in, vectors in the order of the inputs out.
+
+Halves what memory can't hold.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +26,12 @@ Result = TypeVar("Result")
 
 @dataclass
 class Room:
-    """What a replica has learned of its memory: positions of the smallest batch that did not fit, None if all did.
+    """What a replica has learned of its memory.
 
-    Batches of that size are halved beforehand from then on, to the halves that running out of memory would give.
+    Positions of the smallest batch that did not fit, None if all did.
+
+    Batches of that size are halved beforehand from then on, to the halves that running out of
+    memory would give.
     """
 
     too_many: int | None = None
@@ -40,12 +46,15 @@ class Embedded:
     """What a unit's inputs became.
 
     Attributes:
-        vectors: {output: (inputs, dim) float32} in the order given; NaN where an input is too large.
-        offsets: {output: (inputs + 1,)} where inputs have other numbers of vectors than one each: where those of each begin.
+        vectors: {output: (inputs, dim) float32} in the order given; NaN where an input is too
+            large.
+        offsets: {output: (inputs + 1,)} where inputs have other numbers of vectors than one each:
+            where those of each begin.
         lengths: (inputs,) int32.
         positions: what went through the model, padding included.
         halved: batches that memory could not hold.
-        refused: {place of an input that has no vector: why}, such as those that memory can't hold alone.
+        refused: {place of an input that has no vector: why}, such as those that memory can't hold
+            alone.
     """
 
     vectors: dict[str, FloatArray]
@@ -79,7 +88,8 @@ def embed_inputs(
 ) -> Embedded:
     """Embed a unit's inputs in token batches formed from these inputs alone.
 
-    A batch is collected only after the next one is launched, so that a GPU never waits for the host to pad it.
+    A batch is collected only after the next one is launched, so that a GPU never waits for the host
+    to pad it.
 
     Args:
         encoder: loaded.
@@ -91,11 +101,19 @@ def embed_inputs(
     """
     lengths = encoder.lengths(inputs)
     batches = token_batches(lengths, budget)
-    counts = {name: encoder.counts(inputs, name) for name in encoder.outputs()} if isinstance(encoder, InWindows) else {}
+    counts = (
+        {name: encoder.counts(inputs, name) for name in encoder.outputs()}
+        if isinstance(encoder, InWindows)
+        else {}
+    )
     offsets = {name: offsets_of(of_input) for name, of_input in counts.items() if of_input is not None}
     number = {name: int(offsets[name][-1]) if name in offsets else len(inputs) for name in encoder.outputs()}
-    vectors = {name: np.full((number[name], encoder.dim(name)), np.nan, np.float32) for name in encoder.outputs()}
-    flight = _Flight(encoder, inputs.combine_chunks(), lengths, vectors, offsets, room or Room(), before, overlap)
+    vectors = {
+        name: np.full((number[name], encoder.dim(name)), np.nan, np.float32) for name in encoder.outputs()
+    }
+    flight = _Flight(
+        encoder, inputs.combine_chunks(), lengths, vectors, offsets, room or Room(), before, overlap
+    )
     flight.run(batches)
     refused = dict.fromkeys(sorted(flight.too_large), Reason.TOO_LARGE)
     return Embedded(vectors, lengths, padded_positions(lengths, batches), flight.halved, refused, offsets)

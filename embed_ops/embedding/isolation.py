@@ -1,9 +1,10 @@
 """Isolation: finds the rows on which worker processes die or hang, and embeds everything else of their unit.
 
-A unit whose workers died is embedded once more in a child process that says what it is about to do. Where the child dies,
-or does not go on in time, the suspects are what it said last; a new child tries halves of them until one row is left
-(bisection). That row becomes a reject. Batches stay as planned: a suspect is replaced by a blank input of its length,
-so every other row keeps its bytes. Plain processes, no Ray.
+A unit whose workers died is embedded once more in a child process that says what it is about to do.
+Where the child dies, or does not go on in time, the suspects are what it said last; a new child
+tries halves of them until one row is left (bisection). That row becomes a reject. Batches stay as
+planned: a suspect is replaced by a blank input of its length, so every other row keeps its bytes.
+Plain processes, no Ray.
 """
 
 from __future__ import annotations
@@ -43,8 +44,14 @@ _TRIAL_PATIENCE_S = 30.0
 """Least patience with a trial, once it is known how long a batch takes."""
 _ORPHAN_S = 60
 """Seconds beyond its parent's patience after which a child ends itself: its parent is gone."""
-_PRELOADED = ["embed_ops.embedding.isolation", "torch", "transformers.models.auto.modeling_auto", "pyarrow.parquet"]
-"""What the server that children are forked from imports: each child then starts in a moment. Nothing of it starts a thread."""
+_PRELOADED = [
+    "embed_ops.embedding.isolation",
+    "torch",
+    "transformers.models.auto.modeling_auto",
+    "pyarrow.parquet",
+]
+"""What the server that children are forked from imports: each child then starts in a moment.
+Nothing of it starts a thread."""
 _BLAMED = {
     Reason.CRASHED: "the worker process dies when it tokenizes or decodes this row",
     Reason.HUNG: "tokenizing or decoding this row does not end",
@@ -120,17 +127,29 @@ def embed_unit(job: Job, work: Work) -> dict[str, Any] | None:
         if not isinstance(ending, Death):
             return ending
         if ending.stage not in _NARROWED or (ending.stage == "prepare" and findings.careful):
-            return failure(EngineError(f"a worker process {ending.how} at this step: {ending.stage}"), work.span.first_unit)
+            return failure(
+                EngineError(f"a worker process {ending.how} at this step: {ending.stage}"),
+                work.span.first_unit,
+            )
         if ending.stage in ("batch", "trial") and findings.inputs.keys() >= set(ending.suspects):
-            return failure(EngineError(f"a worker process {ending.how} though its rows were left out"), work.span.first_unit)
+            return failure(
+                EngineError(f"a worker process {ending.how} though its rows were left out"),
+                work.span.first_unit,
+            )
         if findings.fruitless == 0 and not findings.longest:
             # A single bad row lets one half or the other through before so many deaths.
             hopeless = len(ending.suspects).bit_length() + _SPARE_DEATHS
         findings.fruitless += 1
         if findings.fruitless > hopeless:
-            return failure(EngineError(f"every row that was tried ends its worker process, which {ending.how}"), work.span.first_unit)
+            return failure(
+                EngineError(f"every row that was tried ends its worker process, which {ending.how}"),
+                work.span.first_unit,
+            )
         learn(findings, ending, blamed)
-    return failure(EngineError(f"{MOST_DEATHS} worker processes died on one unit: it is hardly its rows"), work.span.first_unit)
+    return failure(
+        EngineError(f"{MOST_DEATHS} worker processes died on one unit: it is hardly its rows"),
+        work.span.first_unit,
+    )
 
 
 def learn(findings: Findings, death: Death, blamed: set[tuple[int, ...]]) -> None:
@@ -232,7 +251,11 @@ def _steps(job: Job, work: Work, findings: Findings, teller: _Teller) -> dict[st
     embedded = _CarefulReplica(job, findings, teller)(prepared)
     teller.say("writing", [])
     record: dict[str, Any] = json.loads(write_unit(embedded, job).column("record")[0].as_py())
-    return record if "error" in record or "unchanged" in record else record | {"flags": [*record["flags"], ISOLATED]}
+    return (
+        record
+        if "error" in record or "unchanged" in record
+        else record | {"flags": [*record["flags"], ISOLATED]}
+    )
 
 
 def _prepare(job: Job, work: Work, unit: Unit, findings: Findings, teller: _Teller) -> pa.Table:

@@ -1,7 +1,9 @@
-"""How a unit travels between the steps: a one-row table of `meta` (JSON) and payloads (Arrow IPC streams).
+"""How a unit travels between the steps.
 
-A step that fails sends the error along in `meta`, so that the driver hears of it: an exception would be dropped by the
-engine, and the unit with it.
+A one-row table of `meta` (JSON) and payloads (Arrow IPC streams).
+
+A step that fails sends the error along in `meta`, so that the driver hears of it: an exception
+would be dropped by the engine, and the unit with it.
 """
 
 from __future__ import annotations

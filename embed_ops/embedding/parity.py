@@ -43,9 +43,13 @@ def cosines(left: FloatArray, right: FloatArray) -> FloatArray:
 
 
 def compare(
-    vectors: Mapping[str, FloatArray | Ragged], index: IntArray, reference: tuple[str, Mapping[str, FloatArray | Ragged]]
+    vectors: Mapping[str, FloatArray | Ragged],
+    index: IntArray,
+    reference: tuple[str, Mapping[str, FloatArray | Ragged]],
 ) -> list[Parity]:
-    """Compare the vectors of a column's inputs with the reference of its rows, output by output; lists vector by vector.
+    """Compare the vectors of a column's inputs with the reference of its rows, output by output.
+
+    Lists vector by vector.
 
     Args:
         vectors: {output: (inputs, dim) float32, or a list for each}.
@@ -63,12 +67,25 @@ def compare(
         if finite.any():
             close = cosines(ours[index[finite]], expected[finite])
             rows = np.flatnonzero(finite)
-            found.append(Parity(output, reference[0], len(rows), float(close.mean()), float(close.min()), int(rows[close.argmin()])))
+            found.append(
+                Parity(
+                    output,
+                    reference[0],
+                    len(rows),
+                    float(close.mean()),
+                    float(close.min()),
+                    int(rows[close.argmin()]),
+                )
+            )
     return found
 
 
 def _listed(vectors: FloatArray | Ragged) -> Ragged:
-    return vectors if isinstance(vectors, Ragged) else Ragged(vectors, np.arange(len(vectors) + 1, dtype=np.int64))
+    return (
+        vectors
+        if isinstance(vectors, Ragged)
+        else Ragged(vectors, np.arange(len(vectors) + 1, dtype=np.int64))
+    )
 
 
 def _compare_lists(output: str, ours: Ragged, expected: Ragged, index: IntArray, name: str) -> list[Parity]:
@@ -83,7 +100,9 @@ def _compare_lists(output: str, ours: Ragged, expected: Ragged, index: IntArray,
     if not len(close):
         return []
     of_row = np.concatenate([np.repeat(rows, theirs.counts), rows[~same & (theirs.counts == 0)]])
-    return [Parity(output, name, len(close), float(close.mean()), float(close.min()), int(of_row[close.argmin()]))]
+    return [
+        Parity(output, name, len(close), float(close.mean()), float(close.min()), int(of_row[close.argmin()]))
+    ]
 
 
 def within(found: list[Parity], limits: ParitySpec) -> bool:
@@ -100,7 +119,10 @@ def require(found: list[Parity], limits: ParitySpec) -> None:
     if within(found, limits):
         return
     head = f"{'output':<16} {'rows':>5} {'mean cosine':>12} {'min cosine':>12}  reference"
-    table = [f"{item.output:<16} {item.rows:>5} {item.mean:>12.7f} {item.min:>12.7f}  {item.reference}" for item in found]
+    table = [
+        f"{item.output:<16} {item.rows:>5} {item.mean:>12.7f} {item.min:>12.7f}  {item.reference}"
+        for item in found
+    ]
     raise ParityError(
         "the vectors differ from the reference by more than [parity] allows "
         f"(min_mean = {limits.min_mean}, min = {limits.min}); stopped before the first unit. "

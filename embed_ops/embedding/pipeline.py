@@ -6,11 +6,13 @@
     write_unit        CPU tasks: the reject file, then the data file
     record          what is known of the unit                                (driver)
 
-A unit is one row of the dataset, and `target_max_block_size = 1` makes every row a block: units leave a reader while it
-still reads, are never merged or split, and take the same way to CPU and GPU replicas.
+A unit is one row of the dataset, and `target_max_block_size = 1` makes every row a block: units
+leave a reader while it still reads, are never merged or split, and take the same way to CPU and GPU
+replicas.
 
-The driver takes records from a feed, so that it can look up: was it asked to stop, does the pool live? Workers that hang
-end themselves; units whose workers died are missing at the end, and `isolate_units` finds out why.
+The driver takes records from a feed, so that it can look up: was it asked to stop, does the pool
+live? Workers that hang end themselves; units whose workers died are missing at the end, and
+`isolate_units` finds out why.
 """
 
 from __future__ import annotations
@@ -57,7 +59,9 @@ from embed_ops.spec.spec import ResourcesSpec
 Result = TypeVar("Result")
 
 
-def run_units(job: Job, works: Sequence[Work], units: int, control: Control) -> Generator[dict[str, Any], None, None]:
+def run_units(
+    job: Job, works: Sequence[Work], units: int, control: Control
+) -> Generator[dict[str, Any], None, None]:
     """Run every unit that the works lack, and yield its record, or the error that it met, as soon as it is known.
 
     Args:
@@ -71,7 +75,8 @@ def run_units(job: Job, works: Sequence[Work], units: int, control: Control) -> 
     context.max_errored_blocks = -1
     context.max_consecutive_actor_init_deaths = MODEL_LOAD_TRIES
     context.execution_no_progress_timeout_s = NO_PROGRESS_S
-    # By default a pool grows only where two units wait for each replica, and readers seldom get that far ahead.
+    # By default a pool grows only where two units wait for each replica, and readers seldom get
+    # that far ahead.
     context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -83,16 +88,23 @@ def run_units(job: Job, works: Sequence[Work], units: int, control: Control) -> 
         try:
             yield from _wave(job, works[first : first + SPANS_PER_WAVE], units, control)
         finally:
-            # The pool's actors go when nothing refers to them, and the engine's objects refer to each other in circles: until
-            # they are collected, actors that are done would keep the cores that the next wave waits for.
+            # The pool's actors go when nothing refers to them, and the engine's objects refer to
+            # each other in circles: until they are collected, actors that are done would keep the
+            # cores that the next wave waits for.
             gc.collect()
 
 
-def _wave(job: Job, works: Sequence[Work], units: int, control: Control) -> Generator[dict[str, Any], None, None]:
+def _wave(
+    job: Job, works: Sequence[Work], units: int, control: Control
+) -> Generator[dict[str, Any], None, None]:
     try:
         with Feed(_dataset(job, works, units).iter_rows) as feed:
             yield from Lookout(job.attempt, control).units(feed)
-    except (ray.exceptions.RayError, ray.data.exceptions.ExecutionTimeoutError, ray.data.exceptions.UserCodeException) as error:
+    except (
+        ray.exceptions.RayError,
+        ray.data.exceptions.ExecutionTimeoutError,
+        ray.data.exceptions.UserCodeException,
+    ) as error:
         raise engine_error(error) from error
 
 
@@ -104,12 +116,21 @@ def _dataset(job: Job, works: Sequence[Work], units: int) -> ray.data.Dataset:
     # Nodes that join later bring replicas and want readers.
     cores = max(int(ray.cluster_resources().get("CPU", 1)), most * threads if least < most else 0)
     helpers = max(1, cores // CPUS_PER_READER)
-    readers, reader_cpus = (READERS_PER_CORE * cores, IMAGE_READER_CPUS) if job.spec.source.modality == "image" else (helpers, READER_CPUS)
+    readers, reader_cpus = (
+        (READERS_PER_CORE * cores, IMAGE_READER_CPUS)
+        if job.spec.source.modality == "image"
+        else (helpers, READER_CPUS)
+    )
     wave = [{"work": work.dump()} for work in works]
     return (
         ray.data.from_items(wave, override_num_blocks=len(wave))
         .map_batches(
-            read, fn_args=(job,), compute=TaskPoolStrategy(size=readers), num_cpus=reader_cpus, max_retries=TASK_RETRIES, **one_unit
+            read,
+            fn_args=(job,),
+            compute=TaskPoolStrategy(size=readers),
+            num_cpus=reader_cpus,
+            max_retries=TASK_RETRIES,
+            **one_unit,
         )
         .map_batches(
             WatchedReplica,
@@ -121,13 +142,21 @@ def _dataset(job: Job, works: Sequence[Work], units: int) -> ray.data.Dataset:
             **one_unit,
         )
         .map_batches(
-            write_unit, fn_args=(job,), compute=TaskPoolStrategy(size=helpers), num_cpus=WRITER_CPUS, max_retries=TASK_RETRIES, **one_unit
+            write_unit,
+            fn_args=(job,),
+            compute=TaskPoolStrategy(size=helpers),
+            num_cpus=WRITER_CPUS,
+            max_retries=TASK_RETRIES,
+            **one_unit,
         )
     )
 
 
 def isolate_units(job: Job, works: Sequence[Work], control: Control) -> Generator[dict[str, Any], None, None]:
-    """Embed the units that the works lack in processes of their own, a task for each work; yields as `run_units` does."""
+    """Embed the units that the works lack in processes of their own, a task for each work.
+
+    Yields as `run_units` does.
+    """
     claim = replica_resources(job.spec.resources, job.resolved.threads_per_replica)
     task = ray.remote(**claim, max_retries=1)(isolate_watched)
     waiting = {task.remote(job, work.dump()): work for work in works}
@@ -153,7 +182,9 @@ class WorkerDied(EngineError):
 
 
 def on_a_replica(
-    resources: ResourcesSpec, function: Callable[[EncoderSpec, Resolved, Any, Any, Any, Any], Result], *arguments: Any
+    resources: ResourcesSpec,
+    function: Callable[[EncoderSpec, Resolved, Any, Any, Any, Any], Result],
+    *arguments: Any,
 ) -> Result:
     """Call `settle` once where a replica would run.
 
@@ -162,11 +193,15 @@ def on_a_replica(
     """
     resolved: Resolved = arguments[1]
     patience = TRIAL_PATIENCE * resources.hang_seconds
-    task = ray.remote(**replica_resources(resources, resolved.threads_per_replica), max_retries=1)(call_guarded)
+    task = ray.remote(**replica_resources(resources, resolved.threads_per_replica), max_retries=1)(
+        call_guarded
+    )
     try:
         result: Result = ray.get(task.remote(patience, function, *arguments))
     except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
-        raise WorkerDied(f"the worker process that compares the first rows died: {' '.join(str(error).split())[:300]}") from error
+        raise WorkerDied(
+            f"the worker process that compares the first rows died: {' '.join(str(error).split())[:300]}"
+        ) from error
     except ray.exceptions.RayError as error:
         raise engine_error(error) from error
     return result

@@ -53,15 +53,20 @@ class Measured:
         """Seconds from the first unit in to the last unit out."""
         if not self.records:
             return 0.0
-        return max(r.seconds["finished"] for r in self.records) - min(r.seconds["started"] for r in self.records)
+        return max(r.seconds["finished"] for r in self.records) - min(
+            r.seconds["started"] for r in self.records
+        )
 
 
 def _time_shares(measured: Measured, gemm: float | None, replicas: int) -> dict[str, float] | None:
-    """Divide the replicas' time between the first unit in and the last unit out; shares add up to 1.
+    """Divide the replicas' time between the first unit in and the last unit out.
 
-    `useful`: what the run's operations would take at the device's matrix-product rate. `padding`: the same for positions
-    without a token. `forward`: the rest of the forward passes. `input`, `output`: waiting for a unit, or for room behind.
-    `uneven`: the rest, when some replica had begun late or was done early.
+    Shares add up to 1.
+
+    `useful`: what the run's operations would take at the device's matrix-product rate. `padding`:
+    the same for positions without a token. `forward`: the rest of the forward passes. `input`,
+    `output`: waiting for a unit, or for room behind. `uneven`: the rest, when some replica had
+    begun late or was done early.
     """
     whole, busy = replicas * measured.steady, measured.seconds("forward")
     tokens, positions = measured.sum("tokens"), measured.sum("positions")
@@ -101,7 +106,9 @@ def counts(done: Sequence[Record], measured: Measured) -> dict[str, Any]:
     }
 
 
-def build(done: Sequence[Record], measured: Measured, total_s: float, resolved: Mapping[str, Any]) -> dict[str, Any]:
+def build(
+    done: Sequence[Record], measured: Measured, total_s: float, resolved: Mapping[str, Any]
+) -> dict[str, Any]:
     """Make `report.json`: counts over the whole run, rates over what this attempt embedded (null where it had nothing to do).
 
     Args:
@@ -127,7 +134,9 @@ def build(done: Sequence[Record], measured: Measured, total_s: float, resolved: 
         },
         "rows_per_second": _ratio(measured.sum("rows"), steady),
         "tokens_per_second": _ratio(measured.sum("tokens"), steady),
-        "padding_waste": _ratio(measured.sum("positions") - measured.sum("tokens"), measured.sum("positions")),
+        "padding_waste": _ratio(
+            measured.sum("positions") - measured.sum("tokens"), measured.sum("positions")
+        ),
         "flops_per_second": flops_per_second,
         "gemm_flops_per_second": gemm,
         "utilization": flops_per_second / gemm if flops_per_second and gemm else None,

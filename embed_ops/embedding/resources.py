@@ -12,13 +12,16 @@ from embed_ops.spec.encoder import AUTO
 from embed_ops.spec.spec import ResourcesSpec
 
 SPANS_PER_WAVE = 4_000
-"""Spans of one Dataset: the engine keeps a little of every block for as long as the Dataset lives (ray issue 66016)."""
+"""Spans of one Dataset: the engine keeps a little of every block for as long as the Dataset lives
+(ray issue 66016)."""
 READER_CPUS = 0.25
 WRITER_CPUS = 0.25
 CPUS_PER_READER = 2
-"""One reader tokenises for far more than two CPU replicas; more of them would only take their cores."""
+"""One reader tokenises for far more than two CPU replicas; more of them would only take their
+cores."""
 READERS_PER_CORE = 2
-"""Of images: decoding photographs can take as long as a small model takes, and one reader begins its next span while another decodes."""
+"""Of images: decoding photographs can take as long as a small model takes, and one reader begins
+its next span while another decodes."""
 IMAGE_READER_CPUS = READER_CPUS / CPUS_PER_READER / READERS_PER_CORE
 """All readers of images together claim what readers of texts do."""
 REPLICA_CPU_SHARE = 0.75
@@ -31,18 +34,23 @@ WEIGHT_COPIES = 2
 """Times the weight files that a replica holds while it loads or compiles them."""
 MODEL_LOAD_TRIES = 3
 TASK_RETRIES = 2
-"""Times that the engine runs a reading or writing task again whose process or node died. Left to itself it would do so for ever."""
+"""Times that the engine runs a reading or writing task again whose process or node died. Left to
+itself it would do so for ever."""
 NO_PROGRESS_S = 6 * 3600
-"""Patience of the engine's own guard, which counts only whole units as progress; ours looks into them (`engine/watch.py`)."""
+"""Patience of the engine's own guard, which counts only whole units as progress; ours looks into
+them (`engine/watch.py`)."""
 TRIAL_PATIENCE = 8
-"""Times `hang_seconds` that the comparison of the first rows may take: it embeds them several times, one by one too."""
+"""Times `hang_seconds` that the comparison of the first rows may take: it embeds them several
+times, one by one too."""
 
 
 def threads_for(resources: ResourcesSpec, units: int, weight_bytes: int) -> int:
-    """Decide the CPU threads of a replica: one, unless units or memory allow fewer replicas than there are cores.
+    """Decide the CPU threads of a replica.
 
-    Replicas of one thread do more together than fewer of many: a product split over threads waits for its slowest
-    part (`bench/scaling.py` measures it).
+    One, unless units or memory allow fewer replicas than there are cores.
+
+    Replicas of one thread do more together than fewer of many: a product split over threads waits
+    for its slowest part (`bench/scaling.py` measures it).
     """
     if resources.threads_per_replica != AUTO:
         return resources.threads_per_replica
@@ -53,13 +61,21 @@ def threads_for(resources: ResourcesSpec, units: int, weight_bytes: int) -> int:
     in_memory = int(cluster.get("memory", 0) / (REPLICA_BYTES + WEIGHT_COPIES * weight_bytes))
     replicas = max(1, min(units, cores, in_memory))
     of_a_node = min(
-        (int(node["Resources"].get("CPU", 1)) for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")), default=1
+        (
+            int(node["Resources"].get("CPU", 1))
+            for node in ray.nodes()
+            if node["Alive"] and node["Resources"].get("CPU")
+        ),
+        default=1,
     )
     return max(1, min(cores // replicas, of_a_node, MOST_THREADS))
 
 
 def replica_count(resources: ResourcesSpec, units: int, threads: int) -> tuple[int, int]:
-    """Decide least and most replicas; "auto": what the cluster has room for beside its readers, and no more than units."""
+    """Decide least and most replicas.
+
+    "auto": what the cluster has room for beside its readers, and no more than units.
+    """
     if isinstance(resources.replicas, int):
         return resources.replicas, resources.replicas
     if isinstance(resources.replicas, tuple):
@@ -74,7 +90,10 @@ def replica_count(resources: ResourcesSpec, units: int, threads: int) -> tuple[i
 
 
 def replica_resources(resources: ResourcesSpec, threads: int, replicas: int = 1) -> dict[str, float]:
-    """Say what each of so many replicas claims; where they are more than the cores, less, so that readers find room."""
+    """Say what each of so many replicas claims.
+
+    Where they are more than the cores, less, so that readers find room.
+    """
     if resources.gpus_per_replica > 0:
         return {"num_gpus": resources.gpus_per_replica, "num_cpus": READER_CPUS}
     room = max(0.5, ray.cluster_resources().get("CPU", 1) - READER_CPUS - WRITER_CPUS)
@@ -90,6 +109,12 @@ def require_room(resources: ResourcesSpec) -> None:
     """
     threads = resources.threads_per_replica
     needed, there = replica_resources(resources, 1 if threads == AUTO else threads), ray.cluster_resources()
-    for name, key, field in (("num_gpus", "GPU", "gpus_per_replica"), ("num_cpus", "CPU", "threads_per_replica")):
+    for name, key, field in (
+        ("num_gpus", "GPU", "gpus_per_replica"),
+        ("num_cpus", "CPU", "threads_per_replica"),
+    ):
         if needed.get(name, 0) > there.get(key, 0):
-            raise SpecError(f"resources.{field}: a replica needs {needed[name]:g} {key}, this machine has {there.get(key, 0):g}")
+            raise SpecError(
+                f"resources.{field}: a replica needs {needed[name]:g} {key}, this machine has "
+                f"{there.get(key, 0):g}"
+            )

@@ -45,28 +45,43 @@ def retry_work(run: RunDir, plan: Plan, records: Iterable[Record]) -> list[Work]
         table, _ = read_table(run, f"{REJECTS}/{record.reject_file}")
         singles: dict[str, set[int]] = {}
         tails: dict[str, int] = {}
-        for source, row, reason in zip(*(table.column(name).to_pylist() for name in (SOURCE, ROW, REASON)), strict=True):
+        for source, row, reason in zip(
+            *(table.column(name).to_pylist() for name in (SOURCE, ROW, REASON)), strict=True
+        ):
             if reason in FILE_LEVEL:
                 tails[source] = row
             else:
                 singles.setdefault(source, set()).add(row)
-        again = {source: Again(frozenset(singles.get(source, ())), tails.get(source)) for source in {*singles, *tails}}
+        again = {
+            source: Again(frozenset(singles.get(source, ())), tails.get(source))
+            for source in {*singles, *tails}
+        }
         pieces = tuple(_piece(part, again, planned) for part in record.ranges)
         works.append(Work(Span(index, pieces), retry=again, replaces=record.reject_file))
     return works
 
 
-def _piece(part: Mapping[str, Any], again: Mapping[str, Again], planned: Mapping[tuple[str, int], Piece]) -> Piece:
+def _piece(
+    part: Mapping[str, Any], again: Mapping[str, Again], planned: Mapping[tuple[str, int], Piece]
+) -> Piece:
     end: int | None = part["end"]
     if again.get(part["source"], Again()).tail is not None:
         # The end of what could not be read is known from the plan, if at all.
-        whole = [piece for (source, begin), piece in planned.items() if source == part["source"] and begin <= part["begin"]]
+        whole = [
+            piece
+            for (source, begin), piece in planned.items()
+            if source == part["source"] and begin <= part["begin"]
+        ]
         end = max(whole, key=lambda piece: piece.begin).end
     return Piece(part["source"], part["begin"], end, None, 0)
 
 
-def merge(run: RunDir, data: pa.Table, rejects: pa.Table, meta: dict[str, Any]) -> tuple[pa.Table, pa.Table, dict[str, Any]]:
-    """Put rows that were embedded on retry among those of the unit's data file; the new rejects replace the old ones.
+def merge(
+    run: RunDir, data: pa.Table, rejects: pa.Table, meta: dict[str, Any]
+) -> tuple[pa.Table, pa.Table, dict[str, Any]]:
+    """Put rows that were embedded on retry among those of the unit's data file.
+
+    The new rejects replace the old ones.
 
     Returns:
         data, rejects, and `meta` with the unit's counts and its place in the chain.
@@ -79,6 +94,9 @@ def merge(run: RunDir, data: pa.Table, rejects: pa.Table, meta: dict[str, Any]) 
 
 
 def merged_before(run: RunDir, meta: dict[str, Any]) -> bool:
-    """Tell whether the unit's files are newer than the rejects that were read: a worker died after it had merged them."""
+    """Tell whether the unit's files are newer than the rejects that were read.
+
+    A worker died after it had merged them.
+    """
     with open_file(run.root.child(f"{DATA}/{meta['unit']}{SUFFIX}")) as opened:
         return bool(read_footer(pq.read_metadata(opened))["reject_file"] != meta["replaces"])

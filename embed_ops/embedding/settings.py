@@ -14,11 +14,34 @@ from embed_ops.spec.encoder import AUTO
 from embed_ops.spec.spec import Spec
 
 _SOURCE_FIELDS = ("kind", "modality", "column", "template", "keep", "where", "limit", "types", "delimiter")
-_ENCODER_FIELDS = ("family", "max_tokens", "prompt", "outputs", "max_pixels", "draft", "lowercase", "trust_remote_code")
+_ENCODER_FIELDS = (
+    "family",
+    "max_tokens",
+    "prompt",
+    "outputs",
+    "max_pixels",
+    "draft",
+    "lowercase",
+    "trust_remote_code",
+)
 _WINDOW_FIELDS = ("window", "stride", "chunk", "targets", "targets_column")
 _VERSIONED = ("torch", "transformers", "tokenizers", "numpy", "pillow", "pyarrow")
-_GRAPH_FIELDS = ("id", "features", "src", "dst", "weight", "edge_features", "undirected", "on_missing", "fanout")
-TOKEN_BUDGETS = {"text": {"cpu": 4_096, "cuda": 65_536}, "image": {"cpu": 2_048, "cuda": 65_536}, "node": {"cpu": 1_024, "cuda": 1_024}}
+_GRAPH_FIELDS = (
+    "id",
+    "features",
+    "src",
+    "dst",
+    "weight",
+    "edge_features",
+    "undirected",
+    "on_missing",
+    "fanout",
+)
+TOKEN_BUDGETS = {
+    "text": {"cpu": 4_096, "cuda": 65_536},
+    "image": {"cpu": 2_048, "cuda": 65_536},
+    "node": {"cpu": 1_024, "cuda": 1_024},
+}
 TOKEN_BUDGETS["static"] = {"cpu": 262_144, "cuda": 262_144}
 TOKEN_BUDGETS["words"] = TOKEN_BUDGETS["text"]
 """Positions of a forward pass, unless a trial on the device finds a faster size; models of images are wider, and leave
@@ -26,12 +49,19 @@ the cache sooner. Nodes go through the model in tiles of a fixed size."""
 
 
 def fingerprint(spec: Spec, model: Mapping[str, str], edges: str | None = None) -> dict[str, Any]:
-    """List what decides the vectors, by field; `model` has the hashes of the model's files, `edges` that of a graph's edge files."""
+    """List what decides the vectors, by field.
+
+    `model` has the hashes of the model's files, `edges` that of a graph's edge files.
+    """
     tree = spec.model_dump(mode="json")
     found = {f"source.{name}": tree["source"][name] for name in _SOURCE_FIELDS}
     if edges is not None:
         found |= {f"source.{name}": tree["source"][name] for name in _GRAPH_FIELDS}
-        found |= {"edge files": edges, "encoder.dtype": spec.encoder.dtype, **({"seed": spec.seed} if spec.source.fanout else {})}
+        found |= {
+            "edge files": edges,
+            "encoder.dtype": spec.encoder.dtype,
+            **({"seed": spec.seed} if spec.source.fanout else {}),
+        }
     found |= {f"encoder.{name}": tree["encoder"][name] for name in _ENCODER_FIELDS}
     # Runs of before there were windows have none of these fields, and are the same runs.
     found |= {f"encoder.{name}": tree["encoder"][name] for name in _WINDOW_FIELDS if spec.encoder.in_windows}
@@ -45,14 +75,19 @@ def fingerprint(spec: Spec, model: Mapping[str, str], edges: str | None = None) 
 
 
 def resolve(spec: Spec) -> Resolved:
-    """Give every setting a value: the spec's, or the safe one that "auto" has until a replica has measured a better."""
+    """Give every setting a value.
+
+    The spec's, or the safe one that "auto" has until a replica has measured a better.
+    """
     device = "cuda" if spec.resources.gpus_per_replica > 0 else "cpu"
     budget, threads = spec.resources.token_budget, spec.resources.threads_per_replica
     versions = {name: importlib.metadata.version(name) for name in _VERSIONED}
     return Resolved(
         dtype="float32" if spec.encoder.dtype == AUTO else spec.encoder.dtype,
         compile=spec.encoder.compile is True,
-        token_budget=TOKEN_BUDGETS.get(spec.encoder.family, TOKEN_BUDGETS[spec.source.modality])[device] if budget == AUTO else budget,
+        token_budget=TOKEN_BUDGETS.get(spec.encoder.family, TOKEN_BUDGETS[spec.source.modality])[device]
+        if budget == AUTO
+        else budget,
         batch_rule=RULE,
         threads_per_replica=1 if threads == AUTO else threads,
         device=device,
@@ -62,12 +97,19 @@ def resolve(spec: Spec) -> Resolved:
 
 
 def choices(spec: Spec) -> frozenset[str]:
-    """Name the settings that are "auto", for a replica to choose; none without a parity check, which must vouch for them."""
+    """Name the settings that are "auto", for a replica to choose.
+
+    None without a parity check, which must vouch for them.
+    """
     if spec.parity.rows == 0:
         return frozenset()
     if spec.encoder.family == "static":
         return frozenset()
-    asked = {"dtype": spec.encoder.dtype, "compile": spec.encoder.compile, "token_budget": spec.resources.token_budget}
+    asked = {
+        "dtype": spec.encoder.dtype,
+        "compile": spec.encoder.compile,
+        "token_budget": spec.resources.token_budget,
+    }
     if spec.source.modality == "image" and spec.encoder.dtype != "float32":
         asked["draft"] = spec.encoder.draft
     return frozenset(name for name, value in asked.items() if value == AUTO)
@@ -91,9 +133,16 @@ def resume(where: str, known: Mapping[str, Any], spec: Spec) -> Resolved:
         **{name: (known, known if value == AUTO else value) for name, (known, value) in given.items()},
         "device": (earlier.device, now.device),
         "batch rule": (earlier.batch_rule, now.batch_rule),
-        **{f"version of {name}": (earlier.versions.get(name), version) for name, version in now.versions.items()},
+        **{
+            f"version of {name}": (earlier.versions.get(name), version)
+            for name, version in now.versions.items()
+        },
     }
-    require_same(where, {name: pair[0] for name, pair in asked.items()}, {name: pair[1] for name, pair in asked.items()})
+    require_same(
+        where,
+        {name: pair[0] for name, pair in asked.items()},
+        {name: pair[1] for name, pair in asked.items()},
+    )
     return earlier
 
 

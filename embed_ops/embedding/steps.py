@@ -1,4 +1,6 @@
-"""The three steps of the job, each on one unit: read and prepare, embed, write. Plain functions, tested without Ray.
+"""The three steps of the job, each on one unit: read and prepare, embed, write.
+
+Plain functions, tested without Ray.
 
 A unit travels between them as a message (`message.py`), and so does an error.
 """
@@ -76,13 +78,20 @@ def parts_of(job: Job) -> _Parts:
         _PARTS.clear()
         spec = job.spec
         _PARTS[job.attempt] = _Parts(
-            make_source(spec.source), Rows(spec.source, job.columns, whole=spec.source.kind == GRAPH), make_encoder(job.encoder)
+            make_source(spec.source),
+            Rows(spec.source, job.columns, whole=spec.source.kind == GRAPH),
+            make_encoder(job.encoder),
         )
     return _PARTS[job.attempt]
 
 
-def read_and_prepare(received: pa.Table, job: Job, stopping: Callable[[], bool] = never) -> Iterator[pa.Table]:
-    """Turn one `Work` into its missing units, one at a time, prepared for the replica; begins none once it is `stopping`."""
+def read_and_prepare(
+    received: pa.Table, job: Job, stopping: Callable[[], bool] = never
+) -> Iterator[pa.Table]:
+    """Turn one `Work` into its missing units, one at a time, prepared for the replica.
+
+    Begins none once it is `stopping`.
+    """
     unit_name: str | None = None
     try:
         work = Work.load(received.column("work")[0].as_py())
@@ -117,12 +126,20 @@ def prepare_unit(unit: Unit, encoder: Encoder, work: Work) -> pa.Table:
     for rejected in prepared.rejects:
         reasons[rejected.row], messages[rejected.row] = rejected.reason, rejected.message
     refused = fine.set_column(fine.schema.get_field_index(REASON), REASON, pa.array(reasons, pa.string()))
-    refused = refused.set_column(fine.schema.get_field_index(MESSAGE), MESSAGE, pa.array(messages, pa.string()))
-    rejects = pa.concat_tables([table.filter(pc.is_valid(table.column(REASON))), refused.filter(pa.array(~used))])
+    refused = refused.set_column(
+        fine.schema.get_field_index(MESSAGE), MESSAGE, pa.array(messages, pa.string())
+    )
+    rejects = pa.concat_tables(
+        [table.filter(pc.is_valid(table.column(REASON))), refused.filter(pa.array(~used))]
+    )
     rows = fine.drop_columns([CONTENT, REASON, MESSAGE]).filter(pa.array(used))
     rows = rows.append_column(INPUT, pa.array(prepared.index[used]))
     if prepared.beside is not None:
-        for name, column in zip(prepared.beside.column_names, prepared.beside.take(pa.array(prepared.index[used])).columns, strict=True):
+        for name, column in zip(
+            prepared.beside.column_names,
+            prepared.beside.take(pa.array(prepared.index[used])).columns,
+            strict=True,
+        ):
             rows = rows.append_column(name, column)
     meta = {
         "documents": prepared.documents,
@@ -140,7 +157,9 @@ def prepare_unit(unit: Unit, encoder: Encoder, work: Work) -> pa.Table:
         "prepared_at": time.time(),
         "reader_memory": peak_memory(),
     }
-    return message(meta, rows=pack(rows), inputs=pack(prepared.inputs), rejects=pack(rejects.drop_columns([CONTENT])))
+    return message(
+        meta, rows=pack(rows), inputs=pack(prepared.inputs), rejects=pack(rejects.drop_columns([CONTENT]))
+    )
 
 
 def _only(table: pa.Table, again: Mapping[str, Again]) -> pa.Table:
@@ -154,7 +173,10 @@ def _only(table: pa.Table, again: Mapping[str, Again]) -> pa.Table:
     missing = {(source, row) for source, rows in again.items() for row in rows.rows} - set(places)
     if missing:
         source, row = min(missing)
-        raise StorageError(f"{source}: row {row} can't be reached, though it was read before; restore the file and run `retry` again")
+        raise StorageError(
+            f"{source}: row {row} can't be reached, though it was read before; restore the file and run "
+            "`retry` again"
+        )
     return table.filter(pa.array(keep, pa.bool_()))
 
 
@@ -187,7 +209,9 @@ class Replica:
 
     def compute(self, inputs: pa.Table) -> Embedded:
         """Put the inputs through the model; `before_batch` is called before each batch."""
-        return embed_inputs(self.encoder, inputs, self.job.resolved.token_budget, self._room, self.before_batch)
+        return embed_inputs(
+            self.encoder, inputs, self.job.resolved.token_budget, self._room, self.before_batch
+        )
 
     def before_batch(self, batch: Batch) -> None:
         """Do nothing: for replicas that are watched."""
@@ -195,7 +219,8 @@ class Replica:
     def _embed(self, received: pa.Table, meta: dict[str, Any]) -> pa.Table:
         started, clock = time.time(), time.perf_counter()
         idle = 0.0 if self._free_since is None else started - self._free_since
-        # A unit that was ready before this replica was free did not keep it waiting: what came behind did.
+        # A unit that was ready before this replica was free did not keep it waiting: what came
+        # behind did.
         waited = min(idle, max(0.0, meta["prepared_at"] - (self._free_since or started)))
         inputs = unpack(received, "inputs")
         embedded = self.compute(inputs)
@@ -217,7 +242,10 @@ class Replica:
         vectors = gather(self.encoder, inputs, embedded.vectors, meta["documents"])
         table = pa.table({name: _column(values, "float32") for name, values in vectors.items()})
         self._free_since = time.time()
-        changed = {"meta": pa.array([json.dumps(meta)]), "vectors": pa.array([pack(table)], pa.large_binary())}
+        changed = {
+            "meta": pa.array([json.dumps(meta)]),
+            "vectors": pa.array([pack(table)], pa.large_binary()),
+        }
         changed["inputs"] = pa.nulls(1, pa.large_binary())
         return pa.table({name: changed.get(name, received.column(name)) for name in received.schema.names})
 
@@ -250,21 +278,37 @@ def _write(received: pa.Table, meta: dict[str, Any], job: Job) -> dict[str, Any]
     rows, rejects = unpack(received, "rows"), unpack(received, "rejects")
     index = rows.column(INPUT).to_numpy()
     table = unpack(received, "vectors")
-    by_document, fine = store(job.spec, {name: read_vectors(table.column(name)) for name in table.schema.names}, job.fingerprint)
-    stored = {name: values.take(index) if isinstance(values, Ragged) else values[index] for name, values in by_document.items()}
+    by_document, fine = store(
+        job.spec, {name: read_vectors(table.column(name)) for name in table.schema.names}, job.fingerprint
+    )
+    stored = {
+        name: values.take(index) if isinstance(values, Ragged) else values[index]
+        for name, values in by_document.items()
+    }
     finite, data = fine[index], rows.drop_columns([INPUT])
     if not finite.all():
-        why = [Reason(meta["refused"].get(str(place), Reason.NON_FINITE)) for place in index[~finite].tolist()]
-        rejects = pa.concat_tables([rejects, _without_vector(data.filter(pa.array(~finite)), why, rejects.schema)])
+        why = [
+            Reason(meta["refused"].get(str(place), Reason.NON_FINITE)) for place in index[~finite].tolist()
+        ]
+        rejects = pa.concat_tables(
+            [rejects, _without_vector(data.filter(pa.array(~finite)), why, rejects.schema)]
+        )
         data = data.filter(pa.array(finite))
-        stored = {name: values.take(finite) if isinstance(values, Ragged) else values[finite] for name, values in stored.items()}
+        stored = {
+            name: values.take(finite) if isinstance(values, Ragged) else values[finite]
+            for name, values in stored.items()
+        }
     data, stored = chosen_words(job.spec.encoder, data, stored)
     for name, values in stored.items():
         data = data.append_column(name, _column(values, stored_type(job.spec, name)))
     meta["statistics"] = dump(statistics_of(data))
     run = RunDir(job.run)
     if meta["retry"]:
-        found = recover(run.root, meta["unit"], job.fingerprint, job.attempt) if merged_before(run, meta) else None
+        found = (
+            recover(run.root, meta["unit"], job.fingerprint, job.attempt)
+            if merged_before(run, meta)
+            else None
+        )
         if found is not None:
             return _result(job, meta, replace(found.record, flags=("retried",)), clock)
         if len(data) == 0:
@@ -272,16 +316,27 @@ def _write(received: pa.Table, meta: dict[str, Any], job: Job) -> dict[str, Any]
         data, rejects, meta = merge(run, data, rejects, meta)
     rejects = in_source_order(rejects, meta["ranges"])
     of_files = sum(reason in FILE_LEVEL for reason in rejects.column(REASON).to_pylist())
-    counts = {"rows": len(data), "rejects": len(rejects) - of_files, "file_rejects": of_files, "bytes": 0, "sha256": ""}
+    counts = {
+        "rows": len(data),
+        "rejects": len(rejects) - of_files,
+        "file_rejects": of_files,
+        "bytes": 0,
+        "sha256": "",
+    }
     record = Record.parse(meta | counts | {"attempt": job.attempt})
     return _result(job, meta, run.write_unit(record, data, rejects, job.fingerprint, __version__), clock)
 
 
 def _result(job: Job, meta: dict[str, Any], record: Record, clock: float) -> dict[str, Any]:
-    """Make what the driver gets; a reject file that was replaced goes, now that no data file names it."""
+    """Make what the driver gets.
+
+    A reject file that was replaced goes, now that no data file names it.
+    """
     if meta["replaces"] is not None and meta["replaces"] != record.reject_file:
         remove(job.run.child(f"{REJECTS}/{meta['replaces']}"))
-    seconds = {name: meta[name] for name in ("read", "prepare", "forward", "started", "idle_input", "idle_output")}
+    seconds = {
+        name: meta[name] for name in ("read", "prepare", "forward", "started", "idle_input", "idle_output")
+    }
     seconds |= {"write": time.perf_counter() - clock, "finished": time.time()}
     extra = {
         "replica": meta["replica"],

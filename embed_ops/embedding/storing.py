@@ -1,4 +1,7 @@
-"""How the vectors of each output are stored: as floats of a type, or as the codes of a fitted quantizer."""
+"""How the vectors of each output are stored.
+
+As floats of a type, or as the codes of a fitted quantizer.
+"""
 
 from __future__ import annotations
 
@@ -30,15 +33,26 @@ def chosen_words(spec: EncoderSpec, data: pa.Table, stored: Stored) -> tuple[pa.
         return data, stored
     words, mask = data.column("word").to_pylist(), []
     for found, wanted in zip(words, data.column(spec.targets_column).to_pylist(), strict=True):
-        mask.append(Targets([wanted] if isinstance(wanted, str) else [str(word) for word in wanted or ()]).mask(found))
+        mask.append(
+            Targets([wanted] if isinstance(wanted, str) else [str(word) for word in wanted or ()]).mask(found)
+        )
     keep = np.concatenate(mask) if mask else np.zeros(0, np.bool_)
     for name in COMPANIONS["word"]:
         column = data.column(name).combine_chunks()
-        offsets = Ragged(np.zeros(len(keep)), offsets_of(np.array([len(found) for found in words], np.int64))).keep(keep).offsets
-        thin = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), column.flatten().filter(pa.array(keep)))
+        offsets = (
+            Ragged(np.zeros(len(keep)), offsets_of(np.array([len(found) for found in words], np.int64)))
+            .keep(keep)
+            .offsets
+        )
+        thin = pa.ListArray.from_arrays(
+            pa.array(offsets, pa.int32()), column.flatten().filter(pa.array(keep))
+        )
         data = data.set_column(data.schema.get_field_index(name), name, thin)
     of_words = {output.name for output in spec.named if spec.each(output) == "word"}
-    kept = {name: values.keep(keep) if isinstance(values, Ragged) and name in of_words else values for name, values in stored.items()}
+    kept = {
+        name: values.keep(keep) if isinstance(values, Ragged) and name in of_words else values
+        for name, values in stored.items()
+    }
     return data, kept
 
 
@@ -65,7 +79,10 @@ def vector_bytes(spec: Spec, encoder: Encoder) -> tuple[int, int]:
 
 @cache
 def _quantizer(path: str, fingerprint: str) -> Any:
-    """Load a quantizer once in a process for each run: the one at a path may be another for the next run."""
+    """Load a quantizer once in a process for each run.
+
+    The one at a path may be another for the next run.
+    """
     return load_model(path)
 
 
@@ -86,9 +103,15 @@ def quantizers(spec: EncoderSpec, encoder: Encoder) -> dict[str, str]:
             raise SpecError(f"{where}: {error}") from error
         if model.kind != "quantize" or model.to != output.dtype:
             of = f"a quantize stage to {model.to}" if model.kind == "quantize" else f"a {model.kind} stage"
-            raise SpecError(f"{where}: is of {of}, and dtype is {output.dtype}; give the run of a quantize stage to {output.dtype}")
+            raise SpecError(
+                f"{where}: is of {of}, and dtype is {output.dtype}; give the run of a quantize stage to "
+                f"{output.dtype}"
+            )
         if model.dim != encoder.dim(name):
-            raise SpecError(f"{where}: takes {model.dim} dimensions, and the output has {encoder.dim(name)}; fit it on such vectors")
+            raise SpecError(
+                f"{where}: takes {model.dim} dimensions, and the output has {encoder.dim(name)}; fit it "
+                "on such vectors"
+            )
         found[f"quantizer of {name}"] = content_digest(model)
     return found
 
@@ -96,13 +119,17 @@ def quantizers(spec: EncoderSpec, encoder: Encoder) -> dict[str, str]:
 def anchored(spec: EncoderSpec) -> EncoderSpec:
     """Give quantizers their full addresses, so that they mean the same to every process."""
     outputs = tuple(
-        output if output.quantizer is None else output.model_copy(update={"quantizer": full_address(output.quantizer)})
+        output
+        if output.quantizer is None
+        else output.model_copy(update={"quantizer": full_address(output.quantizer)})
         for output in spec.outputs
     )
     return spec.model_copy(update={"outputs": outputs})
 
 
-def store(spec: Spec, vectors: Mapping[str, FloatArray | Ragged], fingerprint: str) -> tuple[Stored, npt.NDArray[np.bool_]]:
+def store(
+    spec: Spec, vectors: Mapping[str, FloatArray | Ragged], fingerprint: str
+) -> tuple[Stored, npt.NDArray[np.bool_]]:
     """Turn vectors, {output: (rows, dim) float32, or lists}, to what is stored, and tell which rows are finite in all of them: (rows,).
 
     Args:
@@ -120,7 +147,9 @@ def store(spec: Spec, vectors: Mapping[str, FloatArray | Ragged], fingerprint: s
             fine = np.isfinite(stored).all(axis=1)
         else:
             fine = np.atleast_1d(np.isfinite(values).all(axis=1))
-            stored = _quantizer(output.quantizer, fingerprint).transform(np.where(fine[:, None], values, np.float32(0)))
+            stored = _quantizer(output.quantizer, fingerprint).transform(
+                np.where(fine[:, None], values, np.float32(0))
+            )
         columns[name] = Ragged(stored, found.offsets) if isinstance(found, Ragged) else stored
         finite.append(found.all(fine) if isinstance(found, Ragged) else fine)
     return columns, np.logical_and.reduce(finite)

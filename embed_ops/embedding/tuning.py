@@ -1,7 +1,8 @@
 """What "auto" becomes: measured on a replica before the first unit, accepted only if the vectors stay close to the reference.
 
-Each choice costs time on an idle cluster, so it is made only where the planned work repays it; a small job starts at
-once with what is known to be right. What was chosen is kept with the run and never chosen again.
+Each choice costs time on an idle cluster, so it is made only where the planned work repays it; a
+small job starts at once with what is known to be right. What was chosen is kept with the run and
+never chosen again.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from embed_ops.spec.encoder import EncoderSpec
 from embed_ops.spec.spec import ParitySpec
 
 LEAST_GAIN = 1.5
-"""Times the float32 rate that a matrix product in a shorter type must reach to be worth its rounding."""
+"""Times the float32 rate that a matrix product in a shorter type must reach to be worth its
+rounding."""
 BUDGETS = {"cpu": (1_024, 2_048, 4_096, 8_192), "cuda": (16_384, 65_536, 262_144)}
 """Token budgets that are tried, in positions."""
 _BUDGET_GAIN = 1.03
@@ -35,12 +37,14 @@ _ALLOWANCE = 0.02
 _GPU_MEMORY = 0.7
 """Share of a GPU's memory that a budget may take: shapes differ, and so does what fragments."""
 _COMPILE_SECONDS = 30.0
-"""What compiling costs, roughly: 20 s for a six-layer model on one core, and a replica's loading of the result."""
+"""What compiling costs, roughly: 20 s for a six-layer model on one core, and a replica's loading of
+the result."""
 _EXPECTED_GAIN = 0.05
 """Share of the time that compiling is expected to save, when deciding whether to try."""
 _COMPILE_GAIN = 1.03
 _COMPARED = 4096
-"""Characters, or words, of a text in windows that are compared: some windows' worth, and not a book, one window at a time."""
+"""Characters, or words, of a text in windows that are compared: some windows' worth, and not a
+book, one window at a time."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,12 @@ class Settled:
 
 
 def settle(
-    spec: EncoderSpec, resolved: Resolved, choices: frozenset[str], limits: ParitySpec, contents: list[Any], planned: Planned
+    spec: EncoderSpec,
+    resolved: Resolved,
+    choices: frozenset[str],
+    limits: ParitySpec,
+    contents: list[Any],
+    planned: Planned,
 ) -> Settled:
     """Embed the first rows as the job would and through the reference, and make the choices that are open.
 
@@ -116,7 +125,9 @@ class _Trial:
         shortened = [content[:_COMPARED] for content in contents] if spec.in_windows else contents
         images = bool(contents) and isinstance(contents[0], bytes)
         lists = bool(contents) and isinstance(contents[0], list)
-        self.column = pa.array(shortened, pa.binary() if images else pa.list_(pa.string()) if lists else pa.string())
+        self.column = pa.array(
+            shortened, pa.binary() if images else pa.list_(pa.string()) if lists else pa.string()
+        )
         self.encoder: Encoder = make_encoder(spec)
         self.reference: tuple[str, Mapping[str, FloatArray | Ragged]] = self.encoder.reference(self.column)
         self.prepared: Prepared = self.encoder.prepare(self.column)
@@ -126,7 +137,10 @@ class _Trial:
         self.measured: dict[str, Any] = {}
 
     def run(self, resolved: Resolved) -> bool:
-        """Load the encoder so and embed the rows; tells whether they are close enough, and keeps how close."""
+        """Load the encoder so and embed the rows.
+
+        Tells whether they are close enough, and keeps how close.
+        """
         self.encoder = make_encoder(self.spec)
         self.encoder.load(resolved.device, resolved.dtype, compiled=resolved.compile)
         return self.check(resolved.token_budget)
@@ -145,7 +159,10 @@ class _Trial:
         return time.perf_counter() - started
 
     def choose_dtype(self, resolved: Resolved) -> Resolved:
-        """Take bfloat16 where the device really speeds it up: emulated, it is slower than float32."""
+        """Take bfloat16 where the device really speeds it up.
+
+        Emulated, it is slower than float32.
+        """
         from embed_ops.encoders.device import gemm_flops_per_second
 
         rates = {dtype: gemm_flops_per_second(resolved.device, dtype) for dtype in ("float32", "bfloat16")}
@@ -164,7 +181,9 @@ class _Trial:
         kept = self.spec, self.prepared, self.found
         self.spec = self.spec.model_copy(update={"draft": True})
         self.prepared = make_encoder(self.spec).prepare(self.column)
-        if not np.array_equal(self.prepared.index, kept[1].index) or self.prepared.inputs.equals(kept[1].inputs):
+        if not np.array_equal(self.prepared.index, kept[1].index) or self.prepared.inputs.equals(
+            kept[1].inputs
+        ):
             self.spec, self.prepared, self.found = kept
             return resolved
         close = self.check(resolved.token_budget)
@@ -199,7 +218,10 @@ class _Trial:
         speeds: dict[int, float] = {}
         for budget in budgets:
             memory_share(resolved.device)
-            if embed_inputs(self.encoder, inputs, budget).halved or memory_share(resolved.device) > _GPU_MEMORY:
+            if (
+                embed_inputs(self.encoder, inputs, budget).halved
+                or memory_share(resolved.device) > _GPU_MEMORY
+            ):
                 break
             tokens = int(self.encoder.lengths(inputs).sum())
             speeds[budget] = tokens / min(self._seconds(inputs, budget) for _ in range(2))
@@ -229,7 +251,10 @@ class _Trial:
             self.encoder, self.found = kept
             return resolved
         compiled = min(self._seconds(inputs, resolved.token_budget) for _ in range(2))
-        self.measured["compile"] = {"times as fast": eager / compiled, "parity": [asdict(item) for item in self.found]}
+        self.measured["compile"] = {
+            "times as fast": eager / compiled,
+            "parity": [asdict(item) for item in self.found],
+        }
         if close and eager >= _COMPILE_GAIN * compiled:
             return twin
         self.encoder, self.found = kept

@@ -36,13 +36,18 @@ _NAME = "vocabulary"
 _VERSIONED = ("numpy", "pyarrow")
 
 
-def write_vocabulary(model: str, output: str, *, frequencies: str | None = None, reporter: Reporter | None = None) -> Run:
-    """Write the words of a model and their vectors; units that are there already stay, and a finished run is left alone.
+def write_vocabulary(
+    model: str, output: str, *, frequencies: str | None = None, reporter: Reporter | None = None
+) -> Run:
+    """Write the words of a model and their vectors.
+
+    Units that are there already stay, and a finished run is left alone.
 
     Args:
         model: what `encoder.model` of family static takes.
         output: run directory.
-        frequencies: folder that `fit-weights` has written: how often each word stands in its corpus; without it that is null.
+        frequencies: folder that `fit-weights` has written: how often each word stands in its
+            corpus; without it that is null.
         reporter: shows progress.
 
     Raises:
@@ -66,8 +71,15 @@ def write_vocabulary(model: str, output: str, *, frequencies: str | None = None,
     header = run.read_header()
     if header is None:
         run.require_empty()
-        versions = {"embed-ops": __version__, **{name: importlib.metadata.version(name) for name in _VERSIONED}}
-        header = {"spec": spec.model_dump(mode="json"), "fingerprint": found, "resolved": {"versions": versions}}
+        versions = {
+            "embed-ops": __version__,
+            **{name: importlib.metadata.version(name) for name in _VERSIONED},
+        }
+        header = {
+            "spec": spec.model_dump(mode="json"),
+            "fingerprint": found,
+            "resolved": {"versions": versions},
+        }
         header |= {"parent": None, "started": began, "finished": None, "status": "new", "attempts": []}
     else:
         require_same(output, header["fingerprint"], found)
@@ -87,7 +99,11 @@ def write_vocabulary(model: str, output: str, *, frequencies: str | None = None,
         _Writer(encoder, run, attempt, digest_of(found), frequencies).write(records)
         done = take_stock(plan, records, ANY_UNITS).done
         report = build(done, Measured(), time.time() - began, header["resolved"])
-        report |= {"modality": "text", "units_skipped": before, "statistics": report_of(run.read_statistics(), report["rows"])}
+        report |= {
+            "modality": "text",
+            "units_skipped": before,
+            "statistics": report_of(run.read_statistics(), report["rows"]),
+        }
         run.write_json("report.json", report, attempt)
         header["attempts"][-1]["finished"] = time.time()
         _publish(run, header, "finished", attempt)
@@ -112,11 +128,15 @@ def _plan(encoder: StaticEncoder, run: RunDir) -> Plan:
 class _Writer:
     """Writes the units of a table, one after the other."""
 
-    def __init__(self, encoder: StaticEncoder, run: RunDir, attempt: str, fingerprint: str, frequencies: str | None) -> None:
+    def __init__(
+        self, encoder: StaticEncoder, run: RunDir, attempt: str, fingerprint: str, frequencies: str | None
+    ) -> None:
         self._run, self._attempt, self._fingerprint = run, attempt, fingerprint
         self._vectors = encoder.vectors()
         self._words = encoder.vocabulary()
-        self._counts: WordCounts | None = None if frequencies is None else read_counts(frequencies, self._words, None)
+        self._counts: WordCounts | None = (
+            None if frequencies is None else read_counts(frequencies, self._words, None)
+        )
 
     def write(self, records: dict[str, Record]) -> None:
         """Write the units without a record, and add theirs."""
@@ -128,7 +148,9 @@ class _Writer:
             data = self._table(first)
             record = self._record(first, len(data))
             written = self._run.write_unit(record, data, data.slice(0, 0), self._fingerprint, __version__)
-            written = replace(written, seconds={"started": started, "finished": time.time(), "write": time.time() - started})
+            written = replace(
+                written, seconds={"started": started, "finished": time.time(), "write": time.time() - started}
+            )
             records[written.unit] = written
             journal.add(written, dump(statistics_of(data)))
         journal.flush()
@@ -136,12 +158,18 @@ class _Writer:
     def _table(self, first: int) -> pa.Table:
         vectors = self._vectors[first : first + UNIT_ROWS]
         count = len(vectors)
-        counted = pa.nulls(count, pa.int64()) if self._counts is None else pa.array(self._counts.counts[first : first + count])
+        counted = (
+            pa.nulls(count, pa.int64())
+            if self._counts is None
+            else pa.array(self._counts.counts[first : first + count])
+        )
         return pa.table(
             {
                 WORD: pa.array(self._words[first : first + count], pa.string()),
                 FREQUENCY: counted,
-                SOURCE: pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, np.int32)), [_NAME]).cast(SOURCE_TYPE),
+                SOURCE: pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, np.int32)), [_NAME]).cast(
+                    SOURCE_TYPE
+                ),
                 ROW: pa.array(np.arange(first, first + count)),
                 EMBEDDING: vector_column(vectors, "float32"),
             }

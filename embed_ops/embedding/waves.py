@@ -22,21 +22,26 @@ if TYPE_CHECKING:
 
 _UNITS_BEFORE_ABORT = 10
 _ERRORS_BEFORE_ABORT = 10
-"""Units that may fail in a row before any has come through: where so many do, the next thousand would too."""
+"""Units that may fail in a row before any has come through: where so many do, the next thousand
+would too."""
 _FEW = 8
-"""Spans with missing units that go to isolation at once: rows that kill are rare, lost nodes lose many units."""
+"""Spans with missing units that go to isolation at once: rows that kill are rare, lost nodes lose
+many units."""
 
 
 def run_works(attempt: Attempt, works: Sequence[Work], units: int, stop: StopRequest) -> None:
     """Run the works until none of their units is missing.
 
     Raises:
-        StorageError, EngineError, Stopped: the run ended early; everything that is done is kept, and `run.json` says "stopped".
+        StorageError, EngineError, Stopped: the run ended early; everything that is done is kept,
+            and `run.json` says "stopped".
     """
     from embed_ops.embedding.resources import replica_count
 
     attempt.measured.spans_read += len(works)
-    attempt.measured.replicas = replica_count(attempt.spec.resources, units, attempt.resolved.threads_per_replica)[1]
+    attempt.measured.replicas = replica_count(
+        attempt.spec.resources, units, attempt.resolved.threads_per_replica
+    )[1]
     try:
         _Waves(attempt, stop, Totals(units_expected=units)).run(works, units)
     except KeyboardInterrupt:
@@ -75,10 +80,17 @@ class _Waves:
             say(f"units of {len(left)} spans are missing because workers or nodes died; running them again")
             left = self._wave(works, left, len(left))
         if left:
-            say(f"units of {len(left)} spans are missing because workers died on them; looking for the rows at fault, each in a process")
+            say(
+                f"units of {len(left)} spans are missing because workers died on them; looking for the "
+                "rows at fault, each in a process"
+            )
             left = self._wave(works, left, 0)
         if left:
-            raise stopped(self.attempt, f"units are missing, the first is {self._first_missing(left[0])}: their workers died each time")
+            raise stopped(
+                self.attempt,
+                f"units are missing, the first is {self._first_missing(left[0])}: their workers died "
+                "each time",
+            )
 
     def _wave(self, works: Sequence[Work], now: Sequence[Work], units: int) -> Sequence[Work]:
         """Run some works, in isolation if `units` is 0, and list those that have not come back whole."""
@@ -86,13 +98,18 @@ class _Waves:
         from embed_ops.engine.lookout import Control
         from embed_ops.engine.metrics import Metrics
 
-        watch = Watch(self.attempt.spec.resources.hang_seconds, self.attempt.measured.replicas, time.monotonic())
+        watch = Watch(
+            self.attempt.spec.resources.hang_seconds, self.attempt.measured.replicas, time.monotonic()
+        )
         self.metrics = self.metrics or Metrics(self.attempt.spec.sink.path)
         control = Control(self.stop, watch, self.metrics)
         job = self.attempt.job
         try:
-            # Closed by hand: an error that ends the wave would keep the generator, and with it the pool, alive.
-            with closing(run_units(job, now, units, control) if units else isolate_units(job, now, control)) as results:
+            # Closed by hand: an error that ends the wave would keep the generator, and with it the
+            # pool, alive.
+            with closing(
+                run_units(job, now, units, control) if units else isolate_units(job, now, control)
+            ) as results:
                 self._take(results, retrying=works[0].retry is not None)
         finally:
             self.attempt.measured.deaths += control.deaths
@@ -136,11 +153,15 @@ class _Waves:
             none = "" if self.totals.units else " and none came through"
             raise stopped(
                 self.attempt,
-                f"{len(self.errors)} units failed{none}, the first ({first['unit']}) with: {first['error']}\n{first['traceback']}",
+                f"{len(self.errors)} units failed{none}, the first ({first['unit']}) with: "
+                f"{first['error']}\n{first['traceback']}",
             )
 
     def _left(self, works: Sequence[Work]) -> Sequence[Work]:
-        """List the works that have not come back whole; a retry is of units that are done, so only the answers tell."""
+        """List the works that have not come back whole.
+
+        A retry is of units that are done, so only the answers tell.
+        """
         if works[0].retry is not None:
             return [work for work in works if work.span.first_unit not in self.returned]
         return self.attempt.stock().works
@@ -163,5 +184,7 @@ class _Waves:
         share = totals.rejects / max(1, totals.rejects + totals.rows)
         if totals.units >= _UNITS_BEFORE_ABORT and share > limit:
             raise stopped(
-                self.attempt, f"{share:.0%} of the rows are rejects, more than abort_reject_fraction = {limit}; see rejects/ for why"
+                self.attempt,
+                f"{share:.0%} of the rows are rejects, more than abort_reject_fraction = {limit}; see "
+                "rejects/ for why",
             )

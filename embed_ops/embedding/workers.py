@@ -1,6 +1,7 @@
 """What runs inside Ray's workers: the steps, guarded and watched.
 
-A worker gives signs of life (`engine/pulse.py`), and ends itself where it hangs: the engine then starts another.
+A worker gives signs of life (`engine/pulse.py`), and ends itself where it hangs: the engine then
+starts another.
 """
 
 from __future__ import annotations
@@ -53,8 +54,8 @@ def _beating(life: Pulse, doing: str) -> Iterator[None]:
 def guard(seconds: float) -> Iterator[Callable[[], None]]:
     """End this worker process where it does not come to an end in time; gives what renews the time.
 
-    The timer runs in native code: it ends a process that holds the interpreter's lock, too. What the process was doing
-    goes to the worker's log.
+    The timer runs in native code: it ends a process that holds the interpreter's lock, too. What
+    the process was doing goes to the worker's log.
     """
 
     def renew() -> None:
@@ -84,14 +85,18 @@ class WatchedReplica(Replica):
     """A replica that gives signs of life, ends itself where a batch hangs, and begins no unit once the job is to stop."""
 
     def __init__(self, job: Job) -> None:
-        """Load the model; that it takes long is no sign of trouble. An error of ours that other nodes would meet too goes to the driver."""
+        """Load the model; that it takes long is no sign of trouble.
+
+        An error of ours that other nodes would meet too goes to the driver.
+        """
         self._life = _pulse(job)
         self._unusable: EmbedOpsError | None = None
         try:
             with _beating(self._life, "loading the model"):
                 super().__init__(job)
         except EmbedOpsError as error:
-            # Raised here, the engine would load the model again and again, and wrap the error beyond recognition.
+            # Raised here, the engine would load the model again and again, and wrap the error
+            # beyond recognition.
             self._unusable = error
 
     def __call__(self, received: pa.Table) -> pa.Table:

@@ -1,1 +1,4 @@
-"""Families of models. Read `base.py` first; each family is a folder whose `encoder.py` begins it."""
+"""Families of models. Read `base.py` first.
+
+Each family is a folder whose `encoder.py` begins it.
+"""

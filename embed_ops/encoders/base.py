@@ -20,7 +20,10 @@ BoolArray = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Rejected:
-    """One row that can't be embedded: its index in the column, a `schema.Reason`, and a sentence."""
+    """One row that can't be embedded.
+
+    Its index in the column, a `schema.Reason`, and a sentence.
+    """
 
     row: int
     reason: str
@@ -32,13 +35,17 @@ class Prepared:
     """What CPU workers hand to a replica, for one column of a unit.
 
     Attributes:
-        inputs: one row per *distinct* input, in order of first appearance; columns are the family's own
-            (text: `tokens`, a list<int32>; images: `pixels`, fixed-size binary). Texts in windows: a row for each window.
-        index: (rows,) int32; row of `inputs`, or the distinct text in windows, that each row of the column uses, -1 for a reject.
+        inputs: one row per *distinct* input, in order of first appearance; columns are the family's
+            own (text: `tokens`, a list<int32>; images: `pixels`, fixed-size binary). Texts in
+            windows: a row for each window.
+        index: (rows,) int32; row of `inputs`, or the distinct text in windows, that each row of the
+            column uses, -1 for a reject.
         truncated: (inputs,) or (distinct texts,) bool; the input was cut to the model's length.
         rejects: rows that can't be embedded.
-        unknown: (inputs,) int64; words that the model does not know and leaves out, None where there is no such thing.
-        beside: (distinct texts,) columns that stand beside lists of vectors, None where there are no lists.
+        unknown: (inputs,) int64; words that the model does not know and leaves out, None where
+            there is no such thing.
+        beside: (distinct texts,) columns that stand beside lists of vectors, None where there are
+            no lists.
     """
 
     inputs: pa.Table
@@ -55,18 +62,26 @@ class Prepared:
 
 
 class Encoder(Protocol):
-    """A model family, built inside the worker from the spec. It knows no Ray and does no I/O but loading weights.
+    """A model family, built inside the worker from the spec.
+
+    It knows no Ray and does no I/O but loading weights.
 
     `prepare` and `lengths` run on CPU workers and must not load weights; `load` is called once per
     replica, before `launch`.
     """
 
     def prepare(self, column: pa.Array) -> Prepared:
-        """Turn a column (Arrow in, Arrow out) into inputs; null rows become rejects, nothing raises for one bad row."""
+        """Turn a column (Arrow in, Arrow out) into inputs.
+
+        Null rows become rejects, nothing raises for one bad row.
+        """
         ...
 
     def most_rows(self, modality: str, asked: int) -> int:
-        """Give the most rows of a unit, `asked` or less, so that what it carries stays near 64 MiB; `modality`: what its rows hold."""
+        """Give the most rows of a unit, `asked` or less, so that what it carries stays near 64 MiB.
+
+        `modality`: what its rows hold.
+        """
         ...
 
     def lengths(self, inputs: pa.Table) -> IntArray:
@@ -74,7 +89,10 @@ class Encoder(Protocol):
         ...
 
     def blank(self, inputs: pa.Table, places: Collection[int]) -> pa.Table:
-        """Replace some inputs by harmless ones of the same length, so that all others meet the same batches as before."""
+        """Replace some inputs by harmless ones of the same length.
+
+        So that all others meet the same batches as before.
+        """
         ...
 
     def load(self, device: str, dtype: str, *, compiled: bool = False) -> None:
@@ -117,7 +135,10 @@ class Encoder(Protocol):
         ...
 
     def fingerprint(self) -> dict[str, str]:
-        """Hash everything of the model folder that changes vectors, {part: sha256}; weights and tokenizer included."""
+        """Hash everything of the model folder that changes vectors, {part: sha256}.
+
+        Weights and tokenizer included.
+        """
         ...
 
 
@@ -129,13 +150,23 @@ class InWindows(Protocol):
         """Count the vectors that each input gives to an output, (inputs,) int64; None: one each."""
         ...
 
-    def gather(self, inputs: pa.Table, vectors: Mapping[str, FloatArray], documents: int) -> dict[str, FloatArray | Ragged]:
-        """Put the vectors of inputs, {output: (vectors, dim)}, together to those of `documents` distinct texts."""
+    def gather(
+        self, inputs: pa.Table, vectors: Mapping[str, FloatArray], documents: int
+    ) -> dict[str, FloatArray | Ragged]:
+        """Put the vectors of inputs, {output.
+
+        (vectors, dim)}, together to those of `documents` distinct texts.
+        """
         ...
 
 
-def gather(encoder: Encoder, inputs: pa.Table, vectors: Mapping[str, FloatArray], documents: int) -> Mapping[str, FloatArray | Ragged]:
-    """Give the vectors of what rows refer to, from those of inputs: the same, but for texts in windows."""
+def gather(
+    encoder: Encoder, inputs: pa.Table, vectors: Mapping[str, FloatArray], documents: int
+) -> Mapping[str, FloatArray | Ragged]:
+    """Give the vectors of what rows refer to, from those of inputs.
+
+    The same, but for texts in windows.
+    """
     return encoder.gather(inputs, vectors, documents) if isinstance(encoder, InWindows) else vectors
 
 

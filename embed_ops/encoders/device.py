@@ -6,7 +6,8 @@ import gc
 import os
 import time
 
-# Hidden states are allocated and freed all the time: in huge pages that is a few per cent faster. torch reads it once.
+# Hidden states are allocated and freed all the time: in huge pages that is a few per cent faster.
+# torch reads it once.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 import torch
@@ -29,7 +30,9 @@ def wait_for(device: str) -> None:
 
 
 def gemm_flops_per_second(device: str, dtype: str) -> float:
-    """Time a matrix product (1024 cubed on a CPU) in the compute dtype: the best of five, in FLOP/s.
+    """Time a matrix product (1024 cubed on a CPU) in the compute dtype.
+
+    The best of five, in FLOP/s.
 
     The rate that a forward pass is held against: what this share of the device does at its best.
     """
@@ -61,9 +64,14 @@ def release_memory() -> None:
 
 
 def memory_share(device: str) -> float:
-    """Measure the largest share of a GPU's memory held since the last call; 0 on a CPU, whose memory is not a replica's own."""
+    """Measure the largest share of a GPU's memory held since the last call.
+
+    0 on a CPU, whose memory is not a replica's own.
+    """
     if device == "cpu":
         return 0.0
-    share = torch.cuda.max_memory_allocated() / torch.cuda.mem_get_info()[1]  # not run by any test here: needs a GPU
+    share = (
+        torch.cuda.max_memory_allocated() / torch.cuda.mem_get_info()[1]
+    )  # not run by any test here: needs a GPU
     torch.cuda.reset_peak_memory_stats()
     return share

@@ -1,4 +1,7 @@
-"""What a submitted job is given: the files that go up, the packages that are installed, or an image."""
+"""What a submitted job is given.
+
+The files that go up, the packages that are installed, or an image.
+"""
 
 from __future__ import annotations
 
@@ -14,25 +17,48 @@ from typing import Any
 from embed_ops.errors import AddressError
 
 EXCLUDES = (
-    *(".git", ".hg", ".venv", "venv", ".tox", "node_modules", "build", "dist", "*.egg-info", ".env", ".ipynb_checkpoints"),
-    *("__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis", ".import_linter_cache", ".cache"),
+    *(
+        ".git",
+        ".hg",
+        ".venv",
+        "venv",
+        ".tox",
+        "node_modules",
+        "build",
+        "dist",
+        "*.egg-info",
+        ".env",
+        ".ipynb_checkpoints",
+    ),
+    *(
+        "__pycache__",
+        ".mypy_cache",
+        ".ruff_cache",
+        ".pytest_cache",
+        ".hypothesis",
+        ".import_linter_cache",
+        ".cache",
+    ),
 )
 """Never uploaded, beside what `.gitignore` and `.rayignore` name: environments, caches, secrets."""
 GRACE_S = 600
-"""Seconds between the request to stop a job and the end of its process: it finishes its units in flight. Ray's own is 3."""
+"""Seconds between the request to stop a job and the end of its process: it finishes its units in
+flight. Ray's own is 3."""
 _CONSTRAINTS, _PROJECT, _REQUIREMENTS = "constraints.txt", "pyproject.toml", "requirements.txt"
 _UPLOADED = "${RAY_RUNTIME_ENV_CREATE_WORKING_DIR}"
 
 
-def environment(folder: Path | None, *, image: str | None = None, install: bool = True, leave_out: Iterable[str] = ()) -> dict[str, Any]:
+def environment(
+    folder: Path | None, *, image: str | None = None, install: bool = True, leave_out: Iterable[str] = ()
+) -> dict[str, Any]:
     """Describe a job's runtime environment.
 
     Args:
-        folder: what is uploaded and becomes the job's working directory; nothing is uploaded where an image is named,
-            since Ray can't do both.
+        folder: what is uploaded and becomes the job's working directory; nothing is uploaded where
+            an image is named, since Ray can't do both.
         image: container image in which the job and its workers run.
-        install: install what the folder's `pyproject.toml` depends on, or its `requirements.txt` lists, in the versions of
-            its `constraints.txt`.
+        install: install what the folder's `pyproject.toml` depends on, or its `requirements.txt`
+            lists, in the versions of its `constraints.txt`.
         leave_out: local paths of data; those inside the folder are not uploaded.
 
     Raises:
@@ -56,17 +82,19 @@ def _inside(folder: Path, paths: Iterable[str]) -> Iterator[str]:
             relative = Path(path).absolute().relative_to(folder.absolute()).as_posix()
             if relative == ".":
                 raise AddressError(
-                    f"--working-dir {folder}: holds the data itself ({path}), which can't be uploaded; submit from another folder"
+                    f"--working-dir {folder}: holds the data itself ({path}), which can't be uploaded; "
+                    "submit from another folder"
                 )
-            # A glob of the spec is a pattern here too; in other names git's own signs stand for themselves.
+            # A glob of the spec is a pattern here too; in other names git's own signs stand for
+            # themselves.
             yield "/" + (relative if glob.has_magic(relative) else re.sub(r"([!#\\ ])", r"\\\1", relative))
 
 
 def _packages(folder: Path) -> list[str]:
     """List what pip is to install for the code of a folder.
 
-    Ray itself is the cluster's. The digest of the constraints makes another environment of other versions: Ray reuses one
-    as long as these lines are the same.
+    Ray itself is the cluster's. The digest of the constraints makes another environment of other
+    versions: Ray reuses one as long as these lines are the same.
     """
     if (folder / _PROJECT).is_file():
         project = tomllib.loads((folder / _PROJECT).read_text(encoding="utf-8")).get("project", {})
@@ -76,7 +104,8 @@ def _packages(folder: Path) -> list[str]:
         packages = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
     else:
         raise AddressError(
-            f"--working-dir {folder}: has neither {_PROJECT} nor {_REQUIREMENTS}, so there is nothing to install from; "
+            f"--working-dir {folder}: has neither {_PROJECT} nor {_REQUIREMENTS}, so there is nothing to "
+            "install from; "
             "add one, or give --no-install or --image where the cluster has the packages"
         )
     packages = [line for line in packages if re.match(r"ray\b(?!-)", line) is None]

@@ -10,4 +10,7 @@ def engine_error(error: Exception) -> EmbedOpsError:
     cause = getattr(error, "cause", None)
     if isinstance(cause, EmbedOpsError):
         return type(cause)(*cause.args)
-    return EngineError(f"Ray gave up: {type(error).__name__}: {str(error).strip()[-2000:]}\nRun the same command again to go on")
+    return EngineError(
+        f"Ray gave up: {type(error).__name__}: {str(error).strip()[-2000:]}\nRun the same command again "
+        "to go on"
+    )

@@ -1,7 +1,9 @@
-"""A feed: what an iterator gives, taken from a thread of its own, so that the taker can look up between two items.
+"""A feed: what an iterator gives, taken from a thread of its own.
 
-The engine's iterator sleeps until a unit is done. The driver has other duties meanwhile: signals, deadlines, a watch over
-workers.
+So that the taker can look up between two items.
+
+The engine's iterator sleeps until a unit is done. The driver has other duties meanwhile: signals,
+deadlines, a watch over workers.
 """
 
 from __future__ import annotations
@@ -24,7 +26,10 @@ class _Closed(BaseException):
 
 
 class Feed(Generic[Item]):
-    """Runs an iterable in a thread for the time of a `with`; whatever it raises is raised to the taker."""
+    """Runs an iterable in a thread for the time of a `with`.
+
+    Whatever it raises is raised to the taker.
+    """
 
     def __init__(self, iterate: Callable[[], Iterable[Item]]) -> None:
         self._iterate = iterate
@@ -37,9 +42,14 @@ class Feed(Generic[Item]):
         return self
 
     def __exit__(self, *error: object) -> None:
-        """End the thread, in the middle of the iteration if need be: the iterable's own `finally` runs there."""
+        """End the thread, in the middle of the iteration if need be.
+
+        The iterable's own `finally` runs there.
+        """
         while self._thread.is_alive():
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._thread.ident or 0), ctypes.py_object(_Closed))
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                ctypes.c_ulong(self._thread.ident or 0), ctypes.py_object(_Closed)
+            )
             while not self._items.empty():
                 self._items.get_nowait()
             self._thread.join(_PATIENCE_S)

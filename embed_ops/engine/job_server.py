@@ -1,4 +1,7 @@
-"""Jobs on a cluster's job server: the folder goes up, the log comes back, and the exit code is the job's own."""
+"""Jobs on a cluster's job server.
+
+The folder goes up, the log comes back, and the exit code is the job's own.
+"""
 
 from __future__ import annotations
 
@@ -77,11 +80,12 @@ class JobServer:
     def follow(self, job: str, show: Callable[[str], None]) -> int:
         """Show a job's log from its start, line by line, until the job ends; gives its exit code.
 
-        A server that is away for less than two minutes is waited for; no line is shown twice. The code of a job that was
-        stopped or killed is 3: the same command goes on.
+        A server that is away for less than two minutes is waited for; no line is shown twice. The
+        code of a job that was stopped or killed is 3: the same command goes on.
 
         Raises:
-            ClusterError: there is no such job, its environment could not be made, or the server stays away.
+            ClusterError: there is no such job, its environment could not be made, or the server
+                stays away.
         """
         tail = _Tail(show)
         retries = tenacity.Retrying(
@@ -119,7 +123,8 @@ class JobServer:
             while not self._client.get_job_info(job).status.is_terminal():
                 if time.monotonic() > deadline:
                     raise ClusterError(
-                        f"{self.address}: job {job} has not ended {GRACE_S} s after it was asked to; see `ray list jobs` there"
+                        f"{self.address}: job {job} has not ended {GRACE_S} s after it was asked to; see "
+                        "`ray list jobs` there"
                     )
                 time.sleep(POLL_S)
         return running
@@ -168,7 +173,8 @@ def _code(job: str, details: Any) -> int:
     missing = _NO_MODULE.search(message.splitlines()[-1]) if code == 1 and message else None
     if missing is not None:
         raise AddressError(
-            f"job {job}: the cluster has no Python module {missing[1]!r}; submit from a checkout that holds it, name an image that has "
+            f"job {job}: the cluster has no Python module {missing[1]!r}; submit from a checkout that "
+            "holds it, name an image that has "
             "it, or leave out --no-install"
         )
     return code if code in range(STOPPED + 1) else STOPPED
@@ -191,13 +197,18 @@ def _require_server(address: str | None) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname or not port:
         raise AddressError(f"--address {address}: {example}")
     if importlib.util.find_spec("aiohttp") is None:
-        raise AddressError("submitting jobs needs Ray's job client, which is not installed here: pip install 'embed-ops[cluster]'")
+        raise AddressError(
+            "submitting jobs needs Ray's job client, which is not installed here: pip install "
+            "'embed-ops[cluster]'"
+        )
     try:
         socket.create_connection((parts.hostname, port), timeout=PATIENCE_S).close()
     except OSError as error:
         raise ClusterError(
-            f"--address {address}: no job server answers there ({error}). It runs on the head node, by default on port 8265 of its "
-            "loopback only: open a tunnel with `ssh -N -L 8265:localhost:8265 HEAD` and give http://localhost:8265"
+            f"--address {address}: no job server answers there ({error}). It runs on the head node, by "
+            "default on port 8265 of its "
+            "loopback only: open a tunnel with `ssh -N -L 8265:localhost:8265 HEAD` and give "
+            "http://localhost:8265"
         ) from error
     return address.rstrip("/")
 
@@ -206,7 +217,12 @@ def _outages() -> tuple[type[Exception], ...]:
     """List what a server that is away for a moment raises; part of it comes with `ray[default]`."""
     import requests
 
-    found: list[type[Exception]] = [requests.exceptions.ConnectionError, requests.exceptions.Timeout, OSError, RuntimeError]
+    found: list[type[Exception]] = [
+        requests.exceptions.ConnectionError,
+        requests.exceptions.Timeout,
+        OSError,
+        RuntimeError,
+    ]
     with suppress(ImportError):
         import aiohttp
 
@@ -229,17 +245,24 @@ def _explained(address: str, job: str | None = None) -> Iterator[None]:
         yield
     except ray.exceptions.AuthenticationError as error:
         raise ClusterError(
-            f"{address}: the job server refuses this machine's authentication token, or there is none. Put the cluster's token in "
-            f"{TOKEN_PLACES} (`ray get-auth-token` on its head node shows it), with RAY_AUTH_MODE unset or token"
+            f"{address}: the job server refuses this machine's authentication token, or there is none. "
+            "Put the cluster's token in "
+            f"{TOKEN_PLACES} (`ray get-auth-token` on its head node shows it), with RAY_AUTH_MODE unset "
+            "or token"
         ) from error
     except _OUTAGES as error:
         if job is not None and "status code 404" in str(error):
-            raise AddressError(f"{address}: no job {job} there; `ray job list --address {address}` shows all") from error
+            raise AddressError(
+                f"{address}: no job {job} there; `ray job list --address {address}` shows all"
+            ) from error
         if job is not None:
             raise ClusterError(
-                f"{address}: the job server stays away ({error}). Job {job} may be running; attach to it again once the server answers"
+                f"{address}: the job server stays away ({error}). Job {job} may be running; attach to it "
+                "again once the server answers"
             ) from error
-        raise ClusterError(f"{address}: the job server does not do as asked: {str(error).strip()[-1000:]}") from error
+        raise ClusterError(
+            f"{address}: the job server does not do as asked: {str(error).strip()[-1000:]}"
+        ) from error
 
 
 @contextmanager

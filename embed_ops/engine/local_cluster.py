@@ -2,7 +2,8 @@
 
     python -m cluster.local --nodes 3 --cpus 1
 
-prints the address for `--address` and stays until Ctrl-C. Lines typed meanwhile change the cluster: `add`, `add gpu`, `kill 2`.
+prints the address for `--address` and stays until Ctrl-C. Lines typed meanwhile change the cluster:
+`add`, `add gpu`, `kill 2`.
 """
 
 from __future__ import annotations
@@ -53,7 +54,9 @@ class LocalCluster:
 
         Works in the main thread only: Ray sets signal handlers.
         """
-        self._nodes.append(self._cluster.add_node(num_cpus=cpus, num_gpus=gpus, object_store_memory=STORE_BYTES))
+        self._nodes.append(
+            self._cluster.add_node(num_cpus=cpus, num_gpus=gpus, object_store_memory=STORE_BYTES)
+        )
         return len(self._nodes) - 1
 
     def kill(self, number: int) -> None:
@@ -76,10 +79,13 @@ class LocalCluster:
 
 @contextmanager
 def local_cluster(nodes: int = 3, cpus: int = 1) -> Iterator[LocalCluster]:
-    """Start so many nodes of so many CPUs for the time of a `with`; at its end only their processes are stopped.
+    """Start so many nodes of so many CPUs for the time of a `with`.
 
-    They want a token, as every Ray of 2.60 does that `ray.init` starts: a new one goes to ~/.ray/auth_token where there is none.
-    Everything else they write, and the note by which `--address auto` finds a cluster, is in a folder of their own.
+    At its end only their processes are stopped.
+
+    They want a token, as every Ray of 2.60 does that `ray.init` starts: a new one goes to
+    ~/.ray/auth_token where there is none. Everything else they write, and the note by which
+    `--address auto` finds a cluster, is in a folder of their own.
     """
     no_usage_statistics()
     own_token()
@@ -88,7 +94,12 @@ def local_cluster(nodes: int = 3, cpus: int = 1) -> Iterator[LocalCluster]:
     folder = tempfile.mkdtemp(prefix="n", dir="/tmp")
     before = os.environ.get("RAY_TMPDIR")
     os.environ["RAY_TMPDIR"] = folder
-    head = {"num_cpus": cpus, "object_store_memory": STORE_BYTES, "include_dashboard": False, "_system_config": HEALTH_CHECKS}
+    head = {
+        "num_cpus": cpus,
+        "object_store_memory": STORE_BYTES,
+        "include_dashboard": False,
+        "_system_config": HEALTH_CHECKS,
+    }
     cluster = None
     try:
         cluster = Cluster(initialize_head=True, head_node_args=head)
@@ -123,7 +134,9 @@ def _obey(cluster: LocalCluster, line: str, cpus: int) -> str:
 
 def run(
     nodes: Annotated[int, typer.Option(min=1, help="nodes, the head included")] = 3,
-    cpus: Annotated[int, typer.Option(min=1, help="CPUs that each node claims; may be more than the machine has")] = 1,
+    cpus: Annotated[
+        int, typer.Option(min=1, help="CPUs that each node claims; may be more than the machine has")
+    ] = 1,
 ) -> None:
     """Start several Ray nodes on this machine and keep them until Ctrl-C."""
     console = Console(soft_wrap=True, highlight=False)
@@ -131,7 +144,9 @@ def run(
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with suppress(KeyboardInterrupt), local_cluster(nodes, cpus) as cluster:
         console.print(f"--address {cluster.address}")
-        console.print(f"{nodes} nodes of {cpus} CPU; write add, add gpu or kill NUMBER, or press Ctrl-C to end")
+        console.print(
+            f"{nodes} nodes of {cpus} CPU; write add, add gpu or kill NUMBER, or press Ctrl-C to end"
+        )
         for line in sys.stdin:
             if line.strip():
                 console.print(_obey(cluster, line, cpus))

@@ -87,7 +87,11 @@ def first_cause() -> Iterator[pulse.FirstCause]:
     """Take the engine's error log to a place where it can be quoted, and off the terminal."""
     log, cause = logging.getLogger("ray.data"), pulse.FirstCause()
     log.setLevel(logging.ERROR)
-    shown = [handler for handler in log.handlers if type(handler) is logging.StreamHandler or "Console" in type(handler).__name__]
+    shown = [
+        handler
+        for handler in log.handlers
+        if type(handler) is logging.StreamHandler or "Console" in type(handler).__name__
+    ]
     for handler in shown:
         log.removeHandler(handler)
     log.addHandler(cause)

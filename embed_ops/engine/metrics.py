@@ -44,13 +44,22 @@ class Metrics:
 
     def __post_init__(self) -> None:
         """Register with Ray, which must have been started."""
-        self._counters = {name: Counter(name, description=meaning, tag_keys=(_TAG,)) for name, meaning in COUNTERS.items()}
-        self._gauges = {name: Gauge(name, description=meaning, tag_keys=(_TAG,)) for name, meaning in GAUGES.items()}
+        self._counters = {
+            name: Counter(name, description=meaning, tag_keys=(_TAG,)) for name, meaning in COUNTERS.items()
+        }
+        self._gauges = {
+            name: Gauge(name, description=meaning, tag_keys=(_TAG,)) for name, meaning in GAUGES.items()
+        }
 
     def unit(self, record: Record, extra: Mapping[str, Any], totals: Totals) -> None:
         """Take in a unit that is done; `extra` is what its replica told of itself."""
         rejects = record.rejects + record.file_rejects
-        for name, value in (("rows", record.rows), ("tokens", record.tokens), ("rejects", rejects), ("units", 1)):
+        for name, value in (
+            ("rows", record.rows),
+            ("tokens", record.tokens),
+            ("rejects", rejects),
+            ("units", 1),
+        ):
             if value:
                 self._counters[f"embed_ops_{name}_total"].inc(value, {_TAG: self.run})
         self._rates[extra["replica"]] = extra["gemm"]

@@ -1,4 +1,7 @@
-"""Progress: what a person sees while a job runs. A live line on a terminal, plain lines elsewhere, or nothing."""
+"""Progress: what a person sees while a job runs.
+
+A live line on a terminal, plain lines elsewhere, or nothing.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,14 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.progress import Task as RichTask
 from rich.text import Text
 
@@ -39,9 +49,14 @@ class Totals:
         speed = self.rate(self.units)
         remaining = f", about {left / speed:.0f} s left" if speed and left else ""
         # A stage has no tokens and no rejects.
-        of_text = f", {self.rate(self.tokens):.0f} tokens/s, {self.rejects} rejects" if self.tokens or self.rejects else ""
+        of_text = (
+            f", {self.rate(self.tokens):.0f} tokens/s, {self.rejects} rejects"
+            if self.tokens or self.rejects
+            else ""
+        )
         return (
-            f"{self.units} of about {max(self.units, self.units_expected)} units, {self.rows} rows, {self.rate(self.rows):.0f} rows/s"
+            f"{self.units} of about {max(self.units, self.units_expected)} units, {self.rows} rows, "
+            f"{self.rate(self.rows):.0f} rows/s"
             f"{of_text}{remaining}"
         )
 
@@ -96,7 +111,11 @@ class _Rates(ProgressColumn):
         if totals is None:
             return Text("starting")
         figures = f"{totals.rows:,} rows, {totals.rate(totals.rows):,.0f}/s"
-        of_text = f", {totals.rate(totals.tokens):,.0f} tokens/s, {totals.rejects:,} rejects" if totals.tokens or totals.rejects else ""
+        of_text = (
+            f", {totals.rate(totals.tokens):,.0f} tokens/s, {totals.rejects:,} rejects"
+            if totals.tokens or totals.rejects
+            else ""
+        )
         return Text(figures + of_text)
 
 

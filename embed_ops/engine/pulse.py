@@ -1,4 +1,7 @@
-"""Signs of life and the request to stop, through Ray's key-value store: no process of its own, a millisecond a call."""
+"""Signs of life and the request to stop, through Ray's key-value store.
+
+No process of its own, a millisecond a call.
+"""
 
 from __future__ import annotations
 
@@ -58,11 +61,16 @@ class Pulse:
         if now - self._last >= _EVERY_S:
             self._last, self._count = now, self._count + 1
             content = json.dumps({"doing": doing, "beat": self._count}).encode()
-            internal_kv._internal_kv_put(f"{self.attempt}/pulse/{self.worker}", content, True, namespace=_NAMESPACE)
+            internal_kv._internal_kv_put(
+                f"{self.attempt}/pulse/{self.worker}", content, True, namespace=_NAMESPACE
+            )
 
 
 class FirstCause(logging.Handler):
-    """Keeps the first error that the engine logs: it drops a failed task, and says why only there."""
+    """Keeps the first error that the engine logs.
+
+    It drops a failed task, and says why only there.
+    """
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)
@@ -71,7 +79,8 @@ class FirstCause(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Keep the text of a record's exception, or its message."""
         error = record.exc_info[1] if record.exc_info else None
-        # A handler that keeps records would keep the engine alive through the traceback, and with it actors and their cores.
+        # A handler that keeps records would keep the engine alive through the traceback, and with
+        # it actors and their cores.
         record.exc_info = None
         if not self.text:
             found = record.getMessage() if error is None else f"{type(error).__name__}: {error}"
@@ -81,13 +90,18 @@ class FirstCause(logging.Handler):
 def actors_of_this_job() -> dict[str, dict[str, Any]]:
     """List Ray's actors of this driver by id."""
     job = ray.get_runtime_context().get_job_id()
-    # The public state API asks the dashboard, which a Ray of our own does not run; this asks the store behind it.
+    # The public state API asks the dashboard, which a Ray of our own does not run; this asks the
+    # store behind it.
     return {key: actor for key, actor in state.actors().items() if actor["JobID"] == job}
 
 
 def pool_of(earlier: set[str], cause: str) -> Pool:
     """Look at the replicas that were started since: those not in `earlier`."""
-    mine = [actor for key, actor in actors_of_this_job().items() if key not in earlier and "Replica" in actor["ActorClassName"]]
+    mine = [
+        actor
+        for key, actor in actors_of_this_job().items()
+        if key not in earlier and "Replica" in actor["ActorClassName"]
+    ]
     alive = sum(actor["State"] == _ALIVE for actor in mine)
     dead = sum(actor["State"] == _DEAD for actor in mine)
     return Pool(alive, len(mine) - alive - dead, sum(actor["NumRestarts"] for actor in mine), cause)

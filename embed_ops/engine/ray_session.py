@@ -1,4 +1,7 @@
-"""The Ray session of a command: starts a local Ray or joins a cluster, and stops only what it started."""
+"""The Ray session of a command.
+
+Starts a local Ray or joins a cluster, and stops only what it started.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,8 @@ PATIENCE_S = 5.0
 """How long an address may take to answer: a head that lives answers in milliseconds."""
 _IDLE_WORKERS = 16
 """Idle worker processes that a Ray of its own keeps. By default it keeps as many as there are cores, actors counted, so that
-on a small machine full of replicas every reading or writing task would start a process anew: two seconds of a core."""
+on a small machine full of replicas every reading or writing task would start a process anew: two
+seconds of a core."""
 _HOST_AND_PORT = re.compile(r"(?P<host>\[[^\]]+\]|[^:\[\]/\s]+):(?P<port>\d{1,5})")
 TOKEN_PLACES = "RAY_AUTH_TOKEN, the file that RAY_AUTH_TOKEN_PATH names, or ~/.ray/auth_token"
 
@@ -32,9 +36,10 @@ TOKEN_PLACES = "RAY_AUTH_TOKEN, the file that RAY_AUTH_TOKEN_PATH names, or ~/.r
 def ray_session(address: str | None = None) -> Iterator[bool]:
     """Open a session for the time of a `with`.
 
-    A Ray that this process has joined already is used as it is. Otherwise `address`, then `RAY_ADDRESS` (set inside a
-    Ray job), then a Ray of its own on this machine. Gives whether it is such a one, to which no node will be added. At the
-    end a Ray of its own is stopped; a cluster that was joined is left as it was found.
+    A Ray that this process has joined already is used as it is. Otherwise `address`, then
+    `RAY_ADDRESS` (set inside a Ray job), then a Ray of its own on this machine. Gives whether it is
+    such a one, to which no node will be added. At the end a Ray of its own is stopped; a cluster
+    that was joined is left as it was found.
 
     Raises:
         AddressError: `address` has no form that Ray knows.
@@ -44,7 +49,8 @@ def ray_session(address: str | None = None) -> Iterator[bool]:
         yield False
         return
     no_usage_statistics()
-    # Ray's C++ side warns on every actor pool of Ray Data (ray issue 53727): noise that no user can act on.
+    # Ray's C++ side warns on every actor pool of Ray Data (ray issue 53727): noise that no user can
+    # act on.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     place, named_by = _place(address)
     if place == LOCAL:
@@ -102,17 +108,23 @@ def _join(place: str, named_by: str) -> None:
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         # Ray says much about its own options; its first line names the reason.
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ClusterError(f"{named_by} {place}: Ray can't join a cluster there: {reason}. See `ray status` on its head node") from error
+        raise ClusterError(
+            f"{named_by} {place}: Ray can't join a cluster there: {reason}. See `ray status` on its head node"
+        ) from error
 
 
 def _require_answer(place: str, named_by: str) -> None:
-    """Check within seconds that a Ray head answers: Ray itself would try for most of a minute and log as it goes."""
+    """Check within seconds that a Ray head answers.
+
+    Ray itself would try for most of a minute and log as it goes.
+    """
     host, port = _host_and_port(place, named_by)
     try:
         socket.create_connection((host, port), timeout=PATIENCE_S).close()
     except (OSError, OverflowError) as error:
         raise ClusterError(
-            f"{named_by} {place}: no Ray cluster answers there ({error}). Start one with `ray start --head` on that machine, "
+            f"{named_by} {place}: no Ray cluster answers there ({error}). Start one with `ray start "
+            "--head` on that machine, "
             "correct the address, or leave it out to start a Ray on this one"
         ) from error
     _greet(place, named_by)
@@ -130,17 +142,26 @@ def _host_and_port(place: str, named_by: str) -> tuple[str, int]:
             "use `embed-ops submit`, or give the head node as host:port, usually port 6379"
         )
     if place.startswith("ray://"):
-        raise AddressError(f"{named_by} {place}: Ray Client is not supported; give the head node as host:port, usually port 6379")
+        raise AddressError(
+            f"{named_by} {place}: Ray Client is not supported; give the head node as host:port, usually "
+            "port 6379"
+        )
     found = _HOST_AND_PORT.fullmatch(place)
     if found is None or not 0 < int(found["port"]) < 2**16:
-        raise AddressError(f"{named_by} {place!r}: give the head node as host:port, for example 10.0.0.1:6379, or auto, or local")
+        raise AddressError(
+            f"{named_by} {place!r}: give the head node as host:port, for example 10.0.0.1:6379, or auto, "
+            "or local"
+        )
     return found["host"].strip("[]"), int(found["port"])
 
 
 def _greet(place: str, named_by: str) -> None:
-    """Ask the head whether it is alive; where it wants a token and this machine has one, turn token authentication on.
+    """Ask the head whether it is alive.
 
-    Ray itself uses a token for a named address only if RAY_AUTH_MODE says so. A token goes only to a head that asks for it.
+    Where it wants a token and this machine has one, turn token authentication on.
+
+    Ray itself uses a token for a named address only if RAY_AUTH_MODE says so. A token goes only to
+    a head that asks for it.
     """
     try:
         # grpcio comes with ray[default]. Without it Ray's own attempt, of up to 40 s, has to do.
@@ -160,7 +181,8 @@ def _greet(place: str, named_by: str) -> None:
         except grpc.RpcError as error:
             if error.code() is not grpc.StatusCode.UNAUTHENTICATED:
                 raise ClusterError(
-                    f"{named_by} {place}: the port is open, but no Ray head node answers there ({error.code().name.lower()}). "
+                    f"{named_by} {place}: the port is open, but no Ray head node answers there "
+                    f"({error.code().name.lower()}). "
                     "Give the port of `ray start --head`, usually 6379"
                 ) from error
             if asked or not use_token():
@@ -175,7 +197,10 @@ def use_token() -> bool:
 
 
 def own_token() -> None:
-    """Do for a cluster of several nodes what `ray.init` does for one: authentication on, with a new token where there is none."""
+    """Do for a cluster of several nodes what `ray.init` does for one.
+
+    Authentication on, with a new token where there is none.
+    """
     logging.getLogger(authentication_token_setup.__name__).setLevel(logging.ERROR)
     authentication_token_setup.enable_token_auth_by_default()
     authentication_token_setup.ensure_token_if_auth_enabled(create_token_if_missing=True)
@@ -183,6 +208,7 @@ def own_token() -> None:
 
 def _refused(place: str) -> ClusterError:
     return ClusterError(
-        f"{place}: the cluster refuses this machine's authentication token, or there is none. Put the cluster's token in "
+        f"{place}: the cluster refuses this machine's authentication token, or there is none. Put the "
+        "cluster's token in "
         f"{TOKEN_PLACES} (`ray get-auth-token` on its head node shows it), with RAY_AUTH_MODE unset or token"
     )

@@ -1,4 +1,6 @@
-"""How a command gets its session: opened when the first step needs it, and kept for the steps that follow.
+"""How a command gets its session.
+
+Opened when the first step needs it, and kept for the steps that follow.
 
 Light: Ray is imported when a session is opened.
 """
@@ -31,7 +33,10 @@ def default_session() -> AbstractContextManager[bool]:
 
 @contextmanager
 def kept(open_session: OpenSession) -> Iterator[OpenSession]:
-    """Keep a session open for the steps that follow the first one that needs it; gives what each step opens."""
+    """Keep a session open for the steps that follow the first one that needs it.
+
+    Gives what each step opens.
+    """
     opened: list[bool] = []
     with ExitStack() as stack:
 

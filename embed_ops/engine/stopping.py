@@ -1,4 +1,7 @@
-"""How a job is asked to stop early: by SIGTERM, as machines that are taken away send it, or from another thread."""
+"""How a job is asked to stop early.
+
+By SIGTERM, as machines that are taken away send it, or from another thread.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,10 @@ class StopRequest:
         return self.asked and time.monotonic() - self._at > self.grace_s
 
     def listen(self) -> None:
-        """Let SIGTERM ask, and a second one interrupt at once; in the main thread only, since no other may set handlers."""
+        """Let SIGTERM ask, and a second one interrupt at once.
+
+        In the main thread only, since no other may set handlers.
+        """
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._on_sigterm)
 

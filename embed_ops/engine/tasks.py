@@ -58,7 +58,9 @@ class Tasks:
         size: float = ray.cluster_resources().get("object_store_memory", 1 << 30)
         return size
 
-    def each(self, function: Callable[..., Any], calls: Iterable[tuple[Any, ...]]) -> Iterator[tuple[int, Any]]:
+    def each(
+        self, function: Callable[..., Any], calls: Iterable[tuple[Any, ...]]
+    ) -> Iterator[tuple[int, Any]]:
         """Call a function for each tuple of arguments, and yield (number of the call, result) as they finish.
 
         Raises:
@@ -84,16 +86,26 @@ class Tasks:
                     moved = time.monotonic()
                     yield waiting.pop(ref), self._result(ref)
                 if time.monotonic() - moved > _PATIENCE_S:
-                    raise EngineError(f"no task of {len(waiting)} has ended for {_PATIENCE_S:.0f} s; see `ray status`, and run again")
+                    raise EngineError(
+                        f"no task of {len(waiting)} has ended for {_PATIENCE_S:.0f} s; see `ray status`, "
+                        "and run again"
+                    )
         finally:
             for ref in waiting:
                 ray.cancel(ref, force=True)
         if more and self._ending():
             raise Stopped("stopped as asked; what is done is kept, run the same command again to go on")
 
-    def begin(self, function: Callable[..., Sequence[Any]], arguments: tuple[Any, ...], parts: int) -> list[Any]:
-        """Start a call whose result has `parts` members; gives a reference to each, to be passed on as an argument."""
-        task = ray.remote(num_cpus=1, max_retries=TASK_RETRIES, num_returns=parts)(alone if parts > 1 else _only)
+    def begin(
+        self, function: Callable[..., Sequence[Any]], arguments: tuple[Any, ...], parts: int
+    ) -> list[Any]:
+        """Start a call whose result has `parts` members.
+
+        Gives a reference to each, to be passed on as an argument.
+        """
+        task = ray.remote(num_cpus=1, max_retries=TASK_RETRIES, num_returns=parts)(
+            alone if parts > 1 else _only
+        )
         found = task.remote(function, *arguments)
         return list(found) if parts > 1 else [found]
 

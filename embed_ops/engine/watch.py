@@ -1,8 +1,11 @@
-"""The watch: tells a job that works from one that hangs or fails with every unit. Pure: what it sees is handed to it.
+"""The watch: tells a job that works from one that hangs or fails with every unit.
 
-Workers give signs of life while they are at a unit, since a unit of a large model may take hours. A worker that hangs ends
-itself (`embedding/pipeline.py`); the watch is for what nobody in a worker can see: pools whose actors are never placed, replicas that
-die on whatever they are given, an engine that has stopped.
+Pure: what it sees is handed to it.
+
+Workers give signs of life while they are at a unit, since a unit of a large model may take hours. A
+worker that hangs ends itself (`embedding/pipeline.py`); the watch is for what nobody in a worker
+can see: pools whose actors are never placed, replicas that die on whatever they are given, an
+engine that has stopped.
 """
 
 from __future__ import annotations
@@ -14,7 +17,8 @@ LEAST_DEATHS = 10
 """Deaths without any unit coming through that may still be the fault of a few rows."""
 DEATHS_PER_REPLICA = 3
 SLACK_S = 300.0
-"""Seconds beyond `resources.hang_seconds` without any sign of life: a hung worker must have ended itself, and been replaced."""
+"""Seconds beyond `resources.hang_seconds` without any sign of life: a hung worker must have ended
+itself, and been replaced."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,8 @@ class Watch:
         """Say why the job should end, None if it should not.
 
         Args:
-            pulses: latest sign of life of each worker; only whether they change counts, not what time it is elsewhere.
+            pulses: latest sign of life of each worker; only whether they change counts, not what
+                time it is elsewhere.
             pool: the replicas.
             now: seconds of the caller's clock.
         """
@@ -74,6 +79,10 @@ class Watch:
         idle = now - self.since
         if idle > self.hang_seconds + SLACK_S:
             where = f"{pool.alive} replicas are alive, {pool.waiting} wait for a place or start anew"
-            hint = "" if pool.alive else ": the cluster has no room for a replica; see resources.* in the spec and `ray status`"
+            hint = (
+                ""
+                if pool.alive
+                else ": the cluster has no room for a replica; see resources.* in the spec and `ray status`"
+            )
             return f"nothing has moved for {idle:.0f} s; {where}{hint}"
         return None

@@ -18,7 +18,11 @@ def splitmix64(seed: int, tag: int, ids: npt.NDArray[Any]) -> npt.NDArray[np.uin
         tag: of the purpose: equal tags draw equal numbers.
         ids: (rows,) integers.
     """
-    gamma, first, second = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+    gamma, first, second = (
+        np.uint64(0x9E3779B97F4A7C15),
+        np.uint64(0xBF58476D1CE4E5B9),
+        np.uint64(0x94D049BB133111EB),
+    )
 
     def mix(z: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
         z = (z ^ (z >> np.uint64(30))) * first

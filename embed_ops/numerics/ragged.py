@@ -20,7 +20,10 @@ def offsets_of(counts: npt.NDArray[np.integer[Any] | np.bool_]) -> Places:
 
 
 def runs(begins: npt.NDArray[np.integer[Any]], counts: npt.NDArray[np.integer[Any]]) -> Places:
-    """Give begin, begin + 1, ... of each (begin, count), one after the other: (sum of counts,) int64."""
+    """Give begin, begin + 1, .
+
+    Of each (begin, count), one after the other: (sum of counts,) int64.
+    """
     offsets = offsets_of(counts)
     return np.arange(offsets[-1]) + np.repeat(np.asarray(begins, np.int64) - offsets[:-1], counts)
 

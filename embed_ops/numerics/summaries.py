@@ -1,9 +1,11 @@
-"""Mergeable partial results: what workers find in some rows, and how two of them are added. Float64 throughout.
+"""Mergeable partial results: what workers find in some rows, and how two of them are added.
+
+Float64 throughout.
 
     a + b     the summary of the rows of a, then of b
 
-Means and scatters are merged by the pairwise update of Chan, Golub and LeVeque (1979): a sum of squares around the origin
-would lose everything where the mean is large against the spread.
+Means and scatters are merged by the pairwise update of Chan, Golub and LeVeque (1979): a sum of
+squares around the origin would lose everything where the mean is large against the spread.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 EXACT_DIM = 1024
-"""Up to this width products of a scatter are float64 unless float32 is asked for: twice the speed, a relative error of 1e-7."""
+"""Up to this width products of a scatter are float64 unless float32 is asked for: twice the speed,
+a relative error of 1e-7."""
 _BINS = 8192
 _LEAST_EXPONENT = -1000
 
@@ -55,7 +58,9 @@ class Moments:
         apart = other.mean - self.mean
         mean = self.mean + apart * (other.rows / rows)
         squares = self.squares + other.squares + apart**2 * (self.rows * other.rows / rows)
-        return type(self)(rows, mean, squares, np.minimum(self.low, other.low), np.maximum(self.high, other.high))
+        return type(self)(
+            rows, mean, squares, np.minimum(self.low, other.low), np.maximum(self.high, other.high)
+        )
 
     @property
     def variance(self) -> Floats:
@@ -81,7 +86,10 @@ class Covariance:
 
     @classmethod
     def of(cls, x: npt.NDArray[Any], exact: bool | None = None) -> Self:
-        """Summarise (rows, dim) with at least one row, by float64 products or by float32 ones; None: by the width."""
+        """Summarise (rows, dim) with at least one row, by float64 products or by float32 ones.
+
+        None: by the width.
+        """
         if exact or (exact is None and x.shape[1] <= EXACT_DIM):
             wide = x.astype(np.float64)
             mean = wide.mean(axis=0)
@@ -89,7 +97,8 @@ class Covariance:
             return cls(len(x), mean, wide.T @ wide)
         near = x.mean(axis=0, dtype=np.float64).astype(np.float32)
         narrow = x - near
-        # What rounding left of the mean is taken out exactly: the scatter around `near` exceeds it by one outer product.
+        # What rounding left of the mean is taken out exactly: the scatter around `near` exceeds it
+        # by one outer product.
         rest = narrow.mean(axis=0, dtype=np.float64)
         scatter = (narrow.T @ narrow).astype(np.float64)
         return cls(len(x), near + rest, scatter - len(x) * np.outer(rest, rest), exact=False)
@@ -114,7 +123,10 @@ class Covariance:
 
 
 def signed(axes: npt.NDArray[Any]) -> Floats:
-    """Turn each row so that its entry of greatest absolute value is positive: scikit-learn's `svd_flip`, decided by the axes."""
+    """Turn each row so that its entry of greatest absolute value is positive.
+
+    Scikit-learn's `svd_flip`, decided by the axes.
+    """
     greatest = axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)]
     turned: Floats = np.ascontiguousarray(axes * np.where(greatest < 0, -1.0, 1.0)[:, None])
     return turned
@@ -122,7 +134,9 @@ def signed(axes: npt.NDArray[Any]) -> Floats:
 
 @dataclass(frozen=True)
 class Sketch:
-    """The scatter seen through a few directions: what block subspace iteration needs, without a (dim, dim) matrix.
+    """The scatter seen through a few directions.
+
+    What block subspace iteration needs, without a (dim, dim) matrix.
 
     Attributes:
         rows: how many.
@@ -153,15 +167,17 @@ class Sketch:
         image = self.image + other.image + np.outer(apart, (other.seen - self.seen) * share)
         weight = other.rows / rows
         trace = self.trace + other.trace + float(apart @ apart) * share
-        return type(self)(rows, self.mean + apart * weight, self.seen + (other.seen - self.seen) * weight, image, trace)
+        return type(self)(
+            rows, self.mean + apart * weight, self.seen + (other.seen - self.seen) * weight, image, trace
+        )
 
 
 @dataclass(frozen=True)
 class Histogram:
     """Counts of the values of each dimension in bins of equal width over [-2^exponent, 2^exponent).
 
-    Where two differ in range, the bins of the narrower one are joined by powers of two. That is exact, so the sum does not
-    depend on the order of addition.
+    Where two differ in range, the bins of the narrower one are joined by powers of two. That is
+    exact, so the sum does not depend on the order of addition.
 
     Attributes:
         exponent: (dim,) int64.
@@ -176,10 +192,13 @@ class Histogram:
         """Summarise (rows, dim) with at least one row."""
         wide = x.astype(np.float64)
         greatest = np.abs(wide).max(axis=0)
-        # Zeros are in the middle of any range: where there is nothing else, the range is as narrow as can be.
+        # Zeros are in the middle of any range: where there is nothing else, the range is as narrow
+        # as can be.
         exponent = np.where(greatest > 0, np.frexp(greatest)[1], _LEAST_EXPONENT).astype(np.int64)
         dim = x.shape[1]
-        places = np.floor(np.ldexp(wide, (-exponent - 1).astype(np.int32)) * _BINS).astype(np.int64) + _BINS // 2
+        places = (
+            np.floor(np.ldexp(wide, (-exponent - 1).astype(np.int32)) * _BINS).astype(np.int64) + _BINS // 2
+        )
         places += np.arange(dim) * _BINS
         return cls(exponent, np.bincount(places.ravel(), minlength=dim * _BINS).reshape(dim, _BINS))
 
@@ -201,9 +220,15 @@ class Histogram:
         """Give the value below which a share of the rows lies, to within a bin: (dim,)."""
         rows = self.counts[0].sum()
         below = np.cumsum(self.counts, axis=1)
-        place = np.array([np.searchsorted(line, share * rows, side="left") for line in below]).clip(0, _BINS - 1)
+        place = np.array([np.searchsorted(line, share * rows, side="left") for line in below]).clip(
+            0, _BINS - 1
+        )
         dims = np.arange(len(below))
         inside = self.counts[dims, place]
-        part = np.where(inside > 0, (share * rows - (below[dims, place] - inside)) / np.maximum(1, inside), 0.0)
-        found: Floats = (place + part - _BINS // 2) / _BINS * np.ldexp(1.0, (self.exponent + 1).astype(np.int32))
+        part = np.where(
+            inside > 0, (share * rows - (below[dims, place] - inside)) / np.maximum(1, inside), 0.0
+        )
+        found: Floats = (
+            (place + part - _BINS // 2) / _BINS * np.ldexp(1.0, (self.exponent + 1).astype(np.int32))
+        )
         return found

@@ -11,14 +11,19 @@ import numpy.typing as npt
 BLOCK_ROWS = 8192
 """Rows that are summarised together."""
 TILE_ROWS = 1024
-"""Rows of a matrix product: always the same, the last tile padded, since the shape of a product decides its last bits."""
+"""Rows of a matrix product: always the same, the last tile padded, since the shape of a product
+decides its last bits."""
 Vectors = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 
-def in_tiles(function: Callable[[Vectors], npt.NDArray[Any]], x: Vectors, rows: int = TILE_ROWS) -> npt.NDArray[Any]:
-    """Compute row by row results in tiles of a fixed height, so that a row's bits do not depend on how many rows there are.
+def in_tiles(
+    function: Callable[[Vectors], npt.NDArray[Any]], x: Vectors, rows: int = TILE_ROWS
+) -> npt.NDArray[Any]:
+    """Compute row by row results in tiles of a fixed height.
+
+    So that a row's bits do not depend on how many rows there are.
 
     Args:
         function: of `(rows, dim)`, gives an array of `rows` rows.
@@ -38,7 +43,9 @@ def in_tiles(function: Callable[[Vectors], npt.NDArray[Any]], x: Vectors, rows: 
 
 
 def product(x: npt.NDArray[Any], mean: Floats | None, matrix: Floats) -> Vectors:
-    """Compute (x - mean) @ matrix as (rows, columns) float32; float64 inside, since a large mean would eat the digits of a difference.
+    """Compute (x - mean) @ matrix as (rows, columns) float32.
+
+    Float64 inside, since a large mean would eat the digits of a difference.
 
     Args:
         x: (rows, dim).
@@ -57,7 +64,8 @@ def product(x: npt.NDArray[Any], mean: Floats | None, matrix: Floats) -> Vectors
 def unit_length(x: npt.NDArray[Any]) -> Vectors:
     """Divide each row by its L2 norm, as float32; a row of zeros stays one."""
     wide = x.astype(np.float64)
-    # Row by row: sums over several rows at once are split where a buffer ends, and so would depend on a row's place.
+    # Row by row: sums over several rows at once are split where a buffer ends, and so would depend
+    # on a row's place.
     norms = np.sqrt(np.vecdot(wide, wide))
     found: Vectors = (x / np.where(norms > 0, norms, 1.0)[:, None]).astype(np.float32)
     return found

@@ -1,8 +1,10 @@
 """The k best rows for each query: exact, in any order of rows, in bounded memory.
 
-Products are float32, tile by tile while they are in the cache; they only choose candidates. A candidate is scored again in float64 from
-the vectors themselves, and those scores decide, ties by the lesser row index. The threshold lies below the k-th exact score by a bound
-on what float32 products and norms can be wrong, 2 (d + 16) 2^-24 |q| |x| (Higham 2002, section 3.1), so that no row is lost to rounding.
+Products are float32, tile by tile while they are in the cache; they only choose candidates. A
+candidate is scored again in float64 from the vectors themselves, and those scores decide, ties by
+the lesser row index. The threshold lies below the k-th exact score by a bound on what float32
+products and norms can be wrong, 2 (d + 16) 2^-24 |q| |x| (Higham 2002, section 3.1), so that no row
+is lost to rounding.
 """
 
 from __future__ import annotations
@@ -48,7 +50,9 @@ class TopK:
         self._norms = norms_of(queries)
         self._itself = np.full(len(queries), -1, np.int64) if itself is None else itself
         # Scaled, so that a product of float32 is the score itself; a query of zeros finds nothing.
-        self._scaled = scaled(queries, self._norms) if metric == "cosine" else np.ascontiguousarray(queries, np.float32)
+        self._scaled = (
+            scaled(queries, self._norms) if metric == "cosine" else np.ascontiguousarray(queries, np.float32)
+        )
         self._lengths = np.where(self._norms > 0, 1.0, 0.0) if metric == "cosine" else self._norms
         # Memory that is new to the process costs as much as the search.
         self._buffers = np.empty(_QUERIES * _ROWS, np.float32), np.empty(_QUERIES * _ROWS, np.bool_)
@@ -88,8 +92,11 @@ class TopK:
             np.matmul(queries, part.T, out=found)
             open_ended = np.flatnonzero(np.isneginf(floor))
             if len(open_ended) and len(part) > self.k:
-                # Nothing is known yet: the k-th of these rows is a bound, one more since a query may be among them itself.
-                least = np.partition(found[open_ended], len(part) - self.k - 1, axis=1)[:, len(part) - self.k - 1]
+                # Nothing is known yet: the k-th of these rows is a bound, one more since a query
+                # may be among them itself.
+                least = np.partition(found[open_ended], len(part) - self.k - 1, axis=1)[
+                    :, len(part) - self.k - 1
+                ]
                 lower: Floats = least.astype(np.float64) - 2 * slack[open_ended]
                 floor[open_ended] = np.nextafter(lower.astype(np.float32), np.float32(-np.inf))
             np.greater_equal(found, floor[:, None], out=above)
@@ -129,7 +136,10 @@ class TopK:
         return found
 
     def merge(self, ids: Ints, scores: Floats) -> None:
-        """Add what was found elsewhere for the same queries: (queries, k) each, -1 where there is nothing."""
+        """Add what was found elsewhere for the same queries.
+
+        (queries, k) each, -1 where there is nothing.
+        """
         query, place = np.nonzero(ids >= 0)
         self._merge(query, ids[query, place], scores[query, place])
 
@@ -148,7 +158,10 @@ class TopK:
         self._scores[query[best], rank[best]] = scores[best]
 
     def result(self) -> tuple[Ints, Floats]:
-        """Give the best rows of each query, best first: indexes and scores, (queries, k); -1 and NaN where there are fewer rows."""
+        """Give the best rows of each query, best first: indexes and scores, (queries, k).
+
+        -1 and NaN where there are fewer rows.
+        """
         return self._ids.copy(), np.where(self._ids >= 0, self._scores, np.nan)
 
 
@@ -171,5 +184,7 @@ def _near_norms(x: Vectors) -> Floats:
 
 def scaled(x: Vectors, norms: Floats) -> Vectors:
     """Bring rows to length 1 in float32; zeros stay zeros."""
-    found: Vectors = (x * (1.0 / np.where(norms > 0, norms, 1.0)).astype(np.float32)[:, None]).astype(np.float32)
+    found: Vectors = (x * (1.0 / np.where(norms > 0, norms, 1.0)).astype(np.float32)[:, None]).astype(
+        np.float32
+    )
     return found

@@ -1,4 +1,6 @@
-"""Rows brought together by cluster: near-duplicates within each, and a copy of the run with a folder for each.
+"""Rows brought together by cluster.
+
+Near-duplicates within each, and a copy of the run with a folder for each.
 
 spread      a stretch of the run -> its rows ordered by bucket of clusters, in `work/`
 compare     a bucket -> the group of each of its rows, ordered by row, in `work/`
@@ -42,7 +44,10 @@ def _vectors(holder: VectorColumn, stretch: Stretch) -> Any:
 
 
 def bucket_count(rows: int, dim: int) -> int:
-    """Tell among how many buckets clusters are dealt, so that what a worker holds does not grow with the run."""
+    """Tell among how many buckets clusters are dealt.
+
+    So that what a worker holds does not grow with the run.
+    """
     return max(SHARDS, -(-rows * dim * _FLOAT.itemsize // _BUCKET_BYTES))
 
 
@@ -53,14 +58,18 @@ def spread(job: StageJob, stretch: Stretch, places: tuple[VectorColumn, VectorCo
     x = _vectors(job.vectors, stretch)
     buckets = clusters.astype(np.int64) % count
     order = np.argsort(buckets, kind="stable")
-    about = np.stack([indexes(stretch.first, len(x)), clusters.astype(np.int64), distances.view(np.int64)], axis=1)
+    about = np.stack(
+        [indexes(stretch.first, len(x)), clusters.astype(np.int64), distances.view(np.int64)], axis=1
+    )
     job.keep(f"{name}.rows", x[order].tobytes())
     job.keep(f"{name}.about", about[order].tobytes())
     job.keep(name, np.bincount(buckets, minlength=count).astype(np.int64).tobytes())
 
 
 def compare(job: StageJob, bucket: int, starts: Sequence[int]) -> None:
-    """Find near-duplicates in the clusters of a bucket; keeps how many rows are not kept, and how many groups there are.
+    """Find near-duplicates in the clusters of a bucket.
+
+    Keeps how many rows are not kept, and how many groups there are.
 
     Args:
         job: of the stage.
@@ -86,24 +95,36 @@ def compare(job: StageJob, bucket: int, starts: Sequence[int]) -> None:
         found["kept"][mine] = kept
         duplicates += int((~itself).sum())
         joined += len(np.unique(kept[~itself]))
-    job.keep(f"groups/{bucket:06d}.bounds", np.searchsorted(found["id"], np.asarray(starts)).astype(np.int64).tobytes())
+    job.keep(
+        f"groups/{bucket:06d}.bounds",
+        np.searchsorted(found["id"], np.asarray(starts)).astype(np.int64).tobytes(),
+    )
     job.keep(f"groups/{bucket:06d}.rows", found.tobytes())
     job.keep(f"groups/{bucket:06d}", np.array([duplicates, joined], np.int64).tobytes())
 
 
 def find_duplicates(job: StageJob, rows: RunRows, tasks: Tasks) -> DedupModel:
-    """Bring rows together by cluster and compare them; what an earlier command has kept is not done again."""
+    """Bring rows together by cluster and compare them.
+
+    What an earlier command has kept is not done again.
+    """
     places = (rows.holder("cluster"), rows.holder("distance"))
     stretches = groups(rows.rows)
     kept = {name for name, _ in walk(job.run, WORK)}
     todo = [number for number in range(len(stretches)) if f"spread/{number:06d}" not in kept]
-    tasks.all(spread, [(job, rows.stretch(*stretches[number]), places, f"spread/{number:06d}") for number in todo])
+    tasks.all(
+        spread, [(job, rows.stretch(*stretches[number]), places, f"spread/{number:06d}") for number in todo]
+    )
     starts = [*(first for first, _ in stretches), rows.rows]
     count = bucket_count(rows.rows, job.vectors.dim)
-    tasks.all(compare, [(job, bucket, starts) for bucket in range(count) if f"groups/{bucket:06d}" not in kept])
+    tasks.all(
+        compare, [(job, bucket, starts) for bucket in range(count) if f"groups/{bucket:06d}" not in kept]
+    )
     stretch_numbers = [number for number in range(len(stretches)) if f"marks/{number:06d}" not in kept]
     tasks.all(gather, [(job, number, stretches[number]) for number in stretch_numbers])
-    counts = np.stack([np.frombuffer(job.kept(f"groups/{bucket:06d}") or b"", _LONG) for bucket in range(count)]).sum(axis=0)
+    counts = np.stack(
+        [np.frombuffer(job.kept(f"groups/{bucket:06d}") or b"", _LONG) for bucket in range(count)]
+    ).sum(axis=0)
     return DedupModel(job.spec.threshold, job.spec.keep, rows.rows, int(counts[0]), int(counts[1]))  # type: ignore[union-attr]
 
 
@@ -119,7 +140,9 @@ def gather(job: StageJob, number: int, ends: tuple[int, int]) -> None:
     job.keep(f"marks/{number:06d}", kept.tobytes())
 
 
-def mark_unit(job: StageJob, of_input: Record, first: int, pieces: Sequence[tuple[int, int, int]]) -> dict[str, Any]:
+def mark_unit(
+    job: StageJob, of_input: Record, first: int, pieces: Sequence[tuple[int, int, int]]
+) -> dict[str, Any]:
     """Write a unit's data file: of each row the row that is kept of its group, and whether it is the row itself.
 
     Args:
@@ -129,10 +152,15 @@ def mark_unit(job: StageJob, of_input: Record, first: int, pieces: Sequence[tupl
         pieces: (stretch, begin, end) of its rows in the stretches.
     """
     clock, started = time.perf_counter(), time.time()
-    parts = [read_rows(job.run.child(f"{WORK}/marks/{number:06d}"), _LONG, 1, begin, end)[:, 0] for number, begin, end in pieces]
+    parts = [
+        read_rows(job.run.child(f"{WORK}/marks/{number:06d}"), _LONG, 1, begin, end)[:, 0]
+        for number, begin, end in pieces
+    ]
     kept = np.concatenate([np.empty(0, _LONG), *parts])
     columns = {"group": pa.array(kept), "keep": pa.array(kept == indexes(first, of_input.rows))}
-    return write_columns(job, of_input, columns, started, {"read": time.perf_counter() - clock, "forward": 0.0})
+    return write_columns(
+        job, of_input, columns, started, {"read": time.perf_counter() - clock, "forward": 0.0}
+    )
 
 
 def marking(job: StageJob, rows: RunRows, done: set[str]) -> Iterator[tuple[Any, ...]]:
@@ -154,7 +182,8 @@ def marking(job: StageJob, rows: RunRows, done: set[str]) -> Iterator[tuple[Any,
 def fold_out(job: StageJob, stretch: Stretch, name: str) -> None:
     """Write the rows of a stretch into a folder for each cluster, the nearest to its centre first."""
     found = [
-        read_columns(job.run, unit, [SOURCE, ROW, "cluster", "distance"]).slice(begin, end - begin) for unit, begin, end in stretch.parts
+        read_columns(job.run, unit, [SOURCE, ROW, "cluster", "distance"]).slice(begin, end - begin)
+        for unit, begin, end in stretch.parts
     ]
     x = _vectors(job.vectors, stretch)
     table = pa.concat_tables(found).combine_chunks().unify_dictionaries()
@@ -171,7 +200,13 @@ def fold_out(job: StageJob, stretch: Stretch, name: str) -> None:
 
 
 def write_by_cluster(job: StageJob, rows: RunRows, tasks: Tasks) -> None:
-    """Write a copy of the run with a folder for each cluster; stretches that are done are left alone."""
+    """Write a copy of the run with a folder for each cluster.
+
+    Stretches that are done are left alone.
+    """
     kept = {name for name, _ in walk(job.run, f"{WORK}/{CLUSTERS}")}
-    calls = [(job, rows.stretch(first, end), f"{number:06d}") for number, (first, end) in enumerate(groups(rows.rows))]
+    calls = [
+        (job, rows.stretch(first, end), f"{number:06d}")
+        for number, (first, end) in enumerate(groups(rows.rows))
+    ]
     tasks.all(fold_out, [call for call in calls if call[2] not in kept])

@@ -1,4 +1,7 @@
-"""Stages over a finished run, seen from the driver: compare, fit what is not fitted, apply to what is left, report."""
+"""Stages over a finished run, seen from the driver.
+
+Compare, fit what is not fitted, apply to what is left, report.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +48,9 @@ def postprocess(
     stop_after_s: float | None = None,
     stop: StopRequest | None = None,
 ) -> list[Run]:
-    """Run stages over a finished run, each into a run directory of its own; one that is finished is left as it is.
+    """Run stages over a finished run, each into a run directory of its own.
+
+    One that is finished is left as it is.
 
     Args:
         run: a spec, whose `[[stage]]` list is run over its `sink.path`; or the address of a run.
@@ -59,7 +64,8 @@ def postprocess(
         stop: asks to stop early; by default one that SIGTERM asks.
 
     Raises:
-        RunError, StageError: an input is unusable, or a run directory is of another stage; nothing was written there.
+        RunError, StageError: an input is unusable, or a run directory is of another stage; nothing
+            was written there.
         StorageError, EngineError, Stopped: ended early; the same call goes on.
     """
     root = run.sink.path if isinstance(run, Spec) else run
@@ -150,11 +156,15 @@ class _Command:
                 found.append((other, start))
         return found
 
-    def _fit(self, here: StageRun, start: Any, companions: Sequence[tuple[StageRun, Any]], tasks: Tasks) -> None:
+    def _fit(
+        self, here: StageRun, start: Any, companions: Sequence[tuple[StageRun, Any]], tasks: Tasks
+    ) -> None:
         from embed_ops.postprocessing import fold
 
         clock = time.time()
-        fits = [fold.begin(run.job, run.rows, run.stage, state) for run, state in [(here, start), *companions]]
+        fits = [
+            fold.begin(run.job, run.rows, run.stage, state) for run, state in [(here, start), *companions]
+        ]
         here.model = fold.run(fits[0], fits[1:], tasks)
         here.header["fit"] = {"seconds": time.time() - clock, "rounds": fits[0].progress.rounds}
         write_model(here.run.root, here.model, here.job.attempt)
@@ -202,22 +212,36 @@ def _judge_search(here: StageRun, tasks: Tasks) -> NeighborsModel:
         return NeighborsModel(spec.k, spec.metric, 0, 1.0, 1.0)
     sample = np.random.default_rng(here.job.seed).permutation(rows.rows)[:_JUDGED]
     x = rows_at(rows, vectors, sample)
-    some, all_of_them = (make_search(rows, vectors, spec.k, spec.metric, probe) for probe in (spec.probe, None))
+    some, all_of_them = (
+        make_search(rows, vectors, spec.k, spec.metric, probe) for probe in (spec.probe, None)
+    )
     found, exact = (search_run(rows, search, x, sample, tasks) for search in (some, all_of_them))
-    return NeighborsModel(spec.k, spec.metric, some.probe, recall(found, exact), found.scored / max(1, exact.scored))
+    return NeighborsModel(
+        spec.k, spec.metric, some.probe, recall(found, exact), found.scored / max(1, exact.scored)
+    )
 
 
 def _finish(here: StageRun, tasks: Tasks) -> None:
     """Write the report and the final status, and delete what is not needed any more."""
     here.journal.flush()
-    written = [record for record in here.records.values() if record.attempt == here.job.attempt and record.seconds]
-    steady = max(r.seconds["finished"] for r in written) - min(r.seconds["started"] for r in written) if written else 0.0
+    written = [
+        record for record in here.records.values() if record.attempt == here.job.attempt and record.seconds
+    ]
+    steady = (
+        max(r.seconds["finished"] for r in written) - min(r.seconds["started"] for r in written)
+        if written
+        else 0.0
+    )
     report = {
         "kind": here.asked.spec.kind,
         "rows": here.rows.rows,
         "units": len(here.rows.records),
         "units_skipped": here.skipped,
-        "seconds": {"total": time.time() - here.began, "steady": steady, "fit": here.header.get("fit", {}).get("seconds")},
+        "seconds": {
+            "total": time.time() - here.began,
+            "steady": steady,
+            "fit": here.header.get("fit", {}).get("seconds"),
+        },
         "rounds": here.header.get("fit", {}).get("rounds", 0),
         "rows_per_second": sum(record.rows for record in written) / steady if steady else None,
         "model": here.model.report(),

@@ -4,8 +4,9 @@
     a round over the sample   a task for each range of shards
     applying                  a task for each unit
 
-What is divided, and in which order summaries are added, follows from the rows and the spec alone; workers and nodes only
-decide who does it, and when. Stages that read the same rows in the same round share the reading.
+What is divided, and in which order summaries are added, follows from the rows and the spec alone;
+workers and nodes only decide who does it, and when. Stages that read the same rows in the same
+round share the reading.
 """
 
 from __future__ import annotations
@@ -78,10 +79,15 @@ class Fit:
         return f"round-{self.progress.rounds:04d}"
 
     def take(self, found: Any, sizes: Ints | None = None) -> None:
-        """Go on to the next round by what one has found; after a pass over the run the state is saved."""
+        """Go on to the next round by what one has found.
+
+        After a pass over the run the state is saved.
+        """
         whole = self.todo is not None and self.todo.over != "sample"
         state = self.stage.update(self.progress.state, found)
-        self.move(FitProgress(self.progress.rounds + 1, self.progress.sizes if sizes is None else sizes, state))
+        self.move(
+            FitProgress(self.progress.rounds + 1, self.progress.sizes if sizes is None else sizes, state)
+        )
         if whole:
             self.save()
 
@@ -109,7 +115,8 @@ def run(fit: Fit, others: Sequence[Fit], tasks: Tasks) -> Any:
 
     Args:
         fit: what is fitted.
-        others: fits that will want the same rows; a pass over the run serves those that are about to read it too.
+        others: fits that will want the same rows; a pass over the run serves those that are about
+            to read it too.
         tasks: where to run.
     """
     try:
@@ -128,7 +135,10 @@ def _go_through(fit: Fit, others: Sequence[Fit], tasks: Tasks) -> None:
         elif todo.over == "sample":
             fit.take(_over_sample(fit, todo, tasks))
         else:
-            _read_run([fit, *(other for other in others if other.todo is not None and other.todo.over != "sample")], tasks)
+            _read_run(
+                [fit, *(other for other in others if other.todo is not None and other.todo.over != "sample")],
+                tasks,
+            )
             if todo.over == "collect":
                 sizes = _make_sample(fit, tasks)
                 fit.take(Collected(sizes), sizes)
@@ -148,7 +158,10 @@ def _read_run(fits: Sequence[Fit], tasks: Tasks) -> None:
     for number, (first, end) in enumerate(groups(rows.rows)):
         missing = [place for place in range(len(fits)) if f"{number:06d}" not in kept[place]]
         if missing:
-            wanted = [(fits[place].job, fits[place].todo, shared[place], f"{fits[place].folder}/{number:06d}") for place in missing]
+            wanted = [
+                (fits[place].job, fits[place].todo, shared[place], f"{fits[place].folder}/{number:06d}")
+                for place in missing
+            ]
             calls.append((wanted, rows.stretch(first, end)))
     names, said = ", ".join(fit.job.spec.folder for fit in fits), time.monotonic()
     for count, _ in enumerate(tasks.each(_read_group, calls), start=1):
@@ -184,7 +197,9 @@ def _make_sample(fit: Fit, tasks: Tasks) -> Ints:
 def _over_sample(fit: Fit, todo: Round, tasks: Tasks) -> Any:
     state = ray.put(fit.progress.state)
     sizes = fit.progress.sizes.tolist()
-    found = tasks.all(summarize_shards, [(fit.job, todo, state, list(shards), sizes) for shards in divide(todo.tasks)])
+    found = tasks.all(
+        summarize_shards, [(fit.job, todo, state, list(shards), sizes) for shards in divide(todo.tasks)]
+    )
     return added([summary for summary in found if summary is not None])
 
 
@@ -200,14 +215,21 @@ def apply(job: StageJob, rows: RunRows, model: Any, done: set[str], tasks: Tasks
     if job.spec.kind == "neighbors":
         search = ray.put(make_search(rows, job.vectors, job.spec.k, job.spec.metric, job.spec.probe))
         stretches = ray.put(stretches_of(rows))
-        todo = [(record, first) for record, first in zip(rows.records, rows.starts, strict=False) if record.unit not in done]
+        todo = [
+            (record, first)
+            for record, first in zip(rows.records, rows.starts, strict=False)
+            if record.unit not in done
+        ]
         calls: Iterable[tuple[Any, ...]] = ((job, record, first, search, stretches) for record, first in todo)
         function: Callable[..., Any] = neighbors_of_unit
     elif job.spec.kind == "dedup":
         calls, function = marking(job, rows, done), mark_unit
     else:
         shared = ray.put(model)
-        calls, function = ((job, shared, record) for record in rows.records if record.unit not in done), apply_unit
+        calls, function = (
+            ((job, shared, record) for record in rows.records if record.unit not in done),
+            apply_unit,
+        )
     for _, result in tasks.each(function, calls):
         yield result
 
@@ -216,7 +238,10 @@ _UNITS_PER_TASK = 32
 
 
 def measure(job: StageJob, rows: RunRows, model: Any, label: Label | None, tasks: Tasks) -> Any:
-    """Summarise how good a model is, from the columns it has given all units; None where there are no rows."""
+    """Summarise how good a model is, from the columns it has given all units.
+
+    None where there are no rows.
+    """
     shared = ray.put(model)
     units = rows.records
     parts = [units[first : first + _UNITS_PER_TASK] for first in range(0, len(units), _UNITS_PER_TASK)]

@@ -17,7 +17,9 @@ from embed_ops.runs.columns import Stretch, indexes, read_unit
 from embed_ops.runs.record import Record
 
 
-def neighbors_of_unit(job: StageJob, of_input: Record, first: int, search: Search, stretches: Sequence[Stretch]) -> dict[str, Any]:
+def neighbors_of_unit(
+    job: StageJob, of_input: Record, first: int, search: Search, stretches: Sequence[Stretch]
+) -> dict[str, Any]:
     """Write a unit's data file: of each row the nearest other rows of the whole run, lists `neighbors` and `scores`.
 
     Args:
@@ -40,4 +42,6 @@ def neighbors_of_unit(job: StageJob, of_input: Record, first: int, search: Searc
         "neighbors": pa.ListArray.from_arrays(offsets, pa.array(ids[there])),
         "scores": pa.ListArray.from_arrays(offsets, pa.array(scores[there].astype(np.float32))),
     }
-    return write_columns(job, of_input, columns, started, {"read": read, "forward": time.perf_counter() - clock - read})
+    return write_columns(
+        job, of_input, columns, started, {"read": read, "forward": time.perf_counter() - clock - read}
+    )

@@ -1,4 +1,6 @@
-"""Searching the vectors of a run: all of them, or those of the clusters nearest to each query. Plain functions, tested without Ray.
+"""Searching the vectors of a run: all of them, or those of the clusters nearest to each query.
+
+Plain functions, tested without Ray.
 
 search_stretch      a stretch of the run -> the best of its rows for each query
 neighbors_of_unit   a unit -> its data file: the nearest rows of the whole run to each of its rows
@@ -70,8 +72,13 @@ class Best:
     zeros: int
 
 
-def search_stretch(search: Search, stretch: Stretch, queries: Vectors, itself: Ints | None = None) -> dict[str, Any]:
-    """Search one stretch of a run; `itself`: (queries,) rows that are no neighbours of their query."""
+def search_stretch(
+    search: Search, stretch: Stretch, queries: Vectors, itself: Ints | None = None
+) -> dict[str, Any]:
+    """Search one stretch of a run.
+
+    `itself`: (queries,) rows that are no neighbours of their query.
+    """
     best = TopK(queries, search.k, search.metric, itself)
     _show(best, search, stretch, queries)
     return {"best": Best(*best.result(), best.scored, best.zeros), "memory": peak_memory()}
@@ -87,7 +94,10 @@ def _show(best: TopK, search: Search, stretch: Stretch, queries: Vectors) -> Non
     # Products with the centres are work too.
     best.scored += len(queries) * len(search.centers if search.centers is not None else ())
     order = np.argsort(probed.ravel(), kind="stable")
-    asking, bounds = order // max(1, probed.shape[1]), np.searchsorted(probed.ravel()[order], np.arange(int(clusters.max(initial=0)) + 2))
+    asking, bounds = (
+        order // max(1, probed.shape[1]),
+        np.searchsorted(probed.ravel()[order], np.arange(int(clusters.max(initial=0)) + 2)),
+    )
     for first, x in blocks(search.vectors, stretch):
         mine = clusters[first - stretch.first : first - stretch.first + len(x)]
         by_cluster = np.argsort(mine, kind="stable")
@@ -119,30 +129,43 @@ def make_search(rows: RunRows, vectors: VectorColumn, k: int, metric: Metric, pr
     try:
         clusters = rows.holder("cluster")
     except StageError as error:
-        raise StageError(f"{error}; an approximate search goes by clusters: give it the run of a kmeans stage") from error
+        raise StageError(
+            f"{error}; an approximate search goes by clusters: give it the run of a kmeans stage"
+        ) from error
     model = read_model(clusters.run.child("model"))
     if model is None or model.kind != "kmeans":
         raise StageError(f"{clusters.run.path}: its clusters are no kmeans stage's; leave probe out")
     of_clusters = RunRows(clusters.run)
     read = of_clusters.vector(of_clusters.lineage[0][1]["fingerprint"]["stage.column"])
     if read != vectors:
-        raise StageError(f"{clusters.run.path}: its clusters are of {read.run.path}, and {vectors.run.path} is searched; leave probe out")
+        raise StageError(
+            f"{clusters.run.path}: its clusters are of {read.run.path}, and {vectors.run.path} is "
+            "searched; leave probe out"
+        )
     return Search(vectors, k, metric, clusters, model.centers, min(probe, len(model.centers)))
 
 
 def stretches_of(rows: RunRows) -> list[Stretch]:
-    """Divide a run for a search: a search that begins anew scores many rows for nothing, so its stretches are long."""
+    """Divide a run for a search.
+
+    A search that begins anew scores many rows for nothing, so its stretches are long.
+    """
     return [rows.stretch(first, min(rows.rows, first + _STRETCH)) for first in range(0, rows.rows, _STRETCH)]
 
 
-def search_run(rows: RunRows, search: Search, queries: Vectors, itself: Ints | None, tasks: Tasks | None) -> Best:
+def search_run(
+    rows: RunRows, search: Search, queries: Vectors, itself: Ints | None, tasks: Tasks | None
+) -> Best:
     """Search all stretches of a run, in this process or by tasks."""
     stretches = stretches_of(rows)
     if tasks is None:
         parts = [search_stretch(search, stretch, queries, itself)["best"] for stretch in stretches]
     else:
         shared, own = tasks.share(queries), tasks.share(itself)
-        parts = [found["best"] for found in tasks.all(search_stretch, [(search, stretch, shared, own) for stretch in stretches])]
+        parts = [
+            found["best"]
+            for found in tasks.all(search_stretch, [(search, stretch, shared, own) for stretch in stretches])
+        ]
     return joined(parts, queries, search)
 
 
@@ -172,5 +195,8 @@ def by_unit(rows: RunRows, ids: Ints) -> Iterator[tuple[str, Ints, Ints]]:
 def recall(found: Best, exact: Best) -> float:
     """Tell which share of the exact neighbours was found."""
     wanted = exact.ids >= 0
-    hits = sum(len(np.intersect1d(mine, theirs[theirs >= 0])) for mine, theirs in zip(found.ids, exact.ids, strict=True))
+    hits = sum(
+        len(np.intersect1d(mine, theirs[theirs >= 0]))
+        for mine, theirs in zip(found.ids, exact.ids, strict=True)
+    )
     return hits / max(1, int(wanted.sum()))

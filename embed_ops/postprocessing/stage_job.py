@@ -1,4 +1,6 @@
-"""What a stage's workers do, on one stretch of rows, one shard of a sample or one unit. Plain functions, tested without Ray.
+"""What a stage's workers do, on one stretch of rows, one shard of a sample or one unit.
+
+Plain functions, tested without Ray.
 
     read_group        a stretch of the run -> a summary, or the rows that a hash chooses, kept in `work/`
     make_shards       what all stretches kept -> shards of the sample
@@ -25,7 +27,17 @@ import pyarrow as pa
 from embed_ops import __version__
 from embed_ops.engine.memory import peak_memory
 from embed_ops.numerics.tiles import Ints, Vectors
-from embed_ops.runs.columns import Label, Stretch, VectorColumn, blocks, indexes, labels_of, positions, read_columns, read_unit
+from embed_ops.runs.columns import (
+    Label,
+    Stretch,
+    VectorColumn,
+    blocks,
+    indexes,
+    labels_of,
+    positions,
+    read_columns,
+    read_unit,
+)
 from embed_ops.runs.directory import RunDir
 from embed_ops.runs.parquet import vector_column
 from embed_ops.runs.record import Record
@@ -81,7 +93,10 @@ class StageJob:
 
 @dataclass(frozen=True)
 class Task:
-    """One stage's part in a pass over a stretch: what it looks for, in which state, and where it keeps what it finds."""
+    """One stage's part in a pass over a stretch.
+
+    What it looks for, in which state, and where it keeps what it finds.
+    """
 
     job: StageJob
     round: Round
@@ -122,7 +137,10 @@ def read_group(tasks: Sequence[Task], stretch: Stretch) -> dict[str, Any]:
 
 
 def _keep_rows(task: Task, parts: Sequence[Kept]) -> None:
-    """Keep the chosen rows of a stretch, ordered by shard; raw, since shards are read as slices of it."""
+    """Keep the chosen rows of a stretch, ordered by shard.
+
+    Raw, since shards are read as slices of it.
+    """
     x, ids = np.concatenate([part.x for part in parts]), np.concatenate([part.ids for part in parts])
     order, sizes = shard_order(ids, task.job.seed)
     task.job.keep(f"{task.name}.rows", x[order].tobytes())
@@ -141,7 +159,9 @@ def _make_shard(job: StageJob, folder: str, groups: int, shard: int) -> int:
         name = f"{folder}/{group:06d}"
         sizes = np.frombuffer(job.kept(name) or b"", np.int64)
         begin, end = int(sizes[:shard].sum()), int(sizes[: shard + 1].sum())
-        rows.append(read_rows(job.run.child(f"{WORK}/{name}.rows"), np.dtype(np.float32), job.vectors.dim, begin, end))
+        rows.append(
+            read_rows(job.run.child(f"{WORK}/{name}.rows"), np.dtype(np.float32), job.vectors.dim, begin, end)
+        )
         ids.append(read_rows(job.run.child(f"{WORK}/{name}.ids"), np.dtype(np.int64), 1, begin, end)[:, 0])
     x, numbers = np.concatenate(rows), np.concatenate(ids)
     order, _ = shard_order(numbers, job.seed)
@@ -184,7 +204,9 @@ def on_this_node(job: StageJob, name: str) -> Location:
 _DISK = pa.fs.LocalFileSystem()
 
 
-def summarize_shards(job: StageJob, todo: Round, state: Any, shards: Sequence[int], sizes: Sequence[int]) -> Any:
+def summarize_shards(
+    job: StageJob, todo: Round, state: Any, shards: Sequence[int], sizes: Sequence[int]
+) -> Any:
     """Summarise what a round reads of some shards; None where they are empty."""
     stage = make_stage(job.spec)
 
@@ -200,11 +222,15 @@ def summarize_shards(job: StageJob, todo: Round, state: Any, shards: Sequence[in
 
 
 _GO_ON_S = 2.0
-"""So long a task goes on with small rounds: the driver says how far a fit is, saves it, and may be asked to stop."""
+"""So long a task goes on with small rounds: the driver says how far a fit is, saves it, and may be
+asked to stop."""
 
 
 def go_on(job: StageJob, state: Any, sizes: Sequence[int]) -> dict[str, Any]:
-    """Go through rounds over the sample, at least one, while each is the work of a single task: a task of its own takes Ray 20 ms."""
+    """Go through rounds over the sample, at least one, while each is the work of a single task.
+
+    A task of its own takes Ray 20 ms.
+    """
     stage, rounds, began = make_stage(job.spec), 0, time.monotonic()
     todo = stage.round(state)
     while todo is not None and todo.small and (rounds == 0 or time.monotonic() - began < _GO_ON_S):
@@ -233,22 +259,37 @@ def write_columns(
     clock = time.perf_counter()
     where = positions(job.input, of_input.unit)
     data = pa.table({SOURCE: where.column(SOURCE), ROW: where.column(ROW), **columns})
-    written = RunDir(job.run).write_unit(stage_record(job, of_input), data, data.slice(0, 0), job.fingerprint, __version__)
+    written = RunDir(job.run).write_unit(
+        stage_record(job, of_input), data, data.slice(0, 0), job.fingerprint, __version__
+    )
     seconds = seconds | {"write": time.perf_counter() - clock, "started": started, "finished": time.time()}
-    return {"record": asdict(replace(written, seconds=seconds)), "statistics": dump(statistics_of(data)), "memory": peak_memory()}
+    return {
+        "record": asdict(replace(written, seconds=seconds)),
+        "statistics": dump(statistics_of(data)),
+        "memory": peak_memory(),
+    }
 
 
 def measure_units(job: StageJob, model: Any, units: Sequence[Record], label: Label | None) -> Any:
-    """Read a stage's new columns of some units back, and summarise how good they are; None where they have no rows."""
+    """Read a stage's new columns of some units back, and summarise how good they are.
+
+    None where they have no rows.
+    """
     return chained(
-        model.measure(read_columns(job.run, record.unit, model.measured), None if label is None else labels_of(label, record.unit))
+        model.measure(
+            read_columns(job.run, record.unit, model.measured),
+            None if label is None else labels_of(label, record.unit),
+        )
         for record in units
         if record.rows
     )
 
 
 def stage_record(job: StageJob, of_input: Record) -> Record:
-    """Make the record of a stage's unit: that of its input, whose records without a vector count as filtered."""
+    """Make the record of a stage's unit.
+
+    That of its input, whose records without a vector count as filtered.
+    """
     records = sum(part["records"] for part in of_input.ranges)
     return Record(
         unit=of_input.unit,

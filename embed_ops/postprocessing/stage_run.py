@@ -56,14 +56,19 @@ class Asked:
     model: str | None = None
 
 
-def asked_stages(run: str, stages: tuple[StageSpec, ...], seed: int, output: str | None = None, model: str | None = None) -> list[Asked]:
+def asked_stages(
+    run: str, stages: tuple[StageSpec, ...], seed: int, output: str | None = None, model: str | None = None
+) -> list[Asked]:
     """Say where each of a list of stages reads and writes.
 
     Raises:
-        StageError: two have one name, an input is no stage before it, or `output` or `model` is given for several.
+        StageError: two have one name, an input is no stage before it, or `output` or `model` is
+            given for several.
     """
     if len(stages) != 1 and (output or model):
-        raise StageError(f"an output folder or a model can be named for one stage, and there are {len(stages)}")
+        raise StageError(
+            f"an output folder or a model can be named for one stage, and there are {len(stages)}"
+        )
     found: list[Asked] = []
     known = {"embed": run}
     before = run
@@ -74,7 +79,13 @@ def asked_stages(run: str, stages: tuple[StageSpec, ...], seed: int, output: str
             raise StageError(f"stage {spec.folder!r}: input = {spec.input!r} is none of {', '.join(known)}")
         path = output or f"{run.rstrip('/')}/{STAGES}/{spec.folder}"
         found.append(
-            Asked(spec, path, before if spec.input is None else known[spec.input], spec.seed if spec.seed is not None else seed, model)
+            Asked(
+                spec,
+                path,
+                before if spec.input is None else known[spec.input],
+                spec.seed if spec.seed is not None else seed,
+                model,
+            )
         )
         before = known[spec.folder] = path
     return found
@@ -110,7 +121,11 @@ class StageRun:
     @property
     def finished(self) -> bool:
         """Whether an earlier command came to its end and nothing has been lost since."""
-        return self.header["status"] == "finished" and self.model is not None and len(self.done) == len(self.rows.records)
+        return (
+            self.header["status"] == "finished"
+            and self.model is not None
+            and len(self.done) == len(self.rows.records)
+        )
 
     def begin(self) -> None:
         """Publish what the run is, before anything is computed."""
@@ -155,7 +170,9 @@ def plan_of(records: tuple[Record, ...], root: Location) -> Plan:
     spans, files = [], {}
     for number, record in enumerate(records):
         begin = record.unit.rpartition(".")
-        pieces = [Piece(part["source"], part["begin"], part["end"], part["records"], 0) for part in record.ranges]
+        pieces = [
+            Piece(part["source"], part["begin"], part["end"], part["records"], 0) for part in record.ranges
+        ]
         spans.append(Span(number, tuple(pieces or [Piece(begin[0], int(begin[2]), None, None, 0)])))
         for piece in spans[-1].pieces:
             files[piece.source] = SourceFile(piece.source, 0, root.child(piece.source).path, 0, 0)
@@ -163,10 +180,13 @@ def plan_of(records: tuple[Record, ...], root: Location) -> Plan:
 
 
 def open_stage(asked: Asked, *, refit: bool = False) -> StageRun:
-    """Compare a stage with its run directory and its input; nothing is written but records that were lost.
+    """Compare a stage with its run directory and its input.
+
+    Nothing is written but records that were lost.
 
     Raises:
-        RunError: the input is not finished, or the run directory is another stage's, or of another input.
+        RunError: the input is not finished, or the run directory is another stage's, or of another
+            input.
         StageError: the stage can't be fitted on this input.
     """
     rows = RunRows(locate(asked.input))
@@ -175,14 +195,22 @@ def open_stage(asked: Asked, *, refit: bool = False) -> StageRun:
     vectors = rows.vector(asked.spec.column)
     attempt = new_attempt()
     applied = None if asked.model is None else _foreign_model(asked)
-    found = _fingerprint(asked, rows, vectors.column, "" if vectors.run == rows.root else RunRows(vectors.run).content)
+    found = _fingerprint(
+        asked, rows, vectors.column, "" if vectors.run == rows.root else RunRows(vectors.run).content
+    )
     header = run.read_header()
     if header is not None and refit:
         _empty(run, header)
         header = None
     if header is None:
         run.require_empty()
-        header = {"spec": None, "fingerprint": found, "resolved": {"versions": _versions()}, "started": time.time(), "finished": None}
+        header = {
+            "spec": None,
+            "fingerprint": found,
+            "resolved": {"versions": _versions()},
+            "started": time.time(),
+            "finished": None,
+        }
         header |= {"status": "new", "attempts": []}
     else:
         require_same(asked.path, header["fingerprint"], found)
@@ -194,7 +222,10 @@ def open_stage(asked: Asked, *, refit: bool = False) -> StageRun:
     records, _ = run.load_records(digest, attempt) if header["attempts"] else ({}, [])
     model = applied or read_model(run.root.child("model"))
     if model is not None and model.dim not in (None, vectors.dim):
-        raise StageError(f"{asked.model or asked.path}: its model takes vectors of width {model.dim}, {vectors.run.path} has {vectors.dim}")
+        raise StageError(
+            f"{asked.model or asked.path}: its model takes vectors of width {model.dim}, "
+            f"{vectors.run.path} has {vectors.dim}"
+        )
     here = StageRun(asked, rows, job, run, header, records, model)
     _require_columns(here)
     if not here.finished and header["attempts"]:
@@ -211,12 +242,15 @@ def _require_columns(here: StageRun) -> None:
         probe = read_probe(here.asked.spec.probe)
         if probe.dim != here.job.vectors.dim:
             raise StageError(
-                f"{here.asked.spec.probe}: takes vectors of width {probe.dim}, {here.job.vectors.run.path} has {here.job.vectors.dim}"
+                f"{here.asked.spec.probe}: takes vectors of width {probe.dim}, "
+                f"{here.job.vectors.run.path} has {here.job.vectors.dim}"
             )
     if isinstance(here.asked.spec, NeighborsSpec):
         if here.asked.model is not None:
             raise StageError("neighbors: has no model to apply: neighbours are found among the rows of a run")
-        make_search(here.rows, here.job.vectors, here.asked.spec.k, here.asked.spec.metric, here.asked.spec.probe)
+        make_search(
+            here.rows, here.job.vectors, here.asked.spec.k, here.asked.spec.metric, here.asked.spec.probe
+        )
     if here.asked.spec.kind == "dedup":
         if here.asked.model is not None:
             raise StageError("dedup: has no model to apply: duplicates are found among the rows of a run")
@@ -224,7 +258,9 @@ def _require_columns(here: StageRun) -> None:
             try:
                 here.rows.holder(column)
             except StageError as error:
-                raise StageError(f"{error}; dedup works within clusters: give it the run of a kmeans stage") from error
+                raise StageError(
+                    f"{error}; dedup works within clusters: give it the run of a kmeans stage"
+                ) from error
 
 
 def _versions() -> dict[str, str]:
@@ -233,9 +269,16 @@ def _versions() -> dict[str, str]:
 
 def _fingerprint(asked: Asked, rows: RunRows, column: str, of_vectors: str) -> dict[str, Any]:
     """List what decides a stage's bytes: its section, the seed, and what its input holds."""
-    tree = {name: value for name, value in asked.spec.model_dump(mode="json").items() if name not in _NOT_COMPARED}
+    tree = {
+        name: value for name, value in asked.spec.model_dump(mode="json").items() if name not in _NOT_COMPARED
+    }
     found: dict[str, Any] = {f"stage.{name}": value for name, value in tree.items()}
-    found |= {"stage.column": column, "seed": asked.seed, "input": rows.content, "input of the column": of_vectors}
+    found |= {
+        "stage.column": column,
+        "seed": asked.seed,
+        "input": rows.content,
+        "input of the column": of_vectors,
+    }
     if asked.model is not None:
         found["model"] = _digest_of_model(asked.model)
     if isinstance(asked.spec, ClassifySpec):
@@ -246,22 +289,31 @@ def _fingerprint(asked: Asked, rows: RunRows, column: str, of_vectors: str) -> d
 
 def _digest_of_model(address: str) -> str:
     folder = locate(address).child("model")
-    return hashlib.sha256(b"".join(read_bytes(folder.child(name)) or b"" for name in (MODEL_JSON, MODEL_ARRAYS))).hexdigest()[:16]
+    return hashlib.sha256(
+        b"".join(read_bytes(folder.child(name)) or b"" for name in (MODEL_JSON, MODEL_ARRAYS))
+    ).hexdigest()[:16]
 
 
 def _foreign_model(asked: Asked) -> Any:
     model = read_model(locate(asked.model or "").child("model"))
     if model is None:
-        raise StageError(f"{asked.model}: no fitted model here (model/{MODEL_JSON} is missing); give the run of a stage")
+        raise StageError(
+            f"{asked.model}: no fitted model here (model/{MODEL_JSON} is missing); give the run of a stage"
+        )
     if model.kind != asked.spec.kind:
-        raise StageError(f"{asked.model}: holds a model of kind {model.kind!r}, the stage is {asked.spec.kind!r}")
+        raise StageError(
+            f"{asked.model}: holds a model of kind {model.kind!r}, the stage is {asked.spec.kind!r}"
+        )
     return model
 
 
 def _empty(run: RunDir, header: Mapping[str, Any]) -> None:
     """Delete an earlier fit and what it gave; only in the run of a stage."""
     if "parent" not in header or header["parent"] is None:
-        raise RunError(f"{run.root.path}: is not the run of a stage: nothing is deleted there; choose another output folder")
+        raise RunError(
+            f"{run.root.path}: is not the run of a stage: nothing is deleted there; choose another "
+            "output folder"
+        )
     for folder in ("data", "rejects", "manifest", "model", "clusters", WORK):
         remove_folder(run.root, folder)
     remove(run.root.child("report.json"))

@@ -1,1 +1,4 @@
-"""A run directory: its files, its records, what is left, its rows, its proof. Read `directory.py` first."""
+"""A run directory: its files, its records, what is left, its rows, its proof.
+
+Read `directory.py` first.
+"""

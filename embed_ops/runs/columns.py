@@ -38,7 +38,10 @@ class VectorColumn:
 
 @dataclass(frozen=True)
 class Stretch:
-    """Consecutive rows of a run: (unit, first row in it, row behind the last) each, and the global index of the first."""
+    """Consecutive rows of a run.
+
+    (unit, first row in it, row behind the last) each, and the global index of the first.
+    """
 
     first: int
     parts: tuple[tuple[str, int, int], ...]
@@ -50,11 +53,16 @@ def _is_vector(kind: pa.DataType) -> bool:
 
 def _checked(holder: VectorColumn) -> VectorColumn:
     if pa.types.is_list(holder.kind) or pa.types.is_large_list(holder.kind):
-        raise StageError(f"{holder.run.path}: column {holder.column!r} is ragged: stages need one vector a row")
+        raise StageError(
+            f"{holder.run.path}: column {holder.column!r} is ragged: stages need one vector a row"
+        )
     if not _is_vector(holder.kind):
         raise StageError(f"{holder.run.path}: column {holder.column!r} holds {holder.kind}, not vectors")
     if holder.kind.value_type not in _FLOATS:
-        raise StageError(f"{holder.run.path}: column {holder.column!r} holds codes ({holder.kind.value_type}); name the column before it")
+        raise StageError(
+            f"{holder.run.path}: column {holder.column!r} holds codes ({holder.kind.value_type}); name "
+            "the column before it"
+        )
     return holder
 
 
@@ -75,11 +83,16 @@ def read_columns(run: Location, unit: str, columns: Sequence[str]) -> pa.Table:
     file = _open(run, unit)
     lacking = [name for name in columns if name not in file.schema_arrow.names]
     if lacking:
-        raise RunError(f"{run.path}/{DATA}/{unit}{SUFFIX}: has no column {lacking[0]!r}, though other files of the run have it")
+        raise RunError(
+            f"{run.path}/{DATA}/{unit}{SUFFIX}: has no column {lacking[0]!r}, though other files of the "
+            "run have it"
+        )
     try:
         return file.read(columns=list(columns), use_threads=False)
     except (pa.ArrowException, OSError) as error:
-        raise RunError(f"{run.path}/{DATA}/{unit}{SUFFIX}: can't be read: {error}; `embed-ops verify` tells more") from error
+        raise RunError(
+            f"{run.path}/{DATA}/{unit}{SUFFIX}: can't be read: {error}; `embed-ops verify` tells more"
+        ) from error
 
 
 def read_unit(holder: VectorColumn, unit: str, rows: int | None = None) -> Vectors:
@@ -90,12 +103,16 @@ def read_unit(holder: VectorColumn, unit: str, rows: int | None = None) -> Vecto
         StageError: a row has no vector, or one that is not finite; names the file and the row.
     """
     x = stored_unit(holder, unit, rows)
-    # A sum is finite where all its terms are, but for overflow: looking twice is rare and looking once is cheap.
+    # A sum is finite where all its terms are, but for overflow: looking twice is rare and looking
+    # once is cheap.
     if not np.isfinite(x.sum(dtype=np.float64)):
         bad = np.flatnonzero(~np.isfinite(x).all(axis=1))
         if len(bad):
             name = f"{holder.run.path}/{DATA}/{unit}{SUFFIX}"
-            raise StageError(f"{name}: column {holder.column!r} is not finite in {len(bad)} rows, the first is row {bad[0]}")
+            raise StageError(
+                f"{name}: column {holder.column!r} is not finite in {len(bad)} rows, the first is row "
+                f"{bad[0]}"
+            )
     return x
 
 
@@ -114,12 +131,17 @@ def stored_unit(holder: VectorColumn, unit: str, rows: int | None = None) -> Vec
     if rows is not None and len(table) != rows:
         raise RunError(f"{name}: has {len(table)} rows, its input {rows}; `embed-ops verify` tells more")
     if table.column(0).null_count:
-        raise StageError(f"{name}: column {holder.column!r} has {table.column(0).null_count} rows without a vector")
+        raise StageError(
+            f"{name}: column {holder.column!r} has {table.column(0).null_count} rows without a vector"
+        )
     return vectors_of(table.column(0)).astype(np.float32, copy=False)
 
 
 def blocks(holder: VectorColumn, stretch: Stretch) -> Iterator[tuple[int, Vectors]]:
-    """Yield (global index, (rows, dim) float32) in blocks of `BLOCK_ROWS`; the last may be shorter."""
+    """Yield (global index, (rows, dim) float32) in blocks of `BLOCK_ROWS`.
+
+    The last may be shorter.
+    """
     held, first = 0, stretch.first
     buffer = np.empty((BLOCK_ROWS, holder.dim), np.float32)
     for unit, begin, end in stretch.parts:
@@ -171,5 +193,8 @@ def labels_of(label: Label, unit: str) -> pa.Array:
 
 def values(holder: VectorColumn, stretch: Stretch) -> npt.NDArray[Any]:
     """Read a column of numbers over a stretch: (rows,)."""
-    parts = [read_columns(holder.run, unit, [holder.column]).column(0).slice(begin, end - begin) for unit, begin, end in stretch.parts]
+    parts = [
+        read_columns(holder.run, unit, [holder.column]).column(0).slice(begin, end - begin)
+        for unit, begin, end in stretch.parts
+    ]
     return np.concatenate([part.to_numpy() for part in parts]) if parts else np.empty(0)

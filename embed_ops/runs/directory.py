@@ -79,7 +79,9 @@ class RunDir:
             header: dict[str, Any] = json.loads(content)
             header["spec"], header["fingerprint"], header["resolved"]
         except (ValueError, KeyError, TypeError) as error:
-            raise RunError(f"{self.root.path}/run.json: not a run's: {error!r}; choose another folder") from error
+            raise RunError(
+                f"{self.root.path}/run.json: not a run's: {error!r}; choose another folder"
+            ) from error
         return header
 
     def read_json(self, name: str) -> dict[str, Any] | None:
@@ -109,7 +111,10 @@ class RunDir:
         try:
             return read_plan(pa.BufferReader(content), roots)
         except (pa.ArrowException, OSError, KeyError) as error:
-            raise RunError(f"{self.root.path}/plan.parquet: can't be read: {error}; restore it, or choose another sink.path") from error
+            raise RunError(
+                f"{self.root.path}/plan.parquet: can't be read: {error}; restore it, or choose another "
+                "sink.path"
+            ) from error
 
     def read_manifest(self, *, timed: bool = True) -> dict[str, Record]:
         """Read all parts: the latest record of each unit, by name.
@@ -122,7 +127,8 @@ class RunDir:
         """
         found: dict[str, Record] = {}
         parts = sorted(name for name, _ in walk(self.root, MANIFEST) if name.endswith(SUFFIX))
-        # Small files, many at once: each costs a store its time to answer. Not all at once: they are read faster than taken in.
+        # Small files, many at once: each costs a store its time to answer. Not all at once: they
+        # are read faster than taken in.
         with ThreadPoolExecutor(_MANIFEST_THREADS) as pool:
             for first in range(0, len(parts), _MANIFEST_THREADS):
                 for part in pool.map(self._read_part, parts[first : first + _MANIFEST_THREADS]):
@@ -135,24 +141,35 @@ class RunDir:
         return found
 
     def read_statistics(self) -> dict[str, VectorStatistics]:
-        """Add up the statistics of all parts: those of a unit that was written twice count twice."""
+        """Add up the statistics of all parts.
+
+        Those of a unit that was written twice count twice.
+        """
         names = sorted(name for name, _ in walk(self.root, MANIFEST) if name.endswith(SUFFIX))
         with ThreadPoolExecutor(_MANIFEST_THREADS) as pool:
             kept = pool.map(lambda name: read_bytes(self.root.child(f"{MANIFEST}/{name}")), names)
-            texts = (pq.read_schema(pa.BufferReader(content)).metadata for content in kept if content is not None)
+            texts = (
+                pq.read_schema(pa.BufferReader(content)).metadata for content in kept if content is not None
+            )
             return merged(load(text[METADATA_KEY]) for text in texts if text and METADATA_KEY in text)
 
     def _read_part(self, name: str) -> pa.Table:
         place = self.root.child(f"{MANIFEST}/{name}")
         content = read_bytes(place)
         if content is None:
-            raise StorageError(f"{place.path}: is listed and can't be found: another command may be at work here; run again")
+            raise StorageError(
+                f"{place.path}: is listed and can't be found: another command may be at work here; run again"
+            )
         try:
             return pq.read_table(pa.BufferReader(content), schema=MANIFEST_SCHEMA)
         except (pa.ArrowException, OSError) as error:
-            raise RunError(f"{place.path}: can't be read: {error}; delete it: its records are read back from data/") from error
+            raise RunError(
+                f"{place.path}: can't be read: {error}; delete it: its records are read back from data/"
+            ) from error
 
-    def append_manifest(self, records: Iterable[Record], attempt: str, statistics: Statistics | None = None) -> None:
+    def append_manifest(
+        self, records: Iterable[Record], attempt: str, statistics: Statistics | None = None
+    ) -> None:
         """Write records, and the statistics of their vectors, as the next part; none, no part."""
         rows = [asdict(record) for record in records]
         if not rows:
@@ -160,17 +177,24 @@ class RunDir:
         sink = pa.BufferOutputStream()
         schema = MANIFEST_SCHEMA.with_metadata({METADATA_KEY: dump(statistics)} if statistics else None)
         pq.write_table(pa.Table.from_pylist(rows, schema), sink, compression="zstd")
-        publish(self.root, f"{MANIFEST}/{self._part:08d}-{uuid.uuid4().hex[:8]}{SUFFIX}", sink.getvalue(), attempt)
+        publish(
+            self.root, f"{MANIFEST}/{self._part:08d}-{uuid.uuid4().hex[:8]}{SUFFIX}", sink.getvalue(), attempt
+        )
         self._part += 1
 
     def load_records(self, fingerprint: str, attempt: str) -> tuple[dict[str, Record], list[str]]:
-        """Find the units that are done: listed files that the manifest knows, or whose footer is read back.
+        """Find the units that are done.
+
+        Listed files that the manifest knows, or whose footer is read back.
 
         Returns:
-            records by unit, and the units whose file is not what the manifest says (they are computed again).
+            records by unit, and the units whose file is not what the manifest says (they are
+            computed again).
         """
         known = self.read_manifest(timed=False)
-        data = {name.removesuffix(SUFFIX): size for name, size in walk(self.root, DATA) if name.endswith(SUFFIX)}
+        data = {
+            name.removesuffix(SUFFIX): size for name, size in walk(self.root, DATA) if name.endswith(SUFFIX)
+        }
         rejects = dict(walk(self.root, REJECTS))
         records: dict[str, Record] = {}
         broken: list[str] = []
@@ -179,7 +203,9 @@ class RunDir:
             record = known.get(unit)
             if record is None:
                 lost.append(unit)
-            elif size != record.bytes or (record.reject_file is not None and rejects.get(record.reject_file) != record.reject_bytes):
+            elif size != record.bytes or (
+                record.reject_file is not None and rejects.get(record.reject_file) != record.reject_bytes
+            ):
                 # Newer than its record, where a retry was killed, or damaged: the footer tells.
                 lost.append(unit)
             else:
@@ -187,7 +213,9 @@ class RunDir:
         with ThreadPoolExecutor(_RECOVERY_THREADS) as pool:
             recovered = list(pool.map(lambda unit: recover(self.root, unit, fingerprint, attempt), lost))
         whole = [found for found in recovered if found is not None]
-        self.append_manifest([found.record for found in whole], attempt, merged(found.statistics for found in whole))
+        self.append_manifest(
+            [found.record for found in whole], attempt, merged(found.statistics for found in whole)
+        )
         for unit, found in zip(lost, recovered, strict=True):
             if found is None:
                 broken.append(unit)
@@ -195,8 +223,12 @@ class RunDir:
                 records[unit] = found.record
         return records, broken
 
-    def write_unit(self, record: Record, data: pa.Table, rejects: pa.Table, fingerprint: str, version: str) -> Record:
-        """Write a unit, its rejects first: the data file, which says that the unit is done, appears last and whole.
+    def write_unit(
+        self, record: Record, data: pa.Table, rejects: pa.Table, fingerprint: str, version: str
+    ) -> Record:
+        """Write a unit, its rejects first.
+
+        The data file, which says that the unit is done, appears last and whole.
 
         Returns:
             the record with names, sizes, hashes and norms filled in.
@@ -210,10 +242,19 @@ class RunDir:
         content = encode(data, footer_of(record, fingerprint, version))
         publish(self.root, f"{DATA}/{record.unit}{SUFFIX}", content, record.attempt)
         low, high = norms_of(data)
-        return replace(record, bytes=content.size, sha256=hashlib.sha256(content).hexdigest(), min_norm=low, max_norm=high)
+        return replace(
+            record,
+            bytes=content.size,
+            sha256=hashlib.sha256(content).hexdigest(),
+            min_norm=low,
+            max_norm=high,
+        )
 
     def remove_unit(self, record: Record, attempt: str) -> None:
-        """Delete a stale unit and strike its record: the data file first, so that it never stands without its rejects."""
+        """Delete a stale unit and strike its record.
+
+        The data file first, so that it never stands without its rejects.
+        """
         remove(self.root.child(f"{DATA}/{record.unit}{SUFFIX}"))
         if record.reject_file is not None:
             remove(self.root.child(f"{REJECTS}/{record.reject_file}"))
@@ -228,7 +269,8 @@ class RunDir:
         for folder in (DATA, REJECTS, MANIFEST):
             for name, _ in walk(self.root, folder):
                 raise RunError(
-                    f"{self.root.path}: has no run.json, but {folder}/{name}: neither empty nor a whole run; choose another sink.path"
+                    f"{self.root.path}: has no run.json, but {folder}/{name}: neither empty nor a whole "
+                    "run; choose another sink.path"
                 )
 
     def remove_stale(self, sources: Set[str], kept: Mapping[str, Record], attempt: str) -> None:
@@ -243,16 +285,22 @@ class RunDir:
                     remove(self.root.child(f"{DATA}/{name}"))
 
     def remove_unnamed_rejects(self, done: Iterable[Record]) -> None:
-        """Delete the reject files that dead attempts left: no data file names them. Only when no unit is missing.
+        """Delete the reject files that dead attempts left: no data file names them.
 
-        While units are missing another command may be about to write the data file that names one. What the records say is
-        asked of the data file again, since another command may have written it later.
+        Only when no unit is missing.
+
+        While units are missing another command may be about to write the data file that names one.
+        What the records say is asked of the data file again, since another command may have written
+        it later.
         """
         named = {record.reject_file for record in done}
         for name in [name for name, _ in walk(self.root, REJECTS) if name not in named]:
             unit = reject_unit(name)
             content = read_bytes(self.root.child(f"{DATA}/{unit}{SUFFIX}"))
-            if content is None or read_footer(pq.read_metadata(pa.BufferReader(content)))["reject_file"] != name:
+            if (
+                content is None
+                or read_footer(pq.read_metadata(pa.BufferReader(content)))["reject_file"] != name
+            ):
                 remove(self.root.child(f"{REJECTS}/{name}"))
 
     def clean(self, attempt: str) -> None:
@@ -262,7 +310,11 @@ class RunDir:
             return
         selector = FileSelector(self.root.child(TMP).path, allow_not_found=True)
         for folder in patiently("listed", selector.base_dir, lambda: self.root.fs.get_file_info(selector)):
-            if folder.type == FileType.Directory and folder.base_name != attempt and attempt_is_dead(folder.base_name):
+            if (
+                folder.type == FileType.Directory
+                and folder.base_name != attempt
+                and attempt_is_dead(folder.base_name)
+            ):
                 self.remove_temporary(folder.base_name)
 
     def remove_temporary(self, attempt: str) -> None:

@@ -30,8 +30,13 @@ def require_same(where: str, known: Mapping[str, Any], asked: Mapping[str, Any])
     """
     differing = [name for name in sorted({*known, *asked}) if known.get(name) != asked.get(name)]
     if differing:
-        listed = "; ".join(f"{name}: the run has {_short(known.get(name))}, asked for {_short(asked.get(name))}" for name in differing)
-        raise RunError(f"{where} holds a run of another spec: {listed}. Choose another sink.path, or ask for the same")
+        listed = "; ".join(
+            f"{name}: the run has {_short(known.get(name))}, asked for {_short(asked.get(name))}"
+            for name in differing
+        )
+        raise RunError(
+            f"{where} holds a run of another spec: {listed}. Choose another sink.path, or ask for the same"
+        )
 
 
 def _short(value: Any) -> str:

@@ -1,7 +1,9 @@
-"""The heartbeat of an attempt: a small file, written again and again, that keeps a second command off the same run directory.
+"""The heartbeat of an attempt.
 
-It is advice, not a lock: units have fixed names and appear whole, so two commands that do run at once waste work and
-nothing else.
+A small file, written again and again, that keeps a second command off the same run directory.
+
+It is advice, not a lock: units have fixed names and appear whole, so two commands that do run at
+once waste work and nothing else.
 """
 
 from __future__ import annotations
@@ -30,7 +32,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Holder:
-    """Who is at work on a run directory: its attempt, and when its heart beat last, seconds since 1970."""
+    """Who is at work on a run directory.
+
+    Its attempt, and when its heart beat last, seconds since 1970.
+    """
 
     attempt: str
     beat: float
@@ -117,25 +122,36 @@ class Heartbeat:
         host, pid, began = attempt_parts(holder.attempt)
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(began))
         return HeldError(
-            f"{self._run.path}: another command is at work on this run: host {host}, pid {pid}, since {since}, last heard of "
-            f"{max(0.0, time.time() - holder.beat):.0f} s ago. Wait for it or stop it; one that died on another host is forgotten after "
+            f"{self._run.path}: another command is at work on this run: host {host}, pid {pid}, since "
+            f"{since}, last heard of "
+            f"{max(0.0, time.time() - holder.beat):.0f} s ago. Wait for it or stop it; one that died on "
+            "another host is forgotten after "
             f"{DEAD_AFTER_S:.0f} s, and {NAME} may be deleted if you know better"
         )
 
 
 def new_attempt() -> str:
-    """Name this process's try at a run: host, pid and time, so that a later one can tell whether it is dead."""
+    """Name this process's try at a run.
+
+    Host, pid and time, so that a later one can tell whether it is dead.
+    """
     return f"{socket.gethostname()}-{os.getpid()}-{time.time_ns() // 1_000_000}"
 
 
 def attempt_parts(attempt: str) -> tuple[str, int, float]:
-    """Read host, pid and start (seconds since 1970) off an attempt's name; ("", 0, 0.0) where it is none."""
+    """Read host, pid and start (seconds since 1970) off an attempt's name.
+
+    ("", 0, 0.0) where it is none.
+    """
     host, pid, started = attempt.rsplit("-", 2) if attempt.count("-") >= 2 else ("", "", "")
     return (host, int(pid), int(started) / 1000) if pid.isdigit() and started.isdigit() else ("", 0, 0.0)
 
 
 def attempt_is_dead(attempt: str) -> bool:
-    """Tell whether the process of an attempt is gone; one on another host is taken to live for a day."""
+    """Tell whether the process of an attempt is gone.
+
+    One on another host is taken to live for a day.
+    """
     host, pid, started = attempt_parts(attempt)
     if not pid:
         return False

@@ -43,16 +43,29 @@ def take_stock(plan: Plan, records: Mapping[str, Record], limits: Limits) -> Led
         mine = of_span.get(span.index, {})
         done += sorted(mine.values(), key=lambda record: _place(span, record))
         if not _complete(span, mine):
-            works.append(Work(span, {unit: UnitEnd(record.next_source, record.next_position) for unit, record in mine.items()}))
+            works.append(
+                Work(
+                    span,
+                    {
+                        unit: UnitEnd(record.next_source, record.next_position)
+                        for unit, record in mine.items()
+                    },
+                )
+            )
             units_left += max(1, estimated_units(span, limits) - len(mine))
             counts = [piece.rows for piece in span.pieces]
             known = known and None not in counts
-            rows_left += sum(count or 0 for count in counts) - sum(part["records"] for record in mine.values() for part in record.ranges)
+            rows_left += sum(count or 0 for count in counts) - sum(
+                part["records"] for record in mine.values() for part in record.ranges
+            )
     return Ledger(tuple(works), tuple(done), units_left, rows_left if known else None)
 
 
 def chain(span: Span, records: Mapping[str, Record]) -> Iterator[Record | str]:
-    """Walk the units of a span from its first to its last; a unit without a record is given by name and ends the walk."""
+    """Walk the units of a span from its first to its last.
+
+    A unit without a record is given by name and ends the walk.
+    """
     unit: str | None = span.first_unit
     while unit is not None:
         record = records.get(unit)
@@ -79,7 +92,11 @@ def _by_span(plan: Plan, records: Mapping[str, Record]) -> dict[int, dict[str, R
     found: dict[int, dict[str, Record]] = {}
     for unit, record in records.items():
         source, _, begin = unit.rpartition(".")
-        place = bisect.bisect_right(starts.get(source, []), (int(begin), len(plan.spans) + 1 << 32)) - 1 if begin.isdigit() else -1
+        place = (
+            bisect.bisect_right(starts.get(source, []), (int(begin), len(plan.spans) + 1 << 32)) - 1
+            if begin.isdigit()
+            else -1
+        )
         if place >= 0:
             found.setdefault(starts[source][place][1], {})[unit] = record
     return found

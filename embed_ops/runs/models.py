@@ -37,7 +37,9 @@ def read_model(folder: Location) -> Any:
         plain = json.loads(text)
         return join(model_class(plain.pop("kind")), load(content), plain)
     except (ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise StageError(f"{folder.path}: not a model that this version can read: {type(error).__name__}: {error}") from error
+        raise StageError(
+            f"{folder.path}: not a model that this version can read: {type(error).__name__}: {error}"
+        ) from error
 
 
 def load_model(path: str) -> Any:
@@ -52,7 +54,9 @@ def load_model(path: str) -> Any:
     here = locate(path)
     model = read_model(here) or read_model(here.child("model"))
     if model is None:
-        raise StageError(f"{path}: no model here ({MODEL_JSON} is missing); give a stage's run, or its folder model/")
+        raise StageError(
+            f"{path}: no model here ({MODEL_JSON} is missing); give a stage's run, or its folder model/"
+        )
     return model
 
 
@@ -65,6 +69,7 @@ def read_probe(path: str) -> Any:
     found = load_model(path)
     if found.kind != "classify":
         raise StageError(
-            f"{path}: holds a {found.kind} model, and a probe is needed; give the folder that `embed-ops evaluate` has written"
+            f"{path}: holds a {found.kind} model, and a probe is needed; give the folder that `embed-ops "
+            "evaluate` has written"
         )
     return found

@@ -23,7 +23,9 @@ def vector_column(vectors: npt.NDArray[Any], dtype: str) -> pa.FixedSizeListArra
 
 def lists_column(vectors: Ragged, dtype: str) -> pa.ListArray:
     """Make a column of lists of vectors."""
-    return pa.ListArray.from_arrays(pa.array(vectors.offsets, pa.int32()), vector_column(vectors.values, dtype))
+    return pa.ListArray.from_arrays(
+        pa.array(vectors.offsets, pa.int32()), vector_column(vectors.values, dtype)
+    )
 
 
 def holds_vectors(kind: pa.DataType) -> bool:
@@ -33,7 +35,10 @@ def holds_vectors(kind: pa.DataType) -> bool:
 
 
 def read_vectors(column: pa.ChunkedArray) -> npt.NDArray[Any] | Ragged:
-    """Read what `vector_column` or `lists_column` made: (rows, dim), or a list of vectors for each row."""
+    """Read what `vector_column` or `lists_column` made.
+
+    (rows, dim), or a list of vectors for each row.
+    """
     if not pa.types.is_list(column.type):
         return vectors_of(column)
     array = column.combine_chunks()
@@ -42,7 +47,10 @@ def read_vectors(column: pa.ChunkedArray) -> npt.NDArray[Any] | Ragged:
 
 
 def vectors_of(column: pa.ChunkedArray | pa.FixedSizeListArray | pa.ListArray) -> npt.NDArray[Any]:
-    """Give a column of vectors as `(rows, dim)`, without a copy where it is one chunk; of lists, all of them: (vectors, dim)."""
+    """Give a column of vectors as `(rows, dim)`, without a copy where it is one chunk.
+
+    Of lists, all of them: (vectors, dim).
+    """
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     array = array.flatten() if pa.types.is_list(array.type) else array
     values: npt.NDArray[Any] = array.flatten().to_numpy(zero_copy_only=False)
@@ -52,11 +60,14 @@ def vectors_of(column: pa.ChunkedArray | pa.FixedSizeListArray | pa.ListArray) -
 def encode(table: pa.Table, footer: Mapping[str, Any]) -> pa.Buffer:
     """Encode a table as one Parquet file with `footer` in its metadata.
 
-    Vectors are stored plain: floats of embeddings do not compress, and plain pages are read without a copy.
+    Vectors are stored plain: floats of embeddings do not compress, and plain pages are read without
+    a copy.
     """
     vectors = {field.name: field.type for field in table.schema if holds_vectors(field.type)}
     others = [name for name in table.schema.names if name not in vectors]
-    plain = [f"{name}.list.element" + ".list.element" * pa.types.is_list(kind) for name, kind in vectors.items()]
+    plain = [
+        f"{name}.list.element" + ".list.element" * pa.types.is_list(kind) for name, kind in vectors.items()
+    ]
     lists = {f"{name}.list.element" for name in others if pa.types.is_list(table.schema.field(name).type)}
     metadata = {FOOTER_KEY: json.dumps(footer, sort_keys=True)}
     sink = pa.BufferOutputStream()

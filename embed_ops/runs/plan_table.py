@@ -33,13 +33,26 @@ _ROWS_AT_ONCE = 1000
 
 
 def plan_table(plan: Plan) -> pa.Table:
-    """Write the plan as a table, a row per piece; the columns that are read travel in its metadata."""
+    """Write the plan as a table, a row per piece.
+
+    The columns that are read travel in its metadata.
+    """
     by_name = {file.name: file for file in plan.files}
     columns: dict[str, list[object]] = {name: [] for name in PLAN_SCHEMA.names}
     for span in plan.spans:
         for piece in span.pieces:
             file = by_name[piece.source]
-            values = (span.index, piece.source, file.root, file.size, file.modified, piece.begin, piece.end, piece.rows, piece.bytes)
+            values = (
+                span.index,
+                piece.source,
+                file.root,
+                file.size,
+                file.modified,
+                piece.begin,
+                piece.end,
+                piece.rows,
+                piece.bytes,
+            )
             for name, value in zip(PLAN_SCHEMA.names, (*values, f"{span.first_unit}.parquet"), strict=True):
                 columns[name].append(value)
     columns_read = base64.b64encode(plan.columns.serialize().to_pybytes())
@@ -65,9 +78,15 @@ def read_plan(source: pa.NativeFile | str, roots: Sequence[Location]) -> Plan:
         # Millions of pieces and records name the same files.
         name = sys.intern(row["source"])
         if root >= len(roots):
-            raise RunError(f"source.path: {name} of this run is in path {root}, but only {len(roots)} are given")
+            raise RunError(
+                f"source.path: {name} of this run is in path {root}, but only {len(roots)} are given"
+            )
         if name not in files:
             inside = name.partition("/")[2] if len(roots) > 1 else name
             files[name] = SourceFile(name, root, roots[root].child(inside).path, row["size"], row["modified"])
-        pieces.setdefault(row["span"], []).append(Piece(name, row["first_row"], row["end"], row["rows"], row["bytes"]))
-    return Plan(tuple(files.values()), tuple(Span(index, tuple(parts)) for index, parts in pieces.items()), read)
+        pieces.setdefault(row["span"], []).append(
+            Piece(name, row["first_row"], row["end"], row["rows"], row["bytes"])
+        )
+    return Plan(
+        tuple(files.values()), tuple(Span(index, tuple(parts)) for index, parts in pieces.items()), read
+    )

@@ -17,11 +17,14 @@ DATA, REJECTS, MANIFEST, TMP = "data", "rejects", "manifest", "tmp"
 SUFFIX = ".parquet"
 _ROWS_AT_ONCE = 1000
 """Rows of a manifest that are Python objects twice for a moment, as a table's and as records."""
-_RANGE = pa.struct([("source", pa.string()), ("begin", pa.int64()), ("end", pa.int64()), ("records", pa.int64())])
+_RANGE = pa.struct(
+    [("source", pa.string()), ("begin", pa.int64()), ("end", pa.int64()), ("records", pa.int64())]
+)
 REMOVED = "removed"
 """Flag of a record that strikes the unit's earlier ones."""
 HALVED = "halved"
-"""Flag of a unit of which some batch did not fit into memory and was halved: other batches may mean other last bits."""
+"""Flag of a unit of which some batch did not fit into memory and was halved: other batches may mean
+other last bits."""
 ISOLATED = "isolated"
 """Flag of a unit that was embedded in isolation, since workers died or hung on it."""
 
@@ -120,12 +123,17 @@ def records_of(table: pa.Table, *, timed: bool) -> Iterator[Record]:
     for batch in table.to_batches(_ROWS_AT_ONCE):
         for row in batch.to_pylist():
             known = row.get("seconds")
-            row["seconds"] = {key: value for key, value in known.items() if value is not None} if known else none
+            row["seconds"] = (
+                {key: value for key, value in known.items() if value is not None} if known else none
+            )
             yield Record.parse(row)
 
 
 def footer_of(record: Record, fingerprint: str, version: str) -> dict[str, Any]:
-    """Make the footer of a unit's data file: what chains the units, and which reject file counts."""
+    """Make the footer of a unit's data file.
+
+    What chains the units, and which reject file counts.
+    """
     return {
         "unit": record.unit,
         "fingerprint": fingerprint,
@@ -154,7 +162,9 @@ def reject_unit(name: str) -> str:
 
 def norms_of(table: pa.Table) -> tuple[float | None, float | None]:
     """Find the least and the greatest L2 norm over all vector columns of a unit."""
-    columns = [name for name, kind in zip(table.schema.names, table.schema.types, strict=True) if holds_vectors(kind)]
+    columns = [
+        name for name, kind in zip(table.schema.names, table.schema.types, strict=True) if holds_vectors(kind)
+    ]
     norms = [np.linalg.norm(vectors_of(table.column(name)).astype(np.float32), axis=1) for name in columns]
     norms = [values for values in norms if len(values)]
     if not norms:

@@ -23,7 +23,10 @@ class Recovered(NamedTuple):
 
 
 def recover(root: Location, unit: str, fingerprint: str, attempt: str) -> Recovered | None:
-    """Read a unit's files back to make the record that was lost; None where they are not whole or not this run's."""
+    """Read a unit's files back to make the record that was lost.
+
+    None where they are not whole or not this run's.
+    """
     content = read_bytes(root.child(f"{DATA}/{unit}{SUFFIX}"))
     try:
         if content is None:
@@ -51,7 +54,10 @@ def recover(root: Location, unit: str, fingerprint: str, attempt: str) -> Recove
         min_norm=low,
         max_norm=high,
         flags=("recovered",),
-        **{name: footer[name] for name in ("ranges", "rows", "rejects", "file_rejects", "filtered", "reject_file")},
+        **{
+            name: footer[name]
+            for name in ("ranges", "rows", "rejects", "file_rejects", "filtered", "reject_file")
+        },
         # A footer of an earlier version counts less.
         **{name: footer.get(name, 0) for name in COUNTED},
     )

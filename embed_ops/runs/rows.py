@@ -1,7 +1,10 @@
-"""The vectors of a finished run, by position: which file has which row, and stretches of rows as arrays.
+"""The vectors of a finished run, by position.
 
-The rows of a run have a global index: its units in the order of the plan, their rows in the order of the files. A stage's
-run has the units and rows of its input, so a column it lacks is read from an ancestor, at the same place.
+Which file has which row, and stretches of rows as arrays.
+
+The rows of a run have a global index: its units in the order of the plan, their rows in the order
+of the files. A stage's run has the units and rows of its input, so a column it lacks is read from
+an ancestor, at the same place.
 """
 
 from __future__ import annotations
@@ -40,7 +43,9 @@ class RunRows:
         stock = take_stock(place.read_plan([root] * MOST_ROOTS), records, ANY_UNITS)
         if header["status"] != "finished" or stock.works:
             missing = f", {len(stock.works)} spans lack units" if stock.works else ""
-            raise RunError(f"{root.path}: the run is {header['status']}{missing}; run its command again to finish it")
+            raise RunError(
+                f"{root.path}: the run is {header['status']}{missing}; run its command again to finish it"
+            )
         self.records: tuple[Record, ...] = stock.done
         self.starts = [0, *itertools.accumulate(record.rows for record in self.records)]
         self._schemas: dict[int, pa.Schema] = {}
@@ -66,7 +71,9 @@ class RunRows:
             if self.starts[number] >= end:
                 break
             if begin < stop:
-                found.append((self.records[number].unit, begin - self.starts[number], stop - self.starts[number]))
+                found.append(
+                    (self.records[number].unit, begin - self.starts[number], stop - self.starts[number])
+                )
         return Stretch(first, tuple(found))
 
     def vector(self, column: str | None) -> VectorColumn:
@@ -78,14 +85,28 @@ class RunRows:
         if column is not None:
             return _checked(self.holder(column))
         for number, (root, _) in enumerate(self.lineage):
-            found = [name for name in self._schema(number).names if _is_vector(self._schema(number).field(name).type)]
+            found = [
+                name
+                for name in self._schema(number).names
+                if _is_vector(self._schema(number).field(name).type)
+            ]
             if len(found) > 1:
-                raise StageError(f"{root.path}: has several vector columns ({', '.join(found)}): say which with `column`")
+                raise StageError(
+                    f"{root.path}: has several vector columns ({', '.join(found)}): say which with `column`"
+                )
             if found:
                 return _checked(VectorColumn(root, found[0], self._schema(number).field(found[0]).type))
-        lists = [name for number in range(len(self.lineage)) for name in self._schema(number).names if self._holds_lists(number, name)]
+        lists = [
+            name
+            for number in range(len(self.lineage))
+            for name in self._schema(number).names
+            if self._holds_lists(number, name)
+        ]
         if lists:
-            raise StageError(f"{self.root.path}: has lists of vectors only ({', '.join(lists)}): stages need one vector a row")
+            raise StageError(
+                f"{self.root.path}: has lists of vectors only ({', '.join(lists)}): stages need one "
+                "vector a row"
+            )
         raise StageError(f"{self.root.path}: neither it nor its ancestors have a vector column")
 
     def holder(self, column: str) -> VectorColumn:
@@ -98,8 +119,12 @@ class RunRows:
             schema = self._schema(number)
             if column in schema.names:
                 return VectorColumn(root, column, schema.field(column).type)
-        known = ", ".join(dict.fromkeys(name for number in range(len(self.lineage)) for name in self._schema(number).names))
-        raise StageError(f"{self.root.path}: no column {column!r} here or in its ancestors; there are {known}")
+        known = ", ".join(
+            dict.fromkeys(name for number in range(len(self.lineage)) for name in self._schema(number).names)
+        )
+        raise StageError(
+            f"{self.root.path}: no column {column!r} here or in its ancestors; there are {known}"
+        )
 
     def label(self, column: str) -> Label:
         """Find a column that labels rows: a kept one, or a `key=value` folder of the source.
@@ -111,8 +136,19 @@ class RunRows:
             return Label(None, column)
         found = self.holder(column)
         kind = found.kind.value_type if pa.types.is_dictionary(found.kind) else found.kind
-        if not any(test(kind) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer, pa.types.is_boolean)):
-            raise StageError(f"{found.run.path}: column {column!r} holds {kind}, which labels no rows; name strings or whole numbers")
+        if not any(
+            test(kind)
+            for test in (
+                pa.types.is_string,
+                pa.types.is_large_string,
+                pa.types.is_integer,
+                pa.types.is_boolean,
+            )
+        ):
+            raise StageError(
+                f"{found.run.path}: column {column!r} holds {kind}, which labels no rows; name strings "
+                "or whole numbers"
+            )
         return Label(found.run, column)
 
     def _holds_lists(self, number: int, name: str) -> bool:
@@ -120,7 +156,11 @@ class RunRows:
 
     def names(self, number: int) -> list[str]:
         """Name the columns of a run of the lineage that hold no vectors."""
-        return [name for name in self._schema(number).names if not self._holds_lists(number, name)] if self.records else []
+        return (
+            [name for name in self._schema(number).names if not self._holds_lists(number, name)]
+            if self.records
+            else []
+        )
 
     def kind(self, name: str) -> pa.DataType:
         """Give the type of a column that was kept."""
@@ -130,7 +170,9 @@ class RunRows:
         """Read the columns of a run of the lineage off its first data file."""
         if number not in self._schemas:
             if not self.records:
-                raise StageError(f"{self.root.path}: the run has no units: there is nothing to fit or to apply")
+                raise StageError(
+                    f"{self.root.path}: the run has no units: there is nothing to fit or to apply"
+                )
             self._schemas[number] = _open(self.lineage[number][0], self.records[0].unit).schema_arrow
         return self._schemas[number]
 
@@ -154,11 +196,21 @@ def _lineage(root: Location) -> list[tuple[Location, dict[str, Any]]]:
 
 
 def parent_of(root: Location, told: str) -> Location:
-    """Find the parent of a stage's run from what its header tells: a path from there, or a whole one."""
-    return Location(root.fs, posixpath.normpath(f"{root.path}/{told}")) if told.startswith("..") else Location(root.fs, told)
+    """Find the parent of a stage's run from what its header tells.
+
+    A path from there, or a whole one.
+    """
+    return (
+        Location(root.fs, posixpath.normpath(f"{root.path}/{told}"))
+        if told.startswith("..")
+        else Location(root.fs, told)
+    )
 
 
 def told_parent(root: Location, parent: Location) -> str:
-    """Say where a run's parent is: by a path from there where they lie close, so that they can be moved together."""
+    """Say where a run's parent is.
+
+    By a path from there where they lie close, so that they can be moved together.
+    """
     told = posixpath.relpath(parent.path, root.path)
     return told if told.count("..") <= _CLOSE else parent.path

@@ -63,7 +63,9 @@ class Run:
         """
         found = self._dir.read_json("report.json")
         if found is None:
-            raise RunError(f"{self.path}: no report.json yet; run the same `embed` command again to finish the run")
+            raise RunError(
+                f"{self.path}: no report.json yet; run the same `embed` command again to finish the run"
+            )
         return found
 
     @property
@@ -89,7 +91,9 @@ class Run:
         place = self._dir.root.child(DATA)
         if place.fs.get_file_info(place.path).type != pafs.FileType.Directory:
             raise RunError(f"{self.path}: no unit is done yet; run its `embed` command")
-        return pads.dataset(place.path, format="parquet", partitioning="hive", filesystem=place.fs, ignore_prefixes=[])
+        return pads.dataset(
+            place.path, format="parquet", partitioning="hive", filesystem=place.fs, ignore_prefixes=[]
+        )
 
     def rejects(self) -> pads.Dataset:
         """Open the rejects that the data files name as a pyarrow dataset."""

@@ -1,4 +1,7 @@
-"""Rows of a run chosen by hash, and what stands in them: vectors, kept columns, texts of the source. Reads some units only."""
+"""Rows of a run chosen by hash, and what stands in them.
+
+Vectors, kept columns, texts of the source. Reads some units only.
+"""
 
 from __future__ import annotations
 
@@ -55,11 +58,14 @@ def _hash(name: str, seed: int) -> bytes:
 
 
 class Texts:
-    """The texts of rows, read again from the source of a run; those of files that have changed since are not known.
+    """The texts of rows, read again from the source of a run.
+
+    Those of files that have changed since are not known.
 
     Args:
         spec: of the run.
-        run: where it is. Its plan tells which columns are read and what the files were: planning again would open all of them.
+        run: where it is. Its plan tells which columns are read and what the files were: planning
+            again would open all of them.
 
     Raises:
         EmbedOpsError: the source is not there any more, or holds no texts.
@@ -76,7 +82,10 @@ class Texts:
         self._source = make_source(spec.source)
 
     def of(self, record: Record, where: pa.Table) -> list[str | None]:
-        """Read the texts of some rows of a unit, None where not known; `where` has their `_source` and `_row`."""
+        """Read the texts of some rows of a unit, None where not known.
+
+        `where` has their `_source` and `_row`.
+        """
         if any(part["source"] in self._changed for part in record.ranges):
             return [None] * len(where)
         pieces = tuple(Piece(part["source"], part["begin"], part["end"], None, 0) for part in record.ranges)
@@ -85,4 +94,7 @@ class Texts:
         for unit in read_units(cursor, {}, Limits(1 << 62, 1 << 62)):
             columns = (unit.table.column(name).to_pylist() for name in (SOURCE, ROW, CONTENT))
             found |= {(source, row): text for source, row, text in zip(*columns, strict=True)}
-        return [found.get(place) for place in zip(where.column(SOURCE).to_pylist(), where.column(ROW).to_pylist(), strict=True)]
+        return [
+            found.get(place)
+            for place in zip(where.column(SOURCE).to_pylist(), where.column(ROW).to_pylist(), strict=True)
+        ]

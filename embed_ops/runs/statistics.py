@@ -1,4 +1,7 @@
-"""Statistics of the vectors of any run: gathered as units are written, kept with the manifest, added up for the report."""
+"""Statistics of the vectors of any run.
+
+Gathered as units are written, kept with the manifest, added up for the report.
+"""
 
 from __future__ import annotations
 
@@ -40,12 +43,16 @@ class VectorStatistics:
     def of(cls, x: npt.NDArray[Any]) -> Self:
         """Summarise (rows, dim) with at least one row."""
         norms = np.sqrt(np.vecdot(x, x, dtype=np.float64))
-        return cls(Moments.of(x), int((norms == 0).sum()), float(norms.min()), float(norms.sum()), float(norms.max()))
+        return cls(
+            Moments.of(x), int((norms == 0).sum()), float(norms.min()), float(norms.sum()), float(norms.max())
+        )
 
     def __add__(self, other: Self) -> Self:
         """Merge."""
         least, greatest = min(self.least, other.least), max(self.greatest, other.greatest)
-        return type(self)(self.moments + other.moments, self.zeros + other.zeros, least, self.sum + other.sum, greatest)
+        return type(self)(
+            self.moments + other.moments, self.zeros + other.zeros, least, self.sum + other.sum, greatest
+        )
 
     def report(self) -> dict[str, Any]:
         """Give the figures of `report.json`."""
@@ -66,9 +73,20 @@ Statistics = Mapping[str, VectorStatistics]
 
 
 def statistics_of(table: pa.Table) -> dict[str, VectorStatistics]:
-    """Summarise the vector columns of a unit, lists vector by vector; codes of 8 bits and less are left out."""
-    found = {field.name: vectors_of(table.column(field.name)) for field in table.schema if holds_vectors(field.type)}
-    return {name: VectorStatistics.of(x) for name, x in found.items() if len(x) and np.issubdtype(x.dtype, np.floating)}
+    """Summarise the vector columns of a unit, lists vector by vector.
+
+    Codes of 8 bits and less are left out.
+    """
+    found = {
+        field.name: vectors_of(table.column(field.name))
+        for field in table.schema
+        if holds_vectors(field.type)
+    }
+    return {
+        name: VectorStatistics.of(x)
+        for name, x in found.items()
+        if len(x) and np.issubdtype(x.dtype, np.floating)
+    }
 
 
 def merged(parts: Iterable[Statistics]) -> dict[str, VectorStatistics]:
@@ -82,7 +100,9 @@ def merged(parts: Iterable[Statistics]) -> dict[str, VectorStatistics]:
 
 def dump(statistics: Statistics) -> str:
     """Write statistics as text."""
-    return json.dumps({name: base64.b64encode(pack(of_column)).decode() for name, of_column in statistics.items()})
+    return json.dumps(
+        {name: base64.b64encode(pack(of_column)).decode() for name, of_column in statistics.items()}
+    )
 
 
 def load(text: str | bytes) -> dict[str, VectorStatistics]:
@@ -91,5 +111,11 @@ def load(text: str | bytes) -> dict[str, VectorStatistics]:
 
 
 def report_of(statistics: Statistics, rows: int) -> dict[str, Any]:
-    """Give the figures of `report.json`, and whether they are of all rows of the run: not where units were replaced."""
-    return {name: of_column.report() | {"complete": of_column.moments.rows == rows} for name, of_column in statistics.items()}
+    """Give the figures of `report.json`, and whether they are of all rows of the run.
+
+    Not where units were replaced.
+    """
+    return {
+        name: of_column.report() | {"complete": of_column.moments.rows == rows}
+        for name, of_column in statistics.items()
+    }

@@ -12,7 +12,10 @@ from embed_ops.sources.units import UnitEnd
 
 @dataclass(frozen=True)
 class Again:
-    """Rows of one source file that are read again: single positions, and everything from `tail` on."""
+    """Rows of one source file that are read again.
+
+    Single positions, and everything from `tail` on.
+    """
 
     rows: frozenset[int] = frozenset()
     tail: int | None = None
@@ -24,7 +27,9 @@ class Again:
 
 @dataclass(frozen=True)
 class Work:
-    """The work of one reading task: a span and its units that are done, or, on retry, one unit and its rejects.
+    """The work of one reading task.
+
+    A span and its units that are done, or, on retry, one unit and its rejects.
 
     Attributes:
         span: what to read; on retry, the stretches of one unit.
@@ -48,5 +53,7 @@ class Work:
         values: dict[str, Any] = json.loads(text)
         span = Span(values["span"]["index"], tuple(Piece(**piece) for piece in values["span"]["pieces"]))
         done = {name: UnitEnd(**end) for name, end in values["done"].items()}
-        retry = values["retry"] and {name: Again(frozenset(again["rows"]), again["tail"]) for name, again in values["retry"].items()}
+        retry = values["retry"] and {
+            name: Again(frozenset(again["rows"]), again["tail"]) for name, again in values["retry"].items()
+        }
         return cls(span, done, retry, values["replaces"])

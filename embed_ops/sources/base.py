@@ -30,7 +30,8 @@ class Undecodable(Exception):
 
 
 DECODING_FAULTS = (Undecodable, pa.ArrowException, OSError, EOFError, csv.Error)
-"""What a broken file or broken storage raises; anything else is a fault of the program, and no reason for a reject."""
+"""What a broken file or broken storage raises; anything else is a fault of the program, and no
+reason for a reject."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ class Records:
 
     Attributes:
         table: the columns that were asked for.
-        faults: `reason` and `message`, null where the record is fine; apart, since columns may have these names too.
+        faults: `reason` and `message`, null where the record is fine; apart, since columns may have
+            these names too.
         positions: (records,) int64; where each record begins.
         end: position behind the last record.
     """
@@ -65,7 +67,10 @@ class Source(Protocol):
         ...
 
     def inspect(self, name: str, at: Location, size: int) -> Layout:
-        """Find stretches of about `SPAN_BYTES` in one file without reading its rows; an unreadable file is one stretch."""
+        """Find stretches of about `SPAN_BYTES` in one file without reading its rows.
+
+        An unreadable file is one stretch.
+        """
         ...
 
     def sample_schema(self, at: Location) -> pa.Schema:
@@ -73,7 +78,9 @@ class Source(Protocol):
         ...
 
     def read(self, at: Location, piece: Piece, begin: int, schema: pa.Schema) -> Iterator[Records]:
-        """Stream the records of a piece from position `begin`; raises whatever decoding or storage raises.
+        """Stream the records of a piece from position `begin`.
+
+        Raises whatever decoding or storage raises.
 
         Args:
             at: the file.
@@ -106,7 +113,10 @@ def template_fields(template: str) -> list[str]:
 
 
 def text_columns(spec: SourceSpec) -> list[str]:
-    """List the columns that are embedded: those that the text is made of, the one of images, those of nodes or of edges."""
+    """List the columns that are embedded.
+
+    Those that the text is made of, the one of images, those of nodes or of edges.
+    """
     if spec.modality == "node":
         return [spec.id, *spec.feature_columns]
     if spec.modality == "edge":
@@ -117,7 +127,10 @@ def text_columns(spec: SourceSpec) -> list[str]:
 
 
 def hive_columns(name: str) -> dict[str, str]:
-    """Read `key=value` folders of a source name; values are URL-decoded, as Hive and Arrow write them."""
+    """Read `key=value` folders of a source name.
+
+    Values are URL-decoded, as Hive and Arrow write them.
+    """
     pairs = (part.partition("=") for part in name.split("/")[:-1])
     return {key: unquote(value) for key, equals, value in pairs if equals and key}
 
@@ -140,8 +153,13 @@ def records(
 
 
 def valid_utf8(column: pa.Array) -> tuple[pa.Array, list[tuple[int, str, str]]]:
-    """Turn a binary or unchecked string column into a checked one; bad rows become null and are named."""
-    raw = column.cast(pa.large_binary()).cast(pa.binary()) if pa.types.is_large_binary(column.type) else column
+    """Turn a binary or unchecked string column into a checked one.
+
+    Bad rows become null and are named.
+    """
+    raw = (
+        column.cast(pa.large_binary()).cast(pa.binary()) if pa.types.is_large_binary(column.type) else column
+    )
     raw = raw.view(pa.binary()) if pa.types.is_string(raw.type) else raw
     try:
         return raw.cast(pa.string()), []

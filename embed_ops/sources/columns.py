@@ -18,7 +18,10 @@ _IDENTIFIER = re.compile(r'"((?:[^"]|"")+)"|([A-Za-z_][A-Za-z0-9_]*)')
 
 
 def _field_type(schema: pa.Schema, name: str) -> pa.DataType | None:
-    """Find the type of a column or, by a dotted name, of a field inside a struct; None where there is none."""
+    """Find the type of a column or, by a dotted name, of a field inside a struct.
+
+    None where there is none.
+    """
     if name in schema.names:
         return schema.field(schema.names.index(name)).type
     head, *path = name.split(".")
@@ -31,7 +34,10 @@ def _field_type(schema: pa.Schema, name: str) -> pa.DataType | None:
 
 
 def _stored(kind: pa.DataType) -> pa.DataType:
-    """Give the type a kept column is stored with: dictionary encoding and views are a matter of the file."""
+    """Give the type a kept column is stored with.
+
+    Dictionary encoding and views are a matter of the file.
+    """
     if pa.types.is_dictionary(kind):
         return _stored(kind.value_type)
     if pa.types.is_fixed_size_list(kind):
@@ -44,14 +50,22 @@ def _stored(kind: pa.DataType) -> pa.DataType:
 
 def _is_text(kind: pa.DataType) -> bool:
     plain = _stored(kind)
-    return any(test(plain) for test in (pa.types.is_string, pa.types.is_binary, pa.types.is_large_binary, pa.types.is_null))
+    return any(
+        test(plain)
+        for test in (pa.types.is_string, pa.types.is_binary, pa.types.is_large_binary, pa.types.is_null)
+    )
 
 
 def _image_type(kind: pa.DataType) -> pa.DataType | None:
-    """Give the type that a column of images is read with: bytes, a path, or a struct of both; None where it holds no images."""
+    """Give the type that a column of images is read with: bytes, a path, or a struct of both.
+
+    None where it holds no images.
+    """
     plain = _stored(kind)
     if pa.types.is_struct(plain):
-        parts = {plain.field(place).name: _image_type(plain.field(place).type) for place in range(plain.num_fields)}
+        parts = {
+            plain.field(place).name: _image_type(plain.field(place).type) for place in range(plain.num_fields)
+        }
         return plain if parts.get("bytes") == pa.binary() or parts.get("path") == pa.string() else None
     if pa.types.is_large_binary(plain) or pa.types.is_fixed_size_binary(plain) or pa.types.is_null(plain):
         return pa.binary()
@@ -68,7 +82,8 @@ def _fits_template(kind: pa.DataType) -> bool:
     try:
         pa.array([], kind).cast(pa.string())
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        # Arrow has no cast to text for this type, as for lists; views and binary become text by our own way.
+        # Arrow has no cast to text for this type, as for lists; views and binary become text by our
+        # own way.
         return _is_text(kind)
     return True
 
@@ -81,7 +96,9 @@ def _where_columns(where: str | None, known: Iterable[str]) -> list[str]:
     return [name for name in known if name.lower() in words]
 
 
-def choose_columns(spec: SourceSpec, files: Sequence[SourceFile], layouts: Sequence[Layout], sample: pa.Schema) -> pa.Schema:
+def choose_columns(
+    spec: SourceSpec, files: Sequence[SourceFile], layouts: Sequence[Layout], sample: pa.Schema
+) -> pa.Schema:
     """Decide which columns are read from every file, and with which types.
 
     Args:
@@ -91,7 +108,8 @@ def choose_columns(spec: SourceSpec, files: Sequence[SourceFile], layouts: Seque
         sample: columns of the first file that can be read.
 
     Raises:
-        SourceError: a column is missing or has the wrong type; the message lists those that are there.
+        SourceError: a column is missing or has the wrong type; the message lists those that are
+            there.
         SpecError: `where`, `types` or `template` is not valid.
     """
     hive = hive_columns(files[0].name)
@@ -118,7 +136,9 @@ def choose_columns(spec: SourceSpec, files: Sequence[SourceFile], layouts: Seque
     return chosen
 
 
-def check_columns(spec: SourceSpec, chosen: pa.Schema, files: Sequence[SourceFile], layouts: Sequence[Layout]) -> None:
+def check_columns(
+    spec: SourceSpec, chosen: pa.Schema, files: Sequence[SourceFile], layouts: Sequence[Layout]
+) -> None:
     """Check that every file whose columns are known has the chosen ones.
 
     Raises:
@@ -135,7 +155,10 @@ def _chosen_type(spec: SourceSpec, name: str, kind: pa.DataType, where: str, *, 
         return graph_type(spec, name, kind, where)
     if is_text and spec.modality == "image":
         if (found := _image_type(kind)) is None:
-            raise SourceError(f"{where}: column {name!r} is {kind}; images are bytes, paths, URIs, or a struct of bytes and path")
+            raise SourceError(
+                f"{where}: column {name!r} is {kind}; images are bytes, paths, URIs, or a struct of "
+                "bytes and path"
+            )
         return found
     if is_text and spec.modality == "words":
         plain = _stored(kind)
@@ -152,7 +175,9 @@ def _chosen_type(spec: SourceSpec, name: str, kind: pa.DataType, where: str, *, 
         try:
             return pa.type_for_alias(spec.types[name])
         except ValueError as error:
-            raise SpecError(f"source.types.{name}: {spec.types[name]!r} is not an Arrow type, as int64 or string") from error
+            raise SpecError(
+                f"source.types.{name}: {spec.types[name]!r} is not an Arrow type, as int64 or string"
+            ) from error
     return pa.string() if pa.types.is_null(kind) else _stored(kind)
 
 
@@ -161,11 +186,16 @@ def _missing(where: str, name: str, schema: pa.Schema, hive: dict[str, str]) -> 
     return f"{where}: no column {name!r}; columns: {', '.join(schema.names) or 'none'}{folders}"
 
 
-def _check_same(spec: SourceSpec, chosen: pa.Schema, where: str, schema: pa.Schema, texts: Sequence[str]) -> None:
+def _check_same(
+    spec: SourceSpec, chosen: pa.Schema, where: str, schema: pa.Schema, texts: Sequence[str]
+) -> None:
     for field in chosen:
         kind = _field_type(schema, field.name)
         if kind is None:
             raise SourceError(_missing(where, field.name, schema, hive_columns(where)))
         found = _chosen_type(spec, field.name, kind, where, is_text=field.name in texts)
         if found != field.type and not pa.types.is_null(kind):
-            raise SourceError(f"{where}: column {field.name!r} is {found}, but {field.type} in the first file; make them the same")
+            raise SourceError(
+                f"{where}: column {field.name!r} is {found}, but {field.type} in the first file; make "
+                "them the same"
+            )

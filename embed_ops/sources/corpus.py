@@ -67,11 +67,13 @@ class Corpus:
         """Bring an earlier plan up to date: new files form new units, the rest is left alone.
 
         Returns:
-            the plan, and the source files whose units are stale: changed ones where `on_change` is "re-embed", and those
+            the plan, and the source files whose units are stale: changed ones where `on_change` is
+                "re-embed", and those
             that share a unit with one.
 
         Raises:
-            RunError: a planned file has changed, was shortened or removed, and `on_change` is "error".
+            RunError: a planned file has changed, was shortened or removed, and `on_change` is
+                "error".
         """
         changes = compare(plan, self.files)
         new = () if self.spec.limit is not None else changes.new
@@ -90,7 +92,9 @@ class Corpus:
         kept = tuple(span for span in plan.spans if span.index not in indexes)
         first = max((span.index for span in plan.spans), default=-1) + 1
         files = [file for file in plan.files if file.name not in stale] + again
-        updated = Plan(tuple(files), (*kept, *make_spans(again, layouts, first, self.source.sharing)), plan.columns)
+        updated = Plan(
+            tuple(files), (*kept, *make_spans(again, layouts, first, self.source.sharing)), plan.columns
+        )
         return updated, tuple(stale)
 
     def _layouts(self, files: Sequence[SourceFile]) -> list[Layout]:
@@ -110,7 +114,9 @@ class Corpus:
             if found.names:
                 return found
         if first_error is not None:
-            raise SourceError(f"source.path: none of {len(self.files)} files can be read: {first_error}") from first_error
+            raise SourceError(
+                f"source.path: none of {len(self.files)} files can be read: {first_error}"
+            ) from first_error
         return pa.schema([])
 
     def _limited(self, layouts: list[Layout], columns: pa.Schema) -> list[Layout]:
@@ -139,7 +145,8 @@ class Corpus:
     def head(self, plan: Plan, rows: int) -> list[Any]:
         """Read the first texts or images of the plan that are no rejects, for comparison with a reference.
 
-        Looks at no more than `_MOST_LOOKED_AT` records: with a `where` that lets hardly anything through there may be fewer.
+        Looks at no more than `_MOST_LOOKED_AT` records: with a `where` that lets hardly anything
+        through there may be fewer.
         """
         contents: list[Any] = []
         looked_at = 0

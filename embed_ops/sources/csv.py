@@ -1,4 +1,7 @@
-"""CSV and TSV: streamed whole, since a quoted field may hold newlines; positions are record indexes."""
+"""CSV and TSV: streamed whole, since a quoted field may hold newlines.
+
+Positions are record indexes.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,14 @@ import numpy as np
 import pyarrow as pa
 
 from embed_ops.schema import Reason
-from embed_ops.sources.base import MAX_RECORD_BYTES, RECORDS_PER_READ, Records, Undecodable, records, text_columns
+from embed_ops.sources.base import (
+    MAX_RECORD_BYTES,
+    RECORDS_PER_READ,
+    Records,
+    Undecodable,
+    records,
+    text_columns,
+)
 from embed_ops.sources.plan import FILES_OF_ROWS, Layout, Piece
 from embed_ops.sources.streams import BLOCK_BYTES, ByteStream, with_compressions
 from embed_ops.sources.values import typed_column
@@ -23,7 +33,10 @@ _TAB_ENDINGS = with_compressions(".tsv", ".tab")
 
 
 class CsvSource:
-    """CSV with a header line in every file; columns are strings unless `source.types` says otherwise."""
+    """CSV with a header line in every file.
+
+    Columns are strings unless `source.types` says otherwise.
+    """
 
     extensions = with_compressions(".csv", ".tsv", ".tab")
     sharing = FILES_OF_ROWS
@@ -46,14 +59,19 @@ class CsvSource:
         return pa.schema([(name, pa.string()) for name in header])
 
     def _rows(self, at: Location, stream: ByteStream) -> Iterator[list[str]]:
-        """Parse rows, the header first; bytes that are not UTF-8 become surrogates, found again on conversion.
+        """Parse rows, the header first.
+
+        Bytes that are not UTF-8 become surrogates, found again on conversion.
 
         Raises:
-            csv.Error: a quote is never closed: what it swallowed, one row or all the rest, can't be told.
+            csv.Error: a quote is never closed: what it swallowed, one row or all the rest, can't be
+            told.
         """
         csv.field_size_limit(MAX_RECORD_BYTES)
         delimiter = self._spec.delimiter or ("\t" if at.path.lower().endswith(_TAB_ENDINGS) else ",")
-        text = io.TextIOWrapper(io.BufferedReader(stream, BLOCK_BYTES), encoding="utf-8-sig", errors="surrogateescape", newline="")
+        text = io.TextIOWrapper(
+            io.BufferedReader(stream, BLOCK_BYTES), encoding="utf-8-sig", errors="surrogateescape", newline=""
+        )
         ended = False
 
         def lines() -> Iterator[str]:
@@ -92,7 +110,9 @@ class CsvSource:
                     raise failure
 
     @staticmethod
-    def _records(chunk: list[list[str]], header: list[str], position: int, schema: pa.Schema, texts: set[str]) -> Records:
+    def _records(
+        chunk: list[list[str]], header: list[str], position: int, schema: pa.Schema, texts: set[str]
+    ) -> Records:
         bad = [
             (index, str(Reason.MALFORMED), f"{len(row)} fields where the header has {len(header)}")
             for index, row in enumerate(chunk)
@@ -103,7 +123,9 @@ class CsvSource:
         for field in schema:
             place = header.index(field.name)
             values = [None if index in malformed else row[place] for index, row in enumerate(chunk)]
-            columns[field.name], wrong = typed_column(values, field, from_text=True, is_text=field.name in texts)
+            columns[field.name], wrong = typed_column(
+                values, field, from_text=True, is_text=field.name in texts
+            )
             bad += wrong
         end = position + len(chunk)
         return records(columns, np.arange(position, end, dtype=np.int64), end, bad)

@@ -17,7 +17,8 @@ from embed_ops.spec.source import SourceSpec
 from embed_ops.storage.files import Location
 
 ID, FEATURES, CHOSEN = "id", "x", "chosen"
-"""Fields of what is embedded: a node's id, its features as list<float32>, and whether `where` asks for its vector."""
+"""Fields of what is embedded: a node's id, its features as list<float32>, and whether `where` asks
+for its vector."""
 VECTOR = pa.list_(pa.float32())
 
 
@@ -27,7 +28,9 @@ class GraphSource:
     sharing = FILES_OF_ROWS
 
     def __init__(self, spec: SourceSpec) -> None:
-        self._parquet, self._csv = (make_source(spec.model_copy(update={"kind": kind})) for kind in ("parquet", "csv"))
+        self._parquet, self._csv = (
+            make_source(spec.model_copy(update={"kind": kind})) for kind in ("parquet", "csv")
+        )
         self.extensions = (*self._parquet.extensions, *self._csv.extensions)
 
     def _of(self, name: str) -> Source:
@@ -51,20 +54,26 @@ class GraphSource:
 
 
 def graph_type(spec: SourceSpec, name: str, kind: pa.DataType, where: str) -> pa.DataType:
-    """Give the type that a column of a graph's table is read with: ids are int64 or strings, all else float64 or lists of float32.
+    """Give the type that a column of a graph's table is read with.
+
+    Ids are int64 or strings, all else float64 or lists of float32.
 
     Raises:
         SourceError: it holds something else.
         SpecError: `types` gives it a type that is none.
     """
     plain = kind.value_type if pa.types.is_dictionary(kind) else kind
-    of_text = any(test(plain) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view))
+    of_text = any(
+        test(plain) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    )
     if name in ((spec.id,) if spec.modality == "node" else (spec.src, spec.dst)):
         if name in spec.types:
             try:
                 plain = pa.type_for_alias(spec.types[name])
             except ValueError as error:
-                raise SpecError(f"source.types.{name}: {spec.types[name]!r} is not an Arrow type, as int64 or string") from error
+                raise SpecError(
+                    f"source.types.{name}: {spec.types[name]!r} is not an Arrow type, as int64 or string"
+                ) from error
         if pa.types.is_integer(plain):
             return pa.int64()
         if of_text or pa.types.is_null(plain) or pa.types.is_string(plain):
@@ -73,13 +82,19 @@ def graph_type(spec: SourceSpec, name: str, kind: pa.DataType, where: str) -> pa
     if pa.types.is_list(plain) or pa.types.is_large_list(plain) or pa.types.is_fixed_size_list(plain):
         if pa.types.is_floating(plain.value_type) or pa.types.is_integer(plain.value_type):
             return VECTOR
-    elif of_text or any(test(plain) for test in (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_null)):
+    elif of_text or any(
+        test(plain)
+        for test in (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_null)
+    ):
         return pa.float64()
     raise SourceError(f"{where}: column {name!r} is {kind}; features are numbers, or vectors of them")
 
 
 def vectors(table: pa.Table, names: tuple[str, ...]) -> pa.Array:
-    """Join columns of numbers and of vectors to one list<float32> a row; null where a number or a vector is."""
+    """Join columns of numbers and of vectors to one list<float32> a row.
+
+    Null where a number or a vector is.
+    """
     if len(names) == 1 and pa.types.is_list(table.schema.field(names[0]).type):
         return table.column(names[0]).combine_chunks()
     parts, null = [], np.zeros(len(table), np.bool_)
@@ -87,7 +102,10 @@ def vectors(table: pa.Table, names: tuple[str, ...]) -> pa.Array:
         column = table.column(name).combine_chunks()
         null |= column.is_null().to_numpy(zero_copy_only=False)
         if pa.types.is_list(column.type):
-            raise SourceError(f"column {name!r} holds vectors: it must be the only one of its kind, not one of {', '.join(names)}")
+            raise SourceError(
+                f"column {name!r} holds vectors: it must be the only one of its kind, not one of "
+                f"{', '.join(names)}"
+            )
         parts.append(pc.fill_null(column, 0.0).to_numpy(zero_copy_only=False).astype(np.float32))
     values = np.stack(parts, axis=1) if parts else np.zeros((len(table), 0), np.float32)
     offsets = pa.array(np.arange(len(table) + 1, dtype=np.int32) * len(names), mask=np.append(null, False))
@@ -96,11 +114,16 @@ def vectors(table: pa.Table, names: tuple[str, ...]) -> pa.Array:
 
 def node_type(spec: SourceSpec, schema: pa.Schema) -> pa.DataType:
     """Give the type of what is embedded of a node."""
-    return pa.struct([pa.field(ID, schema.field(spec.id).type), pa.field(FEATURES, VECTOR), pa.field(CHOSEN, pa.bool_())])
+    return pa.struct(
+        [pa.field(ID, schema.field(spec.id).type), pa.field(FEATURES, VECTOR), pa.field(CHOSEN, pa.bool_())]
+    )
 
 
 def nodes(spec: SourceSpec, table: pa.Table, chosen: npt.NDArray[np.bool_]) -> pa.ChunkedArray:
-    """Make what is embedded: id, features, and whether `where` asks for the row's vector; all nodes take part in the graph."""
+    """Make what is embedded: id, features, and whether `where` asks for the row's vector.
+
+    All nodes take part in the graph.
+    """
     fields = list(node_type(spec, table.schema))
     columns = [table.column(spec.id).combine_chunks(), vectors(table, spec.feature_columns), pa.array(chosen)]
     return pa.chunked_array([pa.StructArray.from_arrays(columns, fields=fields)])

@@ -14,11 +14,16 @@ from embed_ops.spec.source import SourceSpec
 from embed_ops.storage.files import Location, open_file
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp")
-_COLUMNS = pa.schema([("image", pa.binary()), ("path", pa.string()), ("label", pa.string()), ("size", pa.int64())])
+_COLUMNS = pa.schema(
+    [("image", pa.binary()), ("path", pa.string()), ("label", pa.string()), ("size", pa.int64())]
+)
 
 
 class ImagesSource:
-    """Image files in folders of any depth; `label` is the name of the folder that a file is in, null at the top."""
+    """Image files in folders of any depth.
+
+    `label` is the name of the folder that a file is in, null at the top.
+    """
 
     extensions = IMAGE_ENDINGS
     sharing = FILES_AS_ROWS
@@ -46,11 +51,18 @@ class ImagesSource:
         bad = []
         content: bytes | None = None
         if piece.bytes > MAX_RECORD_BYTES:
-            bad.append((0, str(Reason.TOO_LARGE), f"the file has {piece.bytes} bytes, more than {MAX_RECORD_BYTES}"))
+            bad.append(
+                (0, str(Reason.TOO_LARGE), f"the file has {piece.bytes} bytes, more than {MAX_RECORD_BYTES}")
+            )
         else:
             with open_file(at) as file:
                 content = bytes(file.read())
         folders = piece.source.split("/")[self._roots : -1]
-        values = {"image": content, "path": piece.source, "label": folders[-1] if folders else None, "size": piece.bytes}
+        values = {
+            "image": content,
+            "path": piece.source,
+            "label": folders[-1] if folders else None,
+            "size": piece.bytes,
+        }
         columns = {field.name: pa.array([values[field.name]], field.type) for field in schema}
         yield records(columns, np.zeros(1, np.int64), 1, bad)

@@ -42,7 +42,11 @@ class TextSource:
         """Stream lines."""
         for lines, offsets, behind in read_lines(at, begin, piece.end):
             message = _TOO_LARGE.format(MAX_RECORD_BYTES)
-            bad = [(index, Reason.TOO_LARGE, message) for index, line in enumerate(lines) if len(line) > MAX_RECORD_BYTES]
+            bad = [
+                (index, Reason.TOO_LARGE, message)
+                for index, line in enumerate(lines)
+                if len(line) > MAX_RECORD_BYTES
+            ]
             for index, _, _ in bad:
                 lines[index] = b""
             text, invalid = valid_utf8(pa.array(lines, pa.binary()))
@@ -61,7 +65,10 @@ class JsonLinesSource:
         self._spec = spec
 
     def sample_schema(self, at: Location) -> pa.Schema:
-        """Find columns and types in the first thousand records; nested values are kept as JSON text."""
+        """Find columns and types in the first thousand records.
+
+        Nested values are kept as JSON text.
+        """
         seen: dict[str, list[Any]] = {}
         dotted = [name for name in (*text_columns(self._spec), *self._spec.keep) if "." in name]
         lines = itertools.chain.from_iterable(lines for lines, _, _ in read_lines(at, 0, None))
@@ -76,13 +83,20 @@ class JsonLinesSource:
             if not seen or is_transport(error):
                 raise
         lists = {self._spec.contents} if self._spec.modality == "words" else set()
-        return pa.schema([(name, _type_of_words(values) if name in lists else infer_type(values)) for name, values in seen.items()])
+        return pa.schema(
+            [
+                (name, _type_of_words(values) if name in lists else infer_type(values))
+                for name, values in seen.items()
+            ]
+        )
 
     def read(self, at: Location, piece: Piece, begin: int, schema: pa.Schema) -> Iterator[Records]:
         """Stream records."""
         texts = set(text_columns(self._spec))
         for lines, offsets, behind in read_lines(at, begin, piece.end):
-            filled = np.array([len(line) > MAX_RECORD_BYTES or bool(line.strip()) for line in lines], dtype=bool)
+            filled = np.array(
+                [len(line) > MAX_RECORD_BYTES or bool(line.strip()) for line in lines], dtype=bool
+            )
             parsed = [_parse(line) for line, is_filled in zip(lines, filled, strict=True) if is_filled]
             bad = [(i, value[0], value[1]) for i, value in enumerate(parsed) if isinstance(value, tuple)]
             columns = {}
@@ -93,8 +107,13 @@ class JsonLinesSource:
                     bad += wrong
                     continue
                 if field.name in texts and self._spec.template is not None:
-                    values = [value if value is None or isinstance(value, str) else json_text(value) for value in values]
-                columns[field.name], wrong = typed_column(values, field, from_text=False, is_text=field.name in texts)
+                    values = [
+                        value if value is None or isinstance(value, str) else json_text(value)
+                        for value in values
+                    ]
+                columns[field.name], wrong = typed_column(
+                    values, field, from_text=False, is_text=field.name in texts
+                )
                 bad += wrong
             yield records(columns, offsets[filled], behind, bad)
 
@@ -108,7 +127,9 @@ def _word_lists(values: list[Any]) -> tuple[pa.Array, list[tuple[int, str, str]]
     kept: list[Any] = []
     wrong: list[tuple[int, str, str]] = []
     for place, value in enumerate(values):
-        fine = value is None or (isinstance(value, list) and all(word is None or isinstance(word, str) for word in value))
+        fine = value is None or (
+            isinstance(value, list) and all(word is None or isinstance(word, str) for word in value)
+        )
         kept.append(value if fine else None)
         if not fine:
             wrong.append((place, Reason.WRONG_TYPE, f"not a list of strings: {json_text(value)[:80]}"))
@@ -116,8 +137,14 @@ def _word_lists(values: list[Any]) -> tuple[pa.Array, list[tuple[int, str, str]]
         return pa.array(kept, pa.list_(pa.string())), wrong
     except UnicodeEncodeError:
         found = [_encodable(value) for value in kept]
-        wrong += [(place, Reason.INVALID_UTF8, "a word holds half a character") for place, fine in enumerate(found) if not fine]
-        return pa.array([value if fine else None for value, fine in zip(kept, found, strict=True)], pa.list_(pa.string())), wrong
+        wrong += [
+            (place, Reason.INVALID_UTF8, "a word holds half a character")
+            for place, fine in enumerate(found)
+            if not fine
+        ]
+        return pa.array(
+            [value if fine else None for value, fine in zip(kept, found, strict=True)], pa.list_(pa.string())
+        ), wrong
 
 
 def _encodable(words: list[str | None] | None) -> bool:

@@ -19,7 +19,8 @@ def list_sources(paths: Sequence[str], extensions: Sequence[str]) -> tuple[list[
     """List the corpus: the roots, and their files in order.
 
     Raises:
-        SourceError: a root is missing, or has no file with one of the extensions (the message counts what is there).
+        SourceError: a root is missing, or has no file with one of the extensions (the message
+            counts what is there).
     """
     roots: list[Location] = []
     files: list[SourceFile] = []
@@ -29,11 +30,16 @@ def list_sources(paths: Sequence[str], extensions: Sequence[str]) -> tuple[list[
         chosen_by_name = is_file or any(mark in address for mark in "*?[")
         chosen = [info for info in found if chosen_by_name or info.path.lower().endswith(tuple(extensions))]
         if not chosen:
-            raise SourceError(f"source.path {address}: no file ends in {', '.join(extensions)}; found {_census(found)}")
+            raise SourceError(
+                f"source.path {address}: no file ends in {', '.join(extensions)}; found {_census(found)}"
+            )
         roots.append(root)
         prefix = len(root.path.rstrip("/")) + 1
         number_folder = f"{number}/" if len(paths) > 1 else ""
-        files += [SourceFile(number_folder + info.path[prefix:], number, info.path, info.size, info.mtime_ns or 0) for info in chosen]
+        files += [
+            SourceFile(number_folder + info.path[prefix:], number, info.path, info.size, info.mtime_ns or 0)
+            for info in chosen
+        ]
     return roots, files
 
 
@@ -48,7 +54,10 @@ def _census(found: Sequence[pa.fs.FileInfo]) -> str:
 
 
 def inspect_files(files: Sequence[SourceFile], inspect: Callable[[SourceFile], Layout]) -> list[Layout]:
-    """Ask the source for the layout of every file, in order; many at once, since each is one small read."""
+    """Ask the source for the layout of every file, in order.
+
+    Many at once, since each is one small read.
+    """
     with ThreadPoolExecutor(_LISTING_THREADS) as pool:
         return list(pool.map(inspect, files))
 
@@ -61,8 +70,9 @@ def limit_layouts(
     Args:
         layouts: of the files, in order.
         limit: rows.
-        position_after: reads a piece up to a number of rows; gives (rows read, position behind them); None for that
-            where the rest of the piece can't be read, which is found again, and reported, on reading.
+        position_after: reads a piece up to a number of rows; gives (rows read, position behind
+            them); None for that where the rest of the piece can't be read, which is found again,
+            and reported, on reading.
     """
     left = limit
     for layout in layouts:

@@ -10,7 +10,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from embed_ops.schema import Reason
-from embed_ops.sources.base import MAX_RECORD_BYTES, RECORDS_PER_READ, Records, Undecodable, records, text_columns, valid_utf8
+from embed_ops.sources.base import (
+    MAX_RECORD_BYTES,
+    RECORDS_PER_READ,
+    Records,
+    Undecodable,
+    records,
+    text_columns,
+    valid_utf8,
+)
 from embed_ops.sources.plan import FILES_OF_ROWS, SPAN_BYTES, Layout, Piece
 from embed_ops.spec.source import SourceSpec
 from embed_ops.storage.faults import is_transport, storage_error
@@ -34,7 +42,10 @@ class ParquetSource:
         return True
 
     def inspect(self, name: str, at: Location, size: int) -> Layout:
-        """Read the footer and group row groups to spans; a file whose footer can't be decoded is one stretch."""
+        """Read the footer and group row groups to spans.
+
+        A file whose footer can't be decoded is one stretch.
+        """
         try:
             with open_file(at) as file:
                 metadata = pq.read_metadata(file)
@@ -66,12 +77,17 @@ class ParquetSource:
     def read(self, at: Location, piece: Piece, begin: int, schema: pa.Schema) -> Iterator[Records]:
         """Stream rows, page by page."""
         texts = set(text_columns(self._spec))
-        with open_file(at) as handle, pq.ParquetFile(handle, buffer_size=_READ_BUFFER_BYTES, pre_buffer=False) as file:
+        with (
+            open_file(at) as handle,
+            pq.ParquetFile(handle, buffer_size=_READ_BUFFER_BYTES, pre_buffer=False) as file,
+        ):
             end = file.metadata.num_rows if piece.end is None else piece.end
             leaves = _leaves(file.schema_arrow, schema.names)
             # Group by group, so that batches begin at the same rows wherever reading began.
             for group, position in _groups_of(file.metadata, begin, end):
-                for whole in file.iter_batches(_batch_rows(file.metadata.row_group(group)), row_groups=[group], columns=leaves):
+                for whole in file.iter_batches(
+                    _batch_rows(file.metadata.row_group(group)), row_groups=[group], columns=leaves
+                ):
                     first, last = max(begin, position), min(end, position + len(whole))
                     if first < last:
                         yield _records(whole.slice(first - position, last - first), first, schema, texts)
@@ -79,7 +95,10 @@ class ParquetSource:
 
 
 def _batch_rows(group: pq.RowGroupMetaData) -> int:
-    """Choose the rows of a batch so that large rows do not fill the memory; from the file alone, so that batches stay the same."""
+    """Choose the rows of a batch so that large rows do not fill the memory.
+
+    From the file alone, so that batches stay the same.
+    """
     row_bytes: int = max(1, group.total_byte_size // max(1, group.num_rows))
     return max(16, min(RECORDS_PER_READ, _BATCH_BYTES // row_bytes))
 
@@ -114,18 +133,25 @@ def _cast(column: pa.Array, field: pa.Field) -> tuple[pa.Array, list[tuple[int, 
             parts.append(column.slice(row, 1).cast(field.type))
         except pa.ArrowInvalid as error:
             parts.append(pa.nulls(1, field.type))
-            bad.append((row, str(Reason.WRONG_TYPE), f"column {field.name!r} should be {field.type}: {error}"))
+            bad.append(
+                (row, str(Reason.WRONG_TYPE), f"column {field.name!r} should be {field.type}: {error}")
+            )
     return pa.concat_arrays(parts), bad
 
 
 def _held(column: pa.Array, name: str) -> tuple[pa.Array, list[tuple[int, str, str]]]:
     """Turn texts longer than a reader may hold into null, and name them."""
     column = _plain_text(column)
-    if not any(test(column.type) for test in (pa.types.is_string, pa.types.is_binary, pa.types.is_large_binary)):
+    if not any(
+        test(column.type) for test in (pa.types.is_string, pa.types.is_binary, pa.types.is_large_binary)
+    ):
         return column, []
     long = pc.fill_null(pc.greater(pc.binary_length(column), MAX_RECORD_BYTES), False)
     message = f"column {name!r} is longer than {MAX_RECORD_BYTES} bytes"
-    bad = [(index, str(Reason.TOO_LARGE), message) for index in np.flatnonzero(long.to_numpy(zero_copy_only=False)).tolist()]
+    bad = [
+        (index, str(Reason.TOO_LARGE), message)
+        for index in np.flatnonzero(long.to_numpy(zero_copy_only=False)).tolist()
+    ]
     return (pc.if_else(long, pa.scalar(None, column.type), column) if bad else column), bad
 
 
@@ -134,7 +160,11 @@ def _needed_bytes(group: pq.RowGroupMetaData, names: set[str]) -> int:
     for index in range(group.num_columns):
         chunk = group.column(index)
         path = chunk.path_in_schema
-        if path in names or path.partition(".")[0] in names or any(path.startswith(f"{name}.") for name in names):
+        if (
+            path in names
+            or path.partition(".")[0] in names
+            or any(path.startswith(f"{name}.") for name in names)
+        ):
             total += chunk.total_uncompressed_size
     return total
 
@@ -151,7 +181,9 @@ def _groups_of(metadata: pq.FileMetaData, begin: int, end: int) -> Iterator[tupl
 
 def _leaves(schema: pa.Schema, names: Sequence[str]) -> list[str]:
     """Name what to read: a column of this name, or a field inside a struct by its dotted path."""
-    missing = [name for name in names if name not in schema.names and name.partition(".")[0] not in schema.names]
+    missing = [
+        name for name in names if name not in schema.names and name.partition(".")[0] not in schema.names
+    ]
     if missing:
         raise Undecodable(f"no column {missing[0]!r}; columns: {', '.join(schema.names)}")
     return list(names)

@@ -1,8 +1,11 @@
-"""The plan: source files -> spans, and what a later run finds changed. Decided from the data and the spec alone.
+"""The plan: source files -> spans, and what a later run finds changed.
 
-A span is the grain of reading: pieces of source files that one reader streams. It yields units, cut while it streams
-at the first of two limits: rows, and bytes of what is embedded. A unit is named by where it begins, so units of a
-span form a chain: each says where it ends, the next begins there, and the final one says that it is the last.
+Decided from the data and the spec alone.
+
+A span is the grain of reading: pieces of source files that one reader streams. It yields units, cut
+while it streams at the first of two limits: rows, and bytes of what is embedded. A unit is named by
+where it begins, so units of a span form a chain: each says where it ends, the next begins there,
+and the final one says that it is the last.
 """
 
 from __future__ import annotations
@@ -20,11 +23,13 @@ from embed_ops.storage.files import Location
 UNIT_TEXT_BYTES = 4 << 20
 """Most text of a unit: with its vectors it stays near 64 MiB."""
 UNIT_LISTED_BYTES = 128 << 10
-"""Most text of a unit whose words, tokens or chunks have vectors: those of 384 dimensions take 64 MiB."""
+"""Most text of a unit whose words, tokens or chunks have vectors: those of 384 dimensions take 64
+MiB."""
 UNIT_IMAGES, UNIT_IMAGE_BYTES = 512, 64 << 20
 """Most images of a unit, and most bytes of their files."""
 SPAN_BYTES = 32 << 20
-"""Aim for the bytes one reader streams: about eight units, so that readers are many and open few files twice."""
+"""Aim for the bytes one reader streams: about eight units, so that readers are many and open few
+files twice."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,10 @@ class Limits:
 
 
 def unit_limits(spec: Spec) -> Limits:
-    """Give the limits of a run's units; a model of large images lowers them further (`Encoder.most_rows`)."""
+    """Give the limits of a run's units.
+
+    A model of large images lowers them further (`Encoder.most_rows`).
+    """
     if spec.source.modality == "image":
         return Limits(min(spec.resources.unit_rows, UNIT_IMAGES), UNIT_IMAGE_BYTES)
     listed = sum(spec.encoder.each(output) in ("word", "token", "chunk") for output in spec.encoder.named)
@@ -92,7 +100,8 @@ class SourceFile:
 class Piece:
     """A stretch of one source file: positions `begin` to `end`.
 
-    Positions count rows (Parquet), records (CSV) or bytes of the decompressed stream (JSONL, text, tar).
+    Positions count rows (Parquet), records (CSV) or bytes of the decompressed stream (JSONL, text,
+    tar).
 
     Attributes:
         end: None where only reading tells.
@@ -109,7 +118,10 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Pieces that one reader streams, in order: one large file's stretch, or a run of small files of one folder."""
+    """Pieces that one reader streams, in order.
+
+    One large file's stretch, or a run of small files of one folder.
+    """
 
     index: int
     pieces: tuple[Piece, ...]
@@ -159,14 +171,20 @@ def unit_name(source: str, begin: int) -> str:
 
 
 def estimated_units(span: Span, limits: Limits) -> int:
-    """Guess how many units a span will yield: exact only where rows are few, since text is measured on reading."""
+    """Guess how many units a span will yield.
+
+    Exact only where rows are few, since text is measured on reading.
+    """
     rows = sum(piece.rows or 0 for piece in span.pieces)
     size = sum(piece.bytes for piece in span.pieces)
     return max(1, math.ceil(rows / limits.rows), math.ceil(size / limits.bytes))
 
 
 def make_spans(
-    files: Sequence[SourceFile], layouts: Sequence[Layout], first_index: int = 0, sharing: Sharing = FILES_OF_ROWS
+    files: Sequence[SourceFile],
+    layouts: Sequence[Layout],
+    first_index: int = 0,
+    sharing: Sharing = FILES_OF_ROWS,
 ) -> list[Span]:
     """Form spans: a large file's stretches stand alone, consecutive small files of a folder share one."""
     index = itertools.count(first_index)
@@ -181,7 +199,12 @@ def make_spans(
 
     for file, layout in zip(files, layouts, strict=True):
         small = file.size <= sharing.largest and len(layout.pieces) == 1
-        if not small or file.folder != shared_folder or shared_bytes >= sharing.bytes or len(shared) >= sharing.files:
+        if (
+            not small
+            or file.folder != shared_folder
+            or shared_bytes >= sharing.bytes
+            or len(shared) >= sharing.files
+        ):
             close()
             shared_bytes = 0
         if small:

@@ -44,12 +44,16 @@ class _File:
 def fetch(
     column: pa.ChunkedArray, wanted: npt.NDArray[np.bool_], beside: Location, most_bytes: int, held_bytes: int
 ) -> Iterator[tuple[int, list[Content]]]:
-    """Fetch the files that rows name, several at once, in portions of consecutive rows: (first row, what they hold).
+    """Fetch the files that rows name, several at once, in portions of consecutive rows.
 
-    The size of every file is asked for first, so a portion ends before it would hold too much. Of no rows there is one portion.
+    (first row, what they hold).
+
+    The size of every file is asked for first, so a portion ends before it would hold too much. Of
+    no rows there is one portion.
 
     Args:
-        column: a path, a URI, or a struct of `bytes` and `path` in each row, of which the bytes win.
+        column: a path, a URI, or a struct of `bytes` and `path` in each row, of which the bytes
+            win.
         wanted: (rows,) bool; the others become None.
         beside: the source file, next to which relative paths begin.
         most_bytes: of a file; a larger one is a fault.
@@ -60,7 +64,10 @@ def fetch(
     """
     for first in range(0, max(1, len(column)), LOOKED_AT):
         values = column.slice(first, LOOKED_AT).to_pylist()
-        asked = [value if keep else None for value, keep in zip(values, wanted[first : first + LOOKED_AT], strict=True)]
+        asked = [
+            value if keep else None
+            for value, keep in zip(values, wanted[first : first + LOOKED_AT], strict=True)
+        ]
         found = _at_once(lambda value: _look(value, beside, most_bytes), asked)
         for begin, part in _portions(found, held_bytes):
             yield first + begin, _at_once(_read, part)
@@ -71,7 +78,9 @@ def _at_once(act: Callable[[_Given], _Made], values: Sequence[_Given]) -> list[_
         return list(pool.map(act, values))
 
 
-def _portions(found: Sequence[_File | Content], held_bytes: int) -> Iterator[tuple[int, Sequence[_File | Content]]]:
+def _portions(
+    found: Sequence[_File | Content], held_bytes: int
+) -> Iterator[tuple[int, Sequence[_File | Content]]]:
     begin, held = 0, 0
     for place, item in enumerate(found):
         size = item.size if isinstance(item, _File) else len(item) if isinstance(item, bytes) else 0
@@ -86,7 +95,11 @@ def _look(value: Any, beside: Location, most_bytes: int) -> _File | Content:
     if isinstance(value, Mapping):
         own, value = value.get("bytes"), value.get("path")
         if own is not None:
-            return own if len(own) <= most_bytes else (Reason.TOO_LARGE, f"the image is longer than {most_bytes} bytes")
+            return (
+                own
+                if len(own) <= most_bytes
+                else (Reason.TOO_LARGE, f"the image is longer than {most_bytes} bytes")
+            )
     if value is None:
         return None
     if not isinstance(value, str):
@@ -98,7 +111,11 @@ def _look(value: Any, beside: Location, most_bytes: int) -> _File | Content:
     size = file_info(at).size
     if size is None:
         return _missing(value)
-    return _File(value, at, size) if size <= most_bytes else (Reason.TOO_LARGE, f"{value}: the file is longer than {most_bytes} bytes")
+    return (
+        _File(value, at, size)
+        if size <= most_bytes
+        else (Reason.TOO_LARGE, f"{value}: the file is longer than {most_bytes} bytes")
+    )
 
 
 def _read(item: _File | Content) -> Content:
@@ -117,7 +134,8 @@ def _place(reference: str, beside: Location) -> Location:
     if separator:
         host, _, path = rest.partition("/")
         root = _root(f"{scheme}://{host}/")
-        # In the address of a store `%` begins an escape; fsspec's HTTP takes whole addresses as they are.
+        # In the address of a store `%` begins an escape; fsspec's HTTP takes whole addresses as
+        # they are.
         return Location(root.fs, reference) if scheme in ("http", "https") else root.child(unquote(path))
     folder = "" if reference.startswith("/") else beside.path.rpartition("/")[0] + "/"
     # A store has no folders: `..` must be gone before it is asked.

@@ -1,4 +1,7 @@
-"""Which class serves which word of the spec. Classes are named, not imported: torch loads only where it is used."""
+"""Which class serves which word of the spec.
+
+Classes are named, not imported: torch loads only where it is used.
+"""
 
 from __future__ import annotations
 

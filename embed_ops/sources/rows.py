@@ -28,12 +28,18 @@ KEPT_PER_TEXT = 8
 
 @cache
 def _database() -> duckdb.DuckDBPyConnection:
-    """Open DuckDB once in a process: that takes 12 ms, and a reader of spans has `Rows` for each."""
+    """Open DuckDB once in a process.
+
+    That takes 12 ms, and a reader of spans has `Rows` for each.
+    """
     return duckdb.connect(config={"threads": 1, "enable_external_access": False})
 
 
 def _byte_lengths(columns: Iterable[pa.ChunkedArray]) -> npt.NDArray[np.int64]:
-    """Add up the bytes of text and binary columns and of lists of them, (rows,) int64; others are small."""
+    """Add up the bytes of text and binary columns and of lists of them, (rows,) int64.
+
+    Others are small.
+    """
     kinds = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
     plain, lists = [], []
     for column in columns:
@@ -41,9 +47,13 @@ def _byte_lengths(columns: Iterable[pa.ChunkedArray]) -> npt.NDArray[np.int64]:
             plain.append(pc.fill_null(pc.binary_length(column), 0).to_numpy().astype(np.int64))
         elif pa.types.is_list(column.type) and any(kind(column.type.value_type) for kind in kinds):
             # A word of a list has a space behind it.
-            of_word = pc.fill_null(pc.binary_length(pc.list_flatten(column)), 0).to_numpy().astype(np.int64) + 1
+            of_word = (
+                pc.fill_null(pc.binary_length(pc.list_flatten(column)), 0).to_numpy().astype(np.int64) + 1
+            )
             counts = pc.fill_null(pc.list_value_length(column), 0).to_numpy()
-            lists.append(np.bincount(np.repeat(np.arange(len(column)), counts), of_word, len(column)).astype(np.int64))
+            lists.append(
+                np.bincount(np.repeat(np.arange(len(column)), counts), of_word, len(column)).astype(np.int64)
+            )
     found = [*plain, *lists]
     return np.sum(found, axis=0) if found else np.zeros(1, np.int64)
 
@@ -55,8 +65,10 @@ class Chunk:
     Attributes:
         table: kept columns, `_content`, `reason`, `message`.
         positions: (records,) int64; `end`: position behind the last.
-        kept: (records,) whether `where` lets the row through, always for one that is a reject already.
-        bytes: (records,) of what is embedded, or an eighth of those of the kept columns where that is more, 0 for rows left out.
+        kept: (records,) whether `where` lets the row through, always for one that is a reject
+            already.
+        bytes: (records,) of what is embedded, or an eighth of those of the kept columns where that
+            is more, 0 for rows left out.
         is_record: false where one row stands for the unreadable rest of a file.
     """
 
@@ -74,8 +86,22 @@ class Chunk:
     def split(self, count: int) -> tuple[Chunk, Chunk]:
         """Divide after `count` records."""
         middle = int(self.positions[count]) if count < len(self) else self.end
-        head = Chunk(self.table[:count], self.positions[:count], middle, self.kept[:count], self.bytes[:count], self.is_record)
-        tail = Chunk(self.table[count:], self.positions[count:], self.end, self.kept[count:], self.bytes[count:], self.is_record)
+        head = Chunk(
+            self.table[:count],
+            self.positions[:count],
+            middle,
+            self.kept[:count],
+            self.bytes[:count],
+            self.is_record,
+        )
+        tail = Chunk(
+            self.table[count:],
+            self.positions[count:],
+            self.end,
+            self.kept[count:],
+            self.bytes[count:],
+            self.is_record,
+        )
         return head, tail
 
 
@@ -83,7 +109,10 @@ class Rows:
     """Makes rows of records: the text or the image, the constant columns of hive folders, and the choice of `where`."""
 
     def __init__(self, spec: SourceSpec, schema: pa.Schema, *, whole: bool = False) -> None:
-        """Take the source section and the columns that are read from every file; `whole`: let all nodes of a graph through."""
+        """Take the source section and the columns that are read from every file.
+
+        `whole`: let all nodes of a graph through.
+        """
         self._spec = spec
         self._whole = whole
         self.schema = schema
@@ -106,7 +135,9 @@ class Rows:
         if str(kind) not in ("BOOLEAN", '"NULL"'):
             raise SpecError(f"source.where {self._spec.where!r}: must be true or false, found {kind}")
         if len(alone):
-            raise SpecError(f"source.where {self._spec.where!r}: must be a condition on one row, found an aggregate")
+            raise SpecError(
+                f"source.where {self._spec.where!r}: must be a condition on one row, found an aggregate"
+            )
 
     def _refused(self, error: duckdb.Error) -> SpecError:
         return SpecError(f"source.where {self._spec.where!r}: {str(error).splitlines()[0]}")
@@ -120,7 +151,8 @@ class Rows:
             read: records of it.
 
         Yields:
-            the records as one chunk; those that name files as several, each with no more files than are to be held.
+            the records as one chunk; those that name files as several, each with no more files than
+            are to be held.
         """
         hive = hive_columns(source)
         bad = read.faults.column(REASON).is_valid().to_numpy()
@@ -146,7 +178,9 @@ class Rows:
         # The variable of a loop would hold a portion while the next one is fetched.
         yield from map(lambda portion: self._fetched(records, chosen, *portion), portions)
 
-    def _fetched(self, read: Records, chosen: npt.NDArray[np.bool_], first: int, contents: Sequence[Content]) -> Chunk:
+    def _fetched(
+        self, read: Records, chosen: npt.NDArray[np.bool_], first: int, contents: Sequence[Content]
+    ) -> Chunk:
         """Cut out the records whose files were fetched; files that can't be had become faults."""
         last = first + len(contents)
         faults = read.faults[first:last]
@@ -155,7 +189,9 @@ class Rows:
             if isinstance(content, tuple):
                 reasons[row], messages[row] = str(content[0]), content[1]
         faults = pa.table({REASON: pa.array(reasons, pa.string()), MESSAGE: pa.array(messages, pa.string())})
-        column = pa.array([content if isinstance(content, bytes) else None for content in contents], pa.binary())
+        column = pa.array(
+            [content if isinstance(content, bytes) else None for content in contents], pa.binary()
+        )
         end = read.end if last == len(read) else int(read.positions[last])
         part = Records(read.table[first:last], faults, read.positions[first:last], end)
         return self._chunk(part, chosen[first:last], pa.chunked_array([column]))
@@ -163,7 +199,11 @@ class Rows:
     def _chunk(self, read: Records, chosen: npt.NDArray[np.bool_], content: pa.ChunkedArray) -> Chunk:
         columns = {name: read.table.column(name) for name in self.kept.names}
         size = np.maximum(_byte_lengths([content]), _byte_lengths(columns.values()) // KEPT_PER_TEXT)
-        columns |= {CONTENT: content, REASON: read.faults.column(REASON), MESSAGE: read.faults.column(MESSAGE)}
+        columns |= {
+            CONTENT: content,
+            REASON: read.faults.column(REASON),
+            MESSAGE: read.faults.column(MESSAGE),
+        }
         return Chunk(pa.table(columns), read.positions, read.end, chosen, np.where(chosen, size, 0))
 
     def reject(self, reason: str, message: str) -> pa.Table:
@@ -174,7 +214,12 @@ class Rows:
 
     def empty(self) -> pa.Table:
         """Make a table of no rows with the columns that `complete` gives."""
-        fields = [*self.kept, pa.field(CONTENT, self._content_type), pa.field(REASON, pa.string()), pa.field(MESSAGE, pa.string())]
+        fields = [
+            *self.kept,
+            pa.field(CONTENT, self._content_type),
+            pa.field(REASON, pa.string()),
+            pa.field(MESSAGE, pa.string()),
+        ]
         return pa.schema(fields).empty_table()
 
     @property
@@ -200,8 +245,13 @@ class Rows:
                 parts.append(column(name))
         return pc.binary_join_element_wise(*parts, "", null_handling="emit_null")
 
-    def _test_each(self, table: pa.Table, hive: dict[str, str], faults: pa.Table) -> tuple[npt.NDArray[np.bool_], pa.Table]:
-        """Evaluate `where` row by row, after it failed on a value: (rows,) bool, and the faults with those rows added."""
+    def _test_each(
+        self, table: pa.Table, hive: dict[str, str], faults: pa.Table
+    ) -> tuple[npt.NDArray[np.bool_], pa.Table]:
+        """Evaluate `where` row by row, after it failed on a value.
+
+        (rows,) bool, and the faults with those rows added.
+        """
         reasons, messages = faults.column(REASON).to_pylist(), faults.column(MESSAGE).to_pylist()
         chosen = np.ones(len(table), np.bool_)
         for row in range(len(table)):
@@ -209,8 +259,13 @@ class Rows:
                 try:
                     chosen[row] = self._test(table.slice(row, 1), hive)[0]
                 except duckdb.Error as error:
-                    reasons[row], messages[row] = str(Reason.WRONG_TYPE), f"where fails on this row: {str(error).splitlines()[0]}"
-        return chosen, pa.table({REASON: pa.array(reasons, pa.string()), MESSAGE: pa.array(messages, pa.string())})
+                    reasons[row], messages[row] = (
+                        str(Reason.WRONG_TYPE),
+                        f"where fails on this row: {str(error).splitlines()[0]}",
+                    )
+        return chosen, pa.table(
+            {REASON: pa.array(reasons, pa.string()), MESSAGE: pa.array(messages, pa.string())}
+        )
 
     def _test(self, table: pa.Table, hive: dict[str, str]) -> npt.NDArray[np.bool_]:
         """Evaluate `where`, (rows,) bool; unknown (NULL) counts as no."""
@@ -222,7 +277,9 @@ class Rows:
                 given = given.append_column(name, pa.array([value] * len(given), pa.string()))
         self._database.register("rows", given)
         # The line break ends a comment.
-        found = self._query("SELECT coalesce(CAST(({}\n) AS BOOLEAN), false) AS chosen FROM rows").to_arrow_table()
+        found = self._query(
+            "SELECT coalesce(CAST(({}\n) AS BOOLEAN), false) AS chosen FROM rows"
+        ).to_arrow_table()
         return np.asarray(found.column("chosen").to_numpy(), dtype=np.bool_)
 
     def _query(self, query: str) -> Any:

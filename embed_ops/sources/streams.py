@@ -41,7 +41,10 @@ def with_compressions(*endings: str) -> tuple[str, ...]:
 
 
 class ByteStream(io.RawIOBase):
-    """A file's decompressed bytes from an offset on; a truncated file gives every byte that can be decoded, then raises."""
+    """A file's decompressed bytes from an offset on.
+
+    A truncated file gives every byte that can be decoded, then raises.
+    """
 
     def __init__(self, at: Location, begin: int = 0) -> None:
         super().__init__()
@@ -57,7 +60,9 @@ class ByteStream(io.RawIOBase):
             file.seek(self._offset)
             return file
         # A decompressor asks for 64 KiB at a time, each of which would be a request to a store.
-        stream = pa.CompressedInputStream(pa.BufferedInputStream(open_file(self._at), _READ_AHEAD_BYTES), self._packed)
+        stream = pa.CompressedInputStream(
+            pa.BufferedInputStream(open_file(self._at), _READ_AHEAD_BYTES), self._packed
+        )
         left = self._offset
         while left > 0 and (skipped := len(stream.read(min(left, BLOCK_BYTES)))):
             left -= skipped
@@ -70,7 +75,8 @@ class ByteStream(io.RawIOBase):
             try:
                 data: bytes = self._stream.read(most)
             except (pa.ArrowException, OSError) as error:
-                # Arrow drops what it decoded before the fault; asking for less, from now on, gets it.
+                # Arrow drops what it decoded before the fault; asking for less, from now on, gets
+                # it.
                 if self._packed is None or most <= 1 or is_transport(error):
                     raise
                 self._most = most // 2
@@ -105,15 +111,18 @@ def line_layout(name: str, at: Location, size: int) -> Layout:
     cuts = [*range(0, max(size, 1), SPAN_BYTES), size]
     if len(cuts) > 2 and size - cuts[-2] < SPAN_BYTES // 4:
         del cuts[-2]
-    return Layout(tuple(Piece(name, begin, end, None, end - begin) for begin, end in itertools.pairwise(cuts)))
+    return Layout(
+        tuple(Piece(name, begin, end, None, end - begin) for begin, end in itertools.pairwise(cuts))
+    )
 
 
 def read_lines(at: Location, begin: int, end: int | None) -> Iterator[Lines]:
     """Stream the lines that begin at or after `begin` and before `end`.
 
-    A position inside a line stands for the next line, so ranges cut anywhere share no line and miss none. A line longer
-    than `MAX_RECORD_BYTES` comes as its first bytes, more than are allowed, so that the caller can tell. A byte order mark
-    belongs to the first line, which begins at 0, and is stripped.
+    A position inside a line stands for the next line, so ranges cut anywhere share no line and miss
+    none. A line longer than `MAX_RECORD_BYTES` comes as its first bytes, more than are allowed, so
+    that the caller can tell. A byte order mark belongs to the first line, which begins at 0, and is
+    stripped.
     """
     start = max(begin - 1, 0)
     with ByteStream(at, start) as stream:
@@ -134,7 +143,8 @@ def read_lines(at: Location, begin: int, end: int | None) -> Iterator[Lines]:
             if not block and carry:
                 lines, carry = [*lines, carry], b""
             elif len(carry) > MAX_RECORD_BYTES + 1:
-                # A carriage return may be stripped from what is kept: one byte more keeps it too long.
+                # A carriage return may be stripped from what is kept: one byte more keeps it too
+                # long.
                 carry, dropped, block = _drop_line(stream, carry)
                 lines.append(carry[: MAX_RECORD_BYTES + 2])
                 yield from _emit(lines, start, end, dropped)
@@ -149,7 +159,10 @@ def read_lines(at: Location, begin: int, end: int | None) -> Iterator[Lines]:
 
 
 def _drop_line(stream: ByteStream, head: bytes) -> tuple[bytes, int, bytes]:
-    """Skip the rest of a line that is too long: its head, bytes of it beyond the head that is kept, what follows it."""
+    """Skip the rest of a line that is too long.
+
+    Its head, bytes of it beyond the head that is kept, what follows it.
+    """
     length = len(head)
     while block := stream.read(BLOCK_BYTES):
         newline = block.find(b"\n")

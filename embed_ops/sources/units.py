@@ -24,7 +24,10 @@ _COPY_BYTES = 4 << 20
 
 @dataclass(frozen=True)
 class Range:
-    """Records of one source file inside a unit: those that begin at `begin` or later and before `end`."""
+    """Records of one source file inside a unit.
+
+    Those that begin at `begin` or later and before `end`.
+    """
 
     source: str
     begin: int
@@ -34,7 +37,10 @@ class Range:
 
 @dataclass(frozen=True)
 class UnitEnd:
-    """Where the next unit of the span begins: a source file and a position in it; both None behind the last unit."""
+    """Where the next unit of the span begins: a source file and a position in it.
+
+    Both None behind the last unit.
+    """
 
     source: str | None = None
     position: int | None = None
@@ -45,8 +51,8 @@ class Unit:
     """A unit as read: its rows and where they come from.
 
     Attributes:
-        table: `_source`, `_row`, kept columns, `_content`, `reason`, `message`; a row per record that `where` lets
-            through, and one per file that can't be read on.
+        table: `_source`, `_row`, kept columns, `_content`, `reason`, `message`; a row per record
+            that `where` lets through, and one per file that can't be read on.
         filtered: records that `where` left out.
         read_seconds: time spent on reading and parsing.
     """
@@ -64,7 +70,10 @@ class Cursor:
     """Where reading of a span stands: a piece, a position in it, and the records read ahead."""
 
     def __init__(self, source: Source, rows: Rows, at: Mapping[str, Location], span: Span) -> None:
-        """Stand at the begin of the span; `at` gives the place and `rows` the text of every source file."""
+        """Stand at the begin of the span.
+
+        `at` gives the place and `rows` the text of every source file.
+        """
         self._source, self._rows, self._at, self.span = source, rows, at, span
         self._index = 0
         self._open(span.pieces[0].begin)
@@ -111,10 +120,12 @@ class Cursor:
             self.take(min(len(chunk), int(np.searchsorted(chunk.positions, where.position))))
 
     def peek(self) -> Chunk | None:
-        """Give the records read ahead in this piece, reading more if there are none; None at its end.
+        """Give the records read ahead in this piece, reading more if there are none.
 
-        The position moves over what is no record to the first one read ahead. So a unit ends at the same place however
-        reading was cut into chunks, which depends on where it began.
+        None at its end.
+
+        The position moves over what is no record to the first one read ahead. So a unit ends at the
+        same place however reading was cut into chunks, which depends on where it began.
         """
         while self._chunk is None or len(self._chunk) == 0:
             if self._piece_done:
@@ -134,7 +145,11 @@ class Cursor:
 
     def empty_table(self) -> pa.Table:
         """Make the table of a unit without rows."""
-        return self._rows.empty().append_column(SOURCE, pa.array([], SOURCE_TYPE)).append_column(ROW, pa.array([], pa.int64()))
+        return (
+            self._rows.empty()
+            .append_column(SOURCE, pa.array([], SOURCE_TYPE))
+            .append_column(ROW, pa.array([], pa.int64()))
+        )
 
     def piece_end(self) -> int:
         """Tell where the piece ends, once it has been read."""
@@ -146,7 +161,9 @@ class Cursor:
             if self._stream is None:
                 here = self._at[self.piece.source]
                 read = self._source.read(here, self.piece, self.position, self._rows.schema)
-                self._stream = chain.from_iterable(map(partial(self._rows.complete, self.piece.source, here), read))
+                self._stream = chain.from_iterable(
+                    map(partial(self._rows.complete, self.piece.source, here), read)
+                )
             chunk = next(self._stream, None)
             self._piece_done = chunk is None
             return chunk
@@ -166,11 +183,24 @@ class Cursor:
             return self._unreadable(error)
 
     def _unreadable(self, error: Exception) -> Chunk:
-        lost = "an unknown number of" if self.piece.rows is None else str(self.piece.begin + self.piece.rows - self.position)
-        message = f"can't be decoded from here on, {lost} rows not read: {type(error).__name__}: {str(error)[:300]}"
+        lost = (
+            "an unknown number of"
+            if self.piece.rows is None
+            else str(self.piece.begin + self.piece.rows - self.position)
+        )
+        message = (
+            f"can't be decoded from here on, {lost} rows not read: {type(error).__name__}: {str(error)[:300]}"
+        )
         table = self._rows.reject(Reason.UNREADABLE, message)
         nothing = np.zeros(1, np.int64)
-        return Chunk(table, np.array([self.position], np.int64), self.piece_end(), nothing == 0, nothing, is_record=False)
+        return Chunk(
+            table,
+            np.array([self.position], np.int64),
+            self.piece_end(),
+            nothing == 0,
+            nothing,
+            is_record=False,
+        )
 
 
 def check_storage(at: Location, error: Exception) -> None:
@@ -188,7 +218,10 @@ def check_storage(at: Location, error: Exception) -> None:
     except OSError as failure:
         raise storage_error("read", at.path, failure) from error
     if size is None or read < size:
-        raise StorageError(f"{at.path}: only {read} of {size} bytes can be read; mend the storage and run the same command again")
+        raise StorageError(
+            f"{at.path}: only {read} of {size} bytes can be read; mend the storage and run the same "
+            "command again"
+        )
 
 
 @dataclass
@@ -218,7 +251,9 @@ class _Builder:
         self.bytes += int(chunk.bytes.sum())
         self.filtered += len(chunk) - kept
         names = pa.DictionaryArray.from_arrays(pa.array(np.zeros(len(chunk), np.int32)), pa.array([source]))
-        table = chunk.table.append_column(SOURCE, names.cast(SOURCE_TYPE)).append_column(ROW, pa.array(chunk.positions))
+        table = chunk.table.append_column(SOURCE, names.cast(SOURCE_TYPE)).append_column(
+            ROW, pa.array(chunk.positions)
+        )
         self.tables.append(table if kept == len(chunk) else table.filter(pa.array(chunk.kept)))
 
 

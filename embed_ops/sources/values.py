@@ -1,4 +1,7 @@
-"""Parsed values to Arrow columns: types found, values converted one by one where some do not fit."""
+"""Parsed values to Arrow columns.
+
+Types found, values converted one by one where some do not fit.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,11 @@ from embed_ops.schema import Reason
 
 def infer_type(values: list[Any]) -> pa.DataType:
     """Choose the type that most values have: one bad value must not turn all others to rejects."""
-    counts = Counter("number" if type(value) in (int, float) else type(value).__name__ for value in values if value is not None)
+    counts = Counter(
+        "number" if type(value) in (int, float) else type(value).__name__
+        for value in values
+        if value is not None
+    )
     most = counts.most_common(1)[0][0] if counts else "str"
     if most == "bool":
         return pa.bool_()
@@ -34,7 +41,9 @@ def pick(record: dict[str, Any], name: str) -> Any:
     return value
 
 
-def typed_column(values: list[Any], field: pa.Field, *, from_text: bool, is_text: bool) -> tuple[pa.Array, list[tuple[int, str, str]]]:
+def typed_column(
+    values: list[Any], field: pa.Field, *, from_text: bool, is_text: bool
+) -> tuple[pa.Array, list[tuple[int, str, str]]]:
     """Make an Arrow column of parsed values; a value of another type becomes null and is named.
 
     Args:
@@ -61,12 +70,17 @@ def typed_column(values: list[Any], field: pa.Field, *, from_text: bool, is_text
         except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, RecursionError):
             kept.append(None)
             found = type(value).__name__ + ("" if isinstance(value, dict | list) else f" {str(value)[:40]!r}")
-            bad.append((index, Reason.WRONG_TYPE, f"column {field.name!r} should be {field.type}, found {found}"))
+            bad.append(
+                (index, Reason.WRONG_TYPE, f"column {field.name!r} should be {field.type}, found {found}")
+            )
     return pa.array(kept, field.type), bad
 
 
 def json_text(value: Any) -> Any:
-    """Write a parsed value as JSON again; one nested too deep for that stays what it is, and is of the wrong type."""
+    """Write a parsed value as JSON again.
+
+    One nested too deep for that stays what it is, and is of the wrong type.
+    """
     try:
         return json.dumps(value, ensure_ascii=False)
     except RecursionError:
@@ -82,7 +96,9 @@ def _convert(values: list[Any], kind: pa.DataType, from_text: bool) -> pa.Array:
         # Arrow would take true for 1.
         if any(isinstance(value, bool) for value in values):
             raise pa.ArrowTypeError("a boolean is no number")
-    if pa.types.is_integer(kind) and any(isinstance(value, float) and not value.is_integer() for value in values):
+    if pa.types.is_integer(kind) and any(
+        isinstance(value, float) and not value.is_integer() for value in values
+    ):
         # Arrow would cut the fraction off.
         raise pa.ArrowTypeError("a fraction is no whole number")
     return pa.array(values, kind)

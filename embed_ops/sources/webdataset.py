@@ -1,7 +1,10 @@
-"""WebDataset tars: a row is a sample, the consecutive members of one key; positions are byte offsets in the decompressed tar.
+"""WebDataset tars: a row is a sample, the consecutive members of one key.
 
-A member's key is its path up to the first dot of its name, its column what follows, in lower case: `0001.jpg` and `0001.json`
-are the columns `jpg` and `json` of sample `0001`. The column `image` is the first member that is an image by its name.
+Positions are byte offsets in the decompressed tar.
+
+A member's key is its path up to the first dot of its name, its column what follows, in lower case:
+`0001.jpg` and `0001.json` are the columns `jpg` and `json` of sample `0001`. The column `image` is
+the first member that is an image by its name.
 """
 
 from __future__ import annotations
@@ -50,7 +53,10 @@ class _Sample:
 
 
 class WebDatasetSource:
-    """Tars of samples, streamed; a plain tar is read from the middle, a compressed one from its beginning."""
+    """Tars of samples, streamed.
+
+    A plain tar is read from the middle, a compressed one from its beginning.
+    """
 
     extensions = with_compressions(".tar")
     sharing = FILES_OF_ROWS
@@ -116,7 +122,10 @@ def _type_of(values: list[Any]) -> pa.DataType:
 
 
 def _value(sample: _Sample, name: str) -> Any:
-    """Give a column of a sample: bytes of an image, text, or a value inside JSON; None where it has none."""
+    """Give a column of a sample: bytes of an image, text, or a value inside JSON.
+
+    None where it has none.
+    """
     if name == KEY:
         return sample.key
     if name == "image":
@@ -142,18 +151,23 @@ def _needed(column: str, names: Iterable[str] | None) -> bool:
     if names is None:
         return True
     return any(
-        column == name or (name == "image" and column.endswith(_IMAGES)) or (column == "json" and name.startswith("json."))
+        column == name
+        or (name == "image" and column.endswith(_IMAGES))
+        or (column == "json" and name.startswith("json."))
         for name in names
     )
 
 
-def _samples(at: Location, begin: int, end: int | None, names: Iterable[str] | None) -> Iterator[tuple[_Sample, int]]:
+def _samples(
+    at: Location, begin: int, end: int | None, names: Iterable[str] | None
+) -> Iterator[tuple[_Sample, int]]:
     """Stream (sample, offset behind it) of a tar from an offset on, where a sample begins."""
     names = None if names is None else list(names)
     current: _Sample | None = None
     for offset, name, size, content in _members(at, begin):
         key, column = _key(name)
-        # A second member of the same name begins a sample of its own, and the end of the tar has no name.
+        # A second member of the same name begins a sample of its own, and the end of the tar has no
+        # name.
         if current is None or key != current.key or column in current.members or not name:
             if current is not None:
                 yield current, offset
@@ -163,7 +177,10 @@ def _samples(at: Location, begin: int, end: int | None, names: Iterable[str] | N
         if not _needed(column, names):
             continue
         if size > MAX_RECORD_BYTES or current.size + size > MAX_RECORD_BYTES:
-            current.bad = (str(Reason.TOO_LARGE), f"{name} has {size} bytes; a sample may have {MAX_RECORD_BYTES}")
+            current.bad = (
+                str(Reason.TOO_LARGE),
+                f"{name} has {size} bytes; a sample may have {MAX_RECORD_BYTES}",
+            )
             continue
         current.members[column] = content()
 
@@ -175,7 +192,10 @@ def _key(name: str) -> tuple[str, str]:
 
 
 class _Tar(tarfile.TarFile):
-    """A tar whose headers are asked for one by one: `TarFile` itself takes a broken header for the end of the archive."""
+    """A tar whose headers are asked for one by one.
+
+    `TarFile` itself takes a broken header for the end of the archive.
+    """
 
     def next(self) -> None:
         """Read nothing on opening."""
@@ -218,7 +238,9 @@ def _members(at: Location, begin: int) -> Iterator[tuple[int, str, int, Callable
         except tarfile.HeaderError as error:
             # The typed interface does not name the error that means the end marker.
             if type(error).__name__ != "EOFHeaderError":
-                raise Undecodable(f"no tar header at byte {tar.offset}: {error}; the tar is cut or broken") from error
+                raise Undecodable(
+                    f"no tar header at byte {tar.offset}: {error}; the tar is cut or broken"
+                ) from error
             yield tar.offset, "", 0, bytes
             return
         if member.isreg():

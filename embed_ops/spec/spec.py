@@ -46,19 +46,27 @@ class SinkSpec(Section):
 class ResourcesSpec(Section):
     """What the job may use."""
 
-    replicas: Literal["auto"] | Annotated[int, Field(gt=0)] | Annotated[tuple[int, int], BeforeValidator(as_tuple)] = Field(
-        "auto", description="copies of the model: n, [min, max], or auto"
-    )
+    replicas: (
+        Literal["auto"] | Annotated[int, Field(gt=0)] | Annotated[tuple[int, int], BeforeValidator(as_tuple)]
+    ) = Field("auto", description="copies of the model: n, [min, max], or auto")
     threads_per_replica: Literal["auto"] | Annotated[int, Field(gt=0)] = Field(
         "auto", description="CPU threads of a replica; auto: one, more where units or memory are few"
     )
     gpus_per_replica: float = Field(0.0, ge=0.0, le=1.0, description="GPU share of a replica")
     unit_rows: int = Field(16_384, gt=0, description="most rows of a unit (commit and resume)")
-    token_budget: Literal["auto"] | Annotated[int, Field(gt=0)] = Field("auto", description="padded tokens of one forward pass")
-    partitions: Literal["auto"] | Annotated[int, Field(gt=0)] = Field(
-        "auto", description="graph: ranges of nodes, a task each; auto: by memory and cores. Vectors do not depend on it"
+    token_budget: Literal["auto"] | Annotated[int, Field(gt=0)] = Field(
+        "auto", description="padded tokens of one forward pass"
     )
-    hang_seconds: int = Field(900, gt=0, description="a token batch, or a unit's reading, that takes longer has hung: its worker is ended")
+    partitions: Literal["auto"] | Annotated[int, Field(gt=0)] = Field(
+        "auto",
+        description="graph: ranges of nodes, a task each; auto: by memory and cores. Vectors do not "
+        "depend on it",
+    )
+    hang_seconds: int = Field(
+        900,
+        gt=0,
+        description="a token batch, or a unit's reading, that takes longer has hung: its worker is ended",
+    )
 
     @model_validator(mode="after")
     def _range(self) -> Self:
@@ -70,45 +78,70 @@ class ResourcesSpec(Section):
 class Spec(Section):
     """A run of `embed`."""
 
-    max_reject_fraction: float = Field(0.01, ge=0.0, le=1.0, description="more rejects than this share: exit code 1")
-    abort_reject_fraction: float = Field(0.5, ge=0.0, le=1.0, description="more than this share after 10 units: stop, exit code 3")
+    max_reject_fraction: float = Field(
+        0.01, ge=0.0, le=1.0, description="more rejects than this share: exit code 1"
+    )
+    abort_reject_fraction: float = Field(
+        0.5, ge=0.0, le=1.0, description="more than this share after 10 units: stop, exit code 3"
+    )
     seed: int = Field(0, ge=0, description="of everything that draws; embed draws nothing")
     source: SourceSpec
     encoder: EncoderSpec
     parity: ParitySpec = ParitySpec()
     sink: SinkSpec
     resources: ResourcesSpec = ResourcesSpec()
-    stage: Stages = Field((), description="follow-on stages, run by `postprocess` and `run`; see `embed-ops postprocess --help`")
+    stage: Stages = Field(
+        (), description="follow-on stages, run by `postprocess` and `run`; see `embed-ops postprocess --help`"
+    )
 
     @model_validator(mode="before")
     @classmethod
     def _modality(cls, tree: Any) -> Any:
-        """Let the source hold what the encoder embeds; clip embeds both, so a table must say which."""
+        """Let the source hold what the encoder embeds.
+
+        Clip embeds both, so a table must say which.
+        """
         if not isinstance(tree, Mapping):
             return tree
         source, encoder = tree.get("source"), tree.get("encoder")
-        if not isinstance(source, Mapping) or not isinstance(encoder, Mapping) or "modality" in source or source.get("kind") == GRAPH:
+        if (
+            not isinstance(source, Mapping)
+            or not isinstance(encoder, Mapping)
+            or "modality" in source
+            or source.get("kind") == GRAPH
+        ):
             return tree
         family, images = encoder.get("family", "text"), source.get("kind") == "images"
         if family == "clip" and not images and (source.get("kind") != "webdataset" or "column" in source):
-            raise ValueError('source.modality: clip embeds images and texts: say which the column holds, "image" or "text"')
+            raise ValueError(
+                'source.modality: clip embeds images and texts: say which the column holds, "image" or "text"'
+            )
         return {**tree, "source": {**source, "modality": "image"}} if family in ("image", "clip") else tree
 
     @model_validator(mode="after")
     def _clash(self) -> Self:
         if self.source.modality not in _HOLDS[self.encoder.family]:
-            raise ValueError(f"source.modality is {self.source.modality!r}, and family {self.encoder.family!r} embeds no such thing")
+            raise ValueError(
+                f"source.modality is {self.source.modality!r}, and family {self.encoder.family!r} embeds "
+                "no such thing"
+            )
         if self.source.modality == "words" and self.encoder.prompt:
             raise ValueError("a prompt stands before texts: leave encoder.prompt out with lists of words")
         outputs = {output.name for output in self.encoder.named}
         if clashing := outputs & set(self.encoder.companions):
-            raise ValueError(f"output {min(clashing)!r} has the name of a column that stands beside lists of vectors; rename it")
+            raise ValueError(
+                f"output {min(clashing)!r} has the name of a column that stands beside lists of vectors; "
+                "rename it"
+            )
         outputs |= set(self.encoder.companions)
         if (column := self.encoder.targets_column) is not None and column not in self.source.keep:
             raise ValueError(f"encoder.targets_column {column!r} must be among source.keep")
         for kept in self.source.keep:
             if kept in RESERVED or kept in outputs:
-                raise ValueError(f"kept column {kept!r} has the name of an output column; rename the output or leave it out of keep")
+                raise ValueError(
+                    f"kept column {kept!r} has the name of an output column; rename the output or leave "
+                    "it out of keep"
+                )
         for name in outputs & RESERVED:
             raise ValueError(f"output {name!r} has the name of a column that every run writes; rename it")
         return self
@@ -139,17 +172,25 @@ def _validated(model: type[_Model], tree: Mapping[str, Any], address: str) -> _M
         return model.model_validate(dict(tree))
     except ValidationError as error:
         # A union's members each complain: their sentence is the same and stands once.
-        raise SpecError("\n".join(dict.fromkeys(sentence(model, detail, tree, address) for detail in error.errors()))) from error
+        raise SpecError(
+            "\n".join(dict.fromkeys(sentence(model, detail, tree, address) for detail in error.errors()))
+        ) from error
 
 
-def parse_fit(path: str | Path | None, words: Iterable[str], kind: type[_Model], section: str = "fit") -> tuple[SourceSpec, _Model]:
-    """Read the section `source` of a file, and the one of what is fitted, with words over it; other sections are for other verbs.
+def parse_fit(
+    path: str | Path | None, words: Iterable[str], kind: type[_Model], section: str = "fit"
+) -> tuple[SourceSpec, _Model]:
+    """Read the section `source` of a file, and the one of what is fitted, with words over it.
+
+    Other sections are for other verbs.
 
     Raises:
         SpecError: one sentence per problem, each naming the field.
     """
     tree = parse_words(words, {} if path is None else read_toml(path))
-    return _validated(SourceSpec, tree.get("source", {}), "source."), _validated(kind, tree.get(section, {}), f"{section}.")
+    return _validated(SourceSpec, tree.get("source", {}), "source."), _validated(
+        kind, tree.get(section, {}), f"{section}."
+    )
 
 
 def parse_stage(tree: Any, address: str = "") -> StageSpec:
@@ -183,6 +224,10 @@ def fields(model: type[BaseModel] = Spec, prefix: str = "") -> list[tuple[str, s
             item = ".0" if getattr(field.annotation, "__args__", ()) else ""
             rows += fields(inner, f"{prefix}{name}{item}.")
         else:
-            default = "required" if field.is_required() else repr(field.default).replace("'", '"').replace("None", "none")
+            default = (
+                "required"
+                if field.is_required()
+                else repr(field.default).replace("'", '"').replace("None", "none")
+            )
             rows.append((f"{prefix}{name}", default, field.description or ""))
     return rows

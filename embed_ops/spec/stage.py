@@ -12,8 +12,12 @@ AUTO_OR_COUNT = Literal["auto"] | Annotated[int, Field(gt=0)]
 
 
 class _Stage(Section):
-    name: str | None = Field(None, min_length=1, pattern=r"^[A-Za-z0-9_.-]+$", description="folder of its run; by default its kind")
-    input: str | None = Field(None, description='stage to read, or "embed" for the run itself; by default the stage before')
+    name: str | None = Field(
+        None, min_length=1, pattern=r"^[A-Za-z0-9_.-]+$", description="folder of its run; by default its kind"
+    )
+    input: str | None = Field(
+        None, description='stage to read, or "embed" for the run itself; by default the stage before'
+    )
     column: str | None = Field(None, description="vector column to read, where there are several")
     seed: int | None = Field(None, ge=0, description="of everything that draws; by default the spec's")
 
@@ -24,7 +28,9 @@ class _Stage(Section):
 
 
 class _VectorStage(_Stage):
-    output: str | None = Field(None, min_length=1, description="name of the new vector column; by default that of the column read")
+    output: str | None = Field(
+        None, min_length=1, description="name of the new vector column; by default that of the column read"
+    )
 
 
 class NormalizeSpec(_VectorStage):
@@ -44,10 +50,14 @@ class PcaSpec(_VectorStage):
         description="components to keep, or the share of variance that they must explain (0.95)"
     )
     solver: Literal["auto", "covariance", "subspace"] = Field(
-        "auto", description="covariance: exact, one pass; subspace: block subspace iteration, several passes; auto: by width"
+        "auto",
+        description="covariance: exact, one pass; subspace: block subspace iteration, several passes; "
+        "auto: by width",
     )
     precision: Literal["auto", "float64", "float32"] = Field(
-        "auto", description="of the covariance's products; float32: twice as fast, variances to 1e-7; auto: float64 up to a width of 1,024"
+        "auto",
+        description="of the covariance's products; float32: twice as fast, variances to 1e-7; auto: "
+        "float64 up to a width of 1,024",
     )
 
 
@@ -55,9 +65,15 @@ class WhitenSpec(_VectorStage):
     """Make dimensions uncorrelated, of variance 1."""
 
     kind: Literal["whiten"]
-    method: Literal["pca", "zca"] = Field("pca", description="pca: in the principal axes; zca: turned back to the axes of the input")
-    dim: Annotated[int, Field(gt=0)] | None = Field(None, description="components to keep (pca only); by default all that have variance")
-    epsilon: float = Field(0.0, ge=0.0, description="added to every variance, as a share of the largest; 1e-6 tames tiny ones")
+    method: Literal["pca", "zca"] = Field(
+        "pca", description="pca: in the principal axes; zca: turned back to the axes of the input"
+    )
+    dim: Annotated[int, Field(gt=0)] | None = Field(
+        None, description="components to keep (pca only); by default all that have variance"
+    )
+    epsilon: float = Field(
+        0.0, ge=0.0, description="added to every variance, as a share of the largest; 1e-6 tames tiny ones"
+    )
 
     @model_validator(mode="after")
     def _dim(self) -> Self:
@@ -71,7 +87,8 @@ class CenterSpec(_VectorStage):
 
     kind: Literal["center"]
     components: Literal["auto"] | Annotated[int, Field(ge=0)] = Field(
-        "auto", description="top components to remove beside the mean; auto: a hundredth of the width, at least one"
+        "auto",
+        description="top components to remove beside the mean; auto: a hundredth of the width, at least one",
     )
 
 
@@ -81,9 +98,12 @@ class ProjectSpec(_VectorStage):
     kind: Literal["project"]
     dim: int = Field(
         gt=0,
-        description="width of the result; 4 ln(n) / (e^2/2 - e^3/3) keeps distances of n rows within a share e (Johnson-Lindenstrauss)",
+        description="width of the result; 4 ln(n) / (e^2/2 - e^3/3) keeps distances of n rows within a "
+        "share e (Johnson-Lindenstrauss)",
     )
-    method: Literal["gaussian", "sparse"] = Field("gaussian", description="sparse: mostly zeros (Li et al. 2006), faster to make")
+    method: Literal["gaussian", "sparse"] = Field(
+        "gaussian", description="sparse: mostly zeros (Li et al. 2006), faster to make"
+    )
 
 
 class TruncateSpec(_VectorStage):
@@ -98,9 +118,15 @@ class QuantizeSpec(_VectorStage):
     """Store vectors in 8 bits or 1 bit a dimension."""
 
     kind: Literal["quantize"]
-    to: Literal["int8", "uint8", "binary", "ubinary"] = Field("int8", description="code; binary and ubinary have 8 dimensions a byte")
+    to: Literal["int8", "uint8", "binary", "ubinary"] = Field(
+        "int8", description="code; binary and ubinary have 8 dimensions a byte"
+    )
     percentile: float = Field(
-        0.0, ge=0.0, lt=50.0, description="share of rows, in percent, to leave out of the range at either end; 0: least to greatest value"
+        0.0,
+        ge=0.0,
+        lt=50.0,
+        description="share of rows, in percent, to leave out of the range at either end; 0: least to "
+        "greatest value",
     )
 
 
@@ -113,11 +139,15 @@ class KMeansSpec(_Stage):
         "auto", description="start; auto: k-means|| up to k = 4096, else two-level"
     )
     spherical: bool = Field(False, description="cluster by angle: rows and centres have length 1")
-    sample_rows: AUTO_OR_COUNT = Field("auto", description="rows to fit on, chosen by hash; auto: 256 k, at least a million, at most all")
+    sample_rows: AUTO_OR_COUNT = Field(
+        "auto", description="rows to fit on, chosen by hash; auto: 256 k, at least a million, at most all"
+    )
     batch_rows: AUTO_OR_COUNT = Field("auto", description="rows of a step; auto: 16 k, at least 1024")
     max_epochs: int = Field(100, gt=0, description="most passes over the sample")
     patience: int = Field(10, gt=0, description="steps without a better inertia after which it stops")
-    tol: float = Field(0.0, ge=0.0, description="stop when centres move less than this share of the variance; 0: never")
+    tol: float = Field(
+        0.0, ge=0.0, description="stop when centres move less than this share of the variance; 0: never"
+    )
     polish: int = Field(2, ge=0, description="full Lloyd passes over the sample at the end")
     label: str | None = Field(None, description="kept column to compare clusters with (NMI, ARI, V-measure)")
     by_cluster: bool = Field(False, description="also write rows and vectors in folders by cluster")
@@ -127,9 +157,13 @@ class DedupSpec(_Stage):
     """Mark near-duplicates within clusters."""
 
     kind: Literal["dedup"]
-    threshold: float = Field(0.95, gt=-1.0, le=1.0, description="least cosine of two rows that are duplicates")
+    threshold: float = Field(
+        0.95, gt=-1.0, le=1.0, description="least cosine of two rows that are duplicates"
+    )
     keep: Literal["first", "central", "outer"] = Field(
-        "first", description="row of a group to keep: first in order, nearest to its cluster's centre, or farthest from it"
+        "first",
+        description="row of a group to keep: first in order, nearest to its cluster's centre, or "
+        "farthest from it",
     )
 
 
@@ -140,7 +174,10 @@ class NeighborsSpec(_Stage):
     k: int = Field(10, gt=0, description="rows to find of each row")
     metric: Literal["cosine", "dot"] = Field("cosine", description="what is greatest for the nearest")
     probe: int | None = Field(
-        None, gt=0, description="search only so many of the nearest clusters of a kmeans run, of which this is a stage; by default all rows"
+        None,
+        gt=0,
+        description="search only so many of the nearest clusters of a kmeans run, of which this is a "
+        "stage; by default all rows",
     )
 
 
@@ -151,7 +188,9 @@ class ClassifySpec(_Stage):
     probe: str = Field(description="folder that `embed-ops evaluate` has written")
 
 
-_ByRounds = NormalizeSpec | PcaSpec | WhitenSpec | CenterSpec | ProjectSpec | TruncateSpec | QuantizeSpec | KMeansSpec
+_ByRounds = (
+    NormalizeSpec | PcaSpec | WhitenSpec | CenterSpec | ProjectSpec | TruncateSpec | QuantizeSpec | KMeansSpec
+)
 StageSpec = _ByRounds | DedupSpec | NeighborsSpec | ClassifySpec
 KINDS: dict[str, type[Any]] = {
     "normalize": NormalizeSpec,
@@ -166,4 +205,6 @@ KINDS: dict[str, type[Any]] = {
     "neighbors": NeighborsSpec,
     "classify": ClassifySpec,
 }
-Stages = Annotated[tuple[StageSpec, ...], BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)]
+Stages = Annotated[
+    tuple[StageSpec, ...], BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
+]

@@ -1,4 +1,7 @@
-"""What a spec is validated from: a tree of values, made of a TOML file and `section.key=value` words."""
+"""What a spec is validated from.
+
+A tree of values, made of a TOML file and `section.key=value` words.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +58,10 @@ def _apply(tree: dict[str, Any], word: str) -> None:
         last = depth == len(keys) - 1
         if isinstance(here, list):
             if not key.isdigit() or int(key) > len(here):
-                raise SpecError(f"{word!r}: {key!r} is not an index of {'.'.join(keys[:depth])}, which has {len(here)} items")
+                raise SpecError(
+                    f"{word!r}: {key!r} is not an index of {'.'.join(keys[:depth])}, which has "
+                    f"{len(here)} items"
+                )
             if int(key) == len(here):
                 here.append({})
         elif not isinstance(here, dict):

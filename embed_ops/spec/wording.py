@@ -52,12 +52,18 @@ def sentence(model: type[BaseModel], detail: Mapping[str, Any], tree: Any, prefi
     if detail["type"] == "missing":
         return f"{name}: required and not given ({_described(here, str(detail['loc'][-1]))})"
     message = str(detail["msg"]).removeprefix("Value error, ")
-    return f"{name}: {message}" + ("" if isinstance(detail["input"], dict | BaseModel) else f", found {detail['input']!r}")
+    return f"{name}: {message}" + (
+        "" if isinstance(detail["input"], dict | BaseModel) else f", found {detail['input']!r}"
+    )
 
 
 def _members(kind: Any) -> list[Any]:
     """List the types that a union offers beside none; nothing where there is no choice."""
-    members = [member for member in get_args(kind) if member is not NoneType] if get_origin(kind) in (Union, UnionType) else []
+    members = (
+        [member for member in get_args(kind) if member is not NoneType]
+        if get_origin(kind) in (Union, UnionType)
+        else []
+    )
     return members if len(members) > 1 else []
 
 
@@ -67,17 +73,30 @@ def _expected(kind: Any) -> str:
     if members := _members(kind):
         return " or ".join(_expected(member) for member in members)
     if origin is tuple:
-        return f"a list of {_expected(inside[0]).partition(' ')[2]}s" if Ellipsis in inside else "[min, max] in whole numbers"
+        return (
+            f"a list of {_expected(inside[0]).partition(' ')[2]}s"
+            if Ellipsis in inside
+            else "[min, max] in whole numbers"
+        )
     if origin is Annotated and get_origin(inside[0]) is None:
         return f"{_expected(inside[0])} above 0"
     if origin is Literal:
         return " or ".join(str(word) for word in inside)
-    words = {str: "a string", int: "a whole number", float: "a number", bool: "true or false", dict: "a table of strings"}
+    words = {
+        str: "a string",
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+        dict: "a table of strings",
+    }
     return words.get(origin or kind) or (_expected(inside[0]) if inside else "a section")
 
 
 def inner_section(model: type[BaseModel], name: str) -> type[BaseModel]:
-    """Give the section class of a field, also where it stands inside a tuple; the model itself for a plain field."""
+    """Give the section class of a field, also where it stands inside a tuple.
+
+    The model itself for a plain field.
+    """
     annotation = model.model_fields[name].annotation
     for candidate in (annotation, *getattr(annotation, "__args__", ())):
         if isinstance(candidate, type) and issubclass(candidate, BaseModel):

@@ -1,14 +1,18 @@
-"""What every stage offers. Protocols: stages share no code by inheritance, and know no Ray and no files.
+"""What every stage offers. Protocols.
 
-A fit is a loop of rounds, which `postprocessing/fold.py` runs over a cluster and `rounds.fit` in one process:
+Stages share no code by inheritance, and know no Ray and no files.
+
+A fit is a loop of rounds, which `postprocessing/fold.py` runs over a cluster and `rounds.fit` in
+one process:
 
     state = stage.start(facts)
     while (todo := stage.round(state)) is not None:
         state = stage.update(state, fold of stage.summarize(block, state) over the blocks of `todo`)
     model = stage.model(state)
 
-What is folded depends on the rows alone and never on files, workers or the order in which they finish: blocks are cut at
-multiples of `BLOCK_ROWS` of the global row index, and summaries are added in a fixed order.
+What is folded depends on the rows alone and never on files, workers or the order in which they
+finish: blocks are cut at multiples of `BLOCK_ROWS` of the global row index, and summaries are added
+in a fixed order.
 """
 
 from __future__ import annotations
@@ -27,7 +31,10 @@ SHARDS = 64
 
 @dataclass(frozen=True)
 class Facts:
-    """What a fit knows before it reads a row: how many there are, their width, and the seed of everything that draws."""
+    """What a fit knows before it reads a row.
+
+    How many there are, their width, and the seed of everything that draws.
+    """
 
     rows: int
     dim: int
@@ -40,11 +47,15 @@ class Round:
 
     Attributes:
         name: shown as progress.
-        over: "run": every row, in blocks; "collect": every row once, to keep about `rows` of them as the sample (chosen by a
-            hash of the row's index, in an order that the hash decides, dealt to `SHARDS` shards); "sample": rows of that sample.
-        begin: of "sample": place in each shard where to begin; past its end it goes on at its beginning.
-        rows: of "collect": about how many; of "sample": how many of each shard, None for all of them.
-        tasks: of "sample": tasks to divide the shards among. It decides the order of addition, so it may not depend on the machine.
+        over: "run": every row, in blocks; "collect": every row once, to keep about `rows` of them
+            as the sample (chosen by a hash of the row's index, in an order that the hash decides,
+            dealt to `SHARDS` shards); "sample": rows of that sample.
+        begin: of "sample": place in each shard where to begin; past its end it goes on at its
+            beginning.
+        rows: of "collect": about how many; of "sample": how many of each shard, None for all of
+            them.
+        tasks: of "sample": tasks to divide the shards among. It decides the order of addition, so
+            it may not depend on the machine.
     """
 
     name: str
@@ -73,7 +84,10 @@ class Block:
 
 
 class Summary(Protocol):
-    """A mergeable partial result; a frozen dataclass of numpy arrays and numbers. Added in the order of the rows."""
+    """A mergeable partial result; a frozen dataclass of numpy arrays and numbers.
+
+    Added in the order of the rows.
+    """
 
     def __add__(self, other: Any) -> Any:
         """Merge with the summary of the rows that come next."""
@@ -82,7 +96,10 @@ class Summary(Protocol):
 
 @dataclass(frozen=True)
 class Collected:
-    """What a "collect" round gives to `update`: rows of each shard of the sample, (SHARDS,) int64."""
+    """What a "collect" round gives to `update`.
+
+    Rows of each shard of the sample, (SHARDS,) int64.
+    """
 
     sizes: Ints
 
@@ -98,11 +115,17 @@ class Model(Protocol):
         ...
 
     def transform(self, x: npt.NDArray[Any]) -> Any:
-        """Compute what the stage gives for `(rows, dim)` vectors: vectors, codes or labels, a row each."""
+        """Compute what the stage gives for `(rows, dim)` vectors.
+
+        Vectors, codes or labels, a row each.
+        """
         ...
 
     def columns(self, x: Vectors, name: str) -> dict[str, npt.NDArray[Any]]:
-        """Compute the stage's columns for `(rows, dim)` vectors; one that holds vectors is called `name`."""
+        """Compute the stage's columns for `(rows, dim)` vectors.
+
+        One that holds vectors is called `name`.
+        """
         ...
 
     def report(self) -> dict[str, Any]:
@@ -129,7 +152,8 @@ class MeasuredModel(Protocol):
 class Stage(Protocol):
     """A follow-on step, made from its section of the spec.
 
-    `State` is a frozen dataclass of numpy arrays, numbers, strings and None, which is saved between rounds.
+    `State` is a frozen dataclass of numpy arrays, numbers, strings and None, which is saved between
+    rounds.
     """
 
     def start(self, facts: Facts) -> Any:
@@ -157,5 +181,8 @@ class Stage(Protocol):
         ...
 
     def progress(self, state: Any) -> str:
-        """Say where the fit stands in a few words, such as the inertia of the latest round; may be empty."""
+        """Say where the fit stands in a few words, such as the inertia of the latest round.
+
+        May be empty.
+        """
         ...

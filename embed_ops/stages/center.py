@@ -76,7 +76,9 @@ class CenterStage:
         if facts.rows < 1:
             raise StageError("center: the run has no rows")
         if components >= facts.dim:
-            raise StageError(f"center: components = {components} would leave nothing of vectors of width {facts.dim}")
+            raise StageError(
+                f"center: components = {components} would leave nothing of vectors of width {facts.dim}"
+            )
         return State(components)
 
     def round(self, state: State) -> Round | None:

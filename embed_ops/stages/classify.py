@@ -1,4 +1,7 @@
-"""`classify`: the label that a linear probe gives each row, and how probable it is. The probe is fitted by `analysis/evaluate.py`."""
+"""`classify`: the label that a linear probe gives each row, and how probable it is.
+
+The probe is fitted by `analysis/evaluate.py`.
+"""
 
 from __future__ import annotations
 

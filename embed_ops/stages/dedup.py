@@ -1,7 +1,9 @@
-"""`dedup`: near-duplicates within clusters (SemDeDup, Abbas et al. 2023): rows above a cosine, joined to groups, one of each kept.
+"""`dedup`: near-duplicates within clusters (SemDeDup, Abbas et al. 2023).
 
-Not fitted by rounds: what it finds is as long as the run. `postprocessing/clusters.py` brings the rows of a cluster together and calls
-`near_duplicates`.
+Rows above a cosine, joined to groups, one of each kept.
+
+Not fitted by rounds: what it finds is as long as the run. `postprocessing/clusters.py` brings the
+rows of a cluster together and calls `near_duplicates`.
 """
 
 from __future__ import annotations
@@ -58,10 +60,17 @@ class DedupModel:
     def report(self) -> dict[str, Any]:
         """Say what was found."""
         share = self.duplicates / max(1, self.rows)
-        return {"threshold": self.threshold, "duplicates": self.duplicates, "duplicate_share": share, "groups": self.groups}
+        return {
+            "threshold": self.threshold,
+            "duplicates": self.duplicates,
+            "duplicate_share": share,
+            "groups": self.groups,
+        }
 
 
-def near_duplicates(x: Vectors, ids: Ints, distance: Floats, threshold: float, keep: Keep) -> tuple[Ints, npt.NDArray[np.bool_]]:
+def near_duplicates(
+    x: Vectors, ids: Ints, distance: Floats, threshold: float, keep: Keep
+) -> tuple[Ints, npt.NDArray[np.bool_]]:
     """Find groups of rows that are connected by cosines of at least `threshold`.
 
     Args:
@@ -85,7 +94,9 @@ def near_duplicates(x: Vectors, ids: Ints, distance: Floats, threshold: float, k
             apart = rows != columns
             if apart.any():
                 edges = np.unique(np.stack([rows[apart], columns[apart]]), axis=1)
-                graph = scipy.sparse.coo_matrix((np.ones(edges.shape[1], bool), edges), shape=(len(x), len(x)))
+                graph = scipy.sparse.coo_matrix(
+                    (np.ones(edges.shape[1], bool), edges), shape=(len(x), len(x))
+                )
                 labels = connected_components(graph, directed=False)[1][labels]
     order = {"first": ids.astype(np.float64), "central": distance, "outer": -distance}[keep]
     # By group, then by what is kept first, then by order: the first of each group is kept.

@@ -22,7 +22,8 @@ class NeighborsModel:
     Attributes:
         k: rows of each row; `metric`: cosine or dot.
         probe: clusters that are searched of each row, 0 for all rows.
-        recall: share of the exact neighbours of a sample that is found; `work`: share of all products that this takes.
+        recall: share of the exact neighbours of a sample that is found; `work`: share of all
+            products that this takes.
     """
 
     kind: ClassVar[str] = "neighbors"
@@ -43,11 +44,17 @@ class NeighborsModel:
         Raises:
             StageError: always.
         """
-        raise StageError("neighbors: a model of it can't be applied to other rows: run the stage on their run, or `embed-ops neighbors`")
+        raise StageError(
+            "neighbors: a model of it can't be applied to other rows: run the stage on their run, or "
+            "`embed-ops neighbors`"
+        )
 
     def columns(self, x: Vectors, name: str) -> dict[str, npt.NDArray[np.float32]]:
         """Refuse, as `transform`."""
-        raise StageError("neighbors: a model of it can't be applied to other rows: run the stage on their run, or `embed-ops neighbors`")
+        raise StageError(
+            "neighbors: a model of it can't be applied to other rows: run the stage on their run, or "
+            "`embed-ops neighbors`"
+        )
 
     def report(self) -> dict[str, Any]:
         """Say what was found."""

@@ -55,7 +55,10 @@ class NormalizeModel:
 
 
 class NormalizeStage:
-    """Fits `NormalizeModel`; standardize as scikit-learn's StandardScaler: ddof 0, constant dimensions are centred only."""
+    """Fits `NormalizeModel`; standardize as scikit-learn's StandardScaler.
+
+    Ddof 0, constant dimensions are centred only.
+    """
 
     def __init__(self, spec: NormalizeSpec) -> None:
         self._spec = spec
@@ -88,8 +91,12 @@ class NormalizeStage:
         if found is None:
             return NormalizeModel("l2")
         precision = np.finfo(np.float64).eps
-        # scikit-learn's bound: what rounding leaves of the variance of a constant (Chan et al. 1983).
-        constant = found.variance <= found.rows * precision * found.variance + (found.rows * found.mean * precision) ** 2
+        # scikit-learn's bound: what rounding leaves of the variance of a constant (Chan et al.
+        # 1983).
+        constant = (
+            found.variance
+            <= found.rows * precision * found.variance + (found.rows * found.mean * precision) ** 2
+        )
         scale = np.where(constant, 1.0, np.sqrt(found.variance))
         return NormalizeModel("standardize", found.mean, scale, int(constant.sum()))
 

@@ -1,7 +1,8 @@
 """`pca`: projection on the principal components.
 
-Exact up to a width of 8,192: one pass gathers the scatter matrix, the driver takes its eigenvectors. Beyond, block subspace
-iteration (Halko, Martinsson and Tropp 2011) needs several passes and no (dim, dim) matrix.
+Exact up to a width of 8,192: one pass gathers the scatter matrix, the driver takes its
+eigenvectors. Beyond, block subspace iteration (Halko, Martinsson and Tropp 2011) needs several
+passes and no (dim, dim) matrix.
 """
 
 from __future__ import annotations
@@ -49,8 +50,10 @@ class PcaModel:
 
     Attributes:
         mean: (dim,).
-        components: (components, dim) orthonormal rows; the entry of greatest absolute value is positive.
-        explained_variance: (components,) ddof 1; `singular_values`, `explained_variance_ratio` alike.
+        components: (components, dim) orthonormal rows; the entry of greatest absolute value is
+            positive.
+        explained_variance: (components,) ddof 1; `singular_values`, `explained_variance_ratio`
+            alike.
         noise_variance: mean variance of the dimensions left out.
         rows: that were fitted on.
         residual: greatest |Cv - lambda v| over lambda_1: 0 with the exact solver.
@@ -103,17 +106,24 @@ class PcaStage:
         """Check what is asked for against the data, and draw the first directions where they are needed.
 
         Raises:
-            StageError: more components than dimensions or rows, fewer than two rows, or a share with the subspace solver.
+            StageError: more components than dimensions or rows, fewer than two rows, or a share
+                with the subspace solver.
         """
         wanted, most = self._spec.dim, min(facts.rows, facts.dim)
         if facts.rows < 2:
             raise StageError(f"pca: {facts.rows} rows have no variance: at least 2 are needed")
         if isinstance(wanted, int) and wanted > most:
-            raise StageError(f"pca: dim = {wanted}, but {facts.rows:,} rows of width {facts.dim:,} have at most {most:,} components")
+            raise StageError(
+                f"pca: dim = {wanted}, but {facts.rows:,} rows of width {facts.dim:,} have at most "
+                f"{most:,} components"
+            )
         if self._spec.solver == "covariance" or (self._spec.solver == "auto" and facts.dim <= MOST_EXACT_DIM):
             return State(facts.rows, facts.dim, 1)
         if not isinstance(wanted, int):
-            raise StageError(f"pca: dim = {wanted} is a share of variance, which takes solver = 'covariance'; give a number of components")
+            raise StageError(
+                f"pca: dim = {wanted} is a share of variance, which takes solver = 'covariance'; give a "
+                "number of components"
+            )
         width = min(most, wanted + _MORE_DIRECTIONS)
         drawn = np.random.default_rng((facts.seed, 0)).standard_normal((facts.dim, width))
         passes = 2 + (_MANY if wanted < _FEW_COMPONENTS * most else _FEW)
@@ -127,7 +137,9 @@ class PcaStage:
         """Give the scatter, or what the directions show of it."""
         if state.directions is not None:
             return Sketch.of(block.x, state.directions)
-        return Covariance.of(block.x, None if self._spec.precision == "auto" else self._spec.precision == "float64")
+        return Covariance.of(
+            block.x, None if self._spec.precision == "auto" else self._spec.precision == "float64"
+        )
 
     def update(self, state: State, summary: Any) -> State:
         """Keep the scatter, or turn the directions towards the principal ones."""
@@ -165,14 +177,20 @@ class PcaStage:
 
 
 def _kept(dim: int | float, ratio: Floats, most: int) -> int:
-    """Tell how many components are kept; of a share as many as explain more than it, as in scikit-learn."""
+    """Tell how many components are kept.
+
+    Of a share as many as explain more than it, as in scikit-learn.
+    """
     if isinstance(dim, int):
         return dim
     return min(most, int(np.searchsorted(np.cumsum(ratio), dim, side="right")) + 1)
 
 
 def _ritz(found: Any, directions: Any) -> tuple[Floats, Floats, float]:
-    """Take the best axes within the directions (Rayleigh-Ritz): variances, axes as rows, and the residual."""
+    """Take the best axes within the directions (Rayleigh-Ritz).
+
+    Variances, axes as rows, and the residual.
+    """
     image = found.image / (found.rows - 1)
     small = directions.T @ image
     variances, turn = np.linalg.eigh((small + small.T) / 2)

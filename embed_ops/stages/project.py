@@ -1,7 +1,8 @@
 """`project`: random projection, which keeps distances within a bound (Johnson-Lindenstrauss) and looks at no row.
 
-Gaussian: entries from N(0, 1/columns). Sparse: of a share 1/sqrt(dim) of the entries, +-sqrt(sqrt(dim)/columns) (Li, Hastie and
-Church 2006). Both are scaled as in scikit-learn's `random_projection`.
+Gaussian: entries from N(0, 1/columns). Sparse: of a share 1/sqrt(dim) of the entries,
++-sqrt(sqrt(dim)/columns) (Li, Hastie and Church 2006). Both are scaled as in scikit-learn's
+`random_projection`.
 """
 
 from __future__ import annotations
@@ -68,7 +69,10 @@ class ProjectStage:
             StageError: the result would be wider than the vectors.
         """
         if self._spec.dim > facts.dim:
-            raise StageError(f"project: dim = {self._spec.dim}, but the vectors have {facts.dim} dimensions: nothing would be reduced")
+            raise StageError(
+                f"project: dim = {self._spec.dim}, but the vectors have {facts.dim} dimensions: nothing "
+                "would be reduced"
+            )
         return State(facts.dim, facts.rows, facts.seed)
 
     def round(self, state: State) -> Round | None:
@@ -91,7 +95,9 @@ class ProjectStage:
         else:
             density = 1 / np.sqrt(state.dim)
             drawn = rng.random(shape)
-            matrix = (np.where(drawn < density / 2, 1.0, 0.0) - np.where(drawn > 1 - density / 2, 1.0, 0.0)) / np.sqrt(density * width)
+            matrix = (
+                np.where(drawn < density / 2, 1.0, 0.0) - np.where(drawn > 1 - density / 2, 1.0, 0.0)
+            ) / np.sqrt(density * width)
         return ProjectModel(self._spec.method, matrix, distortion(state.rows, width))
 
     def progress(self, state: State) -> str:
@@ -100,7 +106,10 @@ class ProjectStage:
 
 
 def distortion(rows: int, dim: int) -> float | None:
-    """Find the least share e with dim >= 4 ln(rows) / (e^2/2 - e^3/3) (Dasgupta and Gupta 1999); None where there is none below 1."""
+    """Find the least share e with dim >= 4 ln(rows) / (e^2/2 - e^3/3) (Dasgupta and Gupta 1999).
+
+    None where there is none below 1.
+    """
     shares = np.arange(1, 1000) / 1000
     enough = np.flatnonzero(4 * np.log(max(2, rows)) / (shares**2 / 2 - shares**3 / 3) <= dim)
     return float(shares[enough[0]]) if len(enough) else None

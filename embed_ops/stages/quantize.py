@@ -1,6 +1,7 @@
 """`quantize`: 8 bits or 1 bit a dimension, with one range per dimension for all rows.
 
-Codes in range are those of sentence-transformers' `quantize_embeddings` with the same ranges; values out of range are clipped.
+Codes in range are those of sentence-transformers' `quantize_embeddings` with the same ranges;
+values out of range are clipped.
 """
 
 from __future__ import annotations
@@ -70,9 +71,13 @@ class QuantizeModel:
             return packed if self.to == "ubinary" else (packed.astype(np.int16) - _ZERO).astype(np.int8)
         step = self._step
         # A constant dimension has no step: its code is the least one.
-        codes = np.floor((x.astype(np.float32, copy=False) - self.low) / np.where(step == 0, np.float32(1), step))
+        codes = np.floor(
+            (x.astype(np.float32, copy=False) - self.low) / np.where(step == 0, np.float32(1), step)
+        )
         codes = np.clip(codes, 0, _STEPS)
-        found: npt.NDArray[Any] = codes.astype(np.uint8) if self.to == "uint8" else (codes - _ZERO).astype(np.int8)
+        found: npt.NDArray[Any] = (
+            codes.astype(np.uint8) if self.to == "uint8" else (codes - _ZERO).astype(np.int8)
+        )
         return found
 
     @property
@@ -83,7 +88,10 @@ class QuantizeModel:
         return step
 
     def inverse(self, codes: npt.NDArray[Any]) -> Vectors:
-        """Turn codes back into (rows, dim) float32: the middle of each step, or -1 and 1 for bits; what is constant exactly."""
+        """Turn codes back into (rows, dim) float32: the middle of each step, or -1 and 1 for bits.
+
+        What is constant exactly.
+        """
         if self.low is None:
             bits = codes if self.to == "ubinary" else (codes.astype(np.int16) + _ZERO).astype(np.uint8)
             return np.unpackbits(bits, axis=1)[:, : self.of].astype(np.float32) * 2 - 1

@@ -1,4 +1,7 @@
-"""What rounds read, cut and added: by the number of rows alone. And `fit`, the loop of `postprocessing/fold.py` in one process."""
+"""What rounds read, cut and added: by the number of rows alone.
+
+And `fit`, the loop of `postprocessing/fold.py` in one process.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,9 @@ from embed_ops.stages.sampling import collect, shard_slices
 
 
 def fit(stage: Stage, x: Vectors, seed: int = 0) -> Any:
-    """Fit a stage in this process over vectors in memory: the loop that `postprocessing/fold.py` runs over a cluster, without one.
+    """Fit a stage in this process over vectors in memory.
+
+    The loop that `postprocessing/fold.py` runs over a cluster, without one.
 
     Args:
         stage: any.
@@ -30,7 +35,10 @@ def fit(stage: Stage, x: Vectors, seed: int = 0) -> Any:
         if todo.over == "collect":
             kept, kept_ids, sizes = collect(x, ids, len(x), todo.rows or len(x), seed)
             ends = np.cumsum(sizes)
-            shards = [(kept[end - size : end], kept_ids[end - size : end]) for end, size in zip(ends, sizes, strict=True)]
+            shards = [
+                (kept[end - size : end], kept_ids[end - size : end])
+                for end, size in zip(ends, sizes, strict=True)
+            ]
             state = stage.update(state, Collected(sizes))
         elif todo.over == "run":
             state = stage.update(state, _over_run(stage, state, x, ids))
@@ -71,7 +79,10 @@ def pieces(begin: int, end: int) -> list[tuple[int, int]]:
 
 
 def in_blocks(slices: Iterable[tuple[Vectors, Ints]]) -> Iterator[Block]:
-    """Join slices of shards, and cut what they hold together into blocks: a step has few rows of many shards."""
+    """Join slices of shards, and cut what they hold together into blocks.
+
+    A step has few rows of many shards.
+    """
     held: list[tuple[Vectors, Ints]] = []
     rows = 0
     for x, ids in slices:
@@ -99,7 +110,10 @@ GROUPS = 64
 
 
 def groups(rows: int) -> list[tuple[int, int]]:
-    """Divide the rows of a run into consecutive groups of whole blocks, one for each task: by their number alone."""
+    """Divide the rows of a run into consecutive groups of whole blocks, one for each task.
+
+    By their number alone.
+    """
     blocks = -(-rows // BLOCK_ROWS)
     height = BLOCK_ROWS * min(GROUP_BLOCKS, max(1, -(-blocks // GROUPS)))
     return [(first, min(rows, first + height)) for first in range(0, rows, height)]

@@ -1,6 +1,7 @@
 """Draws that depend on seed, purpose and row alone, and the sample of a run that they choose.
 
-A generator would draw by the order of the rows it is asked for; a hash of the row's index does not care who asks, and when.
+A generator would draw by the order of the rows it is asked for; a hash of the row's index does not
+care who asks, and when.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ def collect(x: Vectors, ids: Ints, total: int, rows: int, seed: int) -> tuple[Ve
         seed: of the run.
 
     Returns:
-        chosen vectors and ids, ordered by shard and by hash in it, and the rows of each shard (SHARDS,).
+        chosen vectors and ids, ordered by shard and by hash in it, and the rows of each shard
+        (SHARDS,).
     """
     chosen = np.flatnonzero(uniform(seed, SAMPLE_TAG, ids) < rows / total)
     order, sizes = shard_order(ids[chosen], seed)
@@ -33,7 +35,10 @@ def collect(x: Vectors, ids: Ints, total: int, rows: int, seed: int) -> tuple[Ve
 
 
 def shard_order(ids: Ints, seed: int) -> tuple[Ints, Ints]:
-    """Order rows of a sample by hash, and so by shard: the order as indexes (rows,), and the rows of each shard (SHARDS,)."""
+    """Order rows of a sample by hash, and so by shard.
+
+    The order as indexes (rows,), and the rows of each shard (SHARDS,).
+    """
     drawn = splitmix64(seed, ORDER_TAG, ids)
     shards = (drawn >> np.uint64(64 - SHARDS.bit_length() + 1)).astype(np.int64)
     return np.argsort(drawn, kind="stable"), np.bincount(shards, minlength=SHARDS).astype(np.int64)

@@ -54,7 +54,12 @@ class WhitenModel:
 
     def report(self) -> dict[str, Any]:
         """Say what had no variance."""
-        return {"method": self.method, "dim": self.matrix.shape[1], "rank": self.rank, "dimensions_without_variance": self.deficient}
+        return {
+            "method": self.method,
+            "dim": self.matrix.shape[1],
+            "rank": self.rank,
+            "dimensions_without_variance": self.deficient,
+        }
 
 
 class WhitenStage:
@@ -105,12 +110,15 @@ class WhitenStage:
         wanted = kept if self._spec.dim is None else self._spec.dim
         if wanted > kept:
             raise StageError(
-                f"whiten: dim = {wanted}, but only {kept} dimensions have variance; give dim = {kept} or less, or epsilon = 1e-6"
+                f"whiten: dim = {wanted}, but only {kept} dimensions have variance; give dim = {kept} or "
+                "less, or epsilon = 1e-6"
             )
         matrix = axes[:wanted].T / np.sqrt(tamed[:wanted])
         if self._spec.method == "zca":
             matrix = matrix @ axes[:wanted]
-        return WhitenModel(self._spec.method, found.mean, np.ascontiguousarray(matrix), rank, len(variances) - rank)
+        return WhitenModel(
+            self._spec.method, found.mean, np.ascontiguousarray(matrix), rank, len(variances) - rank
+        )
 
     def progress(self, state: State) -> str:
         """Say nothing: one round."""

@@ -1,7 +1,8 @@
 """Faults of storage: which ones pass by themselves, and how long that is waited for.
 
-The libraries below retry single requests on their own for a second or two (Arrow's S3 client sends each three times).
-What is here repeats whole operations, so that a store that is away for a minute or two costs time and not the run.
+The libraries below retry single requests on their own for a second or two (Arrow's S3 client sends
+each three times). What is here repeats whole operations, so that a store that is away for a minute
+or two costs time and not the run.
 """
 
 from __future__ import annotations
@@ -18,20 +19,39 @@ from embed_ops.errors import EmbedOpsError, StorageError
 
 ATTEMPTS = 8
 """Times an operation is tried. With the waits below that bridges about two minutes: longer than a store needs to fail over
-or to split a partition that is asked for too much, and short against finding out in the morning that a run hangs."""
+or to split a partition that is asked for too much, and short against finding out in the morning
+that a run hangs."""
 PATIENCE_S = 180.0
-"""Seconds after which nothing is tried again: where the library below waits long by itself, waits must not multiply."""
+"""Seconds after which nothing is tried again: where the library below waits long by itself, waits
+must not multiply."""
 FIRST_WAIT_S, LONGEST_WAIT_S, JITTER_S = 1.0, 30.0, 1.0
 """Waits double; the jitter keeps workers that failed together from coming back together."""
 
 _PASSING = frozenset(
     {
-        *(errno.EIO, errno.EAGAIN, errno.EINTR, errno.EBUSY, errno.ESTALE, errno.ETIMEDOUT, errno.EPIPE, errno.ECONNRESET),
-        *(errno.ECONNREFUSED, errno.ECONNABORTED, errno.ENOTCONN, errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.ENETUNREACH),
+        *(
+            errno.EIO,
+            errno.EAGAIN,
+            errno.EINTR,
+            errno.EBUSY,
+            errno.ESTALE,
+            errno.ETIMEDOUT,
+            errno.EPIPE,
+            errno.ECONNRESET,
+        ),
+        *(
+            errno.ECONNREFUSED,
+            errno.ECONNABORTED,
+            errno.ENOTCONN,
+            errno.EHOSTUNREACH,
+            errno.EHOSTDOWN,
+            errno.ENETUNREACH,
+        ),
         *(errno.ENETDOWN, errno.ENETRESET, errno.EREMOTEIO, errno.ENOLINK),
     }
 )
-"""What a network, or a disk behind one, gives and takes back. Disk full, permission, read-only and the like stay."""
+"""What a network, or a disk behind one, gives and takes back. Disk full, permission, read-only and
+the like stay."""
 _STAYING = re.compile(
     # S3 as Arrow and botocore name it, Google, Azure, and any store that gives the status only.
     r"ACCESS_DENIED|AccessDenied|Access Denied|INVALID_ACCESS_KEY|InvalidAccessKeyId|INVALID_SIGNATURE|SignatureDoesNotMatch|EXPIRED_TOKEN|"
@@ -39,8 +59,18 @@ _STAYING = re.compile(
     r"AuthorizationPermissionMismatch|AuthenticationFailed|ContainerNotFound|InsufficientAccountPermissions|Forbidden|Unauthorized|"
     r"QuotaExceeded|HTTP (?:status|response code):? ?40[13]\b|\[40[13]\b"
 )
-"""Causes that Arrow gives as text only and that waiting does not mend: permission, credentials, a missing bucket, a quota."""
-_OF_THE_PROGRAM = (TypeError, AttributeError, NameError, AssertionError, NotImplementedError, MemoryError, RecursionError, EmbedOpsError)
+"""Causes that Arrow gives as text only and that waiting does not mend: permission, credentials, a
+missing bucket, a quota."""
+_OF_THE_PROGRAM = (
+    TypeError,
+    AttributeError,
+    NameError,
+    AssertionError,
+    NotImplementedError,
+    MemoryError,
+    RecursionError,
+    EmbedOpsError,
+)
 
 Result = TypeVar("Result")
 _log = logging.getLogger(__name__)
@@ -54,7 +84,9 @@ def passes(error: BaseException) -> bool:
     """Tell whether a fault of storage may be gone on another try."""
     if not isinstance(error, Exception) or isinstance(error, _OF_THE_PROGRAM):
         return False
-    if isinstance(error, FileNotFoundError | FileExistsError | PermissionError | IsADirectoryError | NotADirectoryError):
+    if isinstance(
+        error, FileNotFoundError | FileExistsError | PermissionError | IsADirectoryError | NotADirectoryError
+    ):
         return False
     number = getattr(error, "errno", None)
     if isinstance(error, ValueError):
@@ -80,12 +112,15 @@ def patiently(what: str, path: str, operation: Callable[[], Result]) -> Result:
 
     def tell(state: tenacity.RetryCallState) -> None:
         cause = state.outcome.exception() if state.outcome else None
-        _log.warning("%s: can't be %s yet, trying again in %.0f s: %s", path, what, state.upcoming_sleep, cause)
+        _log.warning(
+            "%s: can't be %s yet, trying again in %.0f s: %s", path, what, state.upcoming_sleep, cause
+        )
 
     retrying = tenacity.Retrying(
         before_sleep=tell,
         retry=tenacity.retry_if_exception(passes),
-        wait=tenacity.wait_exponential(multiplier=FIRST_WAIT_S, max=LONGEST_WAIT_S) + tenacity.wait_random(0, JITTER_S),
+        wait=tenacity.wait_exponential(multiplier=FIRST_WAIT_S, max=LONGEST_WAIT_S)
+        + tenacity.wait_random(0, JITTER_S),
         stop=tenacity.stop_after_attempt(ATTEMPTS) | tenacity.stop_after_delay(PATIENCE_S),
         reraise=True,
     )
@@ -101,9 +136,14 @@ def storage_error(what: str, path: str, error: Exception, tries: int = 1) -> Sto
     """Say what can't be done with a file, why, and what to do."""
     cause = str(error) or type(error).__name__
     if isinstance(error, FileNotFoundError):
-        return StorageError(f"{path}: can't be {what}: it was there and is gone: {cause}; restore it and run the same command again")
+        return StorageError(
+            f"{path}: can't be {what}: it was there and is gone: {cause}; restore it and run the same "
+            "command again"
+        )
     often = f" ({tries} times)" if tries > 1 else ""
-    return StorageError(f"{path}: can't be {what}{often}: {cause}; mend the storage and run the same command again")
+    return StorageError(
+        f"{path}: can't be {what}{often}: {cause}; mend the storage and run the same command again"
+    )
 
 
 def is_transport(error: Exception) -> bool:

@@ -1,4 +1,7 @@
-"""Files wherever they are: list, read, write, delete, behind pyarrow's interface. What may pass is waited for."""
+"""Files wherever they are: list, read, write, delete, behind pyarrow's interface.
+
+What may pass is waited for.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,8 @@ _WILDCARD = re.compile(r"[*?\[]")
 def list_files(address: str) -> tuple[Location, list[pafs.FileInfo]]:
     """List the files that a folder, a glob or a file address names, with the folder their names are relative to.
 
-    Hidden files (a path part that begins with `.` or `_`, as `_SUCCESS`) are left out of folders and globs.
+    Hidden files (a path part that begins with `.` or `_`, as `_SUCCESS`) are left out of folders
+    and globs.
 
     Returns:
         the root and its files, ordered folder by folder, then by name.
@@ -59,7 +63,9 @@ def list_files(address: str) -> tuple[Location, list[pafs.FileInfo]]:
     root = locate(folder)
     info = file_info(root)
     if info.type == pafs.FileType.NotFound:
-        raise SourceError(f"source.path {address}: nothing there; give a folder, a file or a glob that exists")
+        raise SourceError(
+            f"source.path {address}: nothing there; give a folder, a file or a glob that exists"
+        )
     if info.type == pafs.FileType.File and not wildcard:
         return Location(root.fs, root.path.rpartition("/")[0]), [info]
     found = _listing(root)
@@ -87,7 +93,10 @@ def file_info(at: Location) -> pafs.FileInfo:
 
 
 def _listing(folder: Location) -> list[pafs.FileInfo]:
-    """List everything below a folder, sizes included, without asking for any file alone; nothing where it is missing."""
+    """List everything below a folder, sizes included, without asking for any file alone.
+
+    Nothing where it is missing.
+    """
     selector = pafs.FileSelector(folder.path, recursive=True, allow_not_found=True)
 
     def ask() -> list[pafs.FileInfo]:
@@ -103,7 +112,8 @@ def _listing(folder: Location) -> list[pafs.FileInfo]:
 def open_file(at: Location) -> pa.NativeFile:
     """Open a file that should be there for reading anywhere in it.
 
-    Outside of local disks what it raises on reading is `StorageError`, so that everything else is a fault of the content.
+    Outside of local disks what it raises on reading is `StorageError`, so that everything else is a
+    fault of the content.
 
     Raises:
         StorageError: it can't be opened, or is gone.
@@ -178,4 +188,7 @@ def check_space(root: Location, needed: int) -> None:
         folder = os.path.dirname(folder)  # noqa: PTH120
     free = psutil.disk_usage(folder).free
     if free < needed:
-        raise StorageError(f"{root.path}: about {needed / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free; choose another sink.path")
+        raise StorageError(
+            f"{root.path}: about {needed / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free; choose another "
+            "sink.path"
+        )

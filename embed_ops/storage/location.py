@@ -1,4 +1,7 @@
-"""Addresses -> file systems: a local path, what pyarrow serves (s3, gs, abfs, az, hdfs), or any fsspec protocol."""
+"""Addresses -> file systems.
+
+A local path, what pyarrow serves (s3, gs, abfs, az, hdfs), or any fsspec protocol.
+"""
 
 from __future__ import annotations
 
@@ -27,11 +30,29 @@ REQUEST_ATTEMPTS = 3
 """Times Arrow sends one request to S3: its own default, and what a pickled file system has. It spares a whole listing or
 upload for one lost page or part, and takes a second or two; longer faults are waited for above."""
 _GCS_RETRY_S = 30
-"""Google's client repeats a request for 15 minutes by itself; whole operations are repeated above it."""
+"""Google's client repeats a request for 15 minutes by itself; whole operations are repeated above
+it."""
 _ARROW_SCHEMES = ("s3", "gs", "gcs", "abfs", "abfss", "hdfs")
 _SINGLE_PUT = ("s3", "gcs", "abfs")
 _FSSPEC_SINGLE_PUT = frozenset(
-    {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "oci", "cos", "obs", "r2", "tos", "memory", "asynclocal"}
+    {
+        "s3",
+        "s3a",
+        "gs",
+        "gcs",
+        "az",
+        "abfs",
+        "abfss",
+        "adl",
+        "oss",
+        "oci",
+        "cos",
+        "obs",
+        "r2",
+        "tos",
+        "memory",
+        "asynclocal",
+    }
 )
 
 
@@ -59,7 +80,10 @@ class Location:
 
     @property
     def object_store(self) -> bool:
-        """Whether an object appears with its last byte; elsewhere files are written under `tmp/` and renamed."""
+        """Whether an object appears with its last byte.
+
+        Elsewhere files are written under `tmp/` and renamed.
+        """
         if self.fsspec is not None:
             protocols = self.fsspec.protocol
             return not _FSSPEC_SINGLE_PUT.isdisjoint([protocols] if isinstance(protocols, str) else protocols)
@@ -99,14 +123,19 @@ def locate(address: str) -> Location:
 
 
 def _arrow(address: str) -> Location | str:
-    """Ask pyarrow; gives the reason where it does not take the address: a scheme that it lacks, or was built without."""
+    """Ask pyarrow; gives the reason where it does not take the address.
+
+    A scheme that it lacks, or was built without.
+    """
     try:
         filesystem, path = pafs.FileSystem.from_uri(_escaped(address))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         return str(error)
     except OSError as error:
         if "not found" in str(error) or "libjvm" in str(error) or "libhdfs" in str(error):
-            raise SpecError(f"{address}: {error}; {_ADVICE.get(address.partition(':')[0], 'correct the address')}") from error
+            raise SpecError(
+                f"{address}: {error}; {_ADVICE.get(address.partition(':')[0], 'correct the address')}"
+            ) from error
         raise
     return Location(_tuned(filesystem), path)
 
@@ -125,7 +154,10 @@ def _escaped(address: str) -> str:
 
 
 def _tuned(filesystem: pafs.FileSystem) -> pafs.FileSystem:
-    """Set what addresses can't say; a file system knows its own settings when it is pickled, so they are taken from there."""
+    """Set what addresses can't say.
+
+    A file system knows its own settings when it is pickled, so they are taken from there.
+    """
     if isinstance(filesystem, pafs.S3FileSystem):
         # Without the round trips of a multipart upload, an object below 10 MiB is a single PUT.
         retries = pafs.AwsStandardS3RetryStrategy(max_attempts=REQUEST_ATTEMPTS)
@@ -152,11 +184,15 @@ def s3_settings(at: Location) -> dict[str, Any] | None:
 
 
 def _azure(address: str) -> Location:
-    """Open `az://container/path`: the account is named by the environment, as adlfs and Azure's own tools have it."""
+    """Open `az://container/path`.
+
+    The account is named by the environment, as adlfs and Azure's own tools have it.
+    """
     account = os.environ.get("AZURE_STORAGE_ACCOUNT_NAME")
     if not account:
         raise SpecError(
-            f"{address}: names no storage account: set AZURE_STORAGE_ACCOUNT_NAME, or write abfss://container@account.dfs.core.windows.net/path"
+            f"{address}: names no storage account: set AZURE_STORAGE_ACCOUNT_NAME, or write "
+            "abfss://container@account.dfs.core.windows.net/path"
         )
     filesystem = pafs.AzureFileSystem(
         account,

@@ -1,4 +1,7 @@
-"""Frozen dataclasses of arrays and numbers as bytes: states, summaries and models. Safetensors and JSON, never pickle."""
+"""Frozen dataclasses of arrays and numbers as bytes: states, summaries and models.
+
+Safetensors and JSON, never pickle.
+"""
 
 from __future__ import annotations
 
@@ -48,12 +51,16 @@ _PACKED = {
     "TruncateModel": "embed_ops.stages.truncate:TruncateModel",
     "WhitenModel": "embed_ops.stages.whiten:WhitenModel",
 }
-"""Names of the dataclasses that stand in files, and where each is defined: a name stays when its class moves."""
+"""Names of the dataclasses that stand in files, and where each is defined: a name stays when its
+class moves."""
 _NAMES = {home: name for name, home in _PACKED.items()}
 
 
 def split(thing: Any, prefix: str = "") -> tuple[Arrays, dict[str, Any]]:
-    """Split a dataclass into its arrays, by dotted name, and its plain fields; dataclasses inside it are split alike."""
+    """Split a dataclass into its arrays, by dotted name, and its plain fields.
+
+    Dataclasses inside it are split alike.
+    """
     arrays: Arrays = {}
     plain: dict[str, Any] = {}
     for item in fields(thing):
@@ -99,7 +106,10 @@ def _class(name: str) -> type[Any]:
 
 
 def content_digest(thing: Any) -> str:
-    """Give the sha256 of the values of a dataclass: its class and where it is defined are no part of it."""
+    """Give the sha256 of the values of a dataclass.
+
+    Its class and where it is defined are no part of it.
+    """
     arrays, plain = split(thing)
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode() + save(arrays)).hexdigest()
 

@@ -27,8 +27,8 @@ _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.E
 def publish(root: Location, relative: str, content: bytes | pa.Buffer, attempt: str | None) -> None:
     """Let a file appear whole or not at all, replacing one of the same name.
 
-    Disks: written under `tmp/<attempt>/` (beside it where there is no attempt), synced, renamed. Object stores: one upload of
-    bytes that are complete in memory.
+    Disks: written under `tmp/<attempt>/` (beside it where there is no attempt), synced, renamed.
+    Object stores: one upload of bytes that are complete in memory.
 
     Raises:
         StorageError: it could not be written; nothing half-written is visible.
@@ -90,7 +90,10 @@ def _rename_remotely(temporary: Location, final: Location, content: bytes | pa.B
 
 
 def _unbroken(put: Callable[[], None]) -> None:
-    """Upload in a thread of its own: between opening and writing, an interrupt would make an empty object visible."""
+    """Upload in a thread of its own.
+
+    Between opening and writing, an interrupt would make an empty object visible.
+    """
     with ThreadPoolExecutor(1) as alone:
         alone.submit(put).result()
 
@@ -104,8 +107,8 @@ def _put(final: Location, content: bytes | pa.Buffer) -> None:
         stream.write(content)
         stream.close()
     except BaseException:
-        # Arrow's stream completes its upload when it is destroyed: a part of the content would become visible. There is
-        # no way to abort it from Python, so it is never destroyed.
+        # Arrow's stream completes its upload when it is destroyed: a part of the content would
+        # become visible. There is no way to abort it from Python, so it is never destroyed.
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(stream))
         raise
 
@@ -113,12 +116,14 @@ def _put(final: Location, content: bytes | pa.Buffer) -> None:
 def create(at: Location, content: bytes) -> bool:
     """Make a file only where there is none, so that of two writers one is told no.
 
-    Exclusive on local disks (a hard link), on S3 where boto3 is installed (a conditional PUT), and with those fsspec file
-    systems whose `pipe_file` has a mode. Elsewhere it looks first and then writes, and two writers in one moment may both be told yes.
+    Exclusive on local disks (a hard link), on S3 where boto3 is installed (a conditional PUT), and
+    with those fsspec file systems whose `pipe_file` has a mode. Elsewhere it looks first and then
+    writes, and two writers in one moment may both be told yes.
 
     Args:
         at: the file.
-        content: differs between writers, so that one whose answer was lost finds out that it had won.
+        content: differs between writers, so that one whose answer was lost finds out that it had
+            won.
 
     Returns:
         whether this call made it.
@@ -167,7 +172,10 @@ def _link_on_disk(final: Path, content: bytes) -> bool:
 
 
 def _exclusive_on_disk(final: Path, content: bytes) -> bool:
-    """Where there are no hard links: still exclusive, but a reader may see the file before its content."""
+    """Where there are no hard links.
+
+    Still exclusive, but a reader may see the file before its content.
+    """
     try:
         _write_synced(final, content)
     except FileExistsError:
@@ -208,7 +216,10 @@ def _boto3_settings(settings: dict[str, Any], botocore: Any) -> dict[str, Any]:
         endpoint = f"{settings['scheme']}://{endpoint}"
     unsigned = {"signature_version": botocore.UNSIGNED} if settings["anonymous"] else {}
     return {
-        "region_name": settings["region"] or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1",
+        "region_name": settings["region"]
+        or os.environ.get("AWS_REGION")
+        or os.environ.get("AWS_DEFAULT_REGION")
+        or "us-east-1",
         "endpoint_url": endpoint or None,
         "aws_access_key_id": settings["access_key"],
         "aws_secret_access_key": settings["secret_key"],

@@ -16,9 +16,12 @@ _MARK_BYTES = 16
 
 
 class RemoteFile(io.RawIOBase):
-    """Bytes of a file in a store: each read is repeated while its fault may pass, and gives all that was asked for.
+    """Bytes of a file in a store.
 
-    Arrow hands on what `read` raises, so a decoder above raises `StorageError` for storage and its own errors for content.
+    Each read is repeated while its fault may pass, and gives all that was asked for.
+
+    Arrow hands on what `read` raises, so a decoder above raises `StorageError` for storage and its
+    own errors for content.
 
     Raises:
         FileNotFoundError: on opening, there is none.
@@ -57,9 +60,13 @@ class RemoteFile(io.RawIOBase):
         if handle is None:
             handle = self._open()
             if (found := handle.size()) != self.size:
-                raise StorageError(f"{self._at.path}: was replaced while it was read: {self.size} bytes before, {found} now; run again")
+                raise StorageError(
+                    f"{self._at.path}: was replaced while it was read: {self.size} bytes before, {found} "
+                    "now; run again"
+                )
         handle.seek(self._position)
-        # Arrow's S3 reader says that it filled the buffer, however little came: a mark at its end tells.
+        # Arrow's S3 reader says that it filled the buffer, however little came: a mark at its end
+        # tells.
         mark = os.urandom(min(_MARK_BYTES, wanted))
         buffer = bytearray(wanted)
         buffer[-len(mark) :] = mark

@@ -42,11 +42,15 @@ class FitSpec(BaseModel):
     learning_rate: float = Field(0.005, gt=0, description="of Adam")
     negatives: int = Field(1, gt=0, description="nodes drawn for each edge")
     holdout: float = Field(0.1, gt=0, lt=1, description="share of the edges held out, to measure")
-    max_nodes: int = Field(200_000, gt=1, description="train on a part that grows from some nodes where the graph has more")
+    max_nodes: int = Field(
+        200_000, gt=1, description="train on a part that grows from some nodes where the graph has more"
+    )
     seed: int = Field(0, ge=0, description="of everything that draws")
 
 
-def fit_graph(source: SourceSpec, fit: FitSpec, output: Path, reporter: Reporter | None = None) -> dict[str, Any]:
+def fit_graph(
+    source: SourceSpec, fit: FitSpec, output: Path, reporter: Reporter | None = None
+) -> dict[str, Any]:
     """Train, save `config.json`, `model.safetensors` and `fit.json` to `output`, and give what `fit.json` says.
 
     Raises:
@@ -70,7 +74,8 @@ def fit_graph(source: SourceSpec, fit: FitSpec, output: Path, reporter: Reporter
     held = training.hold_out(src, dst, fit.holdout, fit.seed)
     if not held.any() or held.all():
         raise SourceError(
-            f"{len(src)} edges between nodes with features: too few to hold {fit.holdout:.0%} of them out and train on the rest"
+            f"{len(src)} edges between nodes with features: too few to hold {fit.holdout:.0%} of them "
+            "out and train on the rest"
         )
     found = training.fit(parse_config(shape, "fit"), x, src, dst, **chosen, say=reporter.say)
     told = {
@@ -81,14 +86,20 @@ def fit_graph(source: SourceSpec, fit: FitSpec, output: Path, reporter: Reporter
         "fit": fit.model_dump(),
     }
     output.mkdir(parents=True, exist_ok=True)
-    save_file({name: values.contiguous() for name, values in found.weights.items()}, output / "model.safetensors")
+    save_file(
+        {name: values.contiguous() for name, values in found.weights.items()}, output / "model.safetensors"
+    )
     (output / "fit.json").write_text(json.dumps(told, indent=2) + "\n")
     (output / "config.json").write_text(json.dumps(shape, indent=2) + "\n")
     return told
 
 
-def read_graph(source: SourceSpec, most: int, seed: int, reporter: Reporter) -> tuple[npt.NDArray[np.float32], Ints, Ints]:
-    """Read a graph, or a part with `most` nodes: features (nodes, width), and the rows that edges join.
+def read_graph(
+    source: SourceSpec, most: int, seed: int, reporter: Reporter
+) -> tuple[npt.NDArray[np.float32], Ints, Ints]:
+    """Read a graph, or a part with `most` nodes.
+
+    Features (nodes, width), and the rows that edges join.
 
     Raises:
         SourceError: it has no usable node, or too many edges for one machine.
@@ -106,7 +117,11 @@ def read_graph(source: SourceSpec, most: int, seed: int, reporter: Reporter) -> 
     for content in _nodes(corpus):
         mine = chosen[rows : rows + len(content)]
         rows += len(content)
-        parts.append(np.stack(content.field("x").filter(pa.array(mine)).to_numpy(zero_copy_only=False)) if mine.any() else None)
+        parts.append(
+            np.stack(content.field("x").filter(pa.array(mine)).to_numpy(zero_copy_only=False))
+            if mine.any()
+            else None
+        )
     x = np.concatenate([part for part in parts if part is not None]).astype(np.float32)
     return x, place[src[inside]], place[dst[inside]]
 
@@ -129,7 +144,9 @@ def _nodes(corpus: Corpus) -> Iterator[pa.StructArray]:
                 lengths = pc.list_value_length(content.field("x"))
                 width = lengths[0].as_py() if width is None else width
                 content = content.filter(pc.equal(lengths, width))
-                finite = np.isfinite(content.field("x").flatten().to_numpy(zero_copy_only=False).reshape(len(content), width)).all(axis=1)
+                finite = np.isfinite(
+                    content.field("x").flatten().to_numpy(zero_copy_only=False).reshape(len(content), width)
+                ).all(axis=1)
                 yield content.filter(pa.array(finite))
 
 
@@ -141,12 +158,17 @@ def _edges(source: SourceSpec, ids: pa.Array) -> tuple[Ints, Ints]:
     total = 0
     for piece in (piece for span in plan.spans for piece in span.pieces):
         for records in reader.read(place_of(corpus.roots, piece.source), piece, piece.begin, plan.columns):
-            found = [pc.fill_null(pc.index_in(records.table.column(name), value_set=ids), -1) for name in (source.src, source.dst)]
+            found = [
+                pc.fill_null(pc.index_in(records.table.column(name), value_set=ids), -1)
+                for name in (source.src, source.dst)
+            ]
             pair = [column.to_numpy().astype(np.int64) for column in found]
             there = (pair[0] >= 0) & (pair[1] >= 0)
             total += int(there.sum())
             if total > _MOST_EDGES:
-                raise SourceError(f"more than {_MOST_EDGES:,} edges: fit on a part of the graph, with a smaller edge table")
+                raise SourceError(
+                    f"more than {_MOST_EDGES:,} edges: fit on a part of the graph, with a smaller edge table"
+                )
             for held, values in zip(ends, pair, strict=True):
                 held.append(values[there])
     src, dst = (np.concatenate([np.zeros(0, np.int64), *held]) for held in ends)
@@ -157,7 +179,10 @@ def _edges(source: SourceSpec, ids: pa.Array) -> tuple[Ints, Ints]:
 
 
 def _grown(src: Ints, dst: Ints, nodes: int, most: int, seed: int) -> npt.NDArray[np.bool_]:
-    """Choose a part of the graph: some nodes by hash, then their neighbours, and theirs, until there are `most`."""
+    """Choose a part of the graph.
+
+    Some nodes by hash, then their neighbours, and theirs, until there are `most`.
+    """
     order = np.argsort(mix(np.arange(nodes, dtype=np.uint64) + np.uint64(seed)), kind="stable")
     rank = np.empty(nodes, np.int64)
     rank[order] = np.arange(nodes)

@@ -1,8 +1,11 @@
-"""GraphSAGE weights from a graph alone: neighbours shall have like vectors, nodes drawn at random unlike ones.
+"""GraphSAGE weights from a graph alone.
 
-The unsupervised loss of GraphSAGE (Hamilton et al. 2017): -log sigmoid(z_u . z_v) - log sigmoid(-z_u . z_n), v a neighbour of u, n
-drawn by degree to the power of 3/4. Random weights are a strong start already, so what is told is how much better the trained ones
-find edges that were held out.
+Neighbours shall have like vectors, nodes drawn at random unlike ones.
+
+The unsupervised loss of GraphSAGE (Hamilton et al. 2017): -log sigmoid(z_u . z_v) - log
+sigmoid(-z_u . z_n), v a neighbour of u, n drawn by degree to the power of 3/4. Random weights are a
+strong start already, so what is told is how much better the trained ones find edges that were held
+out.
 """
 
 from __future__ import annotations
@@ -31,14 +34,20 @@ _EVERY = 25
 
 @dataclass(frozen=True)
 class Fitted:
-    """Trained weights; and the area under the ROC curve of held-out edges against random pairs: of features, random and trained weights."""
+    """Trained weights; and the area under the ROC curve of held-out edges against random pairs.
+
+    Of features, random and trained weights.
+    """
 
     weights: dict[str, torch.Tensor]
     auc: dict[str, float]
 
 
 def hold_out(src: Ints, dst: Ints, share: float, seed: int) -> npt.NDArray[np.bool_]:
-    """Choose edges to hold out, (edges,), by a hash of their ends: both directions of an edge are held out together."""
+    """Choose edges to hold out, (edges,), by a hash of their ends.
+
+    Both directions of an edge are held out together.
+    """
     low, high = np.minimum(src, dst).astype(np.uint64), np.maximum(src, dst).astype(np.uint64)
     hashes = mix(mix(low + np.uint64(seed)) ^ high)
     held: npt.NDArray[np.bool_] = (hashes < np.uint64(int(share * (2**64 - 1)))) & (src != dst)
@@ -82,7 +91,9 @@ def fit(
     degree = torch.bincount(pairs[1], minlength=len(x)).double().clamp(min=1e-3) ** _DEGREE_POWER
     optimizer = torch.optim.Adam(list(weights.values()), lr=learning_rate)
     for step in range(1, steps + 1):
-        loss: Any = _loss(embed(GraphModel(config, weights), features, shown), pairs, degree, negatives, generator)
+        loss: Any = _loss(
+            embed(GraphModel(config, weights), features, shown), pairs, degree, negatives, generator
+        )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -93,7 +104,10 @@ def fit(
     others = torch.randint(len(x), tests.shape, generator=generator)
     vectors = {"features": features}
     with torch.inference_mode():
-        vectors |= {name: embed(GraphModel(config, values), features, shown) for name, values in (("random", start), ("trained", trained))}
+        vectors |= {
+            name: embed(GraphModel(config, values), features, shown)
+            for name, values in (("random", start), ("trained", trained))
+        }
     return Fitted(trained, {name: _auc(found, tests, others) for name, found in vectors.items()})
 
 
@@ -123,7 +137,9 @@ def _edges(src: Ints, dst: Ints, nodes: int) -> Edges:
     return Edges(torch.from_numpy(ends), torch.from_numpy(src[order]))
 
 
-def _loss(z: torch.Tensor, pairs: torch.Tensor, degree: torch.Tensor, negatives: int, generator: torch.Generator) -> torch.Tensor:
+def _loss(
+    z: torch.Tensor, pairs: torch.Tensor, degree: torch.Tensor, negatives: int, generator: torch.Generator
+) -> torch.Tensor:
     chosen = pairs[:, torch.randint(pairs.shape[1], (min(_POSITIVES, pairs.shape[1]),), generator=generator)]
     drawn = torch.multinomial(degree, chosen.shape[1] * negatives, replacement=True, generator=generator)
     near = F.logsigmoid((z[chosen[0]] * z[chosen[1]]).sum(1)).mean()

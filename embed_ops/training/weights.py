@@ -84,7 +84,9 @@ def fit_weights(
         stop.listen()
         counts = _added(Tasks(stop, reporter), job, plan.spans, words.words, reporter)
     if not counts.counts.any():
-        raise SourceError(f"none of {counts.texts} texts has a word of {encoder.model}; name another column or table")
+        raise SourceError(
+            f"none of {counts.texts} texts has a word of {encoder.model}; name another column or table"
+        )
     return write(output, words, counts, encoder.model)
 
 

@@ -1,4 +1,7 @@
-"""Judging an embedding: probe, neighbours and figures against scikit-learn on the same split; what can't be judged."""
+"""Judging an embedding: probe, neighbours and figures against scikit-learn on the same split.
+
+What can't be judged.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +58,9 @@ def test_probe_and_neighbours_are_those_of_scikit_learn(run: RunRows) -> None:
     assert 0.19 < test.mean() < 0.21
     mean, scale = X[data.ids][train].mean(0), X[data.ids][train].std(0)
     scale[scale == 0] = 1
-    theirs = LogisticRegression(max_iter=1000).fit((data.x[train] - mean) / scale, data.labels[train].astype(str))
+    theirs = LogisticRegression(max_iter=1000).fit(
+        (data.x[train] - mean) / scale, data.labels[train].astype(str)
+    )
     probe = fit_probe(data, "digit")
     expected = theirs.predict_proba((data.x[test] - mean) / scale)
     np.testing.assert_allclose(probe.probabilities(data.x[test]), expected, atol=2e-3)
@@ -73,7 +78,10 @@ def test_probe_and_neighbours_are_those_of_scikit_learn(run: RunRows) -> None:
 
 
 def test_the_split_is_stratified_and_stays(run: RunRows) -> None:
-    """Every class is on both sides; a row keeps its side whatever other rows there are of other classes."""
+    """Every class is on both sides.
+
+    A row keeps its side whatever other rows there are of other classes.
+    """
     codes, ids = np.array([0] * 50 + [1] * 2 + [2] * 7), np.arange(59)
     side = split(codes, ids, 3)
     assert [int(side[codes == code].sum()) for code in range(3)] == [10, 1, 1]
@@ -86,7 +94,10 @@ def test_the_split_is_stratified_and_stays(run: RunRows) -> None:
 
 
 def test_two_classes_and_all_rows(run: RunRows, tmp_path: Path) -> None:
-    """Booleans are labels; a probe over all rows by mini-batches is nearly as good; both are saved, and load in plain Python."""
+    """Booleans are labels; a probe over all rows by mini-batches is nearly as good.
+
+    Both are saved, and load in plain Python.
+    """
     vectors = run.vector(None)
     for whole in (False, True):
         probe, figures = evaluate(run, vectors, "odd", whole=whole)
@@ -121,7 +132,9 @@ def test_figures_are_those_of_scikit_learn() -> None:
     guess = np.where(draw.random(400) < 0.7, truth, "7").astype(object)
     found = scores(truth, guess, 0)
     assert found["accuracy"] == accuracy_score(truth.astype(str), guess.astype(str))
-    assert found["macro_f1"] == pytest.approx(f1_score(truth.astype(str), guess.astype(str), average="macro", labels=list("01234")))
+    assert found["macro_f1"] == pytest.approx(
+        f1_score(truth.astype(str), guess.astype(str), average="macro", labels=list("01234"))
+    )
     names, matrix = confusion_matrix(truth, guess)
     assert (names, matrix.sum(), matrix[-1].sum()) == ([*"01234", "7"], 400, 0)
     left = draw.normal(size=(50, 8)).astype(np.float32)

@@ -1,4 +1,7 @@
-"""Exports against the run, stopped and gone on; and every block of docs/hand-over.md, run as it stands."""
+"""Exports against the run, stopped and gone on.
+
+And every block of docs/hand-over.md, run as it stands.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,13 @@ BLOCKS = re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make a run."""
     path = tmp_path_factory.mktemp("export") / "run"
-    make_run(str(path), [400, 0, 300], DRAW, unit_rows=150, keep=lambda first, end: {"id": pa.array(range(first, end))})
+    make_run(
+        str(path),
+        [400, 0, 300],
+        DRAW,
+        unit_rows=150,
+        keep=lambda first, end: {"id": pa.array(range(first, end))},
+    )
     return path
 
 
@@ -52,7 +61,10 @@ FORMATS = ["npy", *(name for name in ("faiss", "lance") if importlib.util.find_s
 
 @pytest.mark.parametrize("to", FORMATS)
 def test_stopped_and_gone_on(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, to: Any) -> None:
-    """A disk that is full in the middle leaves nothing under the final name; the same call ends with what a quiet one writes."""
+    """A disk that is full in the middle leaves nothing under the final name.
+
+    The same call ends with what a quiet one writes.
+    """
     export(str(run), str(tmp_path / "quiet"), to)
     whole = module._units
 
@@ -123,7 +135,18 @@ def test_blocks_of_the_docs(run: Path, tmp_path: Path, block: int) -> None:
     for to in FORMATS:
         if f"exported}}/{to}" in code or (to == "lance" and "table.lance" in code):
             export(str(run), str(tmp_path / ("table.lance" if to == "lance" else to)), to)
-    names: dict[str, Any] = {"out": str(run), "exported": str(tmp_path), "np": np, "dim": DIM, "Run": Run, "matrix": DRAW(0, ROWS)}
+    names: dict[str, Any] = {
+        "out": str(run),
+        "exported": str(tmp_path),
+        "np": np,
+        "dim": DIM,
+        "Run": Run,
+        "matrix": DRAW(0, ROWS),
+    }
     exec(compile(code, str(DOCS), "exec"), names)
-    sizes = [len(names[name]) for name in ("table", "frame", "rows") if name in names and hasattr(names[name], "__len__")]
+    sizes = [
+        len(names[name])
+        for name in ("table", "frame", "rows")
+        if name in names and hasattr(names[name], "__len__")
+    ]
     assert all(size == ROWS for size in sizes)

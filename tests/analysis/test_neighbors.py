@@ -1,4 +1,7 @@
-"""Nearest rows of a run: against brute force, through stages, by clusters, for every row; and what can't be asked."""
+"""Nearest rows of a run: against brute force, through stages, by clusters, for every row.
+
+And what can't be asked.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +57,10 @@ def run(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("metric", ["cosine", "dot"])
 def test_queries_are_those_of_brute_force(run: Path, metric: str) -> None:
-    """Vectors and rows as queries: ids, ties and scores of sorting all pairs, without a session; kept columns in their order."""
+    """Vectors and rows as queries: ids, ties and scores of sorting all pairs, without a session.
+
+    Kept columns in their order.
+    """
     x = rows_of(run)
     ids = np.arange(len(x))
     asked = draw(100, 140) + np.float32(0.01)
@@ -80,7 +86,8 @@ def test_every_row(run: Path) -> None:
     assert verify(str(stage)).differences == []
     x, ids = rows_of(run), np.arange(ROWS)
     table = pa.concat_tables(
-        pq.read_table(stage / "data" / f"{record.unit}.parquet", partitioning=None) for record in RunRows(Run(str(run))._dir.root).records
+        pq.read_table(stage / "data" / f"{record.unit}.parquet", partitioning=None)
+        for record in RunRows(Run(str(run))._dir.root).records
     )
     some = np.r_[0:40, 490:520, 8990:9000]
     expected = brute(x[some], x, ids, 6, "cosine", some)
@@ -99,7 +106,10 @@ def test_every_row(run: Path) -> None:
 
 
 def test_clusters_save_work(run: Path) -> None:
-    """A few clusters of many find nearly all neighbours at a share of the products; all clusters find all of them."""
+    """A few clusters of many find nearly all neighbours at a share of the products.
+
+    All clusters find all of them.
+    """
     kmeans = f"{run}/stages/kmeans"
     x = rows_of(run / "stages/normalize")
     chosen = np.arange(0, ROWS, 45)
@@ -110,7 +120,12 @@ def test_clusters_save_work(run: Path) -> None:
     expected = brute(x[chosen], x, np.arange(ROWS), 10, "cosine", chosen)[0]
     np.testing.assert_array_equal(every.ids, expected)
     assert every.recall == 1.0
-    measured = np.mean([len(set(mine) & set(theirs)) / 10 for mine, theirs in zip(few.ids.tolist(), expected.tolist(), strict=True)])
+    measured = np.mean(
+        [
+            len(set(mine) & set(theirs)) / 10
+            for mine, theirs in zip(few.ids.tolist(), expected.tolist(), strict=True)
+        ]
+    )
     assert few.recall == pytest.approx(measured, abs=1e-9)
     stage = postprocess(kmeans, [parse_stage({"kind": "neighbors", "k": 5, "probe": 3})])[0]
     assert verify(stage.path).ok
@@ -119,10 +134,17 @@ def test_clusters_save_work(run: Path) -> None:
     assert told["work"] < 0.2
 
 
-def test_texts_go_through_model_and_stages(ray_session: None, minilm_run: tuple[Run, list[str]], tmp_path: Path) -> None:
-    """A text of the corpus finds its own row first, on the run and on its reduced vectors; the command writes what it shows."""
+def test_texts_go_through_model_and_stages(
+    ray_session: None, minilm_run: tuple[Run, list[str]], tmp_path: Path
+) -> None:
+    """A text of the corpus finds its own row first, on the run and on its reduced vectors.
+
+    The command writes what it shows.
+    """
     run, texts = minilm_run
-    stages = postprocess(run.path, [parse_stage({"kind": "normalize"}), parse_stage({"kind": "pca", "dim": 40})])
+    stages = postprocess(
+        run.path, [parse_stage({"kind": "normalize"}), parse_stage({"kind": "pca", "dim": 40})]
+    )
     asked = [17, 400, 999]
     for path in (run.path, stages[-1].path):
         found = neighbors(path, [texts[row] for row in asked], 3)
@@ -133,7 +155,18 @@ def test_texts_go_through_model_and_stages(ray_session: None, minilm_run: tuple[
     x = load_model(stages[1].path).transform(load_model(stages[0].path).transform(embedded))
     by_vector = neighbors(stages[-1].path, x.astype(np.float32), 3)
     np.testing.assert_array_equal(by_vector.ids[:, 1:], found.ids[:, 1:])
-    code, said = invoke("neighbors", run.path, "--text", texts[17], "-k", 2, "--output", tmp_path / "found.jsonl", "--progress", "none")
+    code, said = invoke(
+        "neighbors",
+        run.path,
+        "--text",
+        texts[17],
+        "-k",
+        2,
+        "--output",
+        tmp_path / "found.jsonl",
+        "--progress",
+        "none",
+    )
     assert code == 0, said
     assert "1,000 rows, all rows compared" in said
     assert len((tmp_path / "found.jsonl").read_text().splitlines()) == 2
@@ -165,7 +198,9 @@ def test_queries_that_do_not_fit(run: Path, minilm_run: tuple[Run, list[str]], t
         neighbors(str(run), np.zeros((2, 3), np.float32))
     with pytest.raises(ModelError, match="embeds texts, and the queries are images"):
         neighbors(minilm_run[0].path, [b"not an image"])
-    reduced = postprocess(f"{run}/stages/kmeans", [parse_stage({"kind": "pca", "dim": 4})], output=f"{run}/stages/reduced")[0]
+    reduced = postprocess(
+        f"{run}/stages/kmeans", [parse_stage({"kind": "pca", "dim": 4})], output=f"{run}/stages/reduced"
+    )[0]
     with pytest.raises(StageError, match="is searched; leave probe out"):
         neighbors(reduced.path, np.array([1]), probe=2)
     with pytest.raises(EmbedOpsError, match="no run here"):
@@ -174,10 +209,26 @@ def test_queries_that_do_not_fit(run: Path, minilm_run: tuple[Run, list[str]], t
 
 
 def test_histories_through_the_command(run: Path, tmp_path: Path) -> None:
-    """Users of a file are recommended rows that they do not have, judged beside popularity; a file without the columns is refused."""
+    """Users of a file are recommended rows that they do not have, judged beside popularity.
+
+    A file without the columns is refused.
+    """
     pairs = [(f"u{user}", f"n{row}") for user in range(6) for row in range(user * 50 + 30, user * 50 + 35)]
     (tmp_path / "history.csv").write_text("who,name\n" + "\n".join(",".join(pair) for pair in pairs) + "\n")
-    words = ["neighbors", run, "--history", tmp_path / "history.csv", "--user", "who", "--item", "name", "-k", 3, "--progress", "none"]
+    words = [
+        "neighbors",
+        run,
+        "--history",
+        tmp_path / "history.csv",
+        "--user",
+        "who",
+        "--item",
+        "name",
+        "-k",
+        3,
+        "--progress",
+        "none",
+    ]
     code, said = invoke(*words, "--hold-out", "--output", tmp_path / "found.parquet")
     assert code == 0, said
     assert "6 users; 0 items of the history are not in the run" in said

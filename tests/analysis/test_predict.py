@@ -1,4 +1,7 @@
-"""What a run will take, against what it took; what is kept for the report; what can't be predicted."""
+"""What a run will take, against what it took; what is kept for the report.
+
+What can't be predicted.
+"""
 
 from __future__ import annotations
 
@@ -28,15 +31,22 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_counts_are_near_and_the_report_tells(tiny: str, tmp_path: Path) -> None:
-    """Rows are known, tokens and rejects are near; the prediction is kept for the run's page, which shows both."""
+    """Rows are known, tokens and rejects are near.
+
+    The prediction is kept for the run's page, which shows both.
+    """
     texts = docstrings(900)
     texts[::30] = [None] * len(texts[::30])  # type: ignore[list-item]
     (tmp_path / "corpus").mkdir()
     for part in range(3):
         pq.write_table(
-            pa.table({"text": texts[part * 300 : part * 300 + 300]}), tmp_path / "corpus" / f"{part}.parquet", row_group_size=100
+            pa.table({"text": texts[part * 300 : part * 300 + 300]}),
+            tmp_path / "corpus" / f"{part}.parquet",
+            row_group_size=100,
         )
-    spec = tiny_spec(tiny, {"path": str(tmp_path / "corpus"), "column": "text"}, tmp_path / "run", max_reject_fraction=0.5)
+    spec = tiny_spec(
+        tiny, {"path": str(tmp_path / "corpus"), "column": "text"}, tmp_path / "run", max_reject_fraction=0.5
+    )
     found = predict(spec, price=3.6, most=400)
     run = embed(spec)
     report = run.report
@@ -51,7 +61,12 @@ def test_counts_are_near_and_the_report_tells(tiny: str, tmp_path: Path) -> None
     assert lines["units"][0] == f"{found.units:,}"
     assert kept_prediction(run.path) is not None
     page = Path(write_page(run.path, method="pca")).read_text()
-    for part in (f"{report['rejected']:,} rows are rejects", "the text is null", "predicted by plan", f"{found.tokens:,}"):
+    for part in (
+        f"{report['rejected']:,} rows are rejects",
+        "the text is null",
+        "predicted by plan",
+        f"{found.tokens:,}",
+    ):
         assert part in page
     assert kept_prediction(str(tmp_path / "other")) is None
 
@@ -76,13 +91,22 @@ def test_lines_are_counted_by_their_bytes(tiny: str, tmp_path: Path) -> None:
 
 def _words(spec: Spec) -> list[str]:
     source = spec.source
-    listed = [f"source.kind={source.kind}", f"source.path={source.path}", "source.column=text", f"source.where={source.where}"]
+    listed = [
+        f"source.kind={source.kind}",
+        f"source.path={source.path}",
+        "source.column=text",
+        f"source.where={source.where}",
+    ]
     return [*listed, f"encoder.model={spec.encoder.model}", f"sink.path={spec.sink.path}"]
 
 
 def test_what_can_not_be_predicted(tiny: str, tmp_path: Path) -> None:
     """A graph, and a corpus without any text."""
-    graph = {"source": {"kind": "graph", "nodes": "n", "edges": "e"}, "encoder": {"family": "graph", "model": "m"}, "sink": {"path": "o"}}
+    graph = {
+        "source": {"kind": "graph", "nodes": "n", "edges": "e"},
+        "encoder": {"family": "graph", "model": "m"},
+        "sink": {"path": "o"},
+    }
     with pytest.raises(SpecError, match="would tell nothing of its time"):
         predict(Spec.parse(graph))
     (tmp_path / "corpus").mkdir()

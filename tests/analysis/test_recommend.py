@@ -22,7 +22,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Make a run of items, two of which have the same name."""
     path = tmp_path_factory.mktemp("recommend") / "run"
     names = [f"item {row if row != 399 else 0}" for row in range(ROWS)]
-    make_run(str(path), [250, 150], DRAW, unit_rows=100, keep=lambda first, end: {"name": pa.array(names[first:end])})
+    make_run(
+        str(path),
+        [250, 150],
+        DRAW,
+        unit_rows=100,
+        keep=lambda first, end: {"name": pa.array(names[first:end])},
+    )
     return str(path)
 
 
@@ -33,7 +39,9 @@ def history() -> tuple[list[str], list[str], dict[str, list[int]]]:
     baskets = {}
     for number in range(40):
         near = np.argsort(-(unit @ unit[draw.integers(1, 399)]))[:25]
-        baskets[f"user {number}"] = [int(row) for row in draw.permutation([row for row in near if row not in (0, 399)])[:6]]
+        baskets[f"user {number}"] = [
+            int(row) for row in draw.permutation([row for row in near if row not in (0, 399)])[:6]
+        ]
     pairs = [(user, f"item {row}") for user, basket in baskets.items() for row in basket]
     return [user for user, _ in pairs], [item for _, item in pairs], baskets
 
@@ -54,7 +62,10 @@ def test_the_nearest_new_items(run: str) -> None:
 
 
 def test_one_item_is_left_out_and_looked_for(run: str) -> None:
-    """Hit rate and NDCG are those of the ranks; items of a component beat popular ones; the seed decides what is left."""
+    """Hit rate and NDCG are those of the ranks; items of a component beat popular ones.
+
+    The seed decides what is left.
+    """
     users, items, baskets = history()
     found = recommend(run, users, items, "name", 10, hold_out=True, popularity=0)
     ours, theirs = found.judged["embedding"], found.judged["popularity"]

@@ -1,4 +1,7 @@
-"""A first spec for data that is there: each kind of file gives one that plans; what can't be embedded is said."""
+"""A first spec for data that is there: each kind of file gives one that plans.
+
+What can't be embedded is said.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,10 @@ from embed_ops.analysis.starter import look, starter, write_starter
 from embed_ops.errors import SourceError, SpecError
 from embed_ops.sources.corpus import Corpus
 
-ROWS = [{"id": row, "title": f"title {row}", "body": f"a longer text about number {row}", "score": 0.5} for row in range(20)]
+ROWS = [
+    {"id": row, "title": f"title {row}", "body": f"a longer text about number {row}", "score": 0.5}
+    for row in range(20)
+]
 
 
 def parquet(folder: Path) -> None:
@@ -31,7 +37,9 @@ def lines(folder: Path) -> None:
 
 def table(folder: Path) -> None:
     """Write rows as CSV."""
-    (folder / "a.csv").write_text("id,title,body,score\n" + "\n".join(",".join(map(str, row.values())) for row in ROWS))
+    (folder / "a.csv").write_text(
+        "id,title,body,score\n" + "\n".join(",".join(map(str, row.values())) for row in ROWS)
+    )
 
 
 @pytest.mark.parametrize("write", [parquet, lines, table])
@@ -63,10 +71,14 @@ def test_images_lines_and_columns_of_images(tmp_path: Path) -> None:
     (tmp_path / "text" / "a.txt").write_text("one\ntwo\n")
     picture = (tmp_path / "images" / "a.png").read_bytes()
     pq.write_table(
-        pa.table({"image": [picture], "label": [3], "caption": ["a long caption of a picture"]}), tmp_path / "column" / "a.parquet"
+        pa.table({"image": [picture], "label": [3], "caption": ["a long caption of a picture"]}),
+        tmp_path / "column" / "a.parquet",
     )
     assert write_and_load(tmp_path / "images").encoder.family == "image"
-    assert write_and_load(tmp_path / "text", model="some/model", sink="s3://bucket/run").sink.path == "s3://bucket/run"
+    assert (
+        write_and_load(tmp_path / "text", model="some/model", sink="s3://bucket/run").sink.path
+        == "s3://bucket/run"
+    )
     spec = write_and_load(tmp_path / "column")
     assert (spec.source.column, spec.source.modality, spec.source.keep) == ("image", "image", ("label",))
 

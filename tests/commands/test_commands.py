@@ -1,4 +1,7 @@
-"""The commands as a user meets them: help, exit codes, one clear sentence for bad input, and nothing written."""
+"""The commands as a user meets them.
+
+Help, exit codes, one clear sentence for bad input, and nothing written.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,12 @@ def test_help(verb: str) -> None:
     assert code == 0
     if verb in ("plan", "embed", "submit"):
         assert [name for name, _, _ in fields() if name not in said] == []
-    alone = subprocess.run([sys.executable, "-m", f"jobs.{verb.replace('-', '_')}", "--help"], capture_output=True, text=True, check=False)
+    alone = subprocess.run(
+        [sys.executable, "-m", f"jobs.{verb.replace('-', '_')}", "--help"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert alone.returncode == 0
     assert "Usage" in alone.stdout
 
@@ -74,7 +82,12 @@ def test_bad_input(words: list[str], sentence: str, tiny: str, tmp_path: Path) -
         (places["other"] / name).write_text("x")
     before = sorted(tmp_path.rglob("*"))
     filled = [word.format(**places) for word in words]
-    good = [f"source.path={places['corpus']}", "source.column=text", f"encoder.model={tiny}", f"sink.path={tmp_path / 'run'}"]
+    good = [
+        f"source.path={places['corpus']}",
+        "source.column=text",
+        f"encoder.model={tiny}",
+        f"sink.path={tmp_path / 'run'}",
+    ]
     given = [word for word in filled if "=" not in word] + good + [word for word in filled if "=" in word]
     code, said = invoke("embed", *given)
     assert (code, sentence in said) == (2, True), said
@@ -91,7 +104,12 @@ def test_model_folder_without_weights_or_tokenizer(tiny: str, tmp_path: Path) ->
         for path in Path(tiny).iterdir():
             if not path.name.startswith((missing, "vocab" if missing == "tokenizer" else missing, "special")):
                 (folder / path.name).write_bytes(path.read_bytes())
-        words = [f"source.path={tmp_path / 'corpus'}", "source.column=text", f"encoder.model={folder}", f"sink.path={tmp_path / 'run'}"]
+        words = [
+            f"source.path={tmp_path / 'corpus'}",
+            "source.column=text",
+            f"encoder.model={folder}",
+            f"sink.path={tmp_path / 'run'}",
+        ]
         code, said = invoke("embed", *words)
         assert code == 2, said
         assert str(folder.name) in said
@@ -100,16 +118,26 @@ def test_model_folder_without_weights_or_tokenizer(tiny: str, tmp_path: Path) ->
 
 
 def test_plan_lists_and_writes_nothing(tmp_path: Path) -> None:
-    """`plan --list` shows files, spans, units, rows and bytes, and leaves no trace; the model is missed only without `--list`."""
+    """`plan --list` shows files, spans, units, rows and bytes, and leaves no trace.
+
+    The model is missed only without `--list`.
+    """
     write_parquet(tmp_path / "corpus", docstrings(100), files=2)
     before = sorted(tmp_path.rglob("*"))
-    words = [f"source.path={tmp_path / 'corpus'}", "source.column=text", "encoder.model=any", f"sink.path={tmp_path / 'run'}"]
+    words = [
+        f"source.path={tmp_path / 'corpus'}",
+        "source.column=text",
+        "encoder.model=any",
+        f"sink.path={tmp_path / 'run'}",
+    ]
     code, said = invoke("plan", *words, "--list")
     assert code == 0
     for part in ("part=0/data.parquet", "2 files in all", "100", "spans", "units", "rows", "bytes"):
         assert part in said
     assert sorted(tmp_path.rglob("*")) == before
-    code, said = invoke("plan", *words[:2], f"encoder.model={tmp_path / 'nothing'}", words[3], "--progress", "none")
+    code, said = invoke(
+        "plan", *words[:2], f"encoder.model={tmp_path / 'nothing'}", words[3], "--progress", "none"
+    )
     assert code == 2
     assert "2 files in all" in said
     assert "nothing" in said
@@ -118,7 +146,9 @@ def test_plan_lists_and_writes_nothing(tmp_path: Path) -> None:
 
 def test_stop_after_wants_a_duration() -> None:
     """A duration that is none is refused with an example."""
-    code, said = invoke("embed", "source.path=x", "source.column=t", "encoder.model=m", "sink.path=s", "--stop-after", "soon")
+    code, said = invoke(
+        "embed", "source.path=x", "source.column=t", "encoder.model=m", "sink.path=s", "--stop-after", "soon"
+    )
     assert code == 2
     assert "90s, 30m or 2h" in said
 
@@ -147,7 +177,9 @@ def test_commands_on_a_run(tiny: str, tmp_path: Path) -> None:
         path = "elsewhere"
         """
     )
-    code, said = invoke("embed", str(tmp_path / "run.toml"), f"sink.path={tmp_path / 'run'}", "--progress", "plain")
+    code, said = invoke(
+        "embed", str(tmp_path / "run.toml"), f"sink.path={tmp_path / 'run'}", "--progress", "plain"
+    )
     assert code == 0, said
     assert "51, 0 rejected" in said
     assert "parity of embedding" in said
@@ -168,29 +200,48 @@ def test_parity_stops_the_job(tiny: str, tmp_path: Path) -> None:
     """Vectors that miss the limits stop the job before its first unit, with a table of what was found."""
     write_parquet(tmp_path / "corpus", docstrings(30), files=1)
     source = {"path": str(tmp_path / "corpus"), "column": "text"}
-    spec = tiny_spec(tiny, source, tmp_path / "run", encoder__dtype="bfloat16", parity__rows=20, parity__min_mean=1.0, parity__min=1.0)
+    spec = tiny_spec(
+        tiny,
+        source,
+        tmp_path / "run",
+        encoder__dtype="bfloat16",
+        parity__rows=20,
+        parity__min_mean=1.0,
+        parity__min=1.0,
+    )
     with pytest.raises(ParityError, match=r"(?s)mean cosine.*embedding +20 .*transformers"):
         embed(spec)
     assert not (tmp_path / "run").exists()
 
 
-def test_full_disk_is_seen_before_the_start(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_is_seen_before_the_start(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where the disk is too small for the vectors, both figures are named and nothing starts."""
     import psutil
 
     write_parquet(tmp_path / "corpus", docstrings(30), files=1)
     monkeypatch.setattr(psutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000})())
     with pytest.raises(StorageError, match=r"GB needed, 0\.0 GB free"):
-        embed(tiny_spec(tiny, {"path": str(tmp_path / "corpus"), "column": "text"}, tmp_path / "run"), session=no_session)
+        embed(
+            tiny_spec(tiny, {"path": str(tmp_path / "corpus"), "column": "text"}, tmp_path / "run"),
+            session=no_session,
+        )
 
 
 def test_columns_differ_between_files(tiny: str, tmp_path: Path) -> None:
     """A file that lacks the column, or has it in another type, is named before anything starts."""
     write_parquet(tmp_path / "corpus", docstrings(30), files=1)
-    for table, sentence in ((pa.table({"other": ["x"]}), "no column 'text'"), (pa.table({"text": [1]}), "column 'text' is int64")):
+    for table, sentence in (
+        (pa.table({"other": ["x"]}), "no column 'text'"),
+        (pa.table({"text": [1]}), "column 'text' is int64"),
+    ):
         pq.write_table(table, tmp_path / "corpus" / "z.parquet")
         with pytest.raises(SourceError, match=rf"z\.parquet: {sentence}"):
-            embed(tiny_spec(tiny, {"path": str(tmp_path / "corpus"), "column": "text"}, tmp_path / "run"), session=no_session)
+            embed(
+                tiny_spec(tiny, {"path": str(tmp_path / "corpus"), "column": "text"}, tmp_path / "run"),
+                session=no_session,
+            )
 
 
 @pytest.mark.slow
@@ -206,7 +257,9 @@ def test_readers(dtype: str, tiny: str, tmp_path: Path) -> None:
     write_parquet(tmp_path / "corpus", docstrings(40), files=2)
     source = {"path": str(tmp_path / "corpus"), "column": "text", "keep": ["id"]}
     run = embed(tiny_spec(tiny, source, tmp_path / "run", sink__dtype=dtype))
-    expected = np.stack(run.open().to_table().sort_by("id").column("embedding").to_pylist()).astype(np.float32)
+    expected = np.stack(run.open().to_table().sort_by("id").column("embedding").to_pylist()).astype(
+        np.float32
+    )
     assert expected.shape == (40, 32)
     folder = str(tmp_path / "run" / "data")
     frame = pd.read_parquet(folder).sort_values("id")
@@ -214,7 +267,9 @@ def test_readers(dtype: str, tiny: str, tmp_path: Path) -> None:
     assert set(frame["part"].astype(str)) == {"0", "1"}
     with_polars = pl.read_parquet(f"{folder}/**/*.parquet", hive_partitioning=True).sort("id")
     np.testing.assert_array_equal(np.stack(with_polars["embedding"].to_numpy()), expected)
-    rows = duckdb.sql(f"SELECT embedding FROM read_parquet('{folder}/**/*.parquet', hive_partitioning = true) ORDER BY id").fetchall()
+    rows = duckdb.sql(
+        f"SELECT embedding FROM read_parquet('{folder}/**/*.parquet', hive_partitioning = true) ORDER BY id"
+    ).fetchall()
     np.testing.assert_array_equal(np.array([row[0] for row in rows], np.float32), expected)
     with_ray = sorted(run.dataset().take(40), key=lambda row: row["id"])
     np.testing.assert_array_equal(np.stack([row["embedding"] for row in with_ray]), expected)

@@ -34,8 +34,21 @@ LONG: dict[str, Any] = {"kind": "kmeans", "k": 12, "patience": 100_000, "max_epo
 def start(run: Path, output: Path) -> subprocess.Popen[str]:
     """Start a long fit by the command, as a session of its own."""
     words = [f"{key}={value}" for key, value in LONG.items()]
-    line = [sys.executable, "-m", "embed_ops", "postprocess", str(run), *words, "--output", str(output), "--progress", "plain"]
-    return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    line = [
+        sys.executable,
+        "-m",
+        "embed_ops",
+        "postprocess",
+        str(run),
+        *words,
+        "--output",
+        str(output),
+        "--progress",
+        "plain",
+    ]
+    return subprocess.Popen(
+        line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
 
 
 def wait_for(process: subprocess.Popen[str], there: Callable[[], bool]) -> None:
@@ -55,7 +68,10 @@ def many_units(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> t
 
 @pytest.mark.slow
 def test_killed(many_units: tuple[Path, dict[str, bytes]], tmp_path: Path) -> None:
-    """Killed in the middle of the fit, then in the middle of applying: the same command ends with the same bytes."""
+    """Killed in the middle of the fit, then in the middle of applying.
+
+    The same command ends with the same bytes.
+    """
     run, quiet = many_units
     output = tmp_path / "out"
     process = start(run, output)
@@ -75,7 +91,9 @@ def test_killed(many_units: tuple[Path, dict[str, bytes]], tmp_path: Path) -> No
     said = process.communicate()[0]
     assert process.returncode == 0, said
     assert bytes_of(output) == quiet
-    assert {name: (output / name).stat().st_mtime_ns for name in done} == done, "what was done was written again"
+    assert {name: (output / name).stat().st_mtime_ns for name in done} == done, (
+        "what was done was written again"
+    )
     assert json.loads((output / "report.json").read_text())["units_skipped"] >= len(done) - 2
     assert verify(str(output), source=True).differences == []
     assert not (output / "work").exists()
@@ -84,7 +102,10 @@ def test_killed(many_units: tuple[Path, dict[str, bytes]], tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_stopped(many_units: tuple[Path, dict[str, bytes]], tmp_path: Path) -> None:
-    """SIGTERM and --stop-after end a fit with exit code 3 and a sentence; the same command goes on to the same bytes."""
+    """SIGTERM and --stop-after end a fit with exit code 3 and a sentence.
+
+    The same command goes on to the same bytes.
+    """
     run, quiet = many_units
     output = tmp_path / "out"
     process = start(run, output)
@@ -95,7 +116,15 @@ def test_stopped(many_units: tuple[Path, dict[str, bytes]], tmp_path: Path) -> N
     assert "kmeans: stopped as asked" in said
     assert "Traceback" not in said
     assert json.loads((output / "run.json").read_text())["status"] == "stopped"
-    words = ["postprocess", run, *(f"{key}={value}" for key, value in LONG.items()), "--output", output, "--progress", "none"]
+    words = [
+        "postprocess",
+        run,
+        *(f"{key}={value}" for key, value in LONG.items()),
+        "--output",
+        output,
+        "--progress",
+        "none",
+    ]
     code, said = invoke(*words, "--stop-after", "0.2s")
     assert (code, "run the same command again" in said) == (3, True), said
     code, said = invoke(*words)
@@ -118,7 +147,13 @@ def test_another_spec(tmp_path: Path) -> None:
     assert Run(str(path / "stages" / "pca")).open().schema.field("embedding").type.list_size == 5
     assert verify(str(path / "stages" / "pca"), source=True).differences == []
     with pytest.raises(RunError, match="is not the run of a stage"):
-        postprocess(str(path), [parse_stage({"kind": "pca", "dim": 5})], output=str(path), refit=True, session=no_session)
+        postprocess(
+            str(path),
+            [parse_stage({"kind": "pca", "dim": 5})],
+            output=str(path),
+            refit=True,
+            session=no_session,
+        )
     assert verify(str(path)).differences == []
 
 
@@ -140,10 +175,14 @@ BAD: list[tuple[list[str], str]] = [
 
 
 @pytest.fixture(scope="module")
-def places(many_units: tuple[Path, dict[str, bytes]], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def places(
+    many_units: tuple[Path, dict[str, bytes]], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
     """Make runs that can't be used: not finished, with a value that is not finite, of one row."""
     folder = tmp_path_factory.mktemp("bad")
-    found = {name: folder / name for name in ("stopped", "nan", "one", "codes", "nowhere")} | {"run": many_units[0]}
+    found = {name: folder / name for name in ("stopped", "nan", "one", "codes", "nowhere")} | {
+        "run": many_units[0]
+    }
     for name, rows in (("stopped", 50), ("nan", 50), ("one", 1), ("codes", 9)):
         make_run(
             str(found[name]),
@@ -165,9 +204,14 @@ def spoiled(first: int, end: int) -> Array:
 
 @pytest.mark.parametrize(("words", "sentence"), BAD, ids=[" ".join(words) for words, _ in BAD])
 def test_bad_input(words: list[str], sentence: str, places: dict[str, Path], tmp_path: Path) -> None:
-    """What can't be fitted or applied is exit code 2 and one sentence that names it; no data are written."""
+    """What can't be fitted or applied is exit code 2 and one sentence that names it.
+
+    No data are written.
+    """
     given = [word.format(**places) for word in words]
-    code, said = invoke("postprocess", given[0], *given[1].split(), "--output", tmp_path / "out", "--progress", "none")
+    code, said = invoke(
+        "postprocess", given[0], *given[1].split(), "--output", tmp_path / "out", "--progress", "none"
+    )
     assert (code, sentence in said) == (2, True), said
     assert "Traceback" not in said
     assert not any(name.startswith("data/") for name in bytes_of(tmp_path / "out"))

@@ -39,16 +39,31 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def spec_words(corpus: Path, model: str, run: Path, *more: str) -> list[str]:
     """Give a spec as words: twenty units, one replica, no parity check."""
-    words = [f"source.path={corpus}", "source.column=text", f"encoder.model={model}", f"sink.path={run}", "parity.rows=0"]
+    words = [
+        f"source.path={corpus}",
+        "source.column=text",
+        f"encoder.model={model}",
+        f"sink.path={run}",
+        "parity.rows=0",
+    ]
     return [*words, "resources.unit_rows=10", "resources.replicas=1", *more]
 
 
 @pytest.fixture(scope="module")
 def long_words(tiny: str, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Give a spec, but for its sink, that can be caught in the middle: 60 units, and every text a batch of its own."""
+    """Give a spec, but for its sink, that can be caught in the middle.
+
+    60 units, and every text a batch of its own.
+    """
     folder = tmp_path_factory.mktemp("long") / "corpus"
     write_parquet(folder, docstrings(600) * 5, files=2)
-    words = [f"source.path={folder}", "source.column=text", f"encoder.model={tiny}", "parity.rows=0", "resources.replicas=1"]
+    words = [
+        f"source.path={folder}",
+        "source.column=text",
+        f"encoder.model={tiny}",
+        "parity.rows=0",
+        "resources.replicas=1",
+    ]
     return [*words, "resources.unit_rows=50", "resources.token_budget=1", "--no-install"]
 
 
@@ -72,7 +87,10 @@ def wait_for_units(run: Path, units: int) -> None:
 
 
 def test_a_job_embeds(head: Head, corpus: Path, tiny: str, tmp_path: Path) -> None:
-    """A spec file beside others, a word over it, and a token from its file: the job's log and its exit code 0 come back."""
+    """A spec file beside others, a word over it, and a token from its file.
+
+    The job's log and its exit code 0 come back.
+    """
     (tmp_path / "run.toml").write_text(
         f"""
         [source]
@@ -100,27 +118,58 @@ def test_a_job_embeds(head: Head, corpus: Path, tiny: str, tmp_path: Path) -> No
 
 
 def test_refusals_are_one_sentence(head: Head, corpus: Path, tiny: str, tmp_path: Path) -> None:
-    """A bad spec, a wrong token, no server, a wrong kind of address: told at once, and no job is begun."""
+    """A bad spec, a wrong token, no server, a wrong kind of address.
+
+    Told at once, and no job is begun.
+    """
     good = spec_words(corpus, tiny, tmp_path / "run")
     with contextlib.suppress(FileNotFoundError):
         (tmp_path / "empty").mkdir()
     cases: list[tuple[list[str], dict[str, str], int, str]] = [
         ([*good, "source.kolumn=text"], {}, 2, "did you mean 'column'?"),
         ([*good, "--stop-after", "soon"], {}, 2, "90s, 30m or 2h"),
-        ([*good, "--working-dir", str(tmp_path / "empty")], {}, 2, "neither pyproject.toml nor requirements.txt"),
+        (
+            [*good, "--working-dir", str(tmp_path / "empty")],
+            {},
+            2,
+            "neither pyproject.toml nor requirements.txt",
+        ),
         ([*good, "--no-install", "--working-dir", str(corpus)], {}, 2, "holds the data itself"),
-        ([*good, "--no-install"], {"RAY_AUTH_TOKEN": "0" * 64}, 3, "refuses this machine's authentication token"),
-        ([*good, "--no-install"], {"RAY_AUTH_TOKEN_PATH": "/nonexistent"}, 3, "refuses this machine's authentication token"),
-        ([*good, "--no-install", "--address", f"http://127.0.0.1:{free_port()}"], {}, 3, "no job server answers there"),
+        (
+            [*good, "--no-install"],
+            {"RAY_AUTH_TOKEN": "0" * 64},
+            3,
+            "refuses this machine's authentication token",
+        ),
+        (
+            [*good, "--no-install"],
+            {"RAY_AUTH_TOKEN_PATH": "/nonexistent"},
+            3,
+            "refuses this machine's authentication token",
+        ),
+        (
+            [*good, "--no-install", "--address", f"http://127.0.0.1:{free_port()}"],
+            {},
+            3,
+            "no job server answers there",
+        ),
         ([*good, "--no-install", "--address", head.gcs], {}, 2, "give the cluster's job server"),
         (["--attach", "nosuchjob"], {}, 2, "no job nosuchjob there"),
         ([], {}, 2, "give a spec to submit it"),
     ]
     running = []
     for words, env, code, sentence in cases:
-        line = [sys.executable, "-m", "embed_ops", "submit", *words] + ([] if "--address" in words else ["--address", head.address])
+        line = [sys.executable, "-m", "embed_ops", "submit", *words] + (
+            [] if "--address" in words else ["--address", head.address]
+        )
         process = subprocess.Popen(
-            line, env=head.env | env, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
+            line,
+            env=head.env | env,
+            cwd=ROOT,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
         )
         running.append((process, words, code, sentence))
     for process, words, code, sentence in running:
@@ -139,7 +188,9 @@ def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     from embed_ops.errors import AddressError
 
     real = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "aiohttp" else real(name, *more))
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *more: None if name == "aiohttp" else real(name, *more)
+    )
     with pytest.raises(AddressError, match=r"embed-ops\[cluster\]"):
         submit.JobServer("http://127.0.0.1:8265")
 
@@ -153,7 +204,9 @@ def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
         (["source.path={folder}/bad", "resources.unit_rows=1000"], 1, "5 rejected"),
     ],
 )
-def test_exit_codes_come_through(more: list[str], code: int, sentence: str, head: Head, corpus: Path, tiny: str, tmp_path: Path) -> None:
+def test_exit_codes_come_through(
+    more: list[str], code: int, sentence: str, head: Head, corpus: Path, tiny: str, tmp_path: Path
+) -> None:
     """What the job ends with is what the command ends with."""
     write_parquet(tmp_path / "bad", [*docstrings(20), *[None] * 5], files=1)
     filled = [word.format(folder=tmp_path) for word in more]
@@ -165,7 +218,8 @@ def test_exit_codes_come_through(more: list[str], code: int, sentence: str, head
 @pytest.mark.slow
 def test_an_environment_without_the_packages(head: Head, corpus: Path, tiny: str, tmp_path: Path) -> None:
     """A job that can't find its own code is a bad environment, not a run that is done with rejects."""
-    # Here the packages are installed for editing, so that they are found from everywhere; the job takes that back.
+    # Here the packages are installed for editing, so that they are found from everywhere; the job
+    # takes that back.
     (tmp_path / "sitecustomize.py").write_text(
         "import sys\nsys.meta_path[:] = [one for one in sys.meta_path if 'Editable' not in repr(one)]\n"
     )
@@ -176,7 +230,10 @@ def test_an_environment_without_the_packages(head: Head, corpus: Path, tiny: str
 
 @pytest.mark.slow
 def test_detach_and_attach(head: Head, long_words: list[str], tmp_path: Path) -> None:
-    """Ctrl-C leaves the job running and says how to come back; attaching shows the log to its end and gives the exit code."""
+    """Ctrl-C leaves the job running and says how to come back.
+
+    Attaching shows the log to its end and gives the exit code.
+    """
     process = head.start(*long_words, f"sink.path={tmp_path / 'run'}")
     job = started_job(process)
     wait_for_units(tmp_path / "run", 1)

@@ -1,4 +1,7 @@
-"""The files that start clusters: valid by the schemas of those who read them, unknown fields included."""
+"""The files that start clusters.
+
+Valid by the schemas of those who read them, unknown fields included.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +67,10 @@ def kuberay(request: pytest.FixtureRequest) -> tuple[dict[str, Any], jsonschema.
 
 
 def test_kuberay_schema(kuberay: tuple[dict[str, Any], jsonschema.Draft7Validator]) -> None:
-    """The operator takes the file as it stands; the check itself sees a misspelt field and a wrong type."""
+    """The operator takes the file as it stands.
+
+    The check itself sees a misspelt field and a wrong type.
+    """
     content, validator = kuberay
     assert [error.message for error in validator.iter_errors(content)] == []
     for place, value in (
@@ -91,7 +97,9 @@ def test_kuberay_promises(kuberay: tuple[dict[str, Any], jsonschema.Draft7Valida
     assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
     (group,) = cluster["workerGroupSpecs"]
     assert group["minReplicas"] < group["maxReplicas"]
-    assert {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"} in group["template"]["spec"]["tolerations"]
+    assert {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"} in group["template"][
+        "spec"
+    ]["tolerations"]
     for container in (cluster["headGroupSpec"], group):
         resources = container["template"]["spec"]["containers"][0]["resources"]
         assert resources["requests"] == resources["limits"], "Ray counts the limits as its own"
@@ -151,15 +159,26 @@ def test_every_file_names_the_same_image() -> None:
     """The image of the files is the one that the Dockerfile says it makes, in this version."""
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     named = {
-        image for path in [*FILES.rglob("*.yaml"), FILES / "Dockerfile"] for image in re.findall(r"\S+/embed-ops:[\w.]+", path.read_text())
+        image
+        for path in [*FILES.rglob("*.yaml"), FILES / "Dockerfile"]
+        for image in re.findall(r"\S+/embed-ops:[\w.]+", path.read_text())
     }
     assert named == {f"REGISTRY/embed-ops:{version}"}
 
 
 def test_dockerfile() -> None:
-    """What can be checked without building: what it copies is there, the package is, versions are pinned, no root."""
+    """What can be checked without building.
+
+    What it copies is there, the package is, versions are pinned, no root.
+    """
     lines = (FILES / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
-    copied = [name for line in lines if line.startswith("COPY") for name in line.split()[1:-1] if not name.startswith("--")]
+    copied = [
+        name
+        for line in lines
+        if line.startswith("COPY")
+        for name in line.split()[1:-1]
+        if not name.startswith("--")
+    ]
     assert [name for name in copied if not (ROOT / name).exists()] == []
     assert "embed_ops" in copied
     assert any("--constraint constraints.txt" in line for line in lines)

@@ -23,7 +23,10 @@ def test_every_input_is_in_exactly_one_batch(lengths: npt.NDArray[np.int32], bud
 
 @given(LENGTHS, BUDGETS)
 def test_no_batch_exceeds_the_budget(lengths: npt.NDArray[np.int32], budget: int) -> None:
-    """Padded positions keep the budget; only an input that is longer by itself exceeds it, alone."""
+    """Padded positions keep the budget.
+
+    Only an input that is longer by itself exceeds it, alone.
+    """
     for batch in token_batches(lengths, budget):
         assert len(batch) == 1 or int(lengths[batch].max()) * len(batch) <= budget
 
@@ -31,7 +34,9 @@ def test_no_batch_exceeds_the_budget(lengths: npt.NDArray[np.int32], budget: int
 @given(LENGTHS, BUDGETS)
 def test_batches_go_from_long_to_short(lengths: npt.NDArray[np.int32], budget: int) -> None:
     """Longest first over all batches, and equal lengths in the order given."""
-    flat = [(-int(lengths[index]), index) for batch in token_batches(lengths, budget) for index in batch.tolist()]
+    flat = [
+        (-int(lengths[index]), index) for batch in token_batches(lengths, budget) for index in batch.tolist()
+    ]
     assert flat == sorted(flat)
 
 

@@ -1,4 +1,7 @@
-"""Chaos: for two minutes replicas, workers, nodes and the driver are killed at random, seeded; then the run ends as if nothing had been."""
+"""Chaos: for two minutes replicas, workers, nodes and the driver are killed at random, seeded.
+
+Then the run ends as if nothing had been.
+"""
 
 from __future__ import annotations
 
@@ -100,11 +103,28 @@ def test_chaos(tmp_path: Path) -> None:
         table = pa.table({"text": rows, "id": range(part * 200, part * 200 + len(rows))})
         pq.write_table(table, tmp_path / "corpus" / f"{part}.parquet")
     source = {"path": str(tmp_path / "corpus"), "column": "text", "keep": ["id"]}
-    straight = quiet(fatal, source, tmp_path / "straight", resources__unit_rows=20, resources__token_budget=64)
+    straight = quiet(
+        fatal, source, tmp_path / "straight", resources__unit_rows=20, resources__token_budget=64
+    )
     fatal.order("exit", slow=0.02)
-    words = [f"source.path={tmp_path / 'corpus'}", "source.column=text", "source.keep=['id']", f"encoder.model={fatal.path}"]
-    words += ["encoder.trust_remote_code=true", "parity.rows=0", "resources.unit_rows=20", "resources.token_budget=64"]
-    words += [f"sink.path={tmp_path / 'run'}", "resources.replicas=[1, 3]", "resources.threads_per_replica=1", "max_reject_fraction=1.0"]
+    words = [
+        f"source.path={tmp_path / 'corpus'}",
+        "source.column=text",
+        "source.keep=['id']",
+        f"encoder.model={fatal.path}",
+    ]
+    words += [
+        "encoder.trust_remote_code=true",
+        "parity.rows=0",
+        "resources.unit_rows=20",
+        "resources.token_budget=64",
+    ]
+    words += [
+        f"sink.path={tmp_path / 'run'}",
+        "resources.replicas=[1, 3]",
+        "resources.threads_per_replica=1",
+        "max_reject_fraction=1.0",
+    ]
     with nodes_of(3) as nodes:
         chaos = Chaos(nodes, words)
         until = time.monotonic() + CHAOS_S

@@ -47,13 +47,19 @@ def write_corpus(folder: Path, poisoned: tuple[int, ...] = (POISONED,), rows: in
     folder.mkdir()
     for part, first in enumerate(range(0, rows, rows // 2)):
         share = texts[first : first + rows // 2]
-        pq.write_table(pa.table({"text": share, "id": range(first, first + len(share))}), folder / f"{part}.parquet")
+        pq.write_table(
+            pa.table({"text": share, "id": range(first, first + len(share))}), folder / f"{part}.parquet"
+        )
     return {"path": str(folder), "column": "text", "keep": ["id"]}
 
 
 def fatal_spec(fatal: FatalModel, source: dict[str, Any], run: Path, **fields: Any) -> Spec:
     """Make a spec that runs the model's own code, in units of ten rows."""
-    given = {"encoder__trust_remote_code": True, "resources__unit_rows": 10, "max_reject_fraction": 1.0} | fields
+    given = {
+        "encoder__trust_remote_code": True,
+        "resources__unit_rows": 10,
+        "max_reject_fraction": 1.0,
+    } | fields
     return tiny_spec(str(fatal.path), source, run, **given)
 
 
@@ -64,13 +70,18 @@ def quiet(fatal: FatalModel, source: dict[str, Any], run: Path, **fields: Any) -
 
 
 def expect_all_but(run: Run, straight: Run, poisoned: tuple[int, ...], reason: str) -> None:
-    """Hold a run against a quiet one: it verifies, the poisoned rows are rejects, all else has the same bits."""
+    """Hold a run against a quiet one.
+
+    It verifies, the poisoned rows are rejects, all else has the same bits.
+    """
     assert verify(run.path, source=True).differences == []
     rejects = run.rejects().to_table().to_pylist()
     assert {row["id"]: row["reason"] for row in rejects} == dict.fromkeys(poisoned, reason)
     whole = straight.open().to_table().sort_by("id")
     left = run.open().to_table().sort_by("id")
-    assert left.equals(whole.filter(pa.array([row not in poisoned for row in whole.column("id").to_pylist()])))
+    assert left.equals(
+        whole.filter(pa.array([row not in poisoned for row in whole.column("id").to_pylist()]))
+    )
     units = {name: content for name, content in contents(Path(straight.path)).items()}
     mine = contents(Path(run.path))
     same = [name for name in units if mine.get(name) == units[name]]
@@ -78,7 +89,10 @@ def expect_all_but(run: Run, straight: Run, poisoned: tuple[int, ...], reason: s
 
 
 def test_a_row_that_kills(fatal: FatalModel, tmp_path: Path) -> None:
-    """A row on which native code dies each time becomes a reject `crashed`; everything else is embedded and keeps its bits."""
+    """A row on which native code dies each time becomes a reject `crashed`.
+
+    Everything else is embedded and keeps its bits.
+    """
     source = write_corpus(tmp_path / "corpus")
     straight = quiet(fatal, source, tmp_path / "straight")
     fatal.order("SIGSEGV")
@@ -116,7 +130,10 @@ def test_a_row_that_hangs(fatal: FatalModel, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_isolation_of_a_row_that_hangs(fatal: FatalModel, tmp_path: Path) -> None:
-    """The last step of the same, without the replicas that hang before it: the row is `hung`, the others of its unit are embedded."""
+    """The last step of the same, without the replicas that hang before it.
+
+    The row is `hung`, the others of its unit are embedded.
+    """
     source = write_corpus(tmp_path / "corpus", (3,), rows=8)
     fields = {"resources__unit_rows": 4, "resources__hang_seconds": 5, "resources__token_budget": 1}
     spec = fatal_spec(fatal, source, tmp_path / "run", **fields)
@@ -125,7 +142,10 @@ def test_isolation_of_a_row_that_hangs(fatal: FatalModel, tmp_path: Path) -> Non
     job = Job(spec, locate(spec.sink.path), corpus.roots, plan.columns, resolve(spec), "f", new_attempt())
     fatal.order("hang")
     records = [record for span in plan.spans for record in isolate(job, Work(span).dump())]
-    assert [(record["rows"], record["rejects"], record["flags"]) for record in records] == [(3, 1, [ISOLATED]), (4, 0, [ISOLATED])]
+    assert [(record["rows"], record["rejects"], record["flags"]) for record in records] == [
+        (3, 1, [ISOLATED]),
+        (4, 0, [ISOLATED]),
+    ]
     rejects = pq.read_table(tmp_path / "run" / "rejects" / records[0]["reject_file"]).to_pylist()
     assert [(row["id"], row["reason"]) for row in rejects] == [(3, "hung")]
 
@@ -133,7 +153,9 @@ def test_isolation_of_a_row_that_hangs(fatal: FatalModel, tmp_path: Path) -> Non
 def test_a_worker_that_hangs_ends_itself() -> None:
     """It does so from native code, and says what it was doing."""
     code = "import time; from embed_ops.embedding.workers import call_guarded; call_guarded(0.5, time.sleep, 600)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=300
+    )
     assert done.returncode == 1
     assert "Timeout" in done.stderr
     assert "call_guarded" in done.stderr
@@ -149,7 +171,8 @@ def test_a_row_that_kills_the_tokenizer(fatal: FatalModel, tmp_path: Path) -> No
     run = embed(fatal_spec(fatal, source, tmp_path / "run"))
     assert verify(run.path, source=True).differences == []
     assert {row["id"]: row["reason"] for row in run.rejects().to_table().to_pylist()} == {POISONED: "crashed"}
-    # The row is a reject before batches are formed: the others of its unit meet other batches, and are held to law 4.
+    # The row is a reject before batches are formed: the others of its unit meet other batches, and
+    # are held to law 4.
     assert run.open().count_rows() == straight.open().count_rows() - 1
 
 
@@ -166,7 +189,10 @@ def test_poison_among_the_compared_rows(fatal: FatalModel, tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_retry_of_a_row_that_killed(fatal: FatalModel, tmp_path: Path) -> None:
-    """A retry of a crashed row dies on it again and leaves the run as it was; once the cause is mended it comes back."""
+    """A retry of a crashed row dies on it again and leaves the run as it was.
+
+    Once the cause is mended it comes back.
+    """
     source = write_corpus(tmp_path / "corpus")
     fatal.order("exit")
     run = embed(fatal_spec(fatal, source, tmp_path / "run"))
@@ -206,7 +232,9 @@ def test_every_unit_fails(fatal: FatalModel, tmp_path: Path) -> None:
     """Where every unit fails, the job says so after a few of them, with the first cause, and does not go on for a night."""
     source = write_corpus(tmp_path / "corpus", (), rows=200)
     fatal.order("raise", everywhere=True)
-    with pytest.raises(Stopped, match=r"10 units failed and none came through, the first .* this model can't"):
+    with pytest.raises(
+        Stopped, match=r"10 units failed and none came through, the first .* this model can't"
+    ):
         embed(fatal_spec(fatal, source, tmp_path / "run"))
     assert Run(str(tmp_path / "run")).status == "stopped"
 
@@ -217,7 +245,9 @@ def test_every_unit_kills(fatal: FatalModel, tmp_path: Path) -> None:
     source = write_corpus(tmp_path / "corpus", (), rows=200)
     straight = quiet(fatal, source, tmp_path / "straight")
     fatal.order("exit", everywhere=True)
-    with pytest.raises(EngineError, match=r"replicas died \d+ times and no unit came through; the first: Actor"):
+    with pytest.raises(
+        EngineError, match=r"replicas died \d+ times and no unit came through; the first: Actor"
+    ):
         embed(fatal_spec(fatal, source, tmp_path / "run"))
     assert Run(str(tmp_path / "run")).status == "stopped"
     fatal.obey_nothing()

@@ -16,7 +16,11 @@ from embed_ops.spec.spec import Spec
 
 def spec(**sections: dict[str, Any]) -> Spec:
     """Make a spec, with fields of some sections replaced."""
-    tree: dict[str, Any] = {"source": {"path": "in", "column": "text"}, "encoder": {"model": "m"}, "sink": {"path": "out"}}
+    tree: dict[str, Any] = {
+        "source": {"path": "in", "column": "text"},
+        "encoder": {"model": "m"},
+        "sink": {"path": "out"},
+    }
     for name, fields in sections.items():
         tree[name] = tree.get(name, {}) | fields
     return Spec.parse(tree)
@@ -50,7 +54,9 @@ def test_other_weights_are_another_fingerprint() -> None:
         require_same("out", fingerprint(spec(), {"weights": "1"}), fingerprint(spec(), {"weights": "2"}))
 
 
-@pytest.mark.parametrize("section", [{"sink": {"path": "elsewhere"}}, {"resources": {"replicas": 9}}, {"parity": {"rows": 1}}])
+@pytest.mark.parametrize(
+    "section", [{"sink": {"path": "elsewhere"}}, {"resources": {"replicas": 9}}, {"parity": {"rows": 1}}]
+)
 def test_what_does_not_change_vectors_does_not(section: dict[str, Any]) -> None:
     """Places, replicas and checks may change between attempts."""
     assert fingerprint(spec(), {}) == fingerprint(spec(**section), {})

@@ -16,7 +16,10 @@ from embed_ops.encoders.base import Encoder, FloatArray, IntArray
 
 @pytest.fixture(autouse=True)
 def _few_objects() -> Iterator[None]:
-    """Take what the other tests have loaded out of the way: memory is collected after each batch that does not fit."""
+    """Take what the other tests have loaded out of the way.
+
+    Memory is collected after each batch that does not fit.
+    """
     gc.collect()
     gc.freeze()
     yield
@@ -24,7 +27,10 @@ def _few_objects() -> Iterator[None]:
 
 
 class Narrow:
-    """An encoder with room for so many positions, whose vectors are (first token, tokens); the real ones need gigabytes to fail."""
+    """An encoder with room for so many positions, whose vectors are (first token, tokens).
+
+    The real ones need gigabytes to fail.
+    """
 
     def __init__(self, room: int, *, late: bool = False) -> None:
         self.room = room
@@ -61,7 +67,9 @@ class Narrow:
 
 def inputs_of(lengths: list[int]) -> pa.Table:
     """Make inputs whose first token is their index."""
-    return pa.table({"tokens": pa.array([[n] * length for n, length in enumerate(lengths)], pa.list_(pa.int32()))})
+    return pa.table(
+        {"tokens": pa.array([[n] * length for n, length in enumerate(lengths)], pa.list_(pa.int32()))}
+    )
 
 
 LENGTHS = [3, 4, 1, 4, 4, 4, 2, 4, 4, 4, 3, 3]
@@ -70,7 +78,10 @@ LENGTHS = [3, 4, 1, 4, 4, 4, 2, 4, 4, 4, 3, 3]
 @pytest.mark.parametrize("late", [False, True])
 @pytest.mark.parametrize("room", [1000, 20, 12, 8, 4])
 def test_every_input_keeps_its_place(room: int, late: bool) -> None:
-    """However little fits, each vector is that of its input; memory may run out at the start of a batch or behind it."""
+    """However little fits, each vector is that of its input.
+
+    Memory may run out at the start of a batch or behind it.
+    """
     encoder = Narrow(room, late=late)
     found = embed_inputs(cast(Encoder, encoder), inputs_of(LENGTHS), 24)
     expected = np.array([[n, length] for n, length in enumerate(LENGTHS)], np.float32)

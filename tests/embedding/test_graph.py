@@ -1,4 +1,7 @@
-"""Graphs through the whole job: equal to PyTorch Geometric, the same bytes however divided, killed and resumed."""
+"""Graphs through the whole job.
+
+Equal to PyTorch Geometric, the same bytes however divided, killed and resumed.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +44,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def spec(folder: Path, out: Path, model: str = "sage", **words: Any) -> Spec:
     """Describe a run over the tables of a folder."""
-    source = {"kind": "graph", "nodes": str(folder / "nodes"), "edges": str(folder / "edges")} | words.pop("source", {})
+    source = {"kind": "graph", "nodes": str(folder / "nodes"), "edges": str(folder / "edges")} | words.pop(
+        "source", {}
+    )
     encoder = {"family": "graph", "model": str(folder / model)} | words.pop("encoder", {})
     return Spec.parse({"source": source, "encoder": encoder, "sink": {"path": str(out)}, **words})
 
@@ -112,7 +117,9 @@ def test_killed_in_a_layer(whole: Run, folder: Path, tmp_path: Path) -> None:
         "--progress",
         "plain",
     ]
-    process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen(
+        line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
     first = out / "work" / "graph" / "layer-001"
     deadline = time.monotonic() + 120
     while not list(first.glob("*.json")) and process.poll() is None and time.monotonic() < deadline:
@@ -130,7 +137,11 @@ def test_killed_in_a_layer(whole: Run, folder: Path, tmp_path: Path) -> None:
 
 def test_layers_and_normalised_outputs(folder: Path, ray_session: None, tmp_path: Path) -> None:
     """One run gives several layers; layer 0 is the features."""
-    outputs = [{"name": "first", "layer": 1, "normalize": True}, {"name": "raw", "layer": 0}, {"name": "last"}]
+    outputs = [
+        {"name": "first", "layer": 1, "normalize": True},
+        {"name": "raw", "layer": 0},
+        {"name": "last"},
+    ]
     run = embed(spec(folder, tmp_path / "out", encoder={"outputs": outputs}))
     graph = graphs.nasty()
     model, _ = graphs.sage(folder / "sage")
@@ -155,7 +166,11 @@ def test_integer_ids(ids: str, whole: Run, folder: Path, tmp_path: Path) -> None
 
 MODELS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "gat": ("GAT", {"heads": 4, "edge_dim": 3, "residual": True}, {"edge_features": ["a", "b", "c"]}),
-    "gatv2": ("GAT", {"v2": True, "heads": 2, "edge_dim": 3, "jk": "last", "norm": "batch_norm"}, {"edge_features": ["abc"]}),
+    "gatv2": (
+        "GAT",
+        {"v2": True, "heads": 2, "edge_dim": 3, "jk": "last", "norm": "batch_norm"},
+        {"edge_features": ["abc"]},
+    ),
     "gcn": ("GCN", {"jk": "lstm"}, {}),
     "weighted gcn": ("GCN", {"improved": True, "act": "elu", "jk": "cat"}, {"weight": "w"}),
     "sage": ("GraphSAGE", {"aggr": "sum", "project": True, "jk": "max", "normalize": True}, {}),
@@ -172,11 +187,16 @@ def test_other_models(name: str, dtype: str, ray_session: None, tmp_path: Path) 
     kind, options, fields = MODELS[name]
     graph = graphs.nasty(1500, 6000, 6)
     rng = np.random.default_rng(1)
-    attributes, weight = rng.standard_normal((len(graph.src), 3)).astype(np.float32), rng.random(len(graph.src)).astype(np.float32)
+    attributes, weight = (
+        rng.standard_normal((len(graph.src), 3)).astype(np.float32),
+        rng.random(len(graph.src)).astype(np.float32),
+    )
     section = graphs.write(graph, tmp_path / "t", files=1, names=np.arange(1500))
     columns = {column: attributes[:, place] for place, column in enumerate("abc")} | {"w": weight}
     columns["abc"] = pa.FixedSizeListArray.from_arrays(pa.array(attributes.ravel()), 3)
-    pq.write_table(pa.table({"src": graph.src, "dst": graph.dst, **columns}), tmp_path / "t" / "edges" / "0.parquet")
+    pq.write_table(
+        pa.table({"src": graph.src, "dst": graph.dst, **columns}), tmp_path / "t" / "edges" / "0.parquet"
+    )
     config = {"in_channels": 6, "hidden_channels": 8, "num_layers": 2, "out_channels": 5, **options}
     torch.manual_seed(1)
     model = getattr(nn, kind)(**config).eval()
@@ -199,7 +219,12 @@ def test_few_neighbours(folder: Path, ray_session: None, tmp_path: Path) -> None
     from embed_ops.encoders.graph.partition import mix
 
     graph = graphs.nasty()
-    runs = [embed(spec(folder, tmp_path / str(count), source={"fanout": 4}, resources={"partitions": count}, seed=5)) for count in (1, 3)]
+    runs = [
+        embed(
+            spec(folder, tmp_path / str(count), source={"fanout": 4}, resources={"partitions": count}, seed=5)
+        )
+        for count in (1, 3)
+    ]
     assert contents(Path(runs[0].path)) == contents(Path(runs[1].path))
     hashes = mix(mix(graph.src.astype(np.uint64) + np.uint64(5)) ^ graph.dst.astype(np.uint64))
     kept: list[int] = []
@@ -221,7 +246,12 @@ def test_csv_and_undirected(folder: Path, ray_session: None, tmp_path: Path) -> 
     pa.csv.write_csv(pa.table({"id": np.arange(400) + 1000, **columns}), tmp_path / "nodes" / "a.csv")
     pa.csv.write_csv(pa.table({"src": graph.src + 1000, "dst": graph.dst + 1000}), tmp_path / "edges.csv")
     kinds = {"id": "int64", "src": "int64", "dst": "int64"}
-    source = {"edges": str(tmp_path / "edges.csv"), "features": ["f0", "f1", "f2"], "undirected": True, "types": kinds}
+    source = {
+        "edges": str(tmp_path / "edges.csv"),
+        "features": ["f0", "f1", "f2"],
+        "undirected": True,
+        "types": kinds,
+    }
     run = embed(spec(tmp_path, tmp_path / "out", "model", source=source))
     back = graph.src != graph.dst
     assert run.open().to_table(columns=["id"])["id"].to_pylist() == list(range(1000, 1400))
@@ -239,7 +269,9 @@ def test_bad_rows(folder: Path, ray_session: None, tmp_path: Path) -> None:
     ids: list[Any] = list(range(500, 800))
     ids[9], ids[10] = None, 511
     (tmp_path / "nodes").mkdir()
-    pq.write_table(pa.table({"id": ids, "x": pa.array(x, pa.list_(pa.float32()))}), tmp_path / "nodes" / "a.parquet")
+    pq.write_table(
+        pa.table({"id": ids, "x": pa.array(x, pa.list_(pa.float32()))}), tmp_path / "nodes" / "a.parquet"
+    )
     pq.write_table(pa.table({"src": graph.src + 500, "dst": graph.dst + 500}), tmp_path / "edges")
     gone = {5, 6, 8, 9, 11}
     source = {"edges": str(tmp_path / "edges"), "on_missing": "drop"}
@@ -251,9 +283,14 @@ def test_bad_rows(folder: Path, ray_session: None, tmp_path: Path) -> None:
     kept = ~(np.isin(src, [5, 6, 8, 9, 10]) | np.isin(dst, [5, 6, 8, 9, 10]))
     src, dst = np.where(src == 11, 10, src)[kept], np.where(dst == 11, 10, dst)[kept]
     expected = graphs.reference(model, graphs.Graph(graph.x, src, dst))
-    assert np.abs(graphs.vectors(run) - expected[[row for row in range(300) if row not in gone]]).max() <= TOLERANCE
+    assert (
+        np.abs(graphs.vectors(run) - expected[[row for row in range(300) if row not in gone]]).max()
+        <= TOLERANCE
+    )
     assert run.report["rejected"] == 5
-    assert run.report["graph"]["edges_of_rejects"] + run.report["graph"]["edges_missing"] == int((~kept).sum())
+    assert run.report["graph"]["edges_of_rejects"] + run.report["graph"]["edges_missing"] == int(
+        (~kept).sum()
+    )
     bounded(run)
 
 
@@ -263,7 +300,9 @@ def test_refusals(folder: Path, ray_session: None, tmp_path: Path) -> None:
     section = graphs.write(graphs.Graph(graph.x, graph.src, graph.dst), tmp_path / "t", files=1)
     edges = pa.table({"src": ["n0", "nowhere"], "dst": ["n7919", "n0"]})
     pq.write_table(edges, tmp_path / "lost.parquet")
-    with pytest.raises(SourceError, match=r"1 edges have no node at one end.*nowhere -> n0 \(lost.parquet, row 1\)"):
+    with pytest.raises(
+        SourceError, match=r"1 edges have no node at one end.*nowhere -> n0 \(lost.parquet, row 1\)"
+    ):
         embed(spec(folder, tmp_path / "a", source=section | {"edges": str(tmp_path / "lost.parquet")}))
     pq.write_table(pa.table({"src": [1], "dst": [2]}), tmp_path / "numbers.parquet")
     with pytest.raises(SourceError, match="edge column 'src' is int64, but node column 'id' is string"):
@@ -271,9 +310,21 @@ def test_refusals(folder: Path, ray_session: None, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="no column 'y'"):
         embed(spec(folder, tmp_path / "c", source=section | {"features": "y"}))
     with pytest.raises(SpecError, match="exactly one of nodes and features_run"):
-        Spec.parse({"source": {"kind": "graph", "edges": "e"}, "encoder": {"family": "graph", "model": "m"}, "sink": {"path": "o"}})
+        Spec.parse(
+            {
+                "source": {"kind": "graph", "edges": "e"},
+                "encoder": {"family": "graph", "model": "m"},
+                "sink": {"path": "o"},
+            }
+        )
     with pytest.raises(SpecError, match='edges is for kind = "graph"'):
-        Spec.parse({"source": {"path": "p", "column": "t", "edges": "e"}, "encoder": {"model": "m"}, "sink": {"path": "o"}})
+        Spec.parse(
+            {
+                "source": {"path": "p", "column": "t", "edges": "e"},
+                "encoder": {"model": "m"},
+                "sink": {"path": "o"},
+            }
+        )
     with pytest.raises(SpecError, match="limit is not for graphs"):
         spec(folder, tmp_path / "d", source=section | {"limit": 3})
     graphs.sage(tmp_path / "narrow", width=5)
@@ -282,7 +333,10 @@ def test_refusals(folder: Path, ray_session: None, tmp_path: Path) -> None:
 
 
 def test_second_run_and_changed_tables(folder: Path, ray_session: None, tmp_path: Path) -> None:
-    """A finished run has nothing left to do; other edges or nodes are another run; rejects are not retried."""
+    """A finished run has nothing left to do; other edges or nodes are another run.
+
+    Rejects are not retried.
+    """
     section = graphs.write(graphs.nasty(100, 300), tmp_path / "t", files=2)
     wanted = spec(folder, tmp_path / "out", source=section)
     before = contents(Path(embed(wanted).path))
@@ -303,7 +357,9 @@ def test_second_run_and_changed_tables(folder: Path, ray_session: None, tmp_path
 def test_example_of_imports(tmp_path: Path) -> None:
     """With the import graph, neighbours tell the package of a module far better than docstrings alone do."""
     program = Path(__file__).parents[2] / "examples" / "fit_imports_sage.py"
-    done = subprocess.run([sys.executable, str(program), str(tmp_path)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, str(program), str(tmp_path)], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     shares = [float(share) for share in re.findall(r"([0-9.]+)%", done.stdout)]
     assert len(shares) == 2
@@ -311,7 +367,10 @@ def test_example_of_imports(tmp_path: Path) -> None:
 
 
 def test_features_of_a_run(whole: Run, folder: Path, tmp_path: Path) -> None:
-    """The vectors of a finished run are features of its rows; one that is not finished is refused."""
+    """The vectors of a finished run are features of its rows.
+
+    One that is not finished is refused.
+    """
     graph = graphs.nasty()
     model, _ = graphs.sage(tmp_path / "model", width=8)
     source = {"kind": "graph", "features_run": whole.path, "edges": str(folder / "edges")}
@@ -339,14 +398,22 @@ def test_one_node_and_no_edges(ray_session: None, tmp_path: Path) -> None:
     assert np.abs(graphs.vectors(run) - graphs.reference(model, graph)).max() <= TOLERANCE
     bounded(run)
     (tmp_path / "none").mkdir()
-    pq.write_table(pa.table({"id": pa.array([], pa.string()), "x": pa.array([], pa.list_(pa.float32()))}), tmp_path / "none" / "0.parquet")
-    run = embed(spec(tmp_path, tmp_path / "empty", "model", source=section | {"nodes": str(tmp_path / "none")}))
+    pq.write_table(
+        pa.table({"id": pa.array([], pa.string()), "x": pa.array([], pa.list_(pa.float32()))}),
+        tmp_path / "none" / "0.parquet",
+    )
+    run = embed(
+        spec(tmp_path, tmp_path / "empty", "model", source=section | {"nodes": str(tmp_path / "none")})
+    )
     assert run.report["rows"] == 0
     bounded(run)
 
 
 def test_broken_tables(folder: Path, ray_session: None, tmp_path: Path) -> None:
-    """A node file that is cut off is a file-level reject, and its nodes are missing; an edge file that is cut off is exit 2."""
+    """A node file that is cut off is a file-level reject, and its nodes are missing.
+
+    An edge file that is cut off is exit 2.
+    """
     section = graphs.write(graphs.nasty(100, 300), tmp_path / "t", files=2)
     nodes, edges = tmp_path / "t" / "nodes" / "1.parquet", tmp_path / "t" / "edges" / "1.parquet"
     nodes.write_bytes(nodes.read_bytes()[:-20])
@@ -376,7 +443,12 @@ def test_one_worker(whole: Run, folder: Path, tmp_path: Path) -> None:
     """One worker gives the bytes of two."""
     ray_folder = tempfile.mkdtemp(prefix="r", dir="/tmp")
     tree = spec(folder, tmp_path / "out", resources={"partitions": 3}).model_dump(mode="json")
-    done = subprocess.run([sys.executable, "-c", ON_ITS_OWN, ray_folder, json.dumps(tree)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", ON_ITS_OWN, ray_folder, json.dumps(tree)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     shutil.rmtree(ray_folder, ignore_errors=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert contents(tmp_path / "out") == contents(Path(whole.path))

@@ -1,4 +1,7 @@
-"""The laws for images: folders, tars and Parquet, with bad images in the middle; and a search by text over images."""
+"""The laws for images: folders, tars and Parquet, with bad images in the middle.
+
+And a search by text over images.
+"""
 
 from __future__ import annotations
 
@@ -31,8 +34,16 @@ from embed_ops.embedding.driver import retry
 from embed_ops.runs.parquet import vectors_of
 from embed_ops.runs.verify.run import verify
 
-KINDS = ["images", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("webdataset", "parquet", "paths"))]
-BAD = {"empty": b"", "html": b"<html>", "cut": samples()["jpeg"][:6000], "huge": encoded(Image.new("1", (10_000, 10_000)), "PNG")}
+KINDS = [
+    "images",
+    *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("webdataset", "parquet", "paths")),
+]
+BAD = {
+    "empty": b"",
+    "html": b"<html>",
+    "cut": samples()["jpeg"][:6000],
+    "huge": encoded(Image.new("1", (10_000, 10_000)), "PNG"),
+}
 REASONS = {"empty": "undecodable", "html": "undecodable", "cut": "undecodable", "huge": "too_large"}
 
 
@@ -75,9 +86,15 @@ def write_corpus(kind: str, folder: Path, count: int) -> dict[str, Any]:
                         archive.addfile(info, io.BytesIO(member))
         if kind in ("parquet", "paths"):
             values = (
-                [{"bytes": content, "path": name} for name, content in mine] if kind == "parquet" else [f"files/{name}" for name, _ in mine]
+                [{"bytes": content, "path": name} for name, content in mine]
+                if kind == "parquet"
+                else [f"files/{name}" for name, _ in mine]
             )
-            pq.write_table(pa.table({"image": values, "name": [name for name, _ in mine]}), place / "x.parquet", row_group_size=16)
+            pq.write_table(
+                pa.table({"image": values, "name": [name for name, _ in mine]}),
+                place / "x.parquet",
+                row_group_size=16,
+            )
     if kind == "images":
         return {"kind": "images", "path": str(folder), "keep": ["label"]}
     if kind == "webdataset":
@@ -93,7 +110,12 @@ def vit(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def spec_of(model: str, source: dict[str, Any], run: Path, **fields: Any) -> Spec:
     """Make a spec for images, in float32 and in units of ten."""
-    given = {"encoder__family": "image", "encoder__dtype": "float32", "resources__unit_rows": 10, "max_reject_fraction": 0.5}
+    given = {
+        "encoder__family": "image",
+        "encoder__dtype": "float32",
+        "resources__unit_rows": 10,
+        "max_reject_fraction": 0.5,
+    }
     return tiny_spec(model, source, run, **{**given, **fields})
 
 
@@ -108,18 +130,29 @@ def rows_of(run: Path) -> dict[str, np.ndarray[Any, Any]]:
 @pytest.mark.usefixtures("ray_session")
 @pytest.mark.parametrize("kind", KINDS)
 def test_complete_and_invariant(kind: str, vit: str, tmp_path: Path) -> None:
-    """Every image is in the output or, with its reason, in the rejects, in order; one replica and two give the same bytes."""
+    """Every image is in the output or, with its reason, in the rejects, in order.
+
+    One replica and two give the same bytes.
+    """
     source = write_corpus(kind, tmp_path / "corpus", 75)
     run = embed(spec_of(vit, source, tmp_path / "one"))
     bad = [name for name, _ in pictures(75) if "-" in name]
     assert (run.report["rows"], run.report["rejected"]) == (75 - len(bad), len(bad))
     assert verify(str(tmp_path / "one"), source=True).differences == []
-    rejects = pa.concat_tables(pq.read_table(path) for path in sorted((tmp_path / "one" / "rejects").rglob("*.parquet")))
-    assert rejects.column("reason").to_pylist() == [REASONS[name.removesuffix(".jpg").partition("-")[2]] for name in bad]
+    rejects = pa.concat_tables(
+        pq.read_table(path) for path in sorted((tmp_path / "one" / "rejects").rglob("*.parquet"))
+    )
+    assert rejects.column("reason").to_pylist() == [
+        REASONS[name.removesuffix(".jpg").partition("-")[2]] for name in bad
+    ]
     data = run.open().to_table()
     if kind == "images":
-        assert [Path(name).name for name in data.column("_source").to_pylist()] == [name for name, _ in pictures(75) if "-" not in name]
-        assert data.column("label").to_pylist() == [Path(name).parent.name for name in data.column("_source").to_pylist()]
+        assert [Path(name).name for name in data.column("_source").to_pylist()] == [
+            name for name, _ in pictures(75) if "-" not in name
+        ]
+        assert data.column("label").to_pylist() == [
+            Path(name).parent.name for name in data.column("_source").to_pylist()
+        ]
     else:
         name = "json.name" if kind == "webdataset" else "name"
         assert data.column(name).to_pylist() == [name for name, _ in pictures(75) if "-" not in name]
@@ -156,15 +189,32 @@ def test_kill_and_go_on(kind: str, vit: str, tmp_path: Path) -> None:
     """Kill -9 in the middle: the same command computes only what is missing, and the bytes are those of a run that was never killed."""
     source = write_corpus(kind, tmp_path / "corpus", 150)
     words = [f"source.{name}={value!r}".replace("'", '"') for name, value in source.items()]
-    words += ["encoder.family=image", f"encoder.model={vit}", "encoder.dtype=float32", "parity.rows=0", "max_reject_fraction=0.5"]
+    words += [
+        "encoder.family=image",
+        f"encoder.model={vit}",
+        "encoder.dtype=float32",
+        "parity.rows=0",
+        "max_reject_fraction=0.5",
+    ]
     words += ["resources.unit_rows=10", "resources.replicas=1", "resources.token_budget=1"]
 
     def line(run: str) -> list[str]:
-        return [sys.executable, "-m", "embed_ops", "embed", *words, f"sink.path={tmp_path / run}", "--progress", "plain"]
+        return [
+            sys.executable,
+            "-m",
+            "embed_ops",
+            "embed",
+            *words,
+            f"sink.path={tmp_path / run}",
+            "--progress",
+            "plain",
+        ]
 
     whole = subprocess.run(line("whole"), capture_output=True, text=True, check=False)
     assert whole.returncode == 0, whole.stdout + whole.stderr
-    process = subprocess.Popen(line("killed"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+    process = subprocess.Popen(
+        line("killed"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+    )
     data = tmp_path / "killed" / "data"
     while process.poll() is None and sum(1 for _ in data.rglob("*.parquet")) < 4:
         time.sleep(0.01)
@@ -182,7 +232,10 @@ def test_kill_and_go_on(kind: str, vit: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
 def test_cut_tar(vit: str, tmp_path: Path) -> None:
-    """A tar that is cut costs what follows the cut: one file-level reject, exit code 1, and `verify` still adds up."""
+    """A tar that is cut costs what follows the cut.
+
+    One file-level reject, exit code 1, and `verify` still adds up.
+    """
     source = write_corpus("webdataset", tmp_path / "corpus", 30)
     tar = tmp_path / "corpus" / "part1" / "x.tar"
     tar.write_bytes(tar.read_bytes()[: tar.stat().st_size // 2])
@@ -194,7 +247,10 @@ def test_cut_tar(vit: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
 def test_retry_of_missing_files(vit: str, tmp_path: Path) -> None:
-    """Images that were not there yet are rejects `missing`; once they are, `retry` embeds them and merges them in order."""
+    """Images that were not there yet are rejects `missing`.
+
+    Once they are, `retry` embeds them and merges them in order.
+    """
     source = write_corpus("paths", tmp_path / "corpus", 30)
     straight = embed(spec_of(vit, source, tmp_path / "straight"))
     late = [path for path in sorted((tmp_path / "corpus").rglob("*.jpg")) if "-" not in path.name][2:20:5]
@@ -215,10 +271,17 @@ def test_retry_of_missing_files(vit: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
 def test_search_by_text(tmp_path: Path) -> None:
-    """Texts and images are embedded by two runs into one space: the nearest images of each text are those that transformers finds."""
+    """Texts and images are embedded by two runs into one space.
+
+    The nearest images of each text are those that transformers finds.
+    """
     model = str(build_vision("clip", tmp_path / "clip"))
     source = write_corpus("images", tmp_path / "corpus", 40)
-    unit = {"encoder__family": "clip", "encoder__outputs": [{"name": "embedding", "normalize": True}], "parity": {"rows": 8}}
+    unit = {
+        "encoder__family": "clip",
+        "encoder__outputs": [{"name": "embedding", "normalize": True}],
+        "parity": {"rows": 8},
+    }
     embed(spec_of(model, source, tmp_path / "images", **unit))
     queries = ["The quick brown fox", "vectors are compared by cosine", "numbers 1234567890", "a"]
     (tmp_path / "queries").mkdir()
@@ -236,7 +299,9 @@ def test_search_by_text(tmp_path: Path) -> None:
         given = tokenizer(queries, padding=True, return_tensors="pt")
         given.pop("token_type_ids", None)
         of_texts = whole.get_text_features(**given).pooler_output
-    wanted = torch.nn.functional.normalize(of_texts, dim=-1) @ torch.nn.functional.normalize(of_images, dim=-1).T
+    wanted = (
+        torch.nn.functional.normalize(of_texts, dim=-1) @ torch.nn.functional.normalize(of_images, dim=-1).T
+    )
     assert np.abs(scores - wanted.numpy()).max() < 1e-5
     for row in range(len(queries)):
         assert set(np.argsort(-scores[row])[:5]) == set(np.argsort(-wanted[row].numpy())[:5])
@@ -244,7 +309,9 @@ def test_search_by_text(tmp_path: Path) -> None:
     for row, near in enumerate(at_once.ids):
         np.testing.assert_allclose(at_once.scores[row], wanted[row].numpy()[near], atol=1e-5)
     itself = [tmp_path / "corpus" / key.partition(":")[0] for key in list(found)[3:5]]
-    code, said = invoke("neighbors", tmp_path / "images", *(word for path in itself for word in ("--image", path)), "-k", 1)
+    code, said = invoke(
+        "neighbors", tmp_path / "images", *(word for path in itself for word in ("--image", path)), "-k", 1
+    )
     assert code == 0, said
     assert all(said.count(path.name) >= 2 for path in itself), "the nearest image of an image is itself"
     code, said = invoke("neighbors", tmp_path / "images", "--image", tmp_path / "queries/x.parquet")
@@ -255,8 +322,12 @@ def test_search_by_text(tmp_path: Path) -> None:
 def test_example_of_digits(tmp_path: Path) -> None:
     """A small ViT that was trained on half of the digits tells the classes of the other half, embedded by the job."""
     program = Path(__file__).parents[2] / "examples" / "train_digits_vit.py"
-    done = subprocess.run([sys.executable, str(program), str(tmp_path / "digits")], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, str(program), str(tmp_path / "digits")], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
-    before, after = (float(re.search(rf"{name}: ([0-9.]+)%", done.stdout)[1]) for name in ("as it began", "trained"))  # type: ignore[index]
+    before, after = (
+        float(re.search(rf"{name}: ([0-9.]+)%", done.stdout)[1]) for name in ("as it began", "trained")
+    )  # type: ignore[index]
     assert before < 60
     assert after > 93

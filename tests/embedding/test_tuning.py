@@ -1,4 +1,7 @@
-"""What "auto" becomes before the first unit: each choice measured, repaid by the work, and vouched for by parity."""
+"""What "auto" becomes before the first unit.
+
+Each choice measured, repaid by the work, and vouched for by parity.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,13 @@ from embed_ops.encoders.text import compiled
 from embed_ops.errors import ParityError
 from embed_ops.spec.spec import ParitySpec, Spec
 
-SPEC = Spec.parse({"source": {"path": "in", "column": "text"}, "encoder": {"model": str(get_model_path())}, "sink": {"path": "out"}})
+SPEC = Spec.parse(
+    {
+        "source": {"path": "in", "column": "text"},
+        "encoder": {"model": str(get_model_path())},
+        "sink": {"path": "out"},
+    }
+)
 TEXTS = docstrings(12)
 LITTLE = Planned(rows=1000, bytes=0, replicas=2)
 MUCH = Planned(rows=100_000_000, bytes=0, replicas=2)
@@ -27,10 +36,14 @@ MUCH = Planned(rows=100_000_000, bytes=0, replicas=2)
 
 def set_rates(monkeypatch: pytest.MonkeyPatch, gain: float) -> None:
     """Let bfloat16 products be so many times as fast as float32 ones."""
-    monkeypatch.setattr(device, "gemm_flops_per_second", lambda kind, dtype: gain if dtype == "bfloat16" else 1.0)
+    monkeypatch.setattr(
+        device, "gemm_flops_per_second", lambda kind, dtype: gain if dtype == "bfloat16" else 1.0
+    )
 
 
-def choose(*open_choices: str, planned: Planned = LITTLE, limits: ParitySpec = SPEC.parity, spec: Spec = SPEC) -> Settled:
+def choose(
+    *open_choices: str, planned: Planned = LITTLE, limits: ParitySpec = SPEC.parity, spec: Spec = SPEC
+) -> Settled:
     """Settle a model's settings on twelve docstrings, MiniLM's if no other is given."""
     return settle(spec.encoder, resolve(spec), frozenset(open_choices), limits, TEXTS, planned)
 
@@ -48,7 +61,9 @@ def test_auto_takes_the_faster_type_that_is_close_enough(monkeypatch: pytest.Mon
     found = choose("dtype")
     assert found.resolved.dtype == "bfloat16"
     assert found.model["dtype"] == "bfloat16"
-    assert 0.9999 <= found.found[0].mean < 1.0, "bfloat16 rounds: a cosine of one would mean that it was not used"
+    assert 0.9999 <= found.found[0].mean < 1.0, (
+        "bfloat16 rounds: a cosine of one would mean that it was not used"
+    )
     assert found.found[0].min >= 0.999
     assert found.found[0].rows == 12
 
@@ -97,8 +112,13 @@ def test_a_large_job_tries_budgets_and_keeps_the_fastest(monkeypatch: pytest.Mon
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kept", [True, False])
-def test_a_large_job_compiles_if_that_is_faster(monkeypatch: pytest.MonkeyPatch, tiny: Spec, kept: bool) -> None:
-    """The compiled pass is timed against the eager one and compared with the reference; what is slower is not kept."""
+def test_a_large_job_compiles_if_that_is_faster(
+    monkeypatch: pytest.MonkeyPatch, tiny: Spec, kept: bool
+) -> None:
+    """The compiled pass is timed against the eager one and compared with the reference.
+
+    What is slower is not kept.
+    """
     monkeypatch.setattr(tuning, "_COMPILE_GAIN", 0.0 if kept else 1e9)
     found = choose("compile", planned=MUCH, spec=tiny)
     assert found.resolved.compile is kept

@@ -61,8 +61,14 @@ def weights(
 
 def spec_of(corpus: Path, run: Path, **fields: Any) -> Spec:
     """Make a spec over the docstrings."""
-    tree = {"source": {"path": str(corpus), "column": "text", "keep": ["id"]}, "sink": {"path": str(run)}, "max_reject_fraction": 1.0}
-    return Spec.parse(tree | {"encoder": {"family": "static", "model": GLOVE, **fields}, "resources": {"unit_rows": 200}})
+    tree = {
+        "source": {"path": str(corpus), "column": "text", "keep": ["id"]},
+        "sink": {"path": str(run)},
+        "max_reject_fraction": 1.0,
+    }
+    return Spec.parse(
+        tree | {"encoder": {"family": "static", "model": GLOVE, **fields}, "resources": {"unit_rows": 200}}
+    )
 
 
 def test_counts_are_those_of_a_plain_counter(
@@ -74,7 +80,10 @@ def test_counts_are_those_of_a_plain_counter(
     encoder = StaticEncoder(spec.encoder)
     words = encoder.vocabulary()
     tokens = [[words[row] for row in encoder.look_up([text]).rows] for text in corpus[1] if text is not None]
-    counted, documents = Counter(word for text in tokens for word in text), Counter(word for text in tokens for word in set(text))
+    counted, documents = (
+        Counter(word for text in tokens for word in text),
+        Counter(word for text in tokens for word in set(text)),
+    )
     found = {row["word"]: row for row in pq.read_table(folder / "words.parquet").to_pylist()}
     assert {word: row["count"] for word, row in found.items()} == dict(counted)
     assert {word: row["documents"] for word, row in found.items()} == dict(documents)
@@ -82,7 +91,9 @@ def test_counts_are_those_of_a_plain_counter(
     judge = TfidfVectorizer(analyzer=lambda text: text).fit(tokens)
     idf = dict(zip(judge.get_feature_names_out(), judge.idf_, strict=True))
     np.testing.assert_allclose([found[word]["idf"] for word in idf], list(idf.values()), rtol=1e-12)
-    np.testing.assert_allclose(found["the"]["sif"], 1e-3 / (1e-3 + counted["the"] / told["words"]), rtol=1e-12)
+    np.testing.assert_allclose(
+        found["the"]["sif"], 1e-3 / (1e-3 + counted["the"] / told["words"]), rtol=1e-12
+    )
     opened = Corpus.open(spec.source)
     plan = opened.plan()
     job = CountJob(spec.source, spec.encoder, tuple(opened.roots), plan.columns)
@@ -91,15 +102,22 @@ def test_counts_are_those_of_a_plain_counter(
         part = count_span(job, span)
         total.counts[part["rows"]] += part["counts"]
         total.documents[part["rows"]] += part["documents"]
-        total = WordCounts(total.counts, total.documents, total.texts + part["texts"], total.unknown + part["unknown"])
+        total = WordCounts(
+            total.counts, total.documents, total.texts + part["texts"], total.unknown + part["unknown"]
+        )
     write(tmp_path / "alone", encoder, total, spec.encoder.model)
     for name in ("words.parquet", "weights.json"):
         assert (tmp_path / "alone" / name).read_bytes() == (folder / name).read_bytes()
 
 
 @pytest.mark.slow
-def test_weights_are_part_of_a_run(weights: tuple[Path, dict[str, Any]], corpus: tuple[Path, list[str | None]], tmp_path: Path) -> None:
-    """A weighted run is compared with numpy and verifies; without the weights it is another run; weights are not fitted over."""
+def test_weights_are_part_of_a_run(
+    weights: tuple[Path, dict[str, Any]], corpus: tuple[Path, list[str | None]], tmp_path: Path
+) -> None:
+    """A weighted run is compared with numpy and verifies; without the weights it is another run.
+
+    Weights are not fitted over.
+    """
     run = embed(spec_of(corpus[0], tmp_path / "run", weights=str(weights[0]), weighting="tfidf"))
     assert verify(run.path).ok
     assert run.report["parity"][0]["min"] > 0.999999
@@ -109,7 +127,12 @@ def test_weights_are_part_of_a_run(weights: tuple[Path, dict[str, Any]], corpus:
     with pytest.raises(SpecError, match="there are weights already"):
         fit_weights(spec.source, spec.encoder, weights[0], session=no_session)
     with pytest.raises(SpecError, match="weights are fitted for family static"):
-        fit_weights(spec.source, spec.encoder.model_copy(update={"family": "text"}), tmp_path / "w", session=no_session)
+        fit_weights(
+            spec.source,
+            spec.encoder.model_copy(update={"family": "text"}),
+            tmp_path / "w",
+            session=no_session,
+        )
     write_parquet(tmp_path / "odd", ["qqqzzz", "", "zzxqqz", "xqzzq"], files=1)
     odd = spec_of(tmp_path / "odd", tmp_path / "x").source
     with pytest.raises(SourceError, match="none of 4 texts has a word"):
@@ -138,7 +161,10 @@ def test_a_vocabulary_is_a_run(weights: tuple[Path, dict[str, Any]], tmp_path: P
 
 
 def test_the_vocabulary_of_a_transformer(tmp_path: Path) -> None:
-    """MiniLM's input embeddings by its word pieces; near "frog" are animals; clusters of words come out of stages; no frequencies."""
+    """MiniLM's input embeddings by its word pieces; near "frog" are animals.
+
+    Clusters of words come out of stages; no frequencies.
+    """
     run = write_vocabulary(str(get_model_path()), str(tmp_path / "words"))
     assert verify(run.path).ok
     table = run.open().to_table().sort_by("_row")
@@ -147,7 +173,10 @@ def test_the_vocabulary_of_a_transformer(tmp_path: Path) -> None:
     unit = x / np.linalg.norm(x, axis=1, keepdims=True)
     near = [words[row] for row in np.argsort(-(unit @ unit[words.index("frog")]))[:6]]
     assert near[:2] == ["frog", "frogs"]
-    clusters = postprocess(run.path, [parse_stage({"kind": "normalize"}), parse_stage({"kind": "kmeans", "k": 20, "max_epochs": 1})])[-1]
+    clusters = postprocess(
+        run.path,
+        [parse_stage({"kind": "normalize"}), parse_stage({"kind": "kmeans", "k": 20, "max_epochs": 1})],
+    )[-1]
     assert verify(clusters.path).ok
     with pytest.raises(ModelError):
         write_vocabulary(str(tmp_path / "nothing.txt"), str(tmp_path / "other"))

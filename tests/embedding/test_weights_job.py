@@ -27,14 +27,23 @@ def embed(spec: dict[str, str], environment: dict[str, str]) -> subprocess.Compl
     told = {**os.environ, **environment, "TMPDIR": folder, "RAY_TMPDIR": folder}
     told.pop("RAY_ADDRESS", None)
     try:
-        return subprocess.run([sys.executable, "-m", "embed_ops", "embed", *words], env=told, capture_output=True, text=True, timeout=300)
+        return subprocess.run(
+            [sys.executable, "-m", "embed_ops", "embed", *words],
+            env=told,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.mark.slow
 def test_hub_model(tmp_path: Path) -> None:
-    """Weights are fetched once for two replicas and the reference; only the driver asks for the branch; a second command needs no file."""
+    """Weights are fetched once for two replicas and the reference.
+
+    Only the driver asks for the branch; a second command needs no file.
+    """
     write_parquet(tmp_path / "corpus", [f"text number {number}" for number in range(2000)], files=4)
     spec: dict[str, Any] = {
         "source.path": tmp_path / "corpus",
@@ -42,8 +51,14 @@ def test_hub_model(tmp_path: Path) -> None:
         "encoder.model": MODEL,
         "sink.path": tmp_path / "run",
     }
-    spec |= {"resources.replicas": 2, "resources.unit_rows": 50, "encoder.dtype": "float32", "encoder.compile": "false"}
-    # One text at a time: a replica that is ready first must not have done everything before the other one is.
+    spec |= {
+        "resources.replicas": 2,
+        "resources.unit_rows": 50,
+        "encoder.dtype": "float32",
+        "encoder.compile": "false",
+    }
+    # One text at a time: a replica that is ready first must not have done everything before the
+    # other one is.
     spec["resources.token_budget"] = 1
     files = {path.name: path.read_bytes() for path in build("bert", tmp_path / "served").iterdir()}
     with serve({**files, "pytorch_model.bin": b"x", "tf_model.h5": b"x"}) as hub:
@@ -57,7 +72,11 @@ def test_hub_model(tmp_path: Path) -> None:
         assert hub.count("GET", "model.safetensors") == 2
         assert hub.count("GET", TREE) == 1
         run = json.loads((tmp_path / "run/run.json").read_text())
-        assert (run["model"]["commit"], run["spec"]["encoder"]["revision"], run["fingerprint"]["model commit"]) == (COMMIT,) * 3
+        assert (
+            run["model"]["commit"],
+            run["spec"]["encoder"]["revision"],
+            run["fingerprint"]["model commit"],
+        ) == (COMMIT,) * 3
         assert {path for method, path in hub_asked if method == "GET"} == {
             BRANCH,
             TREE,

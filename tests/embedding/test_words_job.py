@@ -1,4 +1,7 @@
-"""Lists of vectors through the job: the laws, what other programs read, rejects, lists of words, and words that are asked for."""
+"""Lists of vectors through the job.
+
+The laws, what other programs read, rejects, lists of words, and words that are asked for.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,11 @@ OUTPUTS = [
 
 def spec_of(model: str, source: dict[str, Any], run: Path, **encoder: Any) -> Spec:
     """Make a spec."""
-    tree = {"source": {"column": "text", "keep": ["id"], **source}, "encoder": {"model": model, **encoder}, "sink": {"path": str(run)}}
+    tree = {
+        "source": {"column": "text", "keep": ["id"], **source},
+        "encoder": {"model": model, **encoder},
+        "sink": {"path": str(run)},
+    }
     return Spec.parse(tree | {"parity": {"rows": 8}, "resources": {"unit_rows": 40}})
 
 
@@ -51,7 +58,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def words(ray_session: None, tiny: str, corpus: Path) -> Run:
     """Embed them: rows, windows and words."""
-    return embed(spec_of(tiny, {"path": str(corpus)}, corpus.parent / "words-run", outputs=OUTPUTS, window=40))
+    return embed(
+        spec_of(tiny, {"path": str(corpus)}, corpus.parent / "words-run", outputs=OUTPUTS, window=40)
+    )
 
 
 def files_of(run: Run) -> list[str]:
@@ -60,9 +69,14 @@ def files_of(run: Run) -> list[str]:
 
 
 def test_lists_keep_the_laws(words: Run, tiny: str, corpus: Path) -> None:
-    """Complete, compared with the reference, sliced rightly; a lost unit comes back to the byte; other words are another run."""
+    """Complete, compared with the reference, sliced rightly; a lost unit comes back to the byte.
+
+    Other words are another run.
+    """
     assert verify(words.path, source=True).ok
-    assert {item["output"]: item["min"] > 0.9999 for item in words.report["parity"]} == {str(of["name"]): True for of in OUTPUTS}
+    assert {item["output"]: item["min"] > 0.9999 for item in words.report["parity"]} == {
+        str(of["name"]): True for of in OUTPUTS
+    }
     assert words.report["rows"] == 203
     assert words.report["truncated"] == 0
     texts = dict(zip(*pq.read_table(corpus).select(["id", "text"]).to_pydict().values(), strict=True))
@@ -70,16 +84,23 @@ def test_lists_keep_the_laws(words: Run, tiny: str, corpus: Path) -> None:
     assert max(len(row["of_windows"]) for row in rows) > 3
     for row in rows:
         text = texts[row["id"]]
-        assert [text[begin:end] for begin, end in zip(row["word_start"], row["word_end"], strict=True)] == row["word"]
+        assert [
+            text[begin:end] for begin, end in zip(row["word_start"], row["word_end"], strict=True)
+        ] == row["word"]
         assert len(row["word"]) == len(row["of_words"]) == len(row["early"])
         assert (row["window_start"][0], row["window_end"][-1]) == (0, len(text))
     before = contents(Path(words.path))
     Path(files_of(words)[1]).unlink()
-    again = embed(spec_of(tiny, {"path": str(corpus)}, corpus.parent / "words-run", outputs=OUTPUTS, window=40))
+    again = embed(
+        spec_of(tiny, {"path": str(corpus)}, corpus.parent / "words-run", outputs=OUTPUTS, window=40)
+    )
     assert again.report["units_skipped"] > 0
     assert contents(Path(words.path)) == before
     with pytest.raises(RunError, match=r"encoder\.window"):
-        embed(spec_of(tiny, {"path": str(corpus)}, corpus.parent / "words-run", outputs=OUTPUTS, window=41), session=no_session)
+        embed(
+            spec_of(tiny, {"path": str(corpus)}, corpus.parent / "words-run", outputs=OUTPUTS, window=41),
+            session=no_session,
+        )
 
 
 def test_other_programs_read_lists(words: Run) -> None:
@@ -94,7 +115,10 @@ def test_other_programs_read_lists(words: Run) -> None:
         np.testing.assert_array_equal(np.stack(frame["of_words"][row]), expected)
         polars = pl.read_parquet(file, hive_partitioning=False)
         np.testing.assert_array_equal(np.array(polars["of_words"][row].to_list()), expected)
-        exploded = duckdb.sql(f"SELECT unnest(word), unnest(of_words) FROM (SELECT * FROM read_parquet('{file}') LIMIT 1 OFFSET {row})")
+        exploded = duckdb.sql(
+            f"SELECT unnest(word), unnest(of_words) FROM (SELECT * FROM read_parquet('{file}') LIMIT 1 "
+            f"OFFSET {row})"
+        )
         found = exploded.fetchall()
         assert [word for word, _ in found] == table["word"][row].as_py()
         np.testing.assert_array_equal(np.array([vector for _, vector in found]), expected)
@@ -108,14 +132,19 @@ def test_lists_that_do_not_fit_are_found(words: Run, tmp_path: Path) -> None:
     lists = lists_of(words.spec.encoder)
     assert list(differences(table, lists)) == []
     shorter = [found[:-1] for found in table["word"].to_pylist()]
-    broken = table.set_column(table.schema.get_field_index("word"), "word", pa.array(shorter, pa.list_(pa.string())))
+    broken = table.set_column(
+        table.schema.get_field_index("word"), "word", pa.array(shorter, pa.list_(pa.string()))
+    )
     assert any("entries in column" in what for what in differences(broken, lists))
     assert any("is missing" in what for what in differences(table.drop_columns(["word_end"]), lists))
 
 
 @pytest.mark.slow
 def test_stages_take_rows_and_refuse_lists(words: Run, tiny: str, corpus: Path, tmp_path: Path) -> None:
-    """The vector of a row goes on to stages; lists are refused in a sentence, by name or where there is nothing else."""
+    """The vector of a row goes on to stages.
+
+    Lists are refused in a sentence, by name or where there is nothing else.
+    """
     stage = parse_stage({"kind": "normalize", "column": "embedding"})
     postprocess(words.path, [stage])
     assert verify(f"{words.path}/stages/normalize").ok
@@ -128,7 +157,10 @@ def test_stages_take_rows_and_refuse_lists(words: Run, tiny: str, corpus: Path, 
 
 @pytest.mark.slow
 def test_lists_of_words_and_targets_of_rows(tiny: str, tmp_path: Path) -> None:
-    """Tokenised corpora in Parquet and JSONL give the same vectors; a column names the words to keep; nulls are rejects."""
+    """Tokenised corpora in Parquet and JSONL give the same vectors.
+
+    A column names the words to keep; nulls are rejects.
+    """
     texts = [text.split()[:60] for text in docstrings(30)]
     rows = [{"words": words, "want": words[0].upper()} for words in texts]
     rows += [{"words": None, "want": "x"}, {"words": ["a", None], "want": "a"}, {"words": [], "want": None}]
@@ -139,7 +171,13 @@ def test_lists_of_words_and_targets_of_rows(tiny: str, tmp_path: Path) -> None:
     (tmp_path / "corpus" / "jsonl" / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
     found = []
     for kind in ("parquet", "jsonl"):
-        source = {"path": str(tmp_path / "corpus" / kind), "kind": kind, "column": "words", "keep": ["want"], "modality": "words"}
+        source = {
+            "path": str(tmp_path / "corpus" / kind),
+            "kind": kind,
+            "column": "words",
+            "keep": ["want"],
+            "modality": "words",
+        }
         spec = spec_of(tiny, source, tmp_path / kind, family="words", targets_column="want")
         run = embed(spec.model_copy(update={"max_reject_fraction": 0.5}))
         assert verify(run.path, source=True).ok
@@ -147,20 +185,36 @@ def test_lists_of_words_and_targets_of_rows(tiny: str, tmp_path: Path) -> None:
         found.append(run.open().to_table(columns=["word", "word_index", "embedding", "want"]).to_pylist())
     assert found[0] == found[1]
     for row in found[0]:
-        assert row["want"] is None or all(word.strip(".,:()").lower() == row["want"].strip(".,:()").lower() for word in row["word"])
+        assert row["want"] is None or all(
+            word.strip(".,:()").lower() == row["want"].strip(".,:()").lower() for word in row["word"]
+        )
         assert row["want"] is None or 0 in row["word_index"]
 
 
 @pytest.mark.slow
 def test_a_row_that_kills_is_found_among_windows(tmp_path: Path) -> None:
-    """A long text of which one window kills its worker is a reject; every other row has its words."""
+    """A long text of which one window kills its worker is a reject.
+
+    Every other row has its words.
+    """
     fatal = FatalModel(tmp_path)
     texts = docstrings(30)
     texts[7] = "word " * 200 + POISON + " word" * 200
     write_parquet(tmp_path / "corpus", texts, files=1)
     fatal.order("SIGKILL")
-    spec = spec_of(str(fatal.path), {"path": str(tmp_path / "corpus")}, tmp_path / "run", family="words", trust_remote_code=True, window=40)
-    run = embed(spec.model_copy(update={"max_reject_fraction": 0.5, "parity": spec.parity.model_copy(update={"rows": 4})}))
+    spec = spec_of(
+        str(fatal.path),
+        {"path": str(tmp_path / "corpus")},
+        tmp_path / "run",
+        family="words",
+        trust_remote_code=True,
+        window=40,
+    )
+    run = embed(
+        spec.model_copy(
+            update={"max_reject_fraction": 0.5, "parity": spec.parity.model_copy(update={"rows": 4})}
+        )
+    )
     assert verify(run.path).ok
     assert run.report["rows"] == 29
     assert run.rejects().to_table().to_pylist()[0]["reason"] == "crashed"

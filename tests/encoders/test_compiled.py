@@ -1,4 +1,7 @@
-"""The compiled forward pass: near the eager one, one graph for every shape, the same bits whatever came before."""
+"""The compiled forward pass.
+
+Near the eager one, one graph for every shape, the same bits whatever came before.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,9 @@ def batch_of(rows: int, longest: int) -> pa.Table:
     """Make a batch of so many inputs, the first the longest, with ids that depend on the shape."""
     random = np.random.default_rng(rows * 1000 + longest)
     lengths = [longest, *random.integers(1, longest + 1, rows - 1).tolist()]
-    return pa.table({"tokens": pa.array([random.integers(5, 60, n).tolist() for n in lengths], pa.list_(pa.int32()))})
+    return pa.table(
+        {"tokens": pa.array([random.integers(5, 60, n).tolist() for n in lengths], pa.list_(pa.int32()))}
+    )
 
 
 def loaded(model: Path, dtype: str, *, compiled: bool) -> TextEncoder:
@@ -45,7 +50,10 @@ def loaded(model: Path, dtype: str, *, compiled: bool) -> TextEncoder:
 @pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.05)])
 def test_compiled_is_close_to_eager_and_needs_one_graph(model: Path, dtype: str, tolerance: float) -> None:
-    """Every shape, one input alone too, gives the eager vectors; no shape adds a graph; any order gives the same bits."""
+    """Every shape, one input alone too, gives the eager vectors; no shape adds a graph.
+
+    Any order gives the same bits.
+    """
     eager, fast = loaded(model, dtype, compiled=False), loaded(model, dtype, compiled=True)
     graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     first = {shape: fast.forward(batch_of(*shape))["embedding"] for shape in LENGTHS}

@@ -1,4 +1,7 @@
-"""One process fetches while others wait: who gets what, and what a failure means for those who waited."""
+"""One process fetches while others wait.
+
+Who gets what, and what a failure means for those who waited.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Graph layers against PyTorch Geometric's full batch, and the bits of a row: its own edges and nothing else."""
+"""Graph layers against PyTorch Geometric's full batch, and the bits of a row.
+
+Its own edges and nothing else.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,20 @@ from typing import Any
 
 import pytest
 import torch
-from graph_cases import EDGE_DIM, GRAPHS, LAYER_NORM, Graph, embed, full_batch, nasty, ours, prepare, reference, settings, tile_edges
+from graph_cases import (
+    EDGE_DIM,
+    GRAPHS,
+    LAYER_NORM,
+    Graph,
+    embed,
+    full_batch,
+    nasty,
+    ours,
+    prepare,
+    reference,
+    settings,
+    tile_edges,
+)
 from torch import Tensor
 
 from embed_ops.encoders.graph.layers import CHUNK, TILE, Edges, by_tile
@@ -30,9 +46,13 @@ CASES: dict[str, dict[str, Any]] = {
     "sage-no-out": settings("GraphSAGE", out_channels=None),
     "sage-one-layer": settings("GraphSAGE", num_layers=1),
     "sage-batch-norm": settings("GraphSAGE", norm="batch_norm", norm_kwargs={"eps": 1e-3}),
-    "sage-batch-norm-plain": settings("GraphSAGE", norm="BatchNorm", norm_kwargs={"affine": False}, act_first=True),
+    "sage-batch-norm-plain": settings(
+        "GraphSAGE", norm="BatchNorm", norm_kwargs={"affine": False}, act_first=True
+    ),
     "sage-layer-norm": settings("GraphSAGE", **LAYER_NORM),
-    "sage-layer-norm-plain": settings("GraphSAGE", norm="layer", norm_kwargs={"mode": "node", "affine": False}),
+    "sage-layer-norm-plain": settings(
+        "GraphSAGE", norm="layer", norm_kwargs={"mode": "node", "affine": False}
+    ),
     "sage-act-first": settings("GraphSAGE", norm="batch", act_first=True, act="elu"),
     "sage-no-act": settings("GraphSAGE", act=None),
     "sage-gelu": settings("GraphSAGE", act="GELU"),
@@ -83,10 +103,15 @@ def extra(case: str) -> dict[str, bool]:
 
 
 def close(found: Tensor, expected: Tensor) -> None:
-    """Compare within the limit of the dtype, for values around 1; larger ones, such as sums over the hub, in proportion."""
+    """Compare within the limit of the dtype, for values around 1.
+
+    Larger ones, such as sums over the hub, in proportion.
+    """
     assert found.shape == expected.shape
     assert found.dtype == expected.dtype
-    assert float((found - expected).abs().max()) <= LIMITS[found.dtype] * max(1.0, float(expected.abs().max()))
+    assert float((found - expected).abs().max()) <= LIMITS[found.dtype] * max(
+        1.0, float(expected.abs().max())
+    )
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -109,7 +134,10 @@ def test_chunks_change_little(case: str) -> None:
         close(embed(model, nasty(), chunk=chunk, **extra(case)), whole)
 
 
-@pytest.mark.parametrize(("case", "dtype"), [*((case, torch.float32) for case in CASES), *((case, torch.float64) for case in KINDS)])
+@pytest.mark.parametrize(
+    ("case", "dtype"),
+    [*((case, torch.float32) for case in CASES), *((case, torch.float64) for case in KINDS)],
+)
 def test_bits_do_not_depend_on_the_halo(case: str, dtype: torch.dtype) -> None:
     """A halo of the tile's own sources, with other and shorter indices, gives the same bits as one of all nodes."""
     model = ours(CASES[case], reference(CASES[case]).state_dict(), dtype)
@@ -127,7 +155,9 @@ def test_bits_do_not_depend_on_other_rows(case: str, dtype: torch.dtype) -> None
     x, first = graph.x[TILE : 2 * TILE].to(dtype), TILE
     degree = held.degree
     tiles = _tiles(graph.x.to(dtype))
-    sent = torch.cat([model.messages(1, tile, None if degree is None else degree[at : at + TILE]) for at, tile in tiles])
+    sent = torch.cat(
+        [model.messages(1, tile, None if degree is None else degree[at : at + TILE]) for at, tile in tiles]
+    )
     own = sent[first : first + TILE] if model.uses_own(1) else None
     near = None if degree is None else degree[first : first + TILE]
     edges, _ = tile_edges(held, first)
@@ -143,7 +173,9 @@ def test_bits_do_not_depend_on_other_rows(case: str, dtype: torch.dtype) -> None
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_products_by_tile(dtype: torch.dtype) -> None:
     """An edge's product has the same bits among few and among many."""
-    values, weight = (torch.randn(rows, 100, dtype=dtype, generator=torch.Generator().manual_seed(0)) for rows in (3000, 40))
+    values, weight = (
+        torch.randn(rows, 100, dtype=dtype, generator=torch.Generator().manual_seed(0)) for rows in (3000, 40)
+    )
     whole = by_tile(values, weight)
     assert torch.allclose(whole, values @ weight.T, atol=1e-4)
     for first, last in ((0, 0), (0, 1), (2900, 2903), (5, 1029), (1, 3000)):
@@ -160,7 +192,12 @@ def _tiles(x: Tensor) -> Iterator[tuple[int, Tensor]]:
 @pytest.mark.parametrize("case", KINDS)
 def test_graphs_without_edges(case: str, nodes: int) -> None:
     """Nodes without edges, and a halo without rows."""
-    graph = Graph(nasty().x[:nodes], torch.zeros((2, 0), dtype=torch.int64), torch.zeros(0).double(), torch.zeros((0, EDGE_DIM)).double())
+    graph = Graph(
+        nasty().x[:nodes],
+        torch.zeros((2, 0), dtype=torch.int64),
+        torch.zeros(0).double(),
+        torch.zeros((0, EDGE_DIM)).double(),
+    )
     model = reference(CASES[case])
     found = embed(ours(CASES[case], model.state_dict()), graph, alone=True, **extra(case))
     close(found, full_batch(model, graph, torch.float64, **extra(case)))
@@ -190,7 +227,9 @@ def test_gat_with_two_maps() -> None:
     close(embed(model, nasty(), chunk=256), conv((x, x), nasty().edges).detach())
 
 
-@pytest.mark.parametrize("case", ["sage", "sage-project-max", "gat-edges", "gatv2-edges", "gcn-weights", "sage-jk-lstm"])
+@pytest.mark.parametrize(
+    "case", ["sage", "sage-project-max", "gat-edges", "gatv2-edges", "gcn-weights", "sage-jk-lstm"]
+)
 def test_gradients(case: str) -> None:
     """A training loop gets PyTorch Geometric's gradients through messages, layer and output."""
     reference_model = reference(CASES[case])
@@ -205,9 +244,19 @@ def test_gradients(case: str) -> None:
     states = [graph.x]
     for layer in range(1, model.depth + 1):
         sent = model.messages(layer, states[-1], held.degree)
-        states.append(model.layer(layer, sent, edges, states[-1], sent if model.uses_own(layer) else None, held.degree, 64))
+        states.append(
+            model.layer(
+                layer, sent, edges, states[-1], sent if model.uses_own(layer) else None, held.degree, 64
+            )
+        )
     model.output(states[1:]).square().mean().backward()  # type: ignore[no-untyped-call]
-    extras = {"edge_weight": graph.weight} if extra(case)["weighted"] else {"edge_attr": graph.attr} if extra(case)["attr"] else {}
+    extras = (
+        {"edge_weight": graph.weight}
+        if extra(case)["weighted"]
+        else {"edge_attr": graph.attr}
+        if extra(case)["attr"]
+        else {}
+    )
     reference_model(graph.x, graph.edges, **extras).square().mean().backward()
     for name, values in reference_model.named_parameters():
         mine = model.weights[name].grad
@@ -224,11 +273,17 @@ def _inside(graph: Graph, nodes: int) -> tuple[Tensor, Tensor, Tensor]:
     ("case", "expected"),
     [
         ("sage", {"sends_input": [True, True, False], "message_width": [12, 16, 8], "uses_own": [False] * 3}),
-        ("sage-max", {"sends_input": [True, True, True], "message_width": [12, 16, 16], "uses_own": [False] * 3}),
+        (
+            "sage-max",
+            {"sends_input": [True, True, True], "message_width": [12, 16, 16], "uses_own": [False] * 3},
+        ),
         ("sage-project", {"sends_input": [False] * 3, "message_width": [12, 12, 8], "uses_own": [False] * 3}),
         ("gat-heads", {"sends_input": [False] * 3, "message_width": [20, 20, 36], "uses_own": [True] * 3}),
         ("gatv2-heads", {"sends_input": [False] * 3, "message_width": [16, 16, 32], "uses_own": [True] * 3}),
-        ("gatv2-no-loops", {"sends_input": [False] * 3, "message_width": [16, 16, 16], "uses_own": [False] * 3}),
+        (
+            "gatv2-no-loops",
+            {"sends_input": [False] * 3, "message_width": [16, 16, 16], "uses_own": [False] * 3},
+        ),
         ("gcn", {"sends_input": [False] * 3, "message_width": [12, 16, 8], "uses_own": [True] * 3}),
         ("gcn-plain", {"sends_input": [False, False], "message_width": [12, 8], "uses_own": [False] * 2}),
     ],
@@ -247,18 +302,44 @@ def test_needs_of_models() -> None:
     """What is the same for all layers."""
     found = {
         case: ours(CASES[case], reference(CASES[case]).state_dict())
-        for case in ("sage", "gat-edges", "gat-no-loops", "gcn", "gcn-improved", "gcn-no-loops", "gcn-plain", "sage-jk-cat", "sage-jk-last")
+        for case in (
+            "sage",
+            "gat-edges",
+            "gat-no-loops",
+            "gcn",
+            "gcn-improved",
+            "gcn-no-loops",
+            "gcn-plain",
+            "sage-jk-cat",
+            "sage-jk-last",
+        )
     }
-    assert [case for case, model in found.items() if model.drops_loops] == ["gat-edges", "gcn", "gcn-improved"]
-    assert [case for case, model in found.items() if model.needs_degree] == ["gcn", "gcn-improved", "gcn-no-loops"]
+    assert [case for case, model in found.items() if model.drops_loops] == [
+        "gat-edges",
+        "gcn",
+        "gcn-improved",
+    ]
+    assert [case for case, model in found.items() if model.needs_degree] == [
+        "gcn",
+        "gcn-improved",
+        "gcn-no-loops",
+    ]
     assert [case for case, model in found.items() if model.keeps_states] == ["sage-jk-cat"]
-    assert [case for case, model in found.items() if model.weighted] == ["gcn", "gcn-improved", "gcn-no-loops", "gcn-plain"]
+    assert [case for case, model in found.items() if model.weighted] == [
+        "gcn",
+        "gcn-improved",
+        "gcn-no-loops",
+        "gcn-plain",
+    ]
     assert found["gat-edges"].edge_dim == EDGE_DIM
     assert found["gcn-improved"].loop_weight == 2
 
 
 def test_temporaries_do_not_grow_with_the_halo() -> None:
-    """A tile with few edges touches few rows of the halo: rows that are NaN, and could be a file's, are not read."""
+    """A tile with few edges touches few rows of the halo.
+
+    Rows that are NaN, and could be a file's, are not read.
+    """
     for case in KINDS:
         model = ours(CASES[case], reference(CASES[case]).state_dict(), torch.float32)
         halo = torch.full((50, model.message_width(1)), float("nan"))

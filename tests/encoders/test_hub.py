@@ -1,4 +1,7 @@
-"""A hub model, from a hub on this machine: what is fetched when and how often, what is waited out, and what each failure says."""
+"""A hub model, from a hub on this machine.
+
+What is fetched when and how often, what is waited out, and what each failure says.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +55,12 @@ sys.stdout.write(json.dumps(told))
 """
 SMALL = {"config.json": b"{}", "tokenizer.json": b"[1, 2, 3]", "vocab.txt": b"a\nb\n"}
 WEIGHTS = {"model.safetensors": bytes(range(256)) * 8192}
-OTHERS = {"tf_model.h5": b"x", "pytorch_model.bin": b"x", "onnx/model.onnx": b"x", "checkpoint-5/model.safetensors": b"x"}
+OTHERS = {
+    "tf_model.h5": b"x",
+    "pytorch_model.bin": b"x",
+    "onnx/model.onnx": b"x",
+    "checkpoint-5/model.safetensors": b"x",
+}
 SIZES = {name: len(content) for name, content in {**SMALL, **WEIGHTS}.items()}
 
 
@@ -66,12 +74,23 @@ class Fetch:
     hub: Hub
     home: Path
 
-    def start(self, *revisions: str | None, model: str = MODEL, tries: int = 5, weights: bool = True, **environment: str) -> Any:
+    def start(
+        self,
+        *revisions: str | None,
+        model: str = MODEL,
+        tries: int = 5,
+        weights: bool = True,
+        **environment: str,
+    ) -> Any:
         """Start one that asks for one revision after the other."""
         told = json.dumps([[(model, revision) for revision in revisions], tries, weights])
         with_hub = {**os.environ, **self.hub.environment(self.home), **environment}
         return subprocess.Popen(
-            [sys.executable, "-c", FETCH, told], env=with_hub, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [sys.executable, "-c", FETCH, told],
+            env=with_hub,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
 
     def all(self, *revisions: str | None, **options: Any) -> Told:
@@ -110,11 +129,16 @@ def whole(told: Mapping[str, Any]) -> bool:
 
 
 def test_hub_model(tmp_path: Path) -> None:
-    """Weights come with load only, other frameworks' weights never; the commit is kept; an unknown name is a clear error."""
+    """Weights come with load only, other frameworks' weights never; the commit is kept.
+
+    An unknown name is a clear error.
+    """
     files = {path.name: path.read_bytes() for path in build("bert", tmp_path / "served").iterdir()}
     with serve({**OTHERS, **files}) as hub:
         environment = {**os.environ, **hub.environment(tmp_path / "home")}
-        done = subprocess.run([sys.executable, "-c", ENCODE], env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [sys.executable, "-c", ENCODE], env=environment, capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, done.stderr
         weights_before, commit, prints, shape, message = json.loads(done.stdout)
         assert not weights_before
@@ -125,7 +149,10 @@ def test_hub_model(tmp_path: Path) -> None:
 
 
 def test_once_per_node(fetch: Fetch) -> None:
-    """Of eight workers that start at once on an empty cache, one fetches; afterwards nobody asks the hub for anything."""
+    """Of eight workers that start at once on an empty cache, one fetches.
+
+    Afterwards nobody asks the hub for anything.
+    """
     workers = [fetch.start(COMMIT) for _ in range(8)]
     assert [whole(fetch.told(worker)[0]) for worker in workers] == [True] * 8
     assert fetch.hub.fetched() == dict.fromkeys(SIZES, 1)
@@ -173,7 +200,10 @@ def test_throttled_together(fetch: Fetch) -> None:
 
 
 def test_down(fetch: Fetch) -> None:
-    """A hub that is down is exit 3 after some tries; a commit that is here does not need it, nor does a branch that was asked for."""
+    """A hub that is down is exit 3 after some tries.
+
+    A commit that is here does not need it, nor does a branch that was asked for.
+    """
     gone = {"HF_ENDPOINT": refused()}
     told = fetch(None, tries=3, **gone)
     assert (told["kind"], told["code"]) == ("StorageError", 3)
@@ -210,7 +240,10 @@ def test_refused(fetch: Fetch) -> None:
 
 
 def test_cut_short_in_the_cache(fetch: Fetch) -> None:
-    """Weights that are shorter in the cache than on the hub are fetched again; offline, they are an error."""
+    """Weights that are shorter in the cache than on the hub are fetched again.
+
+    Offline, they are an error.
+    """
     assert whole(fetch())
     cached = next(fetch.home.rglob("model.safetensors"))
     with cached.open("r+b") as file:
@@ -221,7 +254,10 @@ def test_cut_short_in_the_cache(fetch: Fetch) -> None:
 
 
 def test_offline(fetch: Fetch) -> None:
-    """Offline, what is cached works, by branch and by commit, and what is not says what to do; there is no request."""
+    """Offline, what is cached works, by branch and by commit, and what is not says what to do.
+
+    There is no request.
+    """
     for told in fetch.all(None, COMMIT, HF_HUB_OFFLINE="1"):
         assert (told["kind"], told["code"]) == ("ModelError", 2)
         assert "HF_HUB_OFFLINE" in told["message"]
@@ -237,7 +273,10 @@ def test_offline(fetch: Fetch) -> None:
 
 
 def test_cache_of_other_software(fetch: Fetch) -> None:
-    """A cache without a listing may lack files: with a hub it is completed, offline it is taken as it is."""
+    """A cache without a listing may lack files.
+
+    With a hub it is completed, offline it is taken as it is.
+    """
     assert whole(fetch())
     for trees in list(fetch.home.rglob("trees")):
         shutil.rmtree(trees)

@@ -50,7 +50,9 @@ def make(folder: Path, *outputs: OutputSpec, family: str = "image", **fields: An
     return encoder
 
 
-def embedded(encoder: Any, contents: list[Any], kind: pa.DataType | None = None) -> dict[str, npt.NDArray[np.float32]]:
+def embedded(
+    encoder: Any, contents: list[Any], kind: pa.DataType | None = None
+) -> dict[str, npt.NDArray[np.float32]]:
     """Embed a column whose rows are all fine."""
     prepared = encoder.prepare(pa.array(contents, kind or pa.binary()))
     assert prepared.rejects == []
@@ -72,7 +74,9 @@ def reference(folder: Path, content: bytes) -> Any:
     """Put a file through transformers alone: its states, hidden states among them."""
     processor = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil")
     kinds = {"clip": transformers.CLIPVisionModel, "siglip": transformers.SiglipVisionModel}
-    kind: Any = kinds.get(json.loads((folder / "config.json").read_text())["model_type"], transformers.AutoModel)
+    kind: Any = kinds.get(
+        json.loads((folder / "config.json").read_text())["model_type"], transformers.AutoModel
+    )
     model = kind.from_pretrained(folder).eval()
     with torch.inference_mode():
         return model(**processor(images=loaded(content), return_tensors="pt"), output_hidden_states=True)
@@ -110,14 +114,23 @@ def test_pixels_are_the_processors(name: str, folders: dict[str, Path]) -> None:
         ({"size": {"shortest_edge": 100}, "crop_pct": 0.9}, "convnext"),
     ],
 )
-def test_settings_of_processors(change: dict[str, Any], kind: str, folders: dict[str, Path], tmp_path: Path) -> None:
-    """Every setting that is followed is followed to the bit; images smaller than the crop are framed as transformers frames them."""
+def test_settings_of_processors(
+    change: dict[str, Any], kind: str, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """Every setting that is followed is followed to the bit.
+
+    Images smaller than the crop are framed as transformers frames them.
+    """
     config = json.loads((folders[kind] / "preprocessor_config.json").read_text()) | change
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(config))
     shutil.copy(folders[kind] / "config.json", tmp_path)
     processor = transformers.AutoImageProcessor.from_pretrained(tmp_path, backend="pil")
     steps = read_preprocessing(tmp_path)
-    for content in (samples()["png"], samples()["turned 6"], encoded(photographs()[0].crop((0, 0, 31, 44)), "PNG")):
+    for content in (
+        samples()["png"],
+        samples()["turned 6"],
+        encoded(photographs()[0].crop((0, 0, 31, 44)), "PNG"),
+    ):
         wanted = processor(images=loaded(content), return_tensors="np")["pixel_values"][0]
         pixels = steps.pixels(content, LIMIT)
         found = np.stack([steps.levels()[channel][pixels[..., channel]] for channel in range(3)])
@@ -127,7 +140,9 @@ def test_settings_of_processors(change: dict[str, Any], kind: str, folders: dict
 @pytest.mark.parametrize("name", MAKERS)
 def test_vectors_are_those_of_transformers(name: str, folders: dict[str, Path]) -> None:
     """From file to vector: cosine 0.99999 or more for every family, pooling and format."""
-    modes = ["pooler", "mean", "max"] + (["cls", "patches"] if name not in ("convnext", "resnet", "siglip") else [])
+    modes = ["pooler", "mean", "max"] + (
+        ["cls", "patches"] if name not in ("convnext", "resnet", "siglip") else []
+    )
     if name == "siglip":
         modes.append("patches")
     outputs = [OutputSpec(name=mode, pooling=mode) for mode in modes]  # type: ignore[arg-type]
@@ -140,7 +155,13 @@ def test_vectors_are_those_of_transformers(name: str, folders: dict[str, Path]) 
         hidden = states.last_hidden_state[0]
         hidden = hidden if hidden.ndim == 2 else hidden.flatten(1).T
         own = hidden[len(hidden) - patches :] if name not in ("convnext", "resnet") else hidden
-        wanted = {"pooler": states.pooler_output, "mean": own.mean(0), "max": own.amax(0), "cls": hidden[0], "patches": own}
+        wanted = {
+            "pooler": states.pooler_output,
+            "mean": own.mean(0),
+            "max": own.amax(0),
+            "cls": hidden[0],
+            "patches": own,
+        }
         for mode in modes:
             assert found[mode].shape[1] == encoder.dim(mode) == wanted[mode].numel()
             assert cosine(found[mode][row], wanted[mode]) >= 0.99999, (mode, list(samples())[row])
@@ -151,7 +172,10 @@ def test_vectors_are_those_of_transformers(name: str, folders: dict[str, Path]) 
 def test_layers(name: str, folders: dict[str, Path]) -> None:
     """Any hidden layer can be had beside the model's output; one that is not there is named."""
     outputs = [OutputSpec(name=f"l{layer + 9}", pooling="cls", layer=layer) for layer in (-1, 0, 1, 2, 3, -2)]
-    found = embedded(make(folders[name], *outputs, OutputSpec(name="unit", pooling="mean", normalize=True)), [samples()["jpeg"]])
+    found = embedded(
+        make(folders[name], *outputs, OutputSpec(name="unit", pooling="mean", normalize=True)),
+        [samples()["jpeg"]],
+    )
     states = reference(folders[name], samples()["jpeg"])
     for output in outputs:
         hidden = states.last_hidden_state if output.layer == -1 else states.hidden_states[output.layer]
@@ -162,8 +186,17 @@ def test_layers(name: str, folders: dict[str, Path]) -> None:
 
 
 def test_what_a_model_has_by_default(folders: dict[str, Path]) -> None:
-    """Where the spec does not say: the class token, or the pooler of models whose image vector that is."""
-    for name, mode in (("vit", "cls"), ("dinov2", "cls"), ("clip", "pooler"), ("siglip", "pooler"), ("convnext", "pooler")):
+    """Where the spec does not say.
+
+    The class token, or the pooler of models whose image vector that is.
+    """
+    for name, mode in (
+        ("vit", "cls"),
+        ("dinov2", "cls"),
+        ("clip", "pooler"),
+        ("siglip", "pooler"),
+        ("convnext", "pooler"),
+    ):
         encoder = make(folders[name])
         told = encoder.describe()["outputs"]["embedding"]
         assert (told["pooling"], told["dim"]) == (mode, encoder.dim("embedding"))
@@ -179,12 +212,18 @@ def test_both_towers(name: str, folders: dict[str, Path]) -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(folders[name])
     model = transformers.AutoModel.from_pretrained(folders[name]).eval()
     images, texts = embedded(encoder, list(samples().values())), embedded(encoder, CAPTIONS, pa.string())
-    padded: dict[str, Any] = {"padding": "max_length", "return_attention_mask": False} if name == "siglip" else {}
+    padded: dict[str, Any] = (
+        {"padding": "max_length", "return_attention_mask": False} if name == "siglip" else {}
+    )
     with torch.inference_mode():
         for row, content in enumerate(samples().values()):
-            wanted = model.get_image_features(**processor(images=loaded(content), return_tensors="pt")).pooler_output
+            wanted = model.get_image_features(
+                **processor(images=loaded(content), return_tensors="pt")
+            ).pooler_output
             assert cosine(images["embedding"][row], wanted) >= 0.99999
-            assert np.abs(images["embedding"][row] - wanted[0].numpy()).max() < 1e-4 * float(wanted.abs().max())
+            assert np.abs(images["embedding"][row] - wanted[0].numpy()).max() < 1e-4 * float(
+                wanted.abs().max()
+            )
             assert np.linalg.norm(images["unit"][row]) == pytest.approx(1.0)
         for row, text in enumerate(CAPTIONS):
             given = tokenizer(text, truncation=True, max_length=24, return_tensors="pt", **padded)
@@ -200,7 +239,10 @@ def test_reference(family: str, folders: dict[str, Path]) -> None:
     encoder = make(folders["clip"], family=family)
     contents = [samples()["jpeg"], None, b"no image", samples()["turned 6"]]
     prepared = encoder.prepare(pa.array(contents, pa.binary()))
-    assert [(reject.row, str(reject.reason)) for reject in prepared.rejects] == [(1, "null"), (2, "undecodable")]
+    assert [(reject.row, str(reject.reason)) for reject in prepared.rejects] == [
+        (1, "null"),
+        (2, "undecodable"),
+    ]
     name, wanted = encoder.reference(pa.array(contents, pa.binary()))
     found = encoder.launch(prepared.inputs)()["embedding"]
     assert name.startswith("transformers ")
@@ -245,11 +287,18 @@ def test_sixteen_bits() -> None:
         (encoded(Image.new("1", (10_000, 10_000)), "PNG"), "too_large", "more than encoder.max_pixels"),
         (encoded(Image.new("RGB", (1, 60_000)), "PNG"), "too_large", "would be resized to"),
         (encoded(Image.new("F", (30, 30), 1e6), "TIFF"), None, ""),
-        (encoded(Image.fromarray(np.full((9, 9), 1 << 20, np.int32)), "TIFF"), "undecodable", "8 and 16 bits"),
+        (
+            encoded(Image.fromarray(np.full((9, 9), 1 << 20, np.int32)), "TIFF"),
+            "undecodable",
+            "8 and 16 bits",
+        ),
     ],
 )
 def test_bad_images(content: bytes, reason: str | None, words: str, folders: dict[str, Path]) -> None:
-    """What can't be decoded, or is too large, is a reject with its reason; the images around it are embedded."""
+    """What can't be decoded, or is too large, is a reject with its reason.
+
+    The images around it are embedded.
+    """
     encoder = make(folders["clip"])
     good = samples()["jpeg"]
     prepared = encoder.prepare(pa.array([good, content, samples()["png"]], pa.binary()))
@@ -260,14 +309,20 @@ def test_bad_images(content: bytes, reason: str | None, words: str, folders: dic
 
 
 def test_draft(folders: dict[str, Path]) -> None:
-    """With draft a large JPEG is shrunk while it is decoded: other pixels, nearly the same vector."""
+    """With draft a large JPEG is shrunk while it is decoded.
+
+    Other pixels, nearly the same vector.
+    """
     large = encoded(photographs()[0].resize((2560, 1708)), "JPEG", quality=92)
     turned = Image.Exif()
     turned[0x0112] = 6
     rotated = encoded(photographs()[1].resize((2560, 1708)), "JPEG", exif=turned.tobytes())
     for name in ("vit", "clip", "deit", "convnext"):
         contents = [large, rotated, samples()["png"]]
-        exact, drafted = embedded(make(folders[name]), contents), embedded(make(folders[name], draft=True), contents)
+        exact, drafted = (
+            embedded(make(folders[name]), contents),
+            embedded(make(folders[name], draft=True), contents),
+        )
         close = [cosine(*pair) for pair in zip(exact["embedding"], drafted["embedding"], strict=True)]
         assert min(close) > 0.995
         assert close[2] == pytest.approx(1.0, abs=1e-9)
@@ -279,16 +334,35 @@ def test_draft_is_chosen_by_parity(folders: dict[str, Path]) -> None:
     large = [encoded(photo.resize((2560, 1708)), "JPEG", quality=92) for photo in photographs()]
     small = [encoded(photo.resize((40, 30)), "JPEG") for photo in photographs()]
     spec = EncoderSpec(family="image", model=str(folders["vit"]), dtype="bfloat16")
-    tree = {"source": {"kind": "images", "path": "x"}, "encoder": spec.model_dump(mode="json"), "sink": {"path": "y"}}
+    tree = {
+        "source": {"kind": "images", "path": "x"},
+        "encoder": spec.model_dump(mode="json"),
+        "sink": {"path": "y"},
+    }
     assert choices(Spec.parse(tree)) >= {"draft"}
     tree["encoder"]["dtype"] = "float32"
     assert "draft" not in choices(Spec.parse(tree))
     before = replace(resolve(Spec.parse(tree)), dtype="bfloat16")
     found = {
-        name: settle(spec, before, frozenset({"draft"}), ParitySpec(min=least, min_mean=least), contents, Planned(10, 10, 1))
-        for name, contents, least in (("large", large, 0.99), ("small", small, 0.99), ("strict", large, 0.9999999))
+        name: settle(
+            spec,
+            before,
+            frozenset({"draft"}),
+            ParitySpec(min=least, min_mean=least),
+            contents,
+            Planned(10, 10, 1),
+        )
+        for name, contents, least in (
+            ("large", large, 0.99),
+            ("small", small, 0.99),
+            ("strict", large, 0.9999999),
+        )
     }
-    assert {name: settled.resolved.draft for name, settled in found.items()} == {"large": True, "small": False, "strict": False}
+    assert {name: settled.resolved.draft for name, settled in found.items()} == {
+        "large": True,
+        "small": False,
+        "strict": False,
+    }
     assert found["large"].found != found["strict"].found
     assert found["strict"].measured["draft"]["parity"][0]["min"] < 0.9999999
 
@@ -307,7 +381,9 @@ def test_folders_that_lack_something(folders: dict[str, Path], tmp_path: Path) -
     (path / "preprocessor_config.json").unlink()
     with pytest.raises(ModelError, match=r"no preprocessor_config.json; save the model's image processor"):
         make(path)
-    with pytest.raises(ModelError, match=r"image processor 'DetrImageProcessor' is not supported; supported: vit, "):
+    with pytest.raises(
+        ModelError, match=r"image processor 'DetrImageProcessor' is not supported; supported: vit, "
+    ):
         make(broken("vit", image_processor_type="DetrImageProcessor"))
     with pytest.raises(ModelError, match="images of different sizes"):
         make(broken("clip", do_center_crop=False))
@@ -334,7 +410,10 @@ def _with_tokenizer(path: Path, folders: dict[str, Path]) -> Path:
 
 
 def test_flops(folders: dict[str, Path]) -> None:
-    """A ViT's operations are those counted by hand: patches, and per layer four products of width squared, two of the MLP, attention."""
+    """A ViT's operations are those counted by hand.
+
+    Patches, and per layer four products of width squared, two of the MLP, attention.
+    """
     encoder = make(folders["vit"], OutputSpec(pooling="cls"))
     positions, width, inner, layers = 37, 32, 64, 3
     of_layer = 2 * positions * (4 * width**2 + 2 * width * inner) + 4 * positions**2 * width
@@ -357,5 +436,7 @@ def test_workers_need_no_torch(folders: dict[str, Path]) -> None:
     )
     path = folders["vit"] / "photo"
     path.write_bytes(samples()["jpeg"])
-    done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr

@@ -56,21 +56,31 @@ def embed(encoder: StaticEncoder, texts: list[str]) -> np.ndarray[Any, Any]:
 def wordpiece() -> Tokenizer:
     """Make a tokenizer that knows some of the tests' words."""
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "cat", "sat", "on", "mat", "##s", "a", "."]
-    backend = Tokenizer(models.WordPiece({word: row for row, word in enumerate(vocabulary)}, unk_token="[UNK]"))
-    backend.normalizer, backend.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    backend = Tokenizer(
+        models.WordPiece({word: row for row, word in enumerate(vocabulary)}, unk_token="[UNK]")
+    )
+    backend.normalizer, backend.pre_tokenizer = (
+        normalizers.BertNormalizer(),
+        pre_tokenizers.BertPreTokenizer(),
+    )
     return backend
 
 
 @pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("cut", [None, 3])
 def test_static_embedding_folder(normalize: bool, cut: int | None, tmp_path: Path) -> None:
-    """A sentence-transformers folder gives its vectors; its unknown token counts in the mean, as there; what it cuts is told."""
+    """A sentence-transformers folder gives its vectors.
+
+    Its unknown token counts in the mean, as there; what it cuts is told.
+    """
     weights = np.random.default_rng(1).normal(size=(12, 8)).astype(np.float32)
     tokenizer = wordpiece()
     if cut is not None:
         tokenizer.enable_truncation(cut)
     rest = [st.Normalize()] if normalize else []
-    SentenceTransformer(modules=[st.StaticEmbedding(tokenizer, embedding_weights=weights), *rest], device="cpu").save(str(tmp_path / "m"))
+    SentenceTransformer(
+        modules=[st.StaticEmbedding(tokenizer, embedding_weights=weights), *rest], device="cpu"
+    ).save(str(tmp_path / "m"))
     encoder = encoder_of(tmp_path / "m")
     theirs = SentenceTransformer(str(tmp_path / "m"), device="cpu")
     np.testing.assert_allclose(embed(encoder, SENTENCES), theirs.encode(SENTENCES), atol=1e-6)
@@ -83,16 +93,27 @@ def test_static_embedding_folder(normalize: bool, cut: int | None, tmp_path: Pat
 
 @pytest.mark.parametrize("folded", [False, True])
 def test_model2vec_folder(folded: bool, tmp_path: Path) -> None:
-    """A model2vec folder gives what StaticEmbedding makes of it; its unknown token is left out, as model2vec does."""
+    """A model2vec folder gives what StaticEmbedding makes of it.
+
+    Its unknown token is left out, as model2vec does.
+    """
     draw = np.random.default_rng(2)
-    parts: dict[str, Any] = {"embeddings": draw.normal(size=(12, 8)).astype(np.float16 if folded else np.float32)}
+    parts: dict[str, Any] = {
+        "embeddings": draw.normal(size=(12, 8)).astype(np.float16 if folded else np.float32)
+    }
     if folded:
-        parts = {"embeddings": parts["embeddings"][:5], "mapping": draw.integers(0, 5, 12), "weights": draw.random(12).astype(np.float32)}
+        parts = {
+            "embeddings": parts["embeddings"][:5],
+            "mapping": draw.integers(0, 5, 12),
+            "weights": draw.random(12).astype(np.float32),
+        }
     save_file(parts, tmp_path / "model.safetensors")
     wordpiece().save(str(tmp_path / "tokenizer.json"))
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "model2vec", "normalize": True}))
     encoder = encoder_of(tmp_path)
-    theirs = SentenceTransformer(modules=[st.StaticEmbedding.load(str(tmp_path)), st.Normalize()], device="cpu")
+    theirs = SentenceTransformer(
+        modules=[st.StaticEmbedding.load(str(tmp_path)), st.Normalize()], device="cpu"
+    )
     known = ["a cat" if "zebra" in text else text for text in SENTENCES]
     np.testing.assert_allclose(embed(encoder, SENTENCES), theirs.encode(known), atol=1e-3 if folded else 1e-6)
     assert encoder.describe()["kind"] == "model2vec"
@@ -112,12 +133,21 @@ def test_input_embeddings(architecture: str, kind: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(encoder.vectors(), table)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     for text, found in zip(TEXTS, embed(encoder, TEXTS), strict=True):
-        ids = [row for row in tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] if row != tokenizer.unk_token_id]
-        np.testing.assert_allclose(found, table[ids].mean(0) if ids else np.full(table.shape[1], np.nan), atol=1e-6)
+        ids = [
+            row
+            for row in tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+            if row != tokenizer.unk_token_id
+        ]
+        np.testing.assert_allclose(
+            found, table[ids].mean(0) if ids else np.full(table.shape[1], np.nan), atol=1e-6
+        )
 
 
 def test_a_matrix_is_converted_once(tmp_path: Path) -> None:
-    """A second encoder maps what the first has written; a changed file is another table and another fingerprint."""
+    """A second encoder maps what the first has written.
+
+    A changed file is another table and another fingerprint.
+    """
     folder = build("bert", tmp_path / "model")
     first = encoder_of(folder)
     made = open_table(str(folder), lowercase=None).folder / "vectors.npy"
@@ -132,9 +162,14 @@ def test_a_matrix_is_converted_once(tmp_path: Path) -> None:
 
 
 def test_broken_folders(tmp_path: Path) -> None:
-    """A folder without a matrix, with another pipeline, or cut off is named; lowercase is not for them."""
+    """A folder without a matrix, with another pipeline, or cut off is named.
+
+    Lowercase is not for them.
+    """
     second = {"type": "sentence_transformers.models.Dense", "path": "1"}
-    (tmp_path / "modules.json").write_text(json.dumps([{"type": "sentence_transformers.models.StaticEmbedding", "path": ""}, second]))
+    (tmp_path / "modules.json").write_text(
+        json.dumps([{"type": "sentence_transformers.models.StaticEmbedding", "path": ""}, second])
+    )
     with pytest.raises(ModelError, match="Dense behind StaticEmbedding is not supported"):
         encoder_of(tmp_path)
     (tmp_path / "modules.json").unlink()
@@ -152,20 +187,30 @@ def test_broken_folders(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"encoder\.lowercase is for tables of words"):
         encoder_of(build("bert", tmp_path / "model"), lowercase=True)
     save_file({"embedding.weight": np.zeros((3, 4), np.float32)}, tmp_path / "model.safetensors")
-    (tmp_path / "modules.json").write_text(json.dumps([{"type": "sentence_transformers.models.StaticEmbedding", "path": ""}]))
+    (tmp_path / "modules.json").write_text(
+        json.dumps([{"type": "sentence_transformers.models.StaticEmbedding", "path": ""}])
+    )
     with pytest.raises(ModelError, match="they are not of one model"):
         encoder_of(tmp_path).prepare(pa.array(["the cat"]))
 
 
 def test_weights_change_the_mean(tmp_path: Path) -> None:
-    """Weighted means are those of plain numpy; a word without a count has frequency 0; other tokenisations are refused."""
+    """Weighted means are those of plain numpy; a word without a count has frequency 0.
+
+    Other tokenisations are refused.
+    """
     vectors = np.random.default_rng(7).normal(size=(4, 6)).astype(np.float32)
     table = tmp_path / "t.txt"
     listed = zip(["the", "cat", "sat", "mat"], vectors.tolist(), strict=True)
     table.write_text("".join(f"{word} {' '.join(map(repr, row))}\n" for word, row in listed))
     plain = encoder_of(table)
     counts = plain.count(pa.array(["the cat", "the the sat", None, "the cat", "zebra"]))
-    assert (counts.texts, counts.unknown, counts.counts.tolist(), counts.documents[0]) == (4, 1, [4, 2, 1, 0], 3)
+    assert (counts.texts, counts.unknown, counts.counts.tolist(), counts.documents[0]) == (
+        4,
+        1,
+        [4, 2, 1, 0],
+        3,
+    )
     write(tmp_path / "w", plain, counts, "test")
     sums = {"sif": lambda c, d: 1e-3 / (1e-3 + c / 7), "tfidf": lambda c, d: np.log(5 / (1 + d)) + 1}
     text = "The the cat mat " * 40
@@ -184,7 +229,10 @@ def test_weights_change_the_mean(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("fields", "message"),
-    [({"weighting": "tfidf"}, "without weights"), ({"family": "text", "weights": "w"}, "are for family static")],
+    [
+        ({"weighting": "tfidf"}, "without weights"),
+        ({"family": "text", "weights": "w"}, "are for family static"),
+    ],
 )
 def test_weights_that_make_no_sense(fields: dict[str, Any], message: str) -> None:
     """Each is refused before anything is read."""

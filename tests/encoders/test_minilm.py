@@ -28,13 +28,18 @@ def docstrings(limit: int = 300) -> list[str]:
     for module in (argparse, ast, subprocess, tarfile, threading, typing, json.decoder):
         tree = ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))
         for node in ast.walk(tree):
-            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and (text := ast.get_docstring(node, clean=False)):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and (
+                text := ast.get_docstring(node, clean=False)
+            ):
                 found.append(text)
     return found[:limit]
 
 
 def test_docstrings_match_sentence_transformers() -> None:
-    """Vectors in token-budget batches are those of sentence-transformers' defaults; long texts are cut at its 256 tokens."""
+    """Vectors in token-budget batches are those of sentence-transformers' defaults.
+
+    Long texts are cut at its 256 tokens.
+    """
     texts = docstrings()
     assert len(texts) == 300
     encoder = TextEncoder(EncoderSpec(model=str(get_model_path())))

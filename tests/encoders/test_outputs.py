@@ -1,4 +1,7 @@
-"""Several outputs from one pass: layers, their sums and concatenations, lengths, against transformers' own hidden states."""
+"""Several outputs from one pass.
+
+Layers, their sums and concatenations, lengths, against transformers' own hidden states.
+"""
 
 from __future__ import annotations
 
@@ -39,8 +42,16 @@ def _albert(path: Path) -> Path:
     build("bert", path)
     torch.manual_seed(7)
     vocabulary = len(transformers.AutoTokenizer.from_pretrained(path))
-    sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64, "embedding_size": 16}
-    model = transformers.AlbertModel(transformers.AlbertConfig(vocab_size=vocabulary, max_position_embeddings=LONGEST, **sizes))
+    sizes = {
+        "hidden_size": 32,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+        "embedding_size": 16,
+    }
+    model = transformers.AlbertModel(
+        transformers.AlbertConfig(vocab_size=vocabulary, max_position_embeddings=LONGEST, **sizes)
+    )
     model.save_pretrained(path)
     return path
 
@@ -54,15 +65,22 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 def outputs_of(layers: list[int | str], **fields: Any) -> tuple[OutputSpec, ...]:
     """Name an output for each layer."""
-    return tuple(OutputSpec(name=f"layer {place}", pooling="mean", layer=layer, **fields) for place, layer in enumerate(layers))
+    return tuple(
+        OutputSpec(name=f"layer {place}", pooling="mean", layer=layer, **fields)
+        for place, layer in enumerate(layers)
+    )
 
 
-def embed(folder: Path, texts: list[str], outputs: tuple[OutputSpec, ...]) -> tuple[TextEncoder, dict[str, Any]]:
+def embed(
+    folder: Path, texts: list[str], outputs: tuple[OutputSpec, ...]
+) -> tuple[TextEncoder, dict[str, Any]]:
     """Embed all texts as one batch."""
     encoder = TextEncoder(EncoderSpec(model=str(folder), outputs=outputs))
     encoder.load("cpu", "float32")
     prepared = encoder.prepare(pa.array(texts))
-    return encoder, {name: vectors[prepared.index] for name, vectors in encoder.forward(prepared.inputs).items()}
+    return encoder, {
+        name: vectors[prepared.index] for name, vectors in encoder.forward(prepared.inputs).items()
+    }
 
 
 def test_layers_equal_hidden_states(folder: Path) -> None:
@@ -70,7 +88,11 @@ def test_layers_equal_hidden_states(folder: Path) -> None:
     texts = [text for text in TEXTS if text.strip()][:6]
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     kind = transformers.AutoConfig.from_pretrained(folder).model_type
-    model = getattr(transformers, ENCODER_CLASSES.get(kind, "AutoModel")).from_pretrained(folder, dtype=torch.float32).eval()
+    model = (
+        getattr(transformers, ENCODER_CLASSES.get(kind, "AutoModel"))
+        .from_pretrained(folder, dtype=torch.float32)
+        .eval()
+    )
     encoder, found = embed(folder, texts, outputs_of(list(LAYERS)))
     for row, text in enumerate(texts):
         given = tokenizer(text, return_tensors="pt", truncation=True, max_length=LONGEST)
@@ -79,7 +101,9 @@ def test_layers_equal_hidden_states(folder: Path) -> None:
         for name, choose in zip(encoder.outputs(), LAYERS.values(), strict=True):
             expected = choose(states)[0].mean(0).numpy()
             assert found[name][row].shape == expected.shape == (encoder.dim(name),)
-            np.testing.assert_allclose(found[name][row], expected, rtol=0, atol=1e-6 * max(1.0, float(np.abs(expected).max())))
+            np.testing.assert_allclose(
+                found[name][row], expected, rtol=0, atol=1e-6 * max(1.0, float(np.abs(expected).max()))
+            )
 
 
 def test_only_needed_layers_are_held(folder: Path) -> None:
@@ -88,7 +112,9 @@ def test_only_needed_layers_are_held(folder: Path) -> None:
     states = encoder._backbone._states
     assert isinstance(states, LayerStates)
     asked: list[bool] = []
-    states._model.register_forward_pre_hook(lambda _, args, kwargs: asked.append("output_hidden_states" in kwargs), with_kwargs=True)
+    states._model.register_forward_pre_hook(
+        lambda _, args, kwargs: asked.append("output_hidden_states" in kwargs), with_kwargs=True
+    )
     prepared = encoder.prepare(pa.array(TEXTS[:2]))
     encoder.forward(prepared.inputs)
     assert asked == ["albert" in folder.name]
@@ -121,7 +147,10 @@ def test_the_reference_reads_layers_by_other_code(folder: Path) -> None:
 
 def test_dim_cuts_before_normalize(folder: Path) -> None:
     """A shortened output is the first dimensions of the whole one, normalised again."""
-    whole, short = OutputSpec(name="whole", pooling="mean"), OutputSpec(name="short", pooling="mean", dim=5, normalize=True)
+    whole, short = (
+        OutputSpec(name="whole", pooling="mean"),
+        OutputSpec(name="short", pooling="mean", dim=5, normalize=True),
+    )
     encoder, found = embed(folder, TEXTS[:4], (whole, short))
     cut = found["whole"][:, :5]
     np.testing.assert_allclose(found["short"], cut / np.linalg.norm(cut, axis=1, keepdims=True), atol=1e-6)
@@ -139,7 +168,9 @@ def test_dim_cuts_before_normalize(folder: Path) -> None:
 )
 def test_what_a_model_does_not_have(fields: dict[str, Any], says: str, tmp_path: Path) -> None:
     """Layers and dimensions beyond the model's are refused by name."""
-    encoder = TextEncoder(EncoderSpec(model=str(build("bert", tmp_path)), outputs=(OutputSpec(name="own", **fields),)))
+    encoder = TextEncoder(
+        EncoderSpec(model=str(build("bert", tmp_path)), outputs=(OutputSpec(name="own", **fields),))
+    )
     with pytest.raises(ModelError, match=says) as caught:
         encoder.dim("own")
     assert "output 'own'" in str(caught.value)
@@ -152,8 +183,14 @@ def test_what_a_model_does_not_have(fields: dict[str, Any], says: str, tmp_path:
         (['encoder.outputs.0.layer="mean()"'], "is no number and none of"),
         (["encoder.outputs.0.layer=1", "encoder.compile=true"], "compiled model gives its output only"),
         (["encoder.family=clip", "source.modality=text", "encoder.outputs.0.layer=1"], "clip has one vector"),
-        (["encoder.family=image", "source.modality=image", 'encoder.outputs.0.layer="mean(:)"'], "are for family text"),
-        (["encoder.family=image", "source.modality=image", "encoder.outputs.0.dim=8"], "let a truncate stage follow"),
+        (
+            ["encoder.family=image", "source.modality=image", 'encoder.outputs.0.layer="mean(:)"'],
+            "are for family text",
+        ),
+        (
+            ["encoder.family=image", "source.modality=image", "encoder.outputs.0.dim=8"],
+            "let a truncate stage follow",
+        ),
         (["encoder.outputs.0.dtype=int8"], "go together"),
         (["encoder.outputs.0.quantizer=run/stages/quantize"], "go together"),
         (["encoder.outputs.0.dim=0"], "greater than 0"),

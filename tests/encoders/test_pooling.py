@@ -34,7 +34,10 @@ def test_hand_computed(mode: str) -> None:
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_result_is_float32(mode: str, dtype: torch.dtype) -> None:
-    """Any float type comes out as float32, summed in float32: these values overflow or round in half precision."""
+    """Any float type comes out as float32, summed in float32.
+
+    These values overflow or round in half precision.
+    """
     hidden = torch.full((1, 3000, 2), 60.0, dtype=dtype)
     pooled = pool(mode, hidden, torch.ones(1, 3000))
     expected = 60 * math.sqrt(3000) if mode == "mean_sqrt_len" else 60.0

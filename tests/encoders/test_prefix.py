@@ -1,4 +1,7 @@
-"""A model on an object store, from an S3 on this machine: copied once per node, whole or not at all, and never mixed with what it was."""
+"""A model on an object store, from an S3 on this machine.
+
+Copied once per node, whole or not at all, and never mixed with what it was.
+"""
 
 from __future__ import annotations
 
@@ -77,7 +80,11 @@ def store() -> Iterator[Store]:
             if found := re.search(r'"(?:\x1b\[\d+m)*([A-Z]+) (\S+) HTTP', record.getMessage()):
                 asked[found[1], found[2].split("?")[0]] += 1
 
-    keys = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_EC2_METADATA_DISABLED": "true"}
+    keys = {
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
     log, handler = logging.getLogger("werkzeug"), Counting()
     with pytest.MonkeyPatch.context() as patch:
         for name, value in keys.items():
@@ -103,7 +110,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def files(model: Path) -> dict[str, bytes]:
     """Give what a prefix holds: the model, and what nobody needs."""
-    others = ("pytorch_model.bin", "tf_model.h5", "onnx/model.onnx", "README.md", "checkpoint-5/model.safetensors")
+    others = (
+        "pytorch_model.bin",
+        "tf_model.h5",
+        "onnx/model.onnx",
+        "README.md",
+        "checkpoint-5/model.safetensors",
+    )
     return {path.name: path.read_bytes() for path in model.iterdir()} | dict.fromkeys(others, b"x")
 
 
@@ -121,7 +134,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def start(address: str, die_after: int = 0) -> subprocess.Popen[str]:
     """Start a process that fetches all of a model."""
     told = json.dumps([address, die_after])
-    return subprocess.Popen([sys.executable, "-c", FETCH, told], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", FETCH, told], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def told(process: subprocess.Popen[str]) -> Any:
@@ -148,7 +163,10 @@ def change(address: str, content: dict[str, bytes]) -> None:
 
 
 def test_same_as_the_folder(store: Store, model: Path, files: dict[str, bytes]) -> None:
-    """A prefix gives the vectors and the fingerprint of the folder that was uploaded; its listing is the revision that workers get."""
+    """A prefix gives the vectors and the fingerprint of the folder that was uploaded.
+
+    Its listing is the revision that workers get.
+    """
     address = store.put("same", files)
     here, there = TextEncoder(EncoderSpec(model=str(model))), TextEncoder(EncoderSpec(model=address))
     assert there.fingerprint() == here.fingerprint()
@@ -170,7 +188,11 @@ def test_once_per_node(store: Store, model: Path, files: dict[str, bytes]) -> No
     processes = [start(address) for _ in range(8)]
     needed = sorted(path.name for path in model.iterdir())
     assert [told(process) for process in processes] == [needed] * 8
-    read = {path.removeprefix("/models/once/"): times for (verb, path), times in store.asked.items() if verb == "GET" and "once/" in path}
+    read = {
+        path.removeprefix("/models/once/"): times
+        for (verb, path), times in store.asked.items()
+        if verb == "GET" and "once/" in path
+    }
     assert read == dict.fromkeys(needed, 1)
 
 
@@ -196,8 +218,13 @@ def test_cut_short_in_the_cache(files: dict[str, bytes]) -> None:
     assert (found.path / "model.safetensors").read_bytes() == files["model.safetensors"]
 
 
-def test_changed_prefix(store: Store, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A prefix that has changed is another copy; who was told the old listing gets the old copy, or an error where there is none."""
+def test_changed_prefix(
+    store: Store, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A prefix that has changed is another copy.
+
+    Who was told the old listing gets the old copy, or an error where there is none.
+    """
     address = store.put("changed", files)
     old = folder.locate(address, None, False)
     folder.fetch_weights(old, [""])
@@ -205,7 +232,9 @@ def test_changed_prefix(store: Store, files: dict[str, bytes], monkeypatch: pyte
     new = folder.locate(address, None, False)
     folder.fetch_weights(new, [""])
     assert new.path != old.path
-    assert (new.path / "model.safetensors").stat().st_size == (old.path / "model.safetensors").stat().st_size + 1
+    assert (new.path / "model.safetensors").stat().st_size == (
+        old.path / "model.safetensors"
+    ).stat().st_size + 1
     assert folder.locate(address, old.revision, False).path == old.path
     monkeypatch.setenv("EMBED_OPS_CACHE", str(tmp_path / "another node"))
     with pytest.raises(ModelError, match="have changed since the run began"):
@@ -241,7 +270,12 @@ def test_changed_while_copied(files: dict[str, bytes], cache: Path, monkeypatch:
 
 def test_parts_and_bin(files: dict[str, bytes]) -> None:
     """Folders of modules come too, and pytorch_model.bin only where there are no safetensors."""
-    held = {"modules.json": b"[]", "1_Dense/config.json": b"{}", "1_Dense/pytorch_model.bin": b"w", "pytorch_model.bin": b"x"}
+    held = {
+        "modules.json": b"[]",
+        "1_Dense/config.json": b"{}",
+        "1_Dense/pytorch_model.bin": b"w",
+        "pytorch_model.bin": b"x",
+    }
     found = folder.locate(memory(files | held), None, False)
     folder.fetch_weights(found, ["", "1_Dense"])
     assert (found.path / "1_Dense/config.json").is_file()
@@ -264,7 +298,10 @@ def test_nothing_there(store: Store) -> None:
 
 
 def test_store_fails(files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A store that fails for a moment is tried again; one that keeps failing is exit 3, and keeps nothing."""
+    """A store that fails for a moment is tried again.
+
+    One that keeps failing is exit 3, and keeps nothing.
+    """
     found = folder.locate(memory(files), None, False)
     copy, calls = prefix._copy, Counter[str]()
 
@@ -293,7 +330,9 @@ def test_store_down(store: Store) -> None:
         folder.locate(address, None, False)
 
 
-def test_cache_that_cannot_be_written(files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_cache_that_cannot_be_written(
+    files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """A cache that can't be written is exit 3, and the message names the variable."""
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("EMBED_OPS_CACHE", str(tmp_path / "file"))
@@ -302,7 +341,10 @@ def test_cache_that_cannot_be_written(files: dict[str, bytes], monkeypatch: pyte
 
 
 def test_dead_temporaries_go(files: dict[str, bytes], cache: Path) -> None:
-    """What a killed process left goes with the next copy once it is an hour old; what is being written stays."""
+    """What a killed process left goes with the next copy once it is an hour old.
+
+    What is being written stays.
+    """
     for name, age in (("dead", 7200), ("alive", 0)):
         file = cache / "tmp" / name / "model.safetensors"
         file.parent.mkdir(parents=True)

@@ -48,20 +48,29 @@ def embed(encoder: StaticEncoder, texts: list[str | None]) -> tuple[Any, dict[st
     """Embed a column as a replica does: what was prepared, and a vector a row, NaN for rejects."""
     prepared = encoder.prepare(pa.array(texts, pa.string()))
     vectors = embed_inputs(encoder, prepared.inputs, 4096).vectors
-    rows = {name: np.where(prepared.index[:, None] < 0, np.nan, found[prepared.index]) for name, found in vectors.items()}
+    rows = {
+        name: np.where(prepared.index[:, None] < 0, np.nan, found[prepared.index])
+        for name, found in vectors.items()
+    }
     return prepared, rows
 
 
 def lines(words: list[str], vectors: np.ndarray[Any, Any]) -> str:
     """Write words and numbers, one word a line."""
-    return "".join(f"{word} {' '.join(map(repr, vector))}\n" for word, vector in zip(words, vectors.tolist(), strict=True))
+    return "".join(
+        f"{word} {' '.join(map(repr, vector))}\n"
+        for word, vector in zip(words, vectors.tolist(), strict=True)
+    )
 
 
 def binary(words: list[str], vectors: np.ndarray[Any, Any], end: str = "\n") -> bytes:
     """Write word2vec's binary form."""
     head = f"{len(words)} {vectors.shape[1]}\n".encode()
     rows = zip(words, vectors, strict=True)
-    return head + b"".join(word.encode() + b" " + struct.pack(f"<{len(vector)}f", *vector) + end.encode() for word, vector in rows)
+    return head + b"".join(
+        word.encode() + b" " + struct.pack(f"<{len(vector)}f", *vector) + end.encode()
+        for word, vector in rows
+    )
 
 
 def _glove(path: Path) -> Path:
@@ -94,7 +103,9 @@ def _array(path: Path, beside: str) -> Path:
     if beside == "vocab.txt":
         (path / beside).write_text("\n".join(WORDS) + "\n")
     elif beside == "vocab.json":
-        (path / beside).write_text(json.dumps({word: place for place, word in reversed(list(enumerate(WORDS)))}))
+        (path / beside).write_text(
+            json.dumps({word: place for place, word in reversed(list(enumerate(WORDS)))})
+        )
     else:
         pq.write_table(pa.table({"row": list(range(6))[::-1], "word": WORDS[::-1]}), path / beside)
     return path / "v.npy"
@@ -136,17 +147,24 @@ def test_glove_as_published() -> None:
     word = {number: name for name, number in place.items()}
 
     def nearest(query: np.ndarray[Any, Any], without: set[str], count: int) -> list[str]:
-        order = [word[number] for number in np.argsort(-(unit @ query), kind="stable")[: count + len(without)].tolist()]
+        order = [
+            word[number]
+            for number in np.argsort(-(unit @ query), kind="stable")[: count + len(without)].tolist()
+        ]
         return [name for name in order if name not in without][:count]
 
     king, man, woman, frog = (unit[place[name]] for name in ("king", "man", "woman", "frog"))
     assert "queen" in nearest(king - man + woman, {"king", "man", "woman"}, 3)
-    # Of the seven that its authors print, these are near at 50 dimensions too; litoria and rana are of the larger tables.
+    # Of the seven that its authors print, these are near at 50 dimensions too; litoria and rana are
+    # of the larger tables.
     assert {"frogs", "toad", "lizard"} <= set(nearest(frog, {"frog"}, 20))
 
 
 def test_means_equal_numpy() -> None:
-    """Means over real texts are numpy's, by a tokenization of its own; repeated words count as often as they stand."""
+    """Means over real texts are numpy's, by a tokenization of its own.
+
+    Repeated words count as often as they stand.
+    """
     table = pq.read_table(GLOVE.with_name("glove_6B_index.parquet")).column(0).to_pylist()
     place, vectors = {word: number for number, word in enumerate(table)}, np.load(GLOVE)
     texts = [
@@ -155,7 +173,9 @@ def test_means_equal_numpy() -> None:
         for doc in [module.__doc__, *(getattr(module, n).__doc__ for n in dir(module))]
         if doc
     ]
-    encoder = encoder_of(GLOVE, outputs=(OutputSpec(name="mean"), OutputSpec(name="unit", normalize=True, dim=20)))
+    encoder = encoder_of(
+        GLOVE, outputs=(OutputSpec(name="mean"), OutputSpec(name="unit", normalize=True, dim=20))
+    )
     prepared, found = embed(encoder, [*texts, texts[0]])
     for row, text in enumerate(texts):
         words = re.findall(r"\w+|[^\w\s]", text.lower())
@@ -165,7 +185,11 @@ def test_means_equal_numpy() -> None:
         np.testing.assert_allclose(found["unit"][row], mean[:20] / np.linalg.norm(mean[:20]), atol=1e-6)
         assert prepared.unknown[prepared.index[row]] == len(words) - len(known)
     np.testing.assert_array_equal(found["mean"][-1], found["mean"][0])
-    judged = compare({name: rows[:-1] for name, rows in found.items()}, np.arange(len(texts)), encoder.reference(pa.array(texts)))
+    judged = compare(
+        {name: rows[:-1] for name, rows in found.items()},
+        np.arange(len(texts)),
+        encoder.reference(pa.array(texts)),
+    )
     assert len(judged) == 2
     assert min(item.min for item in judged) > 0.9999999
 
@@ -173,7 +197,10 @@ def test_means_equal_numpy() -> None:
 def test_a_vector_depends_on_its_text_alone() -> None:
     """Bits are the same in batches of any size and order."""
     encoder = encoder_of(GLOVE)
-    texts = [f"{word} frog the king {'of ' * number}" for number, word in enumerate(["toad", "a", "queen", "water", "x"] * 9)]
+    texts = [
+        f"{word} frog the king {'of ' * number}"
+        for number, word in enumerate(["toad", "a", "queen", "water", "x"] * 9)
+    ]
     inputs = encoder.prepare(pa.array(texts)).inputs
     whole = embed_inputs(encoder, inputs, 1 << 20).vectors["embedding"]
     for budget in (1, 50, 300):
@@ -182,7 +209,10 @@ def test_a_vector_depends_on_its_text_alone() -> None:
 
 
 def test_unknown_words(tmp_path: Path) -> None:
-    """Unknown words are left out and counted; a text without a known one is a reject, as a null is."""
+    """Unknown words are left out and counted.
+
+    A text without a known one is a reject, as a null is.
+    """
     texts = ["the qwxyz cat", "qwxyz", None, "", "   ", "the " * 50_000]
     prepared, found = embed(encoder_of(_glove(tmp_path)), texts)
     assert [(item.row, item.reason) for item in prepared.rejects] == [
@@ -267,7 +297,10 @@ def test_broken_arrays(tmp_path: Path) -> None:
         (["encoder.family=static", "encoder.max_tokens=5"], "takes whole texts as they are"),
         (["encoder.family=static", "encoder.dtype=bfloat16"], "computes in float32"),
         (["encoder.family=static", "encoder.outputs.0.layer=1"], "word vectors have no layers"),
-        (["encoder.family=static", "encoder.outputs.0.pooling=cls"], "pooling 'cls' is none of family 'static'"),
+        (
+            ["encoder.family=static", "encoder.outputs.0.pooling=cls"],
+            "pooling 'cls' is none of family 'static'",
+        ),
         (["encoder.lowercase=true"], "are for family static"),
     ],
 )

@@ -60,8 +60,13 @@ def encoder_of(folder: Path, dtype: str = "float32", **fields: Any) -> TextEncod
 def embed(encoder: TextEncoder, texts: Sequence[str], batch: int = 4) -> dict[str, FloatArray]:
     """Embed rows in batches of inputs; one vector per row."""
     prepared = encoder.prepare(pa.array(texts, pa.string()))
-    parts = [encoder.forward(prepared.inputs.slice(start, batch)) for start in range(0, prepared.inputs.num_rows, batch)]
-    return {name: np.concatenate([part[name] for part in parts])[prepared.index] for name in encoder.outputs()}
+    parts = [
+        encoder.forward(prepared.inputs.slice(start, batch))
+        for start in range(0, prepared.inputs.num_rows, batch)
+    ]
+    return {
+        name: np.concatenate([part[name] for part in parts])[prepared.index] for name in encoder.outputs()
+    }
 
 
 def close(found: FloatArray, expected: Any, tolerance: float = 1e-5) -> None:
@@ -76,14 +81,21 @@ def close(found: FloatArray, expected: Any, tolerance: float = 1e-5) -> None:
 
 def saved(folder: Path, path: Path, *rest: torch.nn.Module, **options: Any) -> SentenceTransformer:
     """Build and save a sentence-transformers model over a tiny transformer, and load it again as its users do."""
-    SentenceTransformer(modules=[st.Transformer(str(folder)), *rest], device="cpu", **options).save(str(path), create_model_card=False)
+    SentenceTransformer(modules=[st.Transformer(str(folder)), *rest], device="cpu", **options).save(
+        str(path), create_model_card=False
+    )
     return SentenceTransformer(str(path), device="cpu")
 
 
-def written(folder: Path, modules: dict[str, dict[str, Any]], transformer: dict[str, Any], **config: Any) -> Path:
+def written(
+    folder: Path, modules: dict[str, dict[str, Any]], transformer: dict[str, Any], **config: Any
+) -> Path:
     """Write the configurations of an older sentence-transformers release over a transformers folder."""
     kinds = ["Transformer", *modules]
-    listed = [{"idx": i, "name": str(i), "path": f"{i}_{kind}" if i else "", "type": _dotted(kind)} for i, kind in enumerate(kinds)]
+    listed = [
+        {"idx": i, "name": str(i), "path": f"{i}_{kind}" if i else "", "type": _dotted(kind)}
+        for i, kind in enumerate(kinds)
+    ]
     (folder / "modules.json").write_text(json.dumps(listed))
     (folder / "sentence_bert_config.json").write_text(json.dumps(transformer))
     (folder / "config_sentence_transformers.json").write_text(json.dumps(config))
@@ -116,7 +128,11 @@ def one_by_one(folder: Path, texts: Sequence[str]) -> tuple[FloatArray, FloatArr
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_architectures(architecture: str, folders: dict[str, Path]) -> None:
     """Every architecture gives the vectors of plain transformers one row at a time, several outputs from one pass."""
-    outputs = (OutputSpec(name="mean"), OutputSpec(name="last", pooling="last"), OutputSpec(name="unit", normalize=True))
+    outputs = (
+        OutputSpec(name="mean"),
+        OutputSpec(name="last", pooling="last"),
+        OutputSpec(name="unit", normalize=True),
+    )
     encoder = encoder_of(folders[architecture], outputs=outputs)
     found = embed(encoder, TEXTS)
     means, lasts = one_by_one(folders[architecture], TEXTS)
@@ -131,13 +147,19 @@ def test_architectures(architecture: str, folders: dict[str, Path]) -> None:
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_token_ids_and_limits(architecture: str, folders: dict[str, Path]) -> None:
-    """Token ids are those of AutoTokenizer; the limit follows from tokenizer or positions; only longer inputs count as cut."""
+    """Token ids are those of AutoTokenizer; the limit follows from tokenizer or positions.
+
+    Only longer inputs count as cut.
+    """
     encoder = TextEncoder(EncoderSpec(model=str(folders[architecture])))
     prepared = encoder.prepare(pa.array(TEXTS))
     tokenizer = transformers.AutoTokenizer.from_pretrained(folders[architecture])
     whole = [tokenizer(text)["input_ids"] for text in TEXTS]
     assert encoder.describe()["max_tokens"] == LONGEST
-    assert prepared.inputs.column("tokens").to_pylist() == tokenizer(TEXTS, truncation=True, max_length=LONGEST)["input_ids"]
+    assert (
+        prepared.inputs.column("tokens").to_pylist()
+        == tokenizer(TEXTS, truncation=True, max_length=LONGEST)["input_ids"]
+    )
     assert prepared.truncated.tolist() == [len(ids) > LONGEST for ids in whole]
     assert encoder.lengths(prepared.inputs).tolist() == [min(len(ids), LONGEST) for ids in whole]
     assert prepared.inputs.schema.field("tokens").type == pa.list_(pa.int32())
@@ -177,7 +199,9 @@ def test_direct_tokenizer_is_autotokenizer(folders: dict[str, Path]) -> None:
         ("added_tokens.json", {"[X]": 7}),
     ],
 )
-def test_doubtful_tokenizers_go_through_autotokenizer(copied: Path, file: str, change: dict[str, Any]) -> None:
+def test_doubtful_tokenizers_go_through_autotokenizer(
+    copied: Path, file: str, change: dict[str, Any]
+) -> None:
     """Anything that departs from the plain BERT files is left to AutoTokenizer."""
     path = copied / file
     path.write_text(json.dumps({**(json.loads(path.read_text()) if path.exists() else {}), **change}))
@@ -190,7 +214,10 @@ def test_slow_tokenizer(folders: dict[str, Path], tmp_path: Path) -> None:
     slow.save_pretrained(tmp_path)
     transformers.T5Config(vocab_size=400, d_model=32).save_pretrained(tmp_path)
     tokens = TextTokenizer(tmp_path, 20, lower=False, trust_remote_code=False).encode(TEXTS)
-    found = [tokens.values[start:end].tolist() for start, end in zip(tokens.offsets, tokens.offsets[1:], strict=False)]
+    found = [
+        tokens.values[start:end].tolist()
+        for start, end in zip(tokens.offsets, tokens.offsets[1:], strict=False)
+    ]
     assert found == slow(TEXTS, truncation=True, max_length=20)["input_ids"]
     assert tokens.truncated.tolist() == [len(ids) > 20 for ids in slow(TEXTS)["input_ids"]]
 
@@ -198,8 +225,10 @@ def test_slow_tokenizer(folders: dict[str, Path], tmp_path: Path) -> None:
 def test_importing_and_preparing_needs_no_torch(folders: dict[str, Path]) -> None:
     """CPU workers of a BERT model import neither torch nor transformers."""
     code = (
-        "import sys, pyarrow as pa; from embed_ops.encoders.text.encoder import TextEncoder; from embed_ops.spec.spec import EncoderSpec;"
-        "encoder = TextEncoder(EncoderSpec(model=sys.argv[1])); encoder.prepare(pa.array(['a'])); encoder.fingerprint();"
+        "import sys, pyarrow as pa; from embed_ops.encoders.text.encoder import TextEncoder; from "
+        "embed_ops.spec.spec import EncoderSpec;"
+        "encoder = TextEncoder(EncoderSpec(model=sys.argv[1])); encoder.prepare(pa.array(['a'])); "
+        "encoder.fingerprint();"
         "encoder.describe(); encoder.dim('embedding');"
         "sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
     )
@@ -260,20 +289,29 @@ def test_old_folder(copied: Path) -> None:
         "pooling_mode_max_tokens": True,
     }
     written(copied, {"Pooling": flags}, {"max_seq_length": 16, "do_lower_case": False})
-    close(embed(encoder_of(copied), TEXTS)["embedding"], SentenceTransformer(str(copied), device="cpu").encode(TEXTS))
+    close(
+        embed(encoder_of(copied), TEXTS)["embedding"],
+        SentenceTransformer(str(copied), device="cpu").encode(TEXTS),
+    )
 
 
 @pytest.mark.parametrize("prompt", [None, "query", "passage", "free text: ", ""])
 @pytest.mark.parametrize("include", [True, False])
 @pytest.mark.parametrize("architecture", ["bert", "qwen3"])
-def test_prompts(architecture: str, include: bool, prompt: str | None, folders: dict[str, Path], tmp_path: Path) -> None:
-    """Prompts by name, by text and by default; tokens of the prompt are pooled or not, as the folder says."""
+def test_prompts(
+    architecture: str, include: bool, prompt: str | None, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """Prompts by name, by text and by default.
+
+    Tokens of the prompt are pooled or not, as the folder says.
+    """
     prompts = {"query": "search query: ", "passage": "passage: ", "document": ""}
     pooling = st.Pooling(32, pooling_mode=("mean", "weightedmean", "cls"), include_prompt=include)
     model = saved(folders[architecture], tmp_path, pooling, prompts=prompts, default_prompt_name="passage")
     encoder = encoder_of(tmp_path, prompt=prompt)
     named = {"prompt_name": prompt} if prompt in prompts else {"prompt": prompt}
-    # One at a time: with left padding, sentence-transformers' own rows depend a little on their batch.
+    # One at a time: with left padding, sentence-transformers' own rows depend a little on their
+    # batch.
     close(embed(encoder, TEXTS)["embedding"], model.encode(TEXTS, batch_size=1, **named))
     close(embed(encoder, TEXTS)["embedding"], encoder.reference(pa.array(TEXTS))[1]["embedding"])
 
@@ -309,12 +347,21 @@ def test_padding_side_does_not_matter(side: str, folders: dict[str, Path], tmp_p
 
 @pytest.mark.parametrize(
     ("kind", "settings"),
-    [("WeightedLayerPooling", {}), ("sentence_transformers.models.CNN", {}), ("custom_st.Pooling", {"pooling_mode": "mean"})],
+    [
+        ("WeightedLayerPooling", {}),
+        ("sentence_transformers.models.CNN", {}),
+        ("custom_st.Pooling", {"pooling_mode": "mean"}),
+    ],
 )
 def test_unknown_module(copied: Path, kind: str, settings: dict[str, Any]) -> None:
-    """A module that is not supported is named, with its folder and the supported ones; naming outputs goes round it."""
+    """A module that is not supported is named, with its folder and the supported ones.
+
+    Naming outputs goes round it.
+    """
     written(copied, {kind: settings}, {})
-    with pytest.raises(ModelError, match=rf"{kind}.*1_{kind}.*Transformer, Pooling, Dense, LayerNorm, Normalize, Dropout"):
+    with pytest.raises(
+        ModelError, match=rf"{kind}.*1_{kind}.*Transformer, Pooling, Dense, LayerNorm, Normalize, Dropout"
+    ):
         TextEncoder(EncoderSpec(model=str(copied)))
     assert TextEncoder(EncoderSpec(model=str(copied), outputs=(OutputSpec(),))).outputs() == ("embedding",)
 
@@ -326,17 +373,26 @@ def test_unknown_module(copied: Path, kind: str, settings: dict[str, Any]) -> No
         ({"Pooling": {}}, {}, "pooling is unknown"),
         ({"Normalize": {}}, {}, "no module before it"),
         (
-            {"Pooling": {"pooling_mode": "mean"}, "Dense": {"in_features": 32, "out_features": 4, "activation_function": "os.system"}},
+            {
+                "Pooling": {"pooling_mode": "mean"},
+                "Dense": {"in_features": 32, "out_features": 4, "activation_function": "os.system"},
+            },
             {},
             "os.system",
         ),
         ({"Pooling": {"pooling_mode": "mean"}, "Dense": {"in_features": 32}}, {}, "out_features"),
         ({"Pooling": {"pooling_mode": "mean"}}, {"transformer_task": "fill-mask"}, "fill-mask"),
         ({"Pooling": {"pooling_mode": "mean"}}, {"modality_config": {"message": {}}}, "message"),
-        ({"Pooling": {"pooling_mode": "mean"}}, {"tokenizer_args": {"add_prefix_space": True}}, "add_prefix_space"),
+        (
+            {"Pooling": {"pooling_mode": "mean"}},
+            {"tokenizer_args": {"add_prefix_space": True}},
+            "add_prefix_space",
+        ),
     ],
 )
-def test_unsupported_settings(copied: Path, modules: dict[str, Any], transformer: dict[str, Any], words: str) -> None:
+def test_unsupported_settings(
+    copied: Path, modules: dict[str, Any], transformer: dict[str, Any], words: str
+) -> None:
     """Settings that would change vectors and are not followed are errors that name them."""
     written(copied, modules, transformer)
     with pytest.raises(ModelError, match=words):
@@ -344,7 +400,13 @@ def test_unsupported_settings(copied: Path, modules: dict[str, Any], transformer
 
 
 @pytest.mark.parametrize(
-    "name", ["torch.nn.Linear", "torch.nn.modules.activation.os", "torch.nn.functional.relu", "torch.nn.MultiheadAttention"]
+    "name",
+    [
+        "torch.nn.Linear",
+        "torch.nn.modules.activation.os",
+        "torch.nn.functional.relu",
+        "torch.nn.MultiheadAttention",
+    ],
 )
 def test_foreign_activation(copied: Path, name: str) -> None:
     """Only torch's own activation classes are built, and only without arguments."""
@@ -380,21 +442,36 @@ def test_missing_parts(copied: Path, gone: list[str], words: str) -> None:
 
 
 def test_missing_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is written like a path must be a folder; a file is not one; other words are hub names."""
+    """What is written like a path must be a folder; a file is not one.
+
+    Other words are hub names.
+    """
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("")
-    for name, words in [("./gone", "found nothing"), ("~/gone", "found nothing"), ("file", "found a file"), ("a/b/c", "no hub name")]:
+    for name, words in [
+        ("./gone", "found nothing"),
+        ("~/gone", "found nothing"),
+        ("file", "found a file"),
+        ("a/b/c", "no hub name"),
+    ]:
         with pytest.raises(ModelError, match=words):
             TextEncoder(EncoderSpec(model=name))
 
 
 def test_broken_weights(copied: Path) -> None:
-    """Weights that are cut short, or lack a layer, are errors: transformers would fill the gap with random numbers."""
+    """Weights that are cut short, or lack a layer, are errors.
+
+    Transformers would fill the gap with random numbers.
+    """
     from safetensors.torch import load_file, save_file
 
     file = copied / "model.safetensors"
     whole = load_file(file)
-    save_file({key: value for key, value in whole.items() if "layer.1.attention.self.query" not in key}, file, {"format": "pt"})
+    save_file(
+        {key: value for key, value in whole.items() if "layer.1.attention.self.query" not in key},
+        file,
+        {"format": "pt"},
+    )
     with pytest.raises(ModelError, match=r"missing .*layer\.1\.attention\.self\.query"):
         encoder_of(copied)
     file.write_bytes(file.read_bytes()[:1000])
@@ -425,7 +502,17 @@ def test_forward_before_load(folders: dict[str, Path]) -> None:
 
 def with_invalid() -> pa.Array:
     """Make a string column, as Parquet may hold it, of null, bad bytes, empty and repeated texts."""
-    raw: list[bytes | None] = [b"one", None, b"bad \xff", b"", b"one", b"cut \xe4\xb8", b"two", None, b"bad \xff"]
+    raw: list[bytes | None] = [
+        b"one",
+        None,
+        b"bad \xff",
+        b"",
+        b"one",
+        b"cut \xe4\xb8",
+        b"two",
+        None,
+        b"bad \xff",
+    ]
     return pa.array(raw, pa.binary()).cast(pa.large_binary()).view(pa.large_string())
 
 
@@ -444,13 +531,18 @@ def test_null_empty_and_invalid_rows(form: str, folders: dict[str, Path]) -> Non
     assert prepared.index.tolist() == [0, -1, -1, 1, 0, -1, 2, -1, -1]
     assert prepared.index.dtype == np.int32
     reasons = ["null", "invalid_utf8", "invalid_utf8", "null", "invalid_utf8"]
-    assert [(reject.row, str(reject.reason)) for reject in prepared.rejects] == list(zip([1, 2, 5, 7, 8], reasons, strict=True))
+    assert [(reject.row, str(reject.reason)) for reject in prepared.rejects] == list(
+        zip([1, 2, 5, 7, 8], reasons, strict=True)
+    )
     assert prepared.rejects[1].message == "the text is not UTF-8: invalid start byte at byte 4"
     assert prepared.inputs.num_rows == len(prepared.truncated) == 3
 
 
 def test_reference_keeps_rows(folders: dict[str, Path]) -> None:
-    """The reference gives a row for every row: rejects are NaN, the empty text is a vector like any other."""
+    """The reference gives a row for every row.
+
+    Rejects are NaN, the empty text is a vector like any other.
+    """
     encoder = encoder_of(folders["bert"])
     column = with_invalid()
     vectors = encoder.reference(column)[1]["embedding"]
@@ -461,7 +553,10 @@ def test_reference_keeps_rows(folders: dict[str, Path]) -> None:
 
 
 def test_empty_and_wrong_columns(folders: dict[str, Path]) -> None:
-    """A column without rows or with only nulls gives no inputs; one that is not text is an error."""
+    """A column without rows or with only nulls gives no inputs.
+
+    One that is not text is an error.
+    """
     encoder = encoder_of(folders["bert"])
     for column, rows in [
         (pa.array([], pa.string()), 0),
@@ -480,7 +575,9 @@ def test_empty_and_wrong_columns(folders: dict[str, Path]) -> None:
 
 def test_duplicates_are_computed_once(folders: dict[str, Path]) -> None:
     """Equal texts share one input, in order of first appearance."""
-    prepared = TextEncoder(EncoderSpec(model=str(folders["bert"]))).prepare(pa.array(["b", "a", "b", "c", "a", "b "]))
+    prepared = TextEncoder(EncoderSpec(model=str(folders["bert"]))).prepare(
+        pa.array(["b", "a", "b", "c", "a", "b "])
+    )
     assert prepared.index.tolist() == [0, 1, 0, 2, 1, 3]
     assert prepared.inputs.num_rows == 4
 
@@ -516,12 +613,21 @@ def test_flops(folders: dict[str, Path]) -> None:
 
 
 def test_fingerprint(copied: Path) -> None:
-    """Weights, tokenizer, configurations and module settings are hashed; notes and other frameworks' weights are not; code only if run."""
+    """Weights, tokenizer, configurations and module settings are hashed.
+
+    Notes and other frameworks' weights are not; code only if run.
+    """
     written(copied, {"Pooling": {"pooling_mode": "mean"}}, {})
     for name in ("README.md", "tf_model.h5", "modeling.py"):
         (copied / name).write_text("x")
     plain = TextEncoder(EncoderSpec(model=str(copied))).fingerprint()
-    assert {"config.json", "model.safetensors", "tokenizer.json", "modules.json", "1_Pooling/config.json"} <= set(plain)
+    assert {
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "modules.json",
+        "1_Pooling/config.json",
+    } <= set(plain)
     assert not {"README.md", "tf_model.h5", "modeling.py"} & set(plain)
     assert "modeling.py" in TextEncoder(EncoderSpec(model=str(copied), trust_remote_code=True)).fingerprint()
     (copied / "1_Pooling" / "config.json").write_text('{"pooling_mode": "cls"}')

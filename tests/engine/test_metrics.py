@@ -32,8 +32,17 @@ def scrape(run: str) -> dict[str, float]:
 def test_metrics(tiny: str, tmp_path: Path) -> None:
     """Rows, tokens, rejects, units, queue, replicas and utilisation of a run are served, and agree with its report."""
     write_parquet(tmp_path / "corpus", [*docstrings(60), ""], files=2)
-    pq.write_table(pa.table({"text": pa.nulls(3, pa.string()), "id": range(3)}), tmp_path / "corpus" / "nulls.parquet")
-    run = embed(tiny_spec(tiny, {"path": str(tmp_path / "corpus"), "column": "text"}, tmp_path / "run", max_reject_fraction=1.0))
+    pq.write_table(
+        pa.table({"text": pa.nulls(3, pa.string()), "id": range(3)}), tmp_path / "corpus" / "nulls.parquet"
+    )
+    run = embed(
+        tiny_spec(
+            tiny,
+            {"path": str(tmp_path / "corpus"), "column": "text"},
+            tmp_path / "run",
+            max_reject_fraction=1.0,
+        )
+    )
     report = run.report
     expected = {"rows": 61, "rejects": 3, "tokens": report["tokens"], "units": report["units"]}
     # Ray exports every ten seconds.

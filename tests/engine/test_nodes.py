@@ -27,18 +27,23 @@ from embed_ops.runs.verify.run import verify
 ROOT = Path(__file__).parents[2]
 UNITS = 64
 PATIENCE_S = 240
-"""Seconds after which a command is asked where it stands. Alone on two cores it takes a fifth of that."""
+"""Seconds after which a command is asked where it stands. Alone on two cores it takes a fifth of
+that."""
 
 
 class Nodes:
     """`python -m cluster.local` in a process of its own, as a user runs it, in a home where no token lies yet."""
 
     def __init__(self, home: Path, nodes: int) -> None:
-        self.env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {"HOME": str(home)}
+        self.env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {
+            "HOME": str(home)
+        }
         self.env["PYTHONFAULTHANDLER"] = "1"
         line = [sys.executable, "-m", "cluster.local", "--nodes", str(nodes), "--cpus", "1"]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        self._process = subprocess.Popen(line, env=self.env, cwd=ROOT, text=True, start_new_session=True, **pipes)
+        self._process = subprocess.Popen(
+            line, env=self.env, cwd=ROOT, text=True, start_new_session=True, **pipes
+        )
         self.address = self._until(r"--address (\S+)")
         self._until(r"press Ctrl-C")
 
@@ -64,14 +69,28 @@ class Nodes:
 
     def embed(self, *words: str) -> subprocess.Popen[str]:
         """Start `embed-ops embed` on these nodes."""
-        line = [sys.executable, "-m", "embed_ops", "embed", *words, "--address", self.address, "--progress", "plain"]
-        return subprocess.Popen(line, env=self.env, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        line = [
+            sys.executable,
+            "-m",
+            "embed_ops",
+            "embed",
+            *words,
+            "--address",
+            self.address,
+            "--progress",
+            "plain",
+        ]
+        return subprocess.Popen(
+            line, env=self.env, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
 
     def ask(self, program: str) -> str:
         """Run a few lines of Python that have joined these nodes, and give what they print."""
         joined = f"import json, ray\nfrom embed_ops.engine.session import session\nwith session({self.address!r}):\n"
         code = joined + "\n".join(f"    {line}" for line in program.strip().splitlines())
-        done = subprocess.run([sys.executable, "-c", code], env=self.env, cwd=ROOT, text=True, capture_output=True, check=False)
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=self.env, cwd=ROOT, text=True, capture_output=True, check=False
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -93,12 +112,20 @@ def words(tiny: str, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Give a spec, but for sink and replicas: 64 slow units in eight files."""
     folder = tmp_path_factory.mktemp("nodes") / "corpus"
     write_parquet(folder, docstrings(400) * 8, files=8)
-    given = [f"source.path={folder}", "source.column=text", "source.keep=['id']", f"encoder.model={tiny}", "parity.rows=0"]
+    given = [
+        f"source.path={folder}",
+        "source.column=text",
+        "source.keep=['id']",
+        f"encoder.model={tiny}",
+        "parity.rows=0",
+    ]
     return [*given, "resources.unit_rows=50", "resources.token_budget=1", "resources.threads_per_replica=1"]
 
 
 @pytest.fixture(scope="module")
-def on_one_node(ray_session: None, words: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+def on_one_node(
+    ray_session: None, words: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, bytes]:
     """Give the bytes of a run on one node."""
     run = tmp_path_factory.mktemp("one") / "run"
     embed(Spec.load(None, [*words, f"sink.path={run}", "resources.replicas=1"]))
@@ -125,7 +152,10 @@ print("nodes", len({actor["Address"]["NodeID"] for actor in alive if "Replica" i
 
 
 def finished(process: subprocess.Popen[str], run: Path) -> dict[str, object]:
-    """Wait for the end, prove the run, and give its report; a command that does not end says where its threads are."""
+    """Wait for the end, prove the run, and give its report.
+
+    A command that does not end says where its threads are.
+    """
     try:
         said = process.communicate(timeout=PATIENCE_S)[0]
     except subprocess.TimeoutExpired:
@@ -139,8 +169,13 @@ def finished(process: subprocess.Popen[str], run: Path) -> dict[str, object]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("another_joins", [True, False])
-def test_a_node_dies(another_joins: bool, words: list[str], on_one_node: dict[str, bytes], tmp_path: Path) -> None:
-    """Each node has a replica and one dies with units in flight: the run ends with the bytes of one node, whether or not another joins."""
+def test_a_node_dies(
+    another_joins: bool, words: list[str], on_one_node: dict[str, bytes], tmp_path: Path
+) -> None:
+    """Each node has a replica and one dies with units in flight.
+
+    The run ends with the bytes of one node, whether or not another joins.
+    """
     run = tmp_path / "run"
     with nodes_of(3) as nodes:
         process = nodes.embed(*words, f"sink.path={run}", "resources.replicas=3")
@@ -167,8 +202,18 @@ def test_a_late_node_is_used(ray_session: None, tmp_path: Path) -> None:
     """With replicas = [1, 3], nodes that join while the run goes on get replicas, and the bytes are those of one node."""
     fatal = FatalModel(tmp_path)
     write_parquet(tmp_path / "corpus", docstrings(400) * 3, files=8)
-    words = [f"source.path={tmp_path / 'corpus'}", "source.column=text", f"encoder.model={fatal.path}", "parity.rows=0"]
-    words += ["resources.unit_rows=25", "resources.token_budget=64", "resources.threads_per_replica=1", "encoder.trust_remote_code=true"]
+    words = [
+        f"source.path={tmp_path / 'corpus'}",
+        "source.column=text",
+        f"encoder.model={fatal.path}",
+        "parity.rows=0",
+    ]
+    words += [
+        "resources.unit_rows=25",
+        "resources.token_budget=64",
+        "resources.threads_per_replica=1",
+        "encoder.trust_remote_code=true",
+    ]
     embed(Spec.load(None, [*words, f"sink.path={tmp_path / 'one'}", "resources.replicas=1"]))
     fatal.order(slow=0.1)
     run = tmp_path / "run"
@@ -201,8 +246,20 @@ def test_tokens(words: list[str], tmp_path: Path) -> None:
 
 def test_no_cluster_there(words: list[str], tmp_path: Path) -> None:
     """The command ends with 3 and one sentence where nothing answers, and with 2 where the address can't be meant."""
-    for address, code, sentence in (("127.0.0.1:1", 3, "no Ray cluster answers there"), ("http://head:8265", 2, "embed-ops submit")):
-        line = [sys.executable, "-m", "embed_ops", "embed", *words, f"sink.path={tmp_path / 'run'}", "--address", address]
+    for address, code, sentence in (
+        ("127.0.0.1:1", 3, "no Ray cluster answers there"),
+        ("http://head:8265", 2, "embed-ops submit"),
+    ):
+        line = [
+            sys.executable,
+            "-m",
+            "embed_ops",
+            "embed",
+            *words,
+            f"sink.path={tmp_path / 'run'}",
+            "--address",
+            address,
+        ]
         done = subprocess.run(line, cwd=ROOT, text=True, capture_output=True, check=False)
         assert (done.returncode, sentence in done.stderr) == (code, True), done.stderr
         assert "Traceback" not in done.stderr
@@ -212,7 +269,8 @@ def test_no_cluster_there(words: list[str], tmp_path: Path) -> None:
 def test_placed_by_resources() -> None:
     """On a mixed cluster what a replica with a GPU claims is placed on the node that has one, and what a reader claims anywhere.
 
-    The machine has no GPU and the node only says so: real actors and tasks with the pipeline's own requests, but no model.
+    The machine has no GPU and the node only says so: real actors and tasks with the pipeline's own
+    requests, but no model.
     """
     program = """
 from embed_ops.pipeline import READER_CPUS, replica_resources

@@ -1,4 +1,7 @@
-"""What a session says before it starts or joins anything: addresses, variables, usage statistics."""
+"""What a session says before it starts or joins anything.
+
+Addresses, variables, usage statistics.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +56,10 @@ def test_nothing_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
-    with pytest.raises(ClusterError, match=f"--address {address}: no Ray cluster answers there") as raised, session(address):
+    with (
+        pytest.raises(ClusterError, match=f"--address {address}: no Ray cluster answers there") as raised,
+        session(address),
+    ):
         pass
     assert raised.value.exit_code == 3
     monkeypatch.setitem(os.environ, "RAY_ADDRESS", address)
@@ -66,7 +72,10 @@ def test_something_else_answers() -> None:
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        with pytest.raises(ClusterError, match="no Ray head node answers there"), session(f"127.0.0.1:{server.server_port}"):
+        with (
+            pytest.raises(ClusterError, match="no Ray head node answers there"),
+            session(f"127.0.0.1:{server.server_port}"),
+        ):
             pass
     finally:
         server.shutdown()
@@ -75,13 +84,21 @@ def test_something_else_answers() -> None:
 
 @pytest.mark.parametrize(
     ("config", "variable", "expected"),
-    [(None, None, "0"), ({"usage_stats": True}, None, None), ({"usage_stats": False}, None, "0"), ("broken", None, "0"), (None, "1", "1")],
+    [
+        (None, None, "0"),
+        ({"usage_stats": True}, None, None),
+        ({"usage_stats": False}, None, "0"),
+        ("broken", None, "0"),
+        (None, "1", "1"),
+    ],
 )
 def test_usage_statistics(config: object, variable: str | None, expected: str | None, tmp_path: Path) -> None:
     """They are off, unless the user has turned them on."""
     (tmp_path / ".ray").mkdir()
     if config is not None:
-        (tmp_path / ".ray" / "config.json").write_text(config if isinstance(config, str) else json.dumps(config))
+        (tmp_path / ".ray" / "config.json").write_text(
+            config if isinstance(config, str) else json.dumps(config)
+        )
     os.environ.pop("RAY_USAGE_STATS_ENABLED", None)
     os.environ.pop("RAY_USAGE_STATS_CONFIG_PATH", None)
     if variable is not None:

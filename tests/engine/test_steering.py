@@ -91,7 +91,10 @@ def test_sigterm_asks_and_then_interrupts() -> None:
 
 
 def test_watch_lets_work_go_on() -> None:
-    """A unit, a pulse that changes, or a replica that starts is a sign of life; other clocks do not matter."""
+    """A unit, a pulse that changes, or a replica that starts is a sign of life.
+
+    Other clocks do not matter.
+    """
     watch = Watch(hang_seconds=100, replicas=2, since=0.0)
     patience = 100 + SLACK_S
     assert watch.judge({"a": "1"}, Pool(alive=2), patience) is None
@@ -99,7 +102,9 @@ def test_watch_lets_work_go_on() -> None:
     assert watch.judge({"a": "2"}, Pool(alive=1, waiting=1, deaths=1), 3 * patience) is None
     watch.came_through(4 * patience)
     assert watch.judge({"a": "2"}, Pool(alive=1, waiting=1, deaths=1), 5 * patience) is None
-    assert "nothing has moved" in str(watch.judge({"a": "2"}, Pool(alive=1, waiting=1, deaths=1), 5 * patience + 1))
+    assert "nothing has moved" in str(
+        watch.judge({"a": "2"}, Pool(alive=1, waiting=1, deaths=1), 5 * patience + 1)
+    )
 
 
 def test_watch_says_what_is_wrong() -> None:

@@ -1,4 +1,7 @@
-"""What a submitted job is given: the files that are uploaded, the packages, and the spec as words."""
+"""What a submitted job is given.
+
+The files that are uploaded, the packages, and the spec as words.
+"""
 
 from __future__ import annotations
 
@@ -28,8 +31,21 @@ def uploaded(runtime: dict[str, Any], target: Path) -> set[str]:
 def test_what_is_uploaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Code goes up; environments, caches, secrets, ignored files and the spec's data do not."""
     folder = tmp_path / "project"
-    code = {"run.toml", "jobs/embed.py", "deep/er/module.py", "data.py", "more/data/table.py", "constraints.txt"}
-    data = {"data/a.parquet", "out/data/b.parquet", "shards/x.jsonl", "models/m/model.safetensors", "!odd name/c.parquet"}
+    code = {
+        "run.toml",
+        "jobs/embed.py",
+        "deep/er/module.py",
+        "data.py",
+        "more/data/table.py",
+        "constraints.txt",
+    }
+    data = {
+        "data/a.parquet",
+        "out/data/b.parquet",
+        "shards/x.jsonl",
+        "models/m/model.safetensors",
+        "!odd name/c.parquet",
+    }
     never = {
         ".git/config",
         ".venv/bin/python",
@@ -57,13 +73,24 @@ def test_what_is_uploaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_this_checkout_fits(tmp_path: Path) -> None:
     """A checkout uploads its three packages and little else, far below Ray's limit of 512 MiB."""
     names = uploaded(environment(ROOT), tmp_path / "package.zip")
-    assert {"jobs/embed.py", "cluster/local.py", "embed_ops/embedding/pipeline.py", "constraints.txt", "pyproject.toml"} <= names
-    assert [name for name in names if ".venv" in name or "__pycache__" in name or name.startswith(".git/")] == []
+    assert {
+        "jobs/embed.py",
+        "cluster/local.py",
+        "embed_ops/embedding/pipeline.py",
+        "constraints.txt",
+        "pyproject.toml",
+    } <= names
+    assert [
+        name for name in names if ".venv" in name or "__pycache__" in name or name.startswith(".git/")
+    ] == []
     assert (tmp_path / "package.zip").stat().st_size < 20 * 2**20
 
 
 def test_packages(tmp_path: Path) -> None:
-    """What the project depends on, in the versions of its constraints; never Ray; other constraints are another environment."""
+    """What the project depends on, in the versions of its constraints; never Ray.
+
+    Other constraints are another environment.
+    """
     packages = environment(ROOT)["pip"]["packages"]
     assert packages[0].startswith("-c ${RAY_RUNTIME_ENV_CREATE_WORKING_DIR}/constraints.txt # ")
     assert [line for line in packages if line.startswith("ray")] == []
@@ -103,7 +130,10 @@ def test_the_spec_survives_as_words(monkeypatch: pytest.MonkeyPatch, tmp_path: P
                 "where": "lang = 'en'",
                 "types": {"a.b": "int64", "id": "string"},
             },
-            "encoder": {"model": "model", "outputs": [{"name": "v", "pooling": "mean"}, {"name": "w", "normalize": True}]},
+            "encoder": {
+                "model": "model",
+                "outputs": [{"name": "v", "pooling": "mean"}, {"name": "w", "normalize": True}],
+            },
             "sink": {"path": "out"},
             "resources": {"replicas": [1, 16], "gpus_per_replica": 0.5},
         }
@@ -112,5 +142,8 @@ def test_the_spec_survives_as_words(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert again.source.path == (str(tmp_path / "data"), "s3://bucket/x y?region=eu-west-1")
     assert (again.encoder.model, again.sink.path) == (str(tmp_path / "model"), str(tmp_path / "out"))
     same = {"source": again.source.model_copy(update={"path": spec.source.path})}
-    same |= {"encoder": again.encoder.model_copy(update={"model": "model"}), "sink": again.sink.model_copy(update={"path": "out"})}
+    same |= {
+        "encoder": again.encoder.model_copy(update={"model": "model"}),
+        "sink": again.sink.model_copy(update={"path": "out"}),
+    }
     assert again.model_copy(update=same) == spec

@@ -24,7 +24,11 @@ CUTS = st.lists(st.integers(1, ROWS - 1), max_size=12, unique=True).map(sorted)
 def made(offset: float = 0.0, rows: int = ROWS, dim: int = DIM) -> Array:
     """Draw rows of unlike spread per dimension, on a grid that float32 holds exactly also at an offset."""
     rng = np.random.default_rng(3)
-    x = rng.standard_normal((rows, dim)) * np.linspace(0.2, 3, dim) @ np.linalg.qr(rng.standard_normal((dim, dim)))[0]
+    x = (
+        rng.standard_normal((rows, dim))
+        * np.linspace(0.2, 3, dim)
+        @ np.linalg.qr(rng.standard_normal((dim, dim)))[0]
+    )
     return (np.round(x * 1024) / 1024 + offset).astype(np.float32)
 
 
@@ -72,7 +76,10 @@ def test_covariance_beyond_exact_width() -> None:
 
 
 def test_spectrum_and_sign() -> None:
-    """Axes are orthonormal, sorted by variance, and turned so that the greatest entry is positive; the rank counts variance."""
+    """Axes are orthonormal, sorted by variance, and turned so that the greatest entry is positive.
+
+    The rank counts variance.
+    """
     x = made()
     found = Covariance.of(x)
     variances, axes = found.spectrum()
@@ -88,7 +95,10 @@ def test_spectrum_and_sign() -> None:
 @pytest.mark.parametrize("offset", OFFSETS)
 @given(cuts=CUTS)
 def test_sketch(offset: float, cuts: list[int]) -> None:
-    """The scatter times a few directions, of any parts, is the product of the whole; so are trace and mean."""
+    """The scatter times a few directions, of any parts, is the product of the whole.
+
+    So are trace and mean.
+    """
     x = made(offset)
     directions = np.linalg.qr(np.random.default_rng(1).standard_normal((DIM, 4)))[0]
     found = chained(Sketch.of(part, directions) for part in np.split(x, cuts))
@@ -107,7 +117,12 @@ def test_histogram_is_exact(cuts: list[int], scale: float) -> None:
     x[:, 0], x[ROWS // 2 :, 1] = 0.0, 0.0
     parts = [Histogram.of(part) for part in np.split(x, cuts)]
     whole = Histogram.of(x)
-    for found in (chained(parts), chained(parts[::-1]), added(parts), parts[0] + chained(parts[1:]) if len(parts) > 1 else whole):
+    for found in (
+        chained(parts),
+        chained(parts[::-1]),
+        added(parts),
+        parts[0] + chained(parts[1:]) if len(parts) > 1 else whole,
+    ):
         assert np.array_equal(found.exponent, whole.exponent)
         assert np.array_equal(found.counts, whole.counts)
     assert (whole.counts.sum(axis=1) == ROWS).all()
@@ -125,11 +140,16 @@ def test_quantiles(share: float) -> None:
     ordered = np.sort(x.astype(np.float64), axis=0)
     place = min(len(x) - 1, int(np.ceil(share * len(x))) - 1)
     assert (np.abs(found.quantiles(share) - ordered[place]) <= bins).all()
-    assert (np.abs(found.quantiles(share) - np.quantile(x.astype(np.float64), share, axis=0)) <= 2 * bins)[[0, 2, 3]].all()
+    assert (np.abs(found.quantiles(share) - np.quantile(x.astype(np.float64), share, axis=0)) <= 2 * bins)[
+        [0, 2, 3]
+    ].all()
 
 
 def test_histogram_of_powers_of_two() -> None:
-    """Values at the very edges of bins and ranges fall into them: none is lost, none is counted elsewhere."""
+    """Values at the very edges of bins and ranges fall into them.
+
+    None is lost, none is counted elsewhere.
+    """
     x = np.array([[-4.0], [-1.0], [-0.5], [0.0], [0.5], [1.0], [4.0]], np.float32)
     whole = Histogram.of(x)
     assert whole.counts.sum() == len(x)

@@ -12,7 +12,9 @@ from embed_ops.numerics.topk import Metric, TopK, norms_of
 Array = np.ndarray[Any, Any]
 
 
-def brute(queries: Array, x: Array, ids: Array, k: int, metric: str, itself: Array | None = None) -> tuple[Array, Array]:
+def brute(
+    queries: Array, x: Array, ids: Array, k: int, metric: str, itself: Array | None = None
+) -> tuple[Array, Array]:
     """Score every pair in float64 and sort all of them."""
     found = np.full((len(queries), k), -1, np.int64)
     values = np.full((len(queries), k), np.nan)
@@ -44,10 +46,14 @@ def vectors(rows: int, dim: int, seed: int) -> Array:
 
 @pytest.mark.parametrize("metric", ["cosine", "dot"])
 @pytest.mark.parametrize(
-    ("rows", "count", "dim", "k"), [(5000, 1500, 24, 10), (3000, 7, 3, 25), (1, 3, 8, 5), (30, 30, 4, 40), (2100, 2, 384, 1)]
+    ("rows", "count", "dim", "k"),
+    [(5000, 1500, 24, 10), (3000, 7, 3, 25), (1, 3, 8, 5), (30, 30, 4, 40), (2100, 2, 384, 1)],
 )
 def test_equal_to_brute_force(rows: int, count: int, dim: int, k: int, metric: Metric) -> None:
-    """Ids and scores are those of sorting all pairs; copies come in the order of their index, in whatever order rows are shown."""
+    """Ids and scores are those of sorting all pairs.
+
+    Copies come in the order of their index, in whatever order rows are shown.
+    """
     x, queries = vectors(rows, dim, 1), vectors(count, dim, 2)
     queries[: min(count, rows) // 2] = x[: min(count, rows) // 2]
     ids = np.random.default_rng(3).permutation(10 * rows)[:rows].astype(np.int64)
@@ -84,7 +90,10 @@ def test_one_vector_thousands_of_times() -> None:
 
 
 def test_parts_are_merged() -> None:
-    """Two searches over halves of the rows, merged, are one over all; so are rows shown to some queries only."""
+    """Two searches over halves of the rows, merged, are one over all.
+
+    So are rows shown to some queries only.
+    """
     x, queries = vectors(4000, 12, 6), vectors(90, 12, 7)
     ids = np.arange(4000, dtype=np.int64)
     whole, left, right = (TopK(queries, 9, "dot") for _ in range(3))

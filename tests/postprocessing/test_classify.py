@@ -1,4 +1,7 @@
-"""A probe through the commands: judged, saved, applied to every row as a stage; pairs with scores."""
+"""A probe through the commands: judged, saved, applied to every row as a stage.
+
+Pairs with scores.
+"""
 
 from __future__ import annotations
 
@@ -55,18 +58,48 @@ def test_every_row_gets_a_label(run: Path, tmp_path: Path) -> None:
     next((stage / "data").rglob("*.parquet")).unlink()
     assert invoke("classify", run, "--model", run / "probes/kind", "--progress", "none")[0] == 0
     assert contents(stage) == before
-    assert invoke("evaluate", run, "--label", "kind", "--seed", 5, "--output", tmp_path / "other", "--progress", "none")[0] == 0
+    assert (
+        invoke(
+            "evaluate",
+            run,
+            "--label",
+            "kind",
+            "--seed",
+            5,
+            "--output",
+            tmp_path / "other",
+            "--progress",
+            "none",
+        )[0]
+        == 0
+    )
     code, said = invoke("classify", run, "--model", tmp_path / "other", "--progress", "none")
     assert (code, "stage.probe" in said) == (2, True), said
 
 
 def test_what_can_not_be_classified(run: Path, tmp_path: Path) -> None:
     """No probe, a model of another kind, a probe of another width: one sentence each."""
-    code, said = invoke("classify", run, "--model", tmp_path, "--output", tmp_path / "a", "--progress", "none")
+    code, said = invoke(
+        "classify", run, "--model", tmp_path, "--output", tmp_path / "a", "--progress", "none"
+    )
     assert (code, "no model here" in said) == (2, True), said
-    make_run(str(tmp_path / "wide"), [300], mixture(9, 4), keep=lambda first, end: {"kind": pa.array(np.arange(first, end) % 3)})
+    make_run(
+        str(tmp_path / "wide"),
+        [300],
+        mixture(9, 4),
+        keep=lambda first, end: {"kind": pa.array(np.arange(first, end) % 3)},
+    )
     assert invoke("evaluate", tmp_path / "wide", "--label", "kind", "--progress", "none")[0] == 0
-    code, said = invoke("classify", run, "--model", tmp_path / "wide/probes/kind", "--output", tmp_path / "b", "--progress", "none")
+    code, said = invoke(
+        "classify",
+        run,
+        "--model",
+        tmp_path / "wide/probes/kind",
+        "--output",
+        tmp_path / "b",
+        "--progress",
+        "none",
+    )
     assert (code, "takes vectors of width 9" in said) == (2, True), said
     assert invoke("evaluate", run, "--progress", "none")[0] == 2
 

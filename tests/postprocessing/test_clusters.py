@@ -30,7 +30,10 @@ DEDUP = {"kind": "dedup", "threshold": 0.995}
 def draw(first: int, end: int) -> np.ndarray:
     """Give rows that are noisy copies of 600 rows, in turn."""
     base = np.random.default_rng(0).standard_normal((GROUPS, 24))
-    rows = [base[row % GROUPS] + 0.02 * np.random.default_rng(row).standard_normal(24) for row in range(first, end)]
+    rows = [
+        base[row % GROUPS] + 0.02 * np.random.default_rng(row).standard_normal(24)
+        for row in range(first, end)
+    ]
     return np.array(rows, np.float32).reshape(-1, 24)
 
 
@@ -38,14 +41,26 @@ def draw(first: int, end: int) -> np.ndarray:
 def run(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make a run with a label, cluster it and look for duplicates."""
     path = tmp_path_factory.mktemp("clusters") / "run"
-    make_run(str(path), [1700, 0, 1300], draw, unit_rows=500, keep=lambda first, end: {"label": pa.array(np.arange(first, end) % 3)})
+    make_run(
+        str(path),
+        [1700, 0, 1300],
+        draw,
+        unit_rows=500,
+        keep=lambda first, end: {"label": pa.array(np.arange(first, end) % 3)},
+    )
     postprocess(str(path), [parse_stage(KMEANS), parse_stage(DEDUP)])
     return path
 
 
 def test_duplicates_are_found(run: Path) -> None:
-    """Copies that share a cluster are one group with one row kept; every row has its place, and the run verifies."""
-    dedup, clusters = Run(str(run / "stages/dedup")), Run(str(run / "stages/kmeans")).open().to_table()["cluster"].to_numpy()
+    """Copies that share a cluster are one group with one row kept.
+
+    Every row has its place, and the run verifies.
+    """
+    dedup, clusters = (
+        Run(str(run / "stages/dedup")),
+        Run(str(run / "stages/kmeans")).open().to_table()["cluster"].to_numpy(),
+    )
     assert verify(dedup.path).differences == []
     table = dedup.open().to_table()
     group, keep = table["group"].to_numpy(), table["keep"].to_numpy(zero_copy_only=False)
@@ -59,7 +74,16 @@ def test_duplicates_are_found(run: Path) -> None:
 @pytest.mark.slow
 def test_the_same_bytes_after_a_kill(run: Path, tmp_path: Path) -> None:
     """Killed between its passes and in the middle of writing, the same command ends with the bytes of a quiet run."""
-    line = [sys.executable, "-m", "embed_ops", "postprocess", str(run / "stages/kmeans"), "kind=dedup", "threshold=0.995", "--output"]
+    line = [
+        sys.executable,
+        "-m",
+        "embed_ops",
+        "postprocess",
+        str(run / "stages/kmeans"),
+        "kind=dedup",
+        "threshold=0.995",
+        "--output",
+    ]
     killed = tmp_path / "killed"
     process = subprocess.Popen([*line, str(killed), "--progress", "none"], cwd=Path(__file__).parents[2])
     while not list(killed.glob("work/groups/00001*")) and process.poll() is None:
@@ -74,7 +98,11 @@ def test_the_same_bytes_after_a_kill(run: Path, tmp_path: Path) -> None:
 
 def test_a_folder_for_each_cluster(run: Path) -> None:
     """The copy by cluster has each row once, in its cluster's folder, with its vector, the most central first in each file."""
-    copy = pads.dataset(run / "stages/kmeans/clusters", format="parquet", partitioning="hive").to_table().to_pandas()
+    copy = (
+        pads.dataset(run / "stages/kmeans/clusters", format="parquet", partitioning="hive")
+        .to_table()
+        .to_pandas()
+    )
     whole = Run(str(run / "stages/kmeans")).open().to_table().to_pandas()
     both = copy.merge(whole, on=["_source", "_row"], suffixes=("", "_there"))
     assert len(copy) == len(both) == ROWS
@@ -86,17 +114,27 @@ def test_a_folder_for_each_cluster(run: Path) -> None:
 
 
 def test_quality_is_in_the_report(run: Path, tmp_path: Path) -> None:
-    """Inertia, sizes and agreement with a kept column, equal to scikit-learn's over all rows; the page shows the sizes."""
+    """Inertia, sizes and agreement with a kept column, equal to scikit-learn's over all rows.
+
+    The page shows the sizes.
+    """
     table = Run(str(run / "stages/kmeans")).open().to_table()
     found = json.loads((run / "stages/kmeans/report.json").read_text())["quality"]
     assert found["inertia"] == pytest.approx((table["distance"].to_numpy().astype(float) ** 2).sum())
     assert found["labelled_rows"] == ROWS
     sizes = np.bincount(table["cluster"].to_numpy()).tolist()
-    assert {int(cluster): rows for cluster, rows in found["largest_clusters"].items()} == dict(enumerate(sizes))
+    assert {int(cluster): rows for cluster, rows in found["largest_clusters"].items()} == dict(
+        enumerate(sizes)
+    )
     page = Path(write_page(str(run), str(tmp_path / "page.html"), most=300, method="pca")).read_text()
-    assert all(f'<td class="n">{cluster}</td><td class="n">{rows:,}</td>' in page for cluster, rows in enumerate(sizes))
+    assert all(
+        f'<td class="n">{cluster}</td><td class="n">{rows:,}</td>' in page
+        for cluster, rows in enumerate(sizes)
+    )
     assert [place.name for place in tmp_path.iterdir()] == ["page.html"]
-    assert found["ari"] == pytest.approx(adjusted_rand_score(np.arange(ROWS) % 3, table["cluster"].to_numpy()), abs=1e-9)
+    assert found["ari"] == pytest.approx(
+        adjusted_rand_score(np.arange(ROWS) % 3, table["cluster"].to_numpy()), abs=1e-9
+    )
 
 
 @pytest.mark.parametrize(
@@ -107,7 +145,9 @@ def test_quality_is_in_the_report(run: Path, tmp_path: Path) -> None:
         ({"kind": "kmeans", "k": 2, "label": "embedding"}, "labels no rows"),
     ],
 )
-def test_columns_that_are_not_there(run: Path, tmp_path: Path, stage: dict[str, object], sentence: str) -> None:
+def test_columns_that_are_not_there(
+    run: Path, tmp_path: Path, stage: dict[str, object], sentence: str
+) -> None:
     """A stage that lacks a column says so before anything is fitted or written."""
     with pytest.raises(StageError, match=sentence):
         postprocess(str(run), [parse_stage(stage)], output=str(tmp_path / "out"))

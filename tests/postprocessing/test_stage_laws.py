@@ -53,7 +53,11 @@ SECTIONS: list[dict[str, Any]] = [
     },
 ]
 NAMES = [section.get("name", section["kind"]) for section in SECTIONS]
-FEW = [section for section in SECTIONS if section["kind"] in ("pca", "quantize", "kmeans") and section.get("input") == "embed"]
+FEW = [
+    section
+    for section in SECTIONS
+    if section["kind"] in ("pca", "quantize", "kmeans") and section.get("input") == "embed"
+]
 """Enough to see every kind of round."""
 
 
@@ -166,12 +170,17 @@ def test_fifty_files(files: int, run: Path, tmp_path: Path, monkeypatch: pytest.
 
 
 def test_model_of_another_run(run: Path, tmp_path: Path) -> None:
-    """A model that another run was fitted on is applied, and kept beside the data; one that does not fit is refused."""
+    """A model that another run was fitted on is applied, and kept beside the data.
+
+    One that does not fit is refused.
+    """
     other = mixture(DIM, 5, seed=9)
     make_run(str(tmp_path / "other"), [700, 300], other)
     for name in ("pca", "kmeans", "quantize"):
         section = next(section for section in SECTIONS if section["kind"] == name) | {"input": None}
-        found = postprocess(str(tmp_path / "other"), [parse_stage(section)], model=str(run / "stages" / name))[0]
+        found = postprocess(
+            str(tmp_path / "other"), [parse_stage(section)], model=str(run / "stages" / name)
+        )[0]
         assert verify(found.path, source=True).differences == []
         model = load_model(str(run / "stages" / name))
         column = "cluster" if name == "kmeans" else "embedding"
@@ -179,9 +188,15 @@ def test_model_of_another_run(run: Path, tmp_path: Path) -> None:
         assert same_bits(load_model(found.path).transform(other(0, 9)), model.transform(other(0, 9)))
     make_run(str(tmp_path / "narrow"), [50], mixture(5, 2))
     with pytest.raises(StageError, match=f"takes vectors of width {DIM}, .* has 5"):
-        postprocess(str(tmp_path / "narrow"), [parse_stage({"kind": "pca", "dim": 6})], model=str(run / "stages" / "pca"))
+        postprocess(
+            str(tmp_path / "narrow"),
+            [parse_stage({"kind": "pca", "dim": 6})],
+            model=str(run / "stages" / "pca"),
+        )
     with pytest.raises(StageError, match="holds a model of kind 'pca', the stage is 'whiten'"):
-        postprocess(str(tmp_path / "other"), [parse_stage({"kind": "whiten"})], model=str(run / "stages" / "pca"))
+        postprocess(
+            str(tmp_path / "other"), [parse_stage({"kind": "whiten"})], model=str(run / "stages" / "pca")
+        )
     with pytest.raises(StageError, match="no fitted model here"):
         postprocess(str(tmp_path / "other"), [parse_stage({"kind": "whiten"})], model=str(run))
 

@@ -42,7 +42,12 @@ def test_second_is_told_who(tmp_path: Path) -> None:
     began = int((time.time() - 5) * 1000)
     beat(tmp_path, f"other-host-77-{began}")
     before = (tmp_path / NAME).read_bytes()
-    with pytest.raises(HeldError, match=r"at work on this run: host other-host, pid 77, since 20\d\d-") as caught, hold(tmp_path):
+    with (
+        pytest.raises(
+            HeldError, match=r"at work on this run: host other-host, pid 77, since 20\d\d-"
+        ) as caught,
+        hold(tmp_path),
+    ):
         pass
     assert caught.value.exit_code == 3
     assert (tmp_path / NAME).read_bytes() == before
@@ -59,7 +64,9 @@ def test_begun_in_the_same_moment(tmp_path: Path) -> None:
 
 def test_the_dead_are_forgotten(tmp_path: Path) -> None:
     """A process of this host that is gone, one on another host that is silent, and a file that is none hold nothing."""
-    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True)
+    gone = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True
+    )
     now = int(time.time() * 1000)
     dead = [
         (f"{socket.gethostname()}-{int(gone.stdout)}-{now}", 0.0),

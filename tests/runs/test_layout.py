@@ -25,7 +25,10 @@ GIB = 2**30
     ],
 )
 def test_layout(fields: dict[str, Any], units: int, weights: int, threads: int, replicas: int) -> None:
-    """One thread a replica, unless units or memory are few, or the spec says otherwise; all fit beside their readers."""
+    """One thread a replica, unless units or memory are few, or the spec says otherwise.
+
+    All fit beside their readers.
+    """
     resources = ResourcesSpec(**fields)
     assert threads_for(resources, units, weights) == threads
     assert replica_count(resources, units, threads)[1] == replicas

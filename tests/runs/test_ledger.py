@@ -38,7 +38,9 @@ def test_a_finished_run_has_nothing_left(tmp_path: Path) -> None:
 
 @settings(max_examples=20)
 @given(st.sets(st.integers(0, 5)))
-def test_any_units_that_are_lost_are_computed_again_to_the_same_bytes(tmp_path_factory: pytest.TempPathFactory, lost: set[int]) -> None:
+def test_any_units_that_are_lost_are_computed_again_to_the_same_bytes(
+    tmp_path_factory: pytest.TempPathFactory, lost: set[int]
+) -> None:
     """Whatever units are missing, exactly they are read and written again, and the files are what they were."""
     folder = tmp_path_factory.mktemp("lost")
     spec = spec_of(corpus_of(folder / "in"), folder / "run")
@@ -69,7 +71,10 @@ def test_known_rows_are_counted_down() -> None:
 
 
 def test_records_of_no_planned_file_are_left_out() -> None:
-    """A record whose file is not planned, or that begins before its span, is not counted; names with dots are no trouble."""
+    """A record whose file is not planned, or that begins before its span, is not counted.
+
+    Names with dots are no trouble.
+    """
     span = Span(7, (Piece("a.1.b", 50, 100, None, 50),))
     names = ["a.1.b.000000000010", "a.1.000000000050", "b.000000000050", "a.1.b.000000000050", "nonsense"]
     records = {name: Record(name, "x-1-1", [], None, None, 1, 0, 0, 0, 1, "") for name in names}
@@ -81,7 +86,11 @@ def test_records_of_no_planned_file_are_left_out() -> None:
 def test_work_travels_as_json() -> None:
     """A work is the same after the way to a worker."""
     span = Span(3, (Piece('ü"b/c.jsonl', 5, None, None, 9), Piece("d", 0, 4, 4, 1)))
-    for work in (Work(span), Work(span, {"u": UnitEnd("d", 2), "v": UnitEnd()}), Work(span, {}, {"d": Again(frozenset({1, 3}), 4)})):
+    for work in (
+        Work(span),
+        Work(span, {"u": UnitEnd("d", 2), "v": UnitEnd()}),
+        Work(span, {}, {"d": Again(frozenset({1, 3}), 4)}),
+    ):
         assert Work.load(work.dump()) == work
     again = Again(frozenset({1, 3}), 7)
     assert [row for row in range(10) if again.has(row)] == [1, 3, 7, 8, 9]
@@ -90,6 +99,8 @@ def test_work_travels_as_json() -> None:
 def test_a_record_belongs_to_the_span_that_covers_its_begin() -> None:
     """Spans of one file share its records by where they begin, in whatever order the spans stand."""
     spans = (Span(0, (Piece("a", 50, 100, None, 50),)), Span(1, (Piece("a", 0, 50, None, 50),)))
-    late, early = (Record(f"a.{begin:012d}", "x-1-1", [], None, None, 1, 0, 0, 0, 1, "") for begin in (60, 10))
+    late, early = (
+        Record(f"a.{begin:012d}", "x-1-1", [], None, None, 1, 0, 0, 0, 1, "") for begin in (60, 10)
+    )
     stock = take_stock(Plan((), spans, None), {late.unit: late, early.unit: early}, FOUR)
     assert [work.done for work in stock.works] == [{late.unit: UnitEnd()}, {early.unit: UnitEnd()}]

@@ -39,16 +39,41 @@ def test_records_survive_the_manifest(folder: Path, tmp_path: Path) -> None:
     """Every field of a record comes back from the manifest; the latest part counts."""
     run = RunDir.at(str(tmp_path / "other"))
     full = Record(
-        *("u.000000000000", "a-1-1", [{"source": "ü", "begin": 0, "end": 9, "records": 2}], "ü", 9, 1, 2, 3, 4, 5, "f" * 64),
+        *(
+            "u.000000000000",
+            "a-1-1",
+            [{"source": "ü", "begin": 0, "end": 9, "records": 2}],
+            "ü",
+            9,
+            1,
+            2,
+            3,
+            4,
+            5,
+            "f" * 64,
+        ),
         *("r", 6, "e" * 64, 7, 11, 0.5, 1.5, 8, 9, 10, 1e15, {"read": 0.25, "forward": 3.0}, ("retried",)),
     )
-    bare = replace(full, next_source=None, next_position=None, reject_file=None, reject_sha256=None, min_norm=None, max_norm=None)
+    bare = replace(
+        full,
+        next_source=None,
+        next_position=None,
+        reject_file=None,
+        reject_sha256=None,
+        min_norm=None,
+        max_norm=None,
+    )
     run.append_manifest([full, replace(bare, unit="v")], "a-1-1")
     run.append_manifest([], "a-1-1")
     run.append_manifest([replace(full, rows=99)], "a-1-1")
-    assert RunDir.at(str(tmp_path / "other")).read_manifest() == {"u.000000000000": replace(full, rows=99), "v": replace(bare, unit="v")}
+    assert RunDir.at(str(tmp_path / "other")).read_manifest() == {
+        "u.000000000000": replace(full, rows=99),
+        "v": replace(bare, unit="v"),
+    }
     assert len(list((tmp_path / "other" / "manifest").iterdir())) == 2
-    assert RunDir.at(str(tmp_path / "other")).read_manifest(timed=False)["v"] == replace(bare, unit="v", seconds={})
+    assert RunDir.at(str(tmp_path / "other")).read_manifest(timed=False)["v"] == replace(
+        bare, unit="v", seconds={}
+    )
     later = RunDir.at(str(tmp_path / "other"))
     later.read_manifest()
     later.append_manifest([replace(full, rows=100)], "b-2-2")
@@ -56,7 +81,10 @@ def test_records_survive_the_manifest(folder: Path, tmp_path: Path) -> None:
 
 
 def test_lost_records_are_read_back(folder: Path) -> None:
-    """Without the manifest every record is found in the footers: counts, chain, sizes, hashes, norms; and kept from then on."""
+    """Without the manifest every record is found in the footers.
+
+    Counts, chain, sizes, hashes, norms; and kept from then on.
+    """
     known = RunDir.at(str(folder)).read_manifest()
     shutil.rmtree(folder / "manifest")
     records, broken = RunDir.at(str(folder)).load_records(DIGEST, "b-2-2")
@@ -83,7 +111,9 @@ def test_runs_of_before_words_were_counted(folder: Path) -> None:
     shutil.rmtree(folder / "manifest")
     records, broken = RunDir.at(str(folder)).load_records(DIGEST, "b-2-2")
     assert broken == []
-    assert {name: record.rows for name, record in records.items()} == {name: record.rows for name, record in known.items()}
+    assert {name: record.rows for name, record in records.items()} == {
+        name: record.rows for name, record in known.items()
+    }
     assert all(record.unknown == 0 for record in records.values())
 
 
@@ -92,12 +122,18 @@ def test_runs_of_before_words_were_counted(folder: Path) -> None:
 def test_a_unit_that_is_not_as_written_is_computed_again(what: str, manifest: bool, folder: Path) -> None:
     """Another size, or a missing reject file, makes a unit broken and leaves the others, with a manifest and without."""
     record = next(record for record in RunDir.at(str(folder)).read_manifest().values() if record.reject_file)
-    path = folder / "rejects" / str(record.reject_file) if "rejects" in what else folder / "data" / f"{record.unit}.parquet"
+    path = (
+        folder / "rejects" / str(record.reject_file)
+        if "rejects" in what
+        else folder / "data" / f"{record.unit}.parquet"
+    )
     if what == "no rejects":
         path.unlink()
     else:
         content = path.read_bytes()
-        path.write_bytes(content + b"x" if what == "longer" else b"" if what == "empty rejects" else content[:-1])
+        path.write_bytes(
+            content + b"x" if what == "longer" else b"" if what == "empty rejects" else content[:-1]
+        )
     if not manifest:
         shutil.rmtree(folder / "manifest")
     records, broken = RunDir.at(str(folder)).load_records(DIGEST, "b-2-2")
@@ -147,14 +183,21 @@ def test_a_broken_manifest_part_is_named_and_can_be_deleted(folder: Path) -> Non
 
 
 def test_what_dead_attempts_left_is_removed(folder: Path) -> None:
-    """Temporary folders of dead attempts go, those of living ones and our own stay; reject files that no unit names go."""
-    ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True)
+    """Temporary folders of dead attempts go, those of living ones and our own stay.
+
+    Reject files that no unit names go.
+    """
+    ended = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True
+    )
     now = int(time.time() * 1000)
     host = socket.gethostname()
     dead = f"{host}-{int(ended.stdout)}-{now}"
     before_we_began, ours, alive = f"{host}-{os.getpid()}-1000", f"{host}-1-{now}", new_attempt()
     elsewhere, long_ago = f"other-host-7-{now}", f"other-host-7-{now - 2 * 86_400_000}"
-    writers = {path.name for path in (folder / "tmp").iterdir() if path.name.startswith(f"{host}-{os.getpid()}-")}
+    writers = {
+        path.name for path in (folder / "tmp").iterdir() if path.name.startswith(f"{host}-{os.getpid()}-")
+    }
     for name in (dead, before_we_began, ours, alive, elsewhere, long_ago):
         write(folder / "tmp" / name / "x", b"")
     (folder / "tmp" / f"{host}-{int(ended.stdout)}-{now + 1}").mkdir()
@@ -192,7 +235,9 @@ def test_a_run_elsewhere_than_on_disk() -> None:
     base = f"memory://{uuid.uuid4().hex}"
     run = RunDir.at(base)
     record = Record("k=1/a.jsonl.000000000000", "a-1-1", [], None, None, 1, 1, 0, 0, 0, "")
-    data = pa.table({"_source": ["a"], "_row": [0], "embedding": vector_column(np.ones((1, 2), np.float32), "float32")})
+    data = pa.table(
+        {"_source": ["a"], "_row": [0], "embedding": vector_column(np.ones((1, 2), np.float32), "float32")}
+    )
     rejects = pa.table({"_source": ["a"], "_row": [1], "reason": ["null"], "message": ["x"]})
     written = run.write_unit(record, data, rejects, DIGEST, "0")
     records, broken = run.load_records(DIGEST, "b-2-2")
@@ -201,7 +246,8 @@ def test_a_run_elsewhere_than_on_disk() -> None:
     run.append_manifest([written], "a-1-1")
     assert RunDir.at(base).read_manifest() == {record.unit: written}
     run.clean("b-2-2")
-    # Another command may have written the data file after our records were read: what it names stays.
+    # Another command may have written the data file after our records were read: what it names
+    # stays.
     run.remove_unnamed_rejects([])
     assert RunDir.at(base).load_records(DIGEST, "b-2-2") == ({record.unit: written}, [])
 
@@ -230,7 +276,10 @@ def test_the_header_is_a_runs_or_refused(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_told_before_the_start(tmp_path: Path) -> None:
-    """Space is checked where the run will be, although the folder is not there yet; both figures are named."""
+    """Space is checked where the run will be, although the folder is not there yet.
+
+    Both figures are named.
+    """
     check_space(locate(str(tmp_path / "not" / "yet")), 1)
     with pytest.raises(StorageError, match=r"about 1000000000\.0 GB needed, .* GB free"):
         check_space(locate(str(tmp_path / "not" / "yet")), 10**18)
@@ -240,5 +289,16 @@ def test_a_full_disk_is_told_before_the_start(tmp_path: Path) -> None:
 def test_data_and_rejects_have_the_kept_columns(folder: Path) -> None:
     """Rows and rejects carry their source, their place and what was to be kept."""
     record = next(record for record in RunDir.at(str(folder)).read_manifest().values() if record.reject_file)
-    assert table_of(folder / "data" / f"{record.unit}.parquet").schema.names == ["n", "_source", "_row", "embedding"]
-    assert set(table_of(folder / "rejects" / str(record.reject_file)).schema.names) == {"n", "_source", "_row", "reason", "message"}
+    assert table_of(folder / "data" / f"{record.unit}.parquet").schema.names == [
+        "n",
+        "_source",
+        "_row",
+        "embedding",
+    ]
+    assert set(table_of(folder / "rejects" / str(record.reject_file)).schema.names) == {
+        "n",
+        "_source",
+        "_row",
+        "reason",
+        "message",
+    }

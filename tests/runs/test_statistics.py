@@ -20,7 +20,10 @@ def unit(x: np.ndarray, dtype: str = "float32") -> pa.Table:
 
 
 def test_report_is_that_of_all_rows() -> None:
-    """Added over units of any size, figures are numpy's over all rows; text and back changes no bit."""
+    """Added over units of any size, figures are numpy's over all rows.
+
+    Text and back changes no bit.
+    """
     rng = np.random.default_rng(0)
     x = (rng.standard_normal((1000, 5)) + 100).astype(np.float32)
     x[10] = 0
@@ -31,7 +34,12 @@ def test_report_is_that_of_all_rows() -> None:
     assert found["complete"]
     assert (found["rows"], found["zero_vectors"]) == (1000, 1)
     assert found["norm"] == pytest.approx({"min": 0.0, "mean": norms.mean(), "max": norms.max()})
-    for name, expected in (("mean", wide.mean(0)), ("variance", wide.var(0)), ("min", x.min(0)), ("max", x.max(0))):
+    for name, expected in (
+        ("mean", wide.mean(0)),
+        ("variance", wide.var(0)),
+        ("min", x.min(0)),
+        ("max", x.max(0)),
+    ):
         assert found[name] == pytest.approx(expected.tolist(), rel=1e-12)
 
 
@@ -44,16 +52,35 @@ def test_what_has_no_statistics() -> None:
 
 def record(name: str, rows: int) -> Record:
     """Make a record as a worker does before it writes."""
-    return Record(name, "a-1-1", [{"source": "s", "begin": 0, "end": rows, "records": rows}], None, None, rows, 0, 0, 0, 0, "")
+    return Record(
+        name,
+        "a-1-1",
+        [{"source": "s", "begin": 0, "end": rows, "records": rows}],
+        None,
+        None,
+        rows,
+        0,
+        0,
+        0,
+        0,
+        "",
+    )
 
 
 def test_kept_with_the_manifest(tmp_path: Path) -> None:
-    """The journal keeps them with its parts; a unit whose record was lost is read back, and counts once."""
+    """The journal keeps them with its parts.
+
+    A unit whose record was lost is read back, and counts once.
+    """
     run = RunDir.at(str(tmp_path))
     x = np.random.default_rng(0).standard_normal((30, 4)).astype(np.float32)
     journal = Journal(run, "a-1-1")
     for number, part in enumerate(np.array_split(x, 3)):
-        data = unit(part).append_column(SOURCE, pa.array(["s"] * 10, SOURCE_TYPE)).append_column(ROW, pa.array(range(10)))
+        data = (
+            unit(part)
+            .append_column(SOURCE, pa.array(["s"] * 10, SOURCE_TYPE))
+            .append_column(ROW, pa.array(range(10)))
+        )
         written = run.write_unit(record(f"s.{number:012d}", 10), data, data.slice(0, 0), "fingerprint", "0")
         if number < 2:
             journal.add(written, dump(statistics_of(data)))

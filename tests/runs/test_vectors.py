@@ -1,4 +1,7 @@
-"""The rows of a finished run by position: stretches over units, columns of the run and its ancestors, and what is refused."""
+"""The rows of a finished run by position.
+
+Stretches over units, columns of the run and its ancestors, and what is refused.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,13 @@ def of(path: Path) -> RunRows:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make a run of five files, one of a single row and one of none, in units of at most 2,000 rows."""
     folder = tmp_path_factory.mktemp("vectors") / "run"
-    make_run(str(folder), FILES, DRAW, unit_rows=2000, keep=lambda first, end: {"id": pa.array(np.arange(first, end))})
+    make_run(
+        str(folder),
+        FILES,
+        DRAW,
+        unit_rows=2000,
+        keep=lambda first, end: {"id": pa.array(np.arange(first, end))},
+    )
     return folder
 
 
@@ -61,7 +70,9 @@ def child_of(run: Path, path: Path, columns: dict[str, Any] | None = None) -> Pa
     """Make a run of the same units whose header names a parent, with columns of its own and without the vectors."""
     make_run(str(path), FILES, DRAW, unit_rows=2000)
     header = json.loads((path / "run.json").read_text())
-    (path / "run.json").write_text(json.dumps(header | {"parent": told_parent(locate(str(path)), locate(str(run)))}))
+    (path / "run.json").write_text(
+        json.dumps(header | {"parent": told_parent(locate(str(path)), locate(str(run)))})
+    )
     for file in (path / "data").rglob("*.parquet"):
         table = pq.read_table(file, partitioning=None).select([SOURCE, ROW])
         for name, make in (columns or {}).items():
@@ -74,15 +85,31 @@ def test_rows_in_order(run: Path) -> None:
     """Units are in the order of the plan, empty ones too, and every row has its place."""
     rows = of(run)
     assert rows.rows == ROWS
-    assert [record.rows for record in rows.records] == [2000, 2000, 1000, 1, 0, 2000, 2000, 2000, 2000, 1000, 2000, 500]
+    assert [record.rows for record in rows.records] == [
+        2000,
+        2000,
+        1000,
+        1,
+        0,
+        2000,
+        2000,
+        2000,
+        2000,
+        1000,
+        2000,
+        500,
+    ]
     assert rows.starts == [0, *np.cumsum([record.rows for record in rows.records]).tolist()]
     holder = rows.vector(None)
     assert (holder.column, holder.dim, holder.run.path) == ("embedding", DIM, str(run))
-    assert same_bits(np.concatenate([read_unit(holder, record.unit) for record in rows.records]), DRAW(0, ROWS))
+    assert same_bits(
+        np.concatenate([read_unit(holder, record.unit) for record in rows.records]), DRAW(0, ROWS)
+    )
 
 
 @pytest.mark.parametrize(
-    ("first", "end"), [(0, ROWS), (0, 1), (1999, 2001), (4999, 5002), (5000, 5001), (3, 16_001), (ROWS - 1, ROWS), (7, 7)]
+    ("first", "end"),
+    [(0, ROWS), (0, 1), (1999, 2001), (4999, 5002), (5000, 5001), (3, 16_001), (ROWS - 1, ROWS), (7, 7)],
 )
 def test_stretch(run: Path, first: int, end: int) -> None:
     """A stretch reads the rows from one index to another, whatever files they are in, and knows where each of them stands."""
@@ -94,7 +121,10 @@ def test_stretch(run: Path, first: int, end: int) -> None:
     assert all(len(x) == BLOCK_ROWS for _, x in found[:-1])
     x = np.concatenate([np.empty((0, DIM), np.float32), *(x for _, x in found)])
     assert same_bits(x, DRAW(first, end))
-    ids = [read_columns(rows.holder("id").run, unit, ["id"]).column(0).to_pylist()[begin:stop] for unit, begin, stop in stretch.parts]
+    ids = [
+        read_columns(rows.holder("id").run, unit, ["id"]).column(0).to_pylist()[begin:stop]
+        for unit, begin, stop in stretch.parts
+    ]
     assert [*itertools.chain(*ids)] == list(range(first, end))
     assert indexes(first, 2).tolist() == [first, first + 1]
 
@@ -111,27 +141,47 @@ def test_groups_tile_the_run() -> None:
 def test_content(run: Path, tmp_path: Path) -> None:
     """The digest is of what the run holds: other rows give another one, the same rows the same."""
     for name, draw in (("same", DRAW), ("other", mixture(DIM, 3, seed=1))):
-        make_run(str(tmp_path / name), FILES, draw, unit_rows=2000, keep=lambda first, end: {"id": pa.array(np.arange(first, end))})
+        make_run(
+            str(tmp_path / name),
+            FILES,
+            draw,
+            unit_rows=2000,
+            keep=lambda first, end: {"id": pa.array(np.arange(first, end))},
+        )
     # Attempts are in the footers of no data file: equal runs have equal bytes.
     assert of(tmp_path / "same").content == of(run).content != of(tmp_path / "other").content
 
 
 def test_columns_of_ancestors(run: Path, tmp_path: Path) -> None:
-    """A column that a run lacks is read from the nearest ancestor that has it, at the same place; runs can be moved together."""
-    child = child_of(run, tmp_path / "run" / "stages" / "child", {"cluster": lambda rows: pa.array(np.arange(rows, dtype=np.int32))})
+    """A column that a run lacks is read from the nearest ancestor that has it, at the same place.
+
+    Runs can be moved together.
+    """
+    child = child_of(
+        run,
+        tmp_path / "run" / "stages" / "child",
+        {"cluster": lambda rows: pa.array(np.arange(rows, dtype=np.int32))},
+    )
     grandchild = child_of(child, tmp_path / "run" / "stages" / "grandchild")
     rows = of(grandchild)
     assert [root.path for root, _ in rows.lineage] == [str(grandchild), str(child), str(run)]
     assert rows.vector(None).run.path == rows.vector("embedding").run.path == str(run)
     child_holder = rows.holder("cluster")
     assert child_holder.run.path == str(child)
-    assert read_columns(child_holder.run, rows.records[1].unit, ["cluster"]).column(0).to_pylist() == list(range(2000))
+    assert read_columns(child_holder.run, rows.records[1].unit, ["cluster"]).column(0).to_pylist() == list(
+        range(2000)
+    )
     assert positions(rows.root, rows.records[0].unit).column(ROW).to_pylist() == list(range(2000))
-    with pytest.raises(StageError, match=r"no column 'nope' here or in its ancestors; there are _source, _row, cluster, id, embedding"):
+    with pytest.raises(
+        StageError,
+        match=r"no column 'nope' here or in its ancestors; there are _source, _row, cluster, id, embedding",
+    ):
         rows.holder("nope")
     with pytest.raises(StageError, match="holds int32, not vectors"):
         rows.vector("cluster")
-    own = child_of(child, tmp_path / "own", {"codes": lambda rows: vector_column(np.zeros((rows, 3)), "float32")})
+    own = child_of(
+        child, tmp_path / "own", {"codes": lambda rows: vector_column(np.zeros((rows, 3)), "float32")}
+    )
     assert of(own).vector(None).column == "codes"
 
 
@@ -168,7 +218,10 @@ def test_other_floats(tmp_path: Path) -> None:
     make_run(str(tmp_path / "double"), [50], DRAW)
     wide = pa.FixedSizeListArray.from_arrays(pa.array(DRAW(0, 50).astype(np.float64).ravel()), DIM)
     rewrite(data_files(tmp_path / "double")[0], lambda table: with_vectors(table, wide))
-    for name, wanted in (("half", DRAW(0, 50).astype(np.float16).astype(np.float32)), ("double", DRAW(0, 50))):
+    for name, wanted in (
+        ("half", DRAW(0, 50).astype(np.float16).astype(np.float32)),
+        ("double", DRAW(0, 50)),
+    ):
         rows = of(tmp_path / name)
         assert same_bits(read_unit(rows.vector(None), rows.records[0].unit), wanted)
 
@@ -181,7 +234,10 @@ def lists(values: Array, kind: Any) -> pa.Array:
 COLUMNS = [
     (lambda x: lists(x, pa.list_(pa.float32())), "is ragged: stages need one vector a row"),
     (lambda x: lists(x, pa.large_list(pa.float32())), "is ragged"),
-    (lambda x: vector_column((x > 0).astype(np.int8), "int8"), r"holds codes \(int8\); name the column before it"),
+    (
+        lambda x: vector_column((x > 0).astype(np.int8), "int8"),
+        r"holds codes \(int8\); name the column before it",
+    ),
     (lambda x: vector_column((x > 0).astype(np.uint8), "uint8"), r"holds codes \(uint8\)"),
     (lambda x: pa.array(["text"] * len(x)), "holds string, not vectors"),
 ]
@@ -197,10 +253,20 @@ def test_columns_that_are_refused(make: Any, sentence: str, tmp_path: Path) -> N
 
 
 def test_several_vector_columns(tmp_path: Path) -> None:
-    """Where there are several vector columns one has to be named; where there is none that is said."""
-    make_run(str(tmp_path / "run"), [20], DRAW, keep=lambda first, end: {"second": vector_column(DRAW(first, end)[:, :2], "float32")})
+    """Where there are several vector columns one has to be named.
+
+    Where there is none that is said.
+    """
+    make_run(
+        str(tmp_path / "run"),
+        [20],
+        DRAW,
+        keep=lambda first, end: {"second": vector_column(DRAW(first, end)[:, :2], "float32")},
+    )
     rows = of(tmp_path / "run")
-    with pytest.raises(StageError, match=r"several vector columns \(second, embedding\): say which with `column`"):
+    with pytest.raises(
+        StageError, match=r"several vector columns \(second, embedding\): say which with `column`"
+    ):
         rows.vector(None)
     assert rows.vector("second").dim == 2
     make_run(str(tmp_path / "none"), [20], DRAW)
@@ -220,9 +286,17 @@ def spoiled(value: float) -> Array:
 
 
 UNITS = [
-    (lambda t: with_vectors(t, vector_column(spoiled(np.nan), "float32")), StageError, "is not finite in 1 rows, the first is row 7"),
+    (
+        lambda t: with_vectors(t, vector_column(spoiled(np.nan), "float32")),
+        StageError,
+        "is not finite in 1 rows, the first is row 7",
+    ),
     (lambda t: with_vectors(t, vector_column(spoiled(-np.inf), "float32")), StageError, "the first is row 7"),
-    (lambda t: with_vectors(t, vector_column(DRAW(0, 20)[:, :5], "float32")), RunError, "other files of the run"),
+    (
+        lambda t: with_vectors(t, vector_column(DRAW(0, 20)[:, :5], "float32")),
+        RunError,
+        "other files of the run",
+    ),
     (
         lambda t: with_vectors(t, pa.array([None, *DRAW(1, 20).tolist()], pa.list_(pa.float32(), DIM))),
         StageError,
@@ -235,7 +309,10 @@ UNITS = [
 
 @pytest.mark.parametrize(("change", "error", "sentence"), UNITS, ids=[sentence for _, _, sentence in UNITS])
 def test_units_that_are_refused(change: Any, error: type[Exception], sentence: str, tmp_path: Path) -> None:
-    """A unit that is not like the others, or holds what is no vector, is refused; file and row are named."""
+    """A unit that is not like the others, or holds what is no vector, is refused.
+
+    File and row are named.
+    """
     make_run(str(tmp_path / "run"), [20, 20], DRAW)
     rows = of(tmp_path / "run")
     holder, unit = rows.vector(None), rows.records[1].unit

@@ -50,13 +50,17 @@ def rewrite(folder: Path, record: Record, change: Callable[[pa.Table], pa.Table]
     path.write_bytes(content)
     run = RunDir.at(str(folder))
     run.read_manifest()
-    run.append_manifest([replace(record, bytes=content.size, sha256=hashlib.sha256(content).hexdigest())], "a-1-1")
+    run.append_manifest(
+        [replace(record, bytes=content.size, sha256=hashlib.sha256(content).hexdigest())], "a-1-1"
+    )
 
 
 def test_a_good_run_passes(folder: Path) -> None:
     """Nothing is found, and everything is counted, from the run alone and with its source."""
     for source in (False, True):
-        assert verify(str(folder), source=source) == Verification(units=6, rows=18, rejects=4, filtered=2, records=24, source=source)
+        assert verify(str(folder), source=source) == Verification(
+            units=6, rows=18, rejects=4, filtered=2, records=24, source=source
+        )
 
 
 def test_the_source_is_not_needed(folder: Path) -> None:
@@ -164,15 +168,23 @@ def test_a_vector_that_is_not_finite_is_found(value: float, folder: Path) -> Non
     record = nth(folder, 2)
 
     def spoil(table: pa.Table) -> pa.Table:
-        values = table.column("embedding").combine_chunks().flatten().to_numpy().copy().reshape(len(table), -1)
+        values = (
+            table.column("embedding").combine_chunks().flatten().to_numpy().copy().reshape(len(table), -1)
+        )
         values[1, 2] = value
-        return table.set_column(table.schema.get_field_index("embedding"), "embedding", vector_column(values, "float32"))
+        return table.set_column(
+            table.schema.get_field_index("embedding"), "embedding", vector_column(values, "float32")
+        )
 
     rewrite(folder, record, spoil)
-    assert found(folder) == [(f"data/{record.unit}.parquet", "column 'embedding' is not finite in 1 rows, the first is row 1")]
+    assert found(folder) == [
+        (f"data/{record.unit}.parquet", "column 'embedding' is not finite in 1 rows, the first is row 1")
+    ]
 
 
-@pytest.mark.parametrize(("key", "value"), [("unit", "other"), ("fingerprint", "0" * 16), ("reject_file", "other"), ("rows", 99)])
+@pytest.mark.parametrize(
+    ("key", "value"), [("unit", "other"), ("fingerprint", "0" * 16), ("reject_file", "other"), ("rows", 99)]
+)
 def test_a_wrong_footer_is_found(key: str, value: object, folder: Path) -> None:
     """A footer that says something else than the record is found."""
     record = nth(folder, 0)
@@ -211,7 +223,9 @@ def test_a_row_that_the_source_has_beside_is_found(folder: Path) -> None:
     """With `source`, a row missing in the run is found although every count and hash of the run agrees."""
     record = nth(folder, 1)
     part = record.ranges[0] | {"records": record.ranges[0]["records"] - 1}
-    rewrite(folder, replace(record, rows=2, ranges=[part]), lambda table: table.slice(1), rows=2, ranges=[part])
+    rewrite(
+        folder, replace(record, rows=2, ranges=[part]), lambda table: table.slice(1), rows=2, ranges=[part]
+    )
     assert found(folder) == []
     assert [(file, what[:38]) for file, what in found(folder, source=True)] == [
         (f"data/{record.unit}.parquet", "1 rows of the source are not in it, th")

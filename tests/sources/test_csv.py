@@ -24,7 +24,12 @@ def test_positions_are_record_indexes(packing: str, tmp_path: Path) -> None:
     """Records are counted behind the header; blank lines are none, quoted newlines end none."""
     content = 'id,text\r\n1,one\r\n\r\n2,"two\r\nlines, and ""quotes"""\r\n3,\n4,"last"'
     write(tmp_path / f"a.csv{packing}", content.encode())
-    assert rows(corpus("csv", tmp_path)) == [(0, "one", None), (1, 'two\r\nlines, and "quotes"', None), (2, "", None), (3, "last", None)]
+    assert rows(corpus("csv", tmp_path)) == [
+        (0, "one", None),
+        (1, 'two\r\nlines, and "quotes"', None),
+        (2, "", None),
+        (3, "last", None),
+    ]
 
 
 @packings
@@ -43,8 +48,13 @@ def test_a_file_without_records_has_no_rows(content: bytes, packing: str, tmp_pa
     assert rows(corpus("csv", tmp_path)) == [(0, "x", None)]
 
 
-@pytest.mark.parametrize(("name", "delimiter", "given_delimiter"), [("a.tsv", "\t", None), ("a.TAB", "\t", None), ("a.csv", ";", ";")])
-def test_the_delimiter_is_the_names_or_the_specs(name: str, delimiter: str, given_delimiter: str | None, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "delimiter", "given_delimiter"),
+    [("a.tsv", "\t", None), ("a.TAB", "\t", None), ("a.csv", ";", ";")],
+)
+def test_the_delimiter_is_the_names_or_the_specs(
+    name: str, delimiter: str, given_delimiter: str | None, tmp_path: Path
+) -> None:
     """TSV is known by its name; any other delimiter is given."""
     write(tmp_path / name, f"id{delimiter}text\n1{delimiter}a, b\n".encode())
     assert texts(corpus("csv", tmp_path, delimiter=given_delimiter)) == ["a, b"]
@@ -64,25 +74,38 @@ def test_the_delimiter_is_the_names_or_the_specs(name: str, delimiter: str, give
 def test_a_bad_record_costs_itself(record: bytes, reason: str, tmp_path: Path) -> None:
     """A ragged, badly encoded or badly typed record is one reject at its place."""
     write(tmp_path / "a.csv", b"n,text\n1,a\n" + record + b"\n2,b\n")
-    assert rows(corpus("csv", tmp_path, keep=["n"], types={"n": "int64"})) == [(0, "a", None), (1, None, reason), (2, "b", None)]
+    assert rows(corpus("csv", tmp_path, keep=["n"], types={"n": "int64"})) == [
+        (0, "a", None),
+        (1, None, reason),
+        (2, "b", None),
+    ]
 
 
 def test_an_empty_number_is_null(tmp_path: Path) -> None:
     """An empty field of a typed column has no value; of a string column, the empty one."""
     write(tmp_path / "a.csv", b"n,s,text\n,,a\n2,x,b\n")
     found = table(corpus("csv", tmp_path, keep=["n", "s"], types={"n": "int64"}))
-    assert found.select(["n", "s", "_content"]).to_pylist() == [{"n": None, "s": "", "_content": "a"}, {"n": 2, "s": "x", "_content": "b"}]
+    assert found.select(["n", "s", "_content"]).to_pylist() == [
+        {"n": None, "s": "", "_content": "a"},
+        {"n": 2, "s": "x", "_content": "b"},
+    ]
 
 
 @packings
 def test_a_quote_never_closed_is_a_file_level_reject(packing: str, tmp_path: Path) -> None:
-    """What an open quote swallows is never embedded as one text: the file ends there in one reject."""
+    """What an open quote swallows is never embedded as one text.
+
+    The file ends there in one reject.
+    """
     write(tmp_path / f"a.csv{packing}", b'id,text\n1,a\n2,"open\n3,c\n4,d\n')
     assert rows(corpus("csv", tmp_path)) == [(0, "a", None), (1, None, "unreadable")]
 
 
 def test_a_field_too_long_is_a_file_level_reject(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behind a field above the limit nothing is read: whether it was inside quotes can't be told."""
+    """Behind a field above the limit nothing is read.
+
+    Whether it was inside quotes can't be told.
+    """
     monkeypatch.setattr(csv_source, "MAX_RECORD_BYTES", 100)
     write(tmp_path / "a.csv", b"text\na\n" + b"x" * 101 + b"\nb\n")
     assert rows(corpus("csv", tmp_path)) == [(0, "a", None), (1, None, "unreadable")]
@@ -116,14 +139,23 @@ def test_a_later_file_without_the_column_is_a_file_level_reject(tmp_path: Path) 
 def test_a_truncated_file_gives_its_whole_records(packing: str, tmp_path: Path) -> None:
     """Records before the cut are rows, the rest is one file-level reject."""
     good = [f"line {number * 7919 % 10_007}" for number in range(20_000)]
-    packed = pack(b"text,id\n" + b"".join(f"{text},{number}\n".encode() for number, text in enumerate(good)), packing)
+    packed = pack(
+        b"text,id\n" + b"".join(f"{text},{number}\n".encode() for number, text in enumerate(good)), packing
+    )
     (tmp_path / f"a.csv{packing}").write_bytes(packed[: len(packed) - 1])
     found = rows(corpus("csv", tmp_path))
     assert len(found) > 5000
-    assert found == [(number, good[number], None) for number in range(len(found) - 1)] + [(len(found) - 1, None, "unreadable")]
+    assert found == [(number, good[number], None) for number in range(len(found) - 1)] + [
+        (len(found) - 1, None, "unreadable")
+    ]
 
 
-@given(st.lists(st.text(max_size=6), max_size=30), st.sampled_from(["\n", "\r\n"]), st.integers(1, 7), st.integers(0, 40))
+@given(
+    st.lists(st.text(max_size=6), max_size=30),
+    st.sampled_from(["\n", "\r\n"]),
+    st.integers(1, 7),
+    st.integers(0, 40),
+)
 def test_whatever_python_writes_is_read(
     tmp_path_factory: pytest.TempPathFactory, written: list[str], ending: str, unit_rows: int, skip: int
 ) -> None:
@@ -139,4 +171,6 @@ def test_whatever_python_writes_is_read(
     assert read.column("_content").to_pylist() == written
     assert read.column("_row").to_pylist() == list(range(len(written)))
     done = {unit.name: unit.end for unit in all_units[:skip]}
-    assert [unit.name for unit in units(found, plan, rows=unit_rows, done=done)] == [unit.name for unit in all_units[skip:]]
+    assert [unit.name for unit in units(found, plan, rows=unit_rows, done=done)] == [
+        unit.name for unit in all_units[skip:]
+    ]

@@ -1,4 +1,7 @@
-"""Folders of images, WebDataset tars, and columns of images: every record once and in order, whatever is wrong with some."""
+"""Folders of images, WebDataset tars, and columns of images.
+
+Every record once and in order, whatever is wrong with some.
+"""
 
 from __future__ import annotations
 
@@ -43,11 +46,29 @@ def tar(members: Sequence[tuple[str, bytes]], form: int = tarfile.PAX_FORMAT) ->
 
 
 def test_folder(tmp_path: Path) -> None:
-    """Files of any depth are rows in the order of their names; others are left alone; the last folder is the label."""
-    for name in ("b/cat/2.JPG", "b/cat/10.png", "b/dog/1.webp", "a.tiff", "b/cat/readme.txt", "c/z.gif", "c/ä b.bmp"):
+    """Files of any depth are rows in the order of their names; others are left alone.
+
+    The last folder is the label.
+    """
+    for name in (
+        "b/cat/2.JPG",
+        "b/cat/10.png",
+        "b/dog/1.webp",
+        "a.tiff",
+        "b/cat/readme.txt",
+        "c/z.gif",
+        "c/ä b.bmp",
+    ):
         write(tmp_path / name, name.encode())
     read = table(images(tmp_path, keep=["label", "path", "size"]))
-    assert read.column("path").to_pylist() == ["a.tiff", "b/cat/10.png", "b/cat/2.JPG", "b/dog/1.webp", "c/z.gif", "c/ä b.bmp"]
+    assert read.column("path").to_pylist() == [
+        "a.tiff",
+        "b/cat/10.png",
+        "b/cat/2.JPG",
+        "b/dog/1.webp",
+        "c/z.gif",
+        "c/ä b.bmp",
+    ]
     assert read.column("label").to_pylist() == [None, "cat", "cat", "dog", "c", "c"]
     assert read.column("_content").to_pylist() == [name.encode() for name in read.column("path").to_pylist()]
     assert read.column("size").to_pylist() == [len(name.encode()) for name in read.column("path").to_pylist()]
@@ -57,7 +78,10 @@ def test_folder(tmp_path: Path) -> None:
 def test_units_of_folders(tmp_path: Path) -> None:
     """A folder's files share units whatever their size, no unit reaches into another folder, and any can be jumped over."""
     for number in range(23):
-        write(tmp_path / ("x" if number < 17 else "y") / f"{number:02d}.jpg", bytes([number]) * (1 + 1000 * (number % 3)))
+        write(
+            tmp_path / ("x" if number < 17 else "y") / f"{number:02d}.jpg",
+            bytes([number]) * (1 + 1000 * (number % 3)),
+        )
     found = images(tmp_path)
     plan = found.plan()
     assert [len(span.pieces) for span in plan.spans] == [17, 6]
@@ -65,12 +89,18 @@ def test_units_of_folders(tmp_path: Path) -> None:
     assert [len(unit.table) for unit in read] == [5, 5, 5, 2, 5, 1]
     assert [part.records for part in read[0].ranges] == [1] * 5
     done = {unit.name: unit.end for unit in read[1:3]}
-    assert [unit.name for unit in units(found, plan, rows=5, done=done)] == [read[place].name for place in (0, 3, 4, 5)]
+    assert [unit.name for unit in units(found, plan, rows=5, done=done)] == [
+        read[place].name for place in (0, 3, 4, 5)
+    ]
 
 
 def test_units_hold_few_images() -> None:
     """A unit has at most 512 images and 64 MiB of them, and fewer where less is asked for."""
-    tree: dict[str, Any] = {"source": {"kind": "images", "path": "x"}, "encoder": {"family": "image", "model": "m"}, "sink": {"path": "o"}}
+    tree: dict[str, Any] = {
+        "source": {"kind": "images", "path": "x"},
+        "encoder": {"family": "image", "model": "m"},
+        "sink": {"path": "o"},
+    }
     assert unit_limits(Spec.parse(tree)) == Limits(UNIT_IMAGES, 64 << 20)
     assert unit_limits(Spec.parse({**tree, "resources": {"unit_rows": 7}})).rows == 7
 
@@ -117,7 +147,10 @@ def test_several_roots(tmp_path: Path) -> None:
 @pytest.mark.parametrize("packing", PACKINGS)
 @pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT])
 def test_tars(packing: str, form: int, tmp_path: Path) -> None:
-    """Members of a key are one row, in any tar format and compression; JSON and text members are kept columns."""
+    """Members of a key are one row, in any tar format and compression.
+
+    JSON and text members are kept columns.
+    """
     long = "" if form == tarfile.USTAR_FORMAT else "very/long/" * 20 + "ünicode/"
     members = [
         (f"{long}a.jpg", IMAGE),
@@ -132,7 +165,12 @@ def test_tars(packing: str, form: int, tmp_path: Path) -> None:
         ("e.txt", b"caf\xe9"),
     ]
     write(tmp_path / f"x.tar{packing}", tar(members, form))
-    found = images(tmp_path, "webdataset", keep=["json.caption", "json.n", "cls", "txt", "__key__"], types={"json.n": "int64"})
+    found = images(
+        tmp_path,
+        "webdataset",
+        keep=["json.caption", "json.n", "cls", "txt", "__key__"],
+        types={"json.n": "int64"},
+    )
     read = table(found)
     assert read.column("_content").to_pylist() == [IMAGE, b"second", None, b"fourth", b"\xff\xfe"]
     assert read.column("json.caption").to_pylist() == ["one", None, None, None, None]
@@ -147,13 +185,23 @@ def test_tars(packing: str, form: int, tmp_path: Path) -> None:
 
 def test_same_member_twice(tmp_path: Path) -> None:
     """A name that comes twice is two rows, side by side or apart."""
-    write(tmp_path / "x.tar", tar([("a.jpg", b"1"), ("a.jpg", b"2"), ("b.jpg", b"3"), ("a.jpg", b"4"), ("a.txt", b"t")]))
+    write(
+        tmp_path / "x.tar",
+        tar([("a.jpg", b"1"), ("a.jpg", b"2"), ("b.jpg", b"3"), ("a.jpg", b"4"), ("a.txt", b"t")]),
+    )
     assert [value for _, value, _ in rows(images(tmp_path, "webdataset"))] == [b"1", b"2", b"3", b"4"]
 
 
 @settings(max_examples=80)
-@given(st.lists(st.tuples(st.integers(0, 2000), st.booleans()), max_size=25), st.integers(1, 6), st.integers(1, 3000), st.data())
-def test_units_of_tars(tmp_path_factory: pytest.TempPathFactory, shape: list[tuple[int, bool]], most: int, text: int, data: Any) -> None:
+@given(
+    st.lists(st.tuples(st.integers(0, 2000), st.booleans()), max_size=25),
+    st.integers(1, 6),
+    st.integers(1, 3000),
+    st.data(),
+)
+def test_units_of_tars(
+    tmp_path_factory: pytest.TempPathFactory, shape: list[tuple[int, bool]], most: int, text: int, data: Any
+) -> None:
     """However units and chunks are cut, plain and packed tars give every sample once, in order, and units can be jumped over."""
     folder = tmp_path_factory.mktemp("tars")
     members = []
@@ -192,7 +240,9 @@ def test_cut_tars(packing: str, tmp_path: Path) -> None:
                 images(path.parent, "webdataset").plan()
             continue
         found = rows(images(path.parent, "webdataset"))
-        assert [value for _, value, reason in found if reason is None] == [bytes([number]) * 700 for number in range(fine)]
+        assert [value for _, value, reason in found if reason is None] == [
+            bytes([number]) * 700 for number in range(fine)
+        ]
         assert [reason for _, _, reason in found if reason is not None] == ["unreadable"]
 
 
@@ -211,7 +261,16 @@ def test_large_member(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(webdataset, "MAX_RECORD_BYTES", 100)
     write(
         tmp_path / "x.tar",
-        tar([("a.jpg", b"1"), ("b.jpg", b"2" * 101), ("c.jpg", b"3" * 60), ("c.txt", b"4" * 60), ("d.jpg", b"5"), ("d.txt", b"6")]),
+        tar(
+            [
+                ("a.jpg", b"1"),
+                ("b.jpg", b"2" * 101),
+                ("c.jpg", b"3" * 60),
+                ("c.txt", b"4" * 60),
+                ("d.jpg", b"5"),
+                ("d.txt", b"6"),
+            ]
+        ),
     )
     found = images(tmp_path, "webdataset", keep=["txt"])
     assert [reason for _, _, reason in rows(found)] == [None, "too_large", "too_large", None]
@@ -230,7 +289,9 @@ def test_columns_of_bytes(tmp_path: Path) -> None:
 def test_wrong_columns(tmp_path: Path) -> None:
     """A column that holds no images is named with its type."""
     write(tmp_path / "x.parquet", pa.table({"image": [1, 2], "text": ["a", "b"]}))
-    with pytest.raises(SourceError, match="column 'image' is int64; images are bytes, paths, URIs, or a struct"):
+    with pytest.raises(
+        SourceError, match="column 'image' is int64; images are bytes, paths, URIs, or a struct"
+    ):
         images(tmp_path, "parquet", column="image").plan()
     write(tmp_path / "tars/x.tar", tar([("a.txt", b"1")]))
     with pytest.raises(SourceError, match="no column 'image'; columns: "):
@@ -242,7 +303,11 @@ def test_wrong_columns(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "encoder", "words"),
     [
-        ({"kind": "images", "column": "x"}, {"family": "image"}, "an image file is one image: leave column and template out"),
+        (
+            {"kind": "images", "column": "x"},
+            {"family": "image"},
+            "an image file is one image: leave column and template out",
+        ),
         ({"kind": "images"}, {"family": "text"}, "these are images, and the encoder embeds texts"),
         ({"kind": "webdataset"}, {"family": "text"}, "these are images, and the encoder embeds texts"),
         (
@@ -251,11 +316,27 @@ def test_wrong_columns(tmp_path: Path) -> None:
             'say which the column holds, "image" or "text"',
         ),
         ({"kind": "webdataset", "column": "txt"}, {"family": "clip"}, "say which the column holds"),
-        ({"kind": "parquet", "column": "x", "modality": "text"}, {"family": "image"}, "family 'image' embeds no such thing"),
-        ({"kind": "text", "modality": "image"}, {"family": "clip"}, "no images in templates and lines of text"),
+        (
+            {"kind": "parquet", "column": "x", "modality": "text"},
+            {"family": "image"},
+            "family 'image' embeds no such thing",
+        ),
+        (
+            {"kind": "text", "modality": "image"},
+            {"family": "clip"},
+            "no images in templates and lines of text",
+        ),
         ({"kind": "images"}, {"family": "image", "prompt": "x"}, "prompt and max_tokens are for texts"),
-        ({"kind": "images"}, {"family": "image", "outputs": [{"pooling": "last"}]}, "pooling 'last' is none of family 'image': auto, cls"),
-        ({"kind": "images"}, {"family": "clip", "outputs": [{"pooling": "cls"}]}, "pooling 'cls' is none of family 'clip': auto"),
+        (
+            {"kind": "images"},
+            {"family": "image", "outputs": [{"pooling": "last"}]},
+            "pooling 'last' is none of family 'image': auto, cls",
+        ),
+        (
+            {"kind": "images"},
+            {"family": "clip", "outputs": [{"pooling": "cls"}]},
+            "pooling 'cls' is none of family 'clip': auto",
+        ),
         ({"column": "x"}, {"outputs": [{"pooling": "pooler"}]}, "pooling 'pooler' is none of family 'text'"),
         ({"kind": "images"}, {"family": "clip", "outputs": [{"layer": 3}]}, "clip has one vector"),
     ],
@@ -263,7 +344,9 @@ def test_wrong_columns(tmp_path: Path) -> None:
 def test_specs_that_make_no_sense(source: dict[str, Any], encoder: dict[str, Any], words: str) -> None:
     """A spec that can't be meant is refused before anything is read."""
     with pytest.raises(SpecError, match=words.replace("(", r"\(")):
-        Spec.parse({"source": {"path": "x", **source}, "encoder": {"model": "m", **encoder}, "sink": {"path": "out"}})
+        Spec.parse(
+            {"source": {"path": "x", **source}, "encoder": {"model": "m", **encoder}, "sink": {"path": "out"}}
+        )
 
 
 @pytest.mark.parametrize(
@@ -279,7 +362,13 @@ def test_specs_that_make_no_sense(source: dict[str, Any], encoder: dict[str, Any
 )
 def test_modality_follows_the_encoder(source: dict[str, Any], family: str, modality: str) -> None:
     """What a column holds follows from what is to embed it, and survives being written and read."""
-    spec = Spec.parse({"source": {"path": "x", **source}, "encoder": {"model": "m", "family": family}, "sink": {"path": "out"}})
+    spec = Spec.parse(
+        {
+            "source": {"path": "x", **source},
+            "encoder": {"model": "m", "family": family},
+            "sink": {"path": "out"},
+        }
+    )
     assert spec.source.modality == modality
     assert Spec.parse(spec.model_dump(mode="json")) == spec
 

@@ -29,7 +29,12 @@ def jsonl(*records: Any) -> bytes:
 def test_text_positions_are_byte_offsets(packing: str, tmp_path: Path) -> None:
     """Every line is a row at its offset in the decompressed bytes, an empty one too."""
     write(tmp_path / f"a.txt{packing}", "one\n\ntwö\r\nlast".encode())
-    assert rows(corpus("text", tmp_path)) == [(0, "one", None), (4, "", None), (5, "twö", None), (11, "last", None)]
+    assert rows(corpus("text", tmp_path)) == [
+        (0, "one", None),
+        (4, "", None),
+        (5, "twö", None),
+        (11, "last", None),
+    ]
 
 
 @packings
@@ -42,10 +47,16 @@ def test_jsonl_positions_are_byte_offsets(packing: str, tmp_path: Path) -> None:
 @packings
 @pytest.mark.parametrize("kind", ["text", "jsonl"])
 def test_a_byte_order_mark_is_no_text(kind: str, packing: str, tmp_path: Path) -> None:
-    """The mark is stripped; the first line still begins at 0, so that reading from there finds it."""
+    """The mark is stripped; the first line still begins at 0.
+
+    So that reading from there finds it.
+    """
     content = b"\xef\xbb\xbf" + (b"a\nb\n" if kind == "text" else b'{"text": "a"}\n{"text": "b"}\n')
     write(tmp_path / f"a.{'txt' if kind == 'text' else 'jsonl'}{packing}", content)
-    assert rows(corpus(kind, tmp_path)) == [(0, "a", None), (len(content) // 2 + 2 if kind == "text" else 17, "b", None)]
+    assert rows(corpus(kind, tmp_path)) == [
+        (0, "a", None),
+        (len(content) // 2 + 2 if kind == "text" else 17, "b", None),
+    ]
 
 
 @packings
@@ -90,7 +101,9 @@ BAD_LINES: list[tuple[bytes, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("line", "reason"), BAD_LINES, ids=[f"{reason}-{line[:22]!r}" for line, reason in BAD_LINES])
+@pytest.mark.parametrize(
+    ("line", "reason"), BAD_LINES, ids=[f"{reason}-{line[:22]!r}" for line, reason in BAD_LINES]
+)
 def test_a_bad_line_costs_itself(line: bytes, reason: str, tmp_path: Path) -> None:
     """A bad line is one reject at its place, and its neighbours are read."""
     good = b'{"text": "good", "n": 1, "s": "t"}\n'
@@ -103,7 +116,10 @@ def test_a_bad_line_costs_itself(line: bytes, reason: str, tmp_path: Path) -> No
 
 
 def test_nesting_too_deep_to_be_written_costs_itself(tmp_path: Path) -> None:
-    """Whatever can be parsed but not written again is a reject of its row: no depth breaks the file."""
+    """Whatever can be parsed but not written again is a reject of its row.
+
+    No depth breaks the file.
+    """
     deep = [b'{"text": "x", "s": ' + b"[" * depth + b"]" * depth + b"}\n" for depth in range(900, 1000)]
     write(tmp_path / "a.jsonl", b'{"text": "first", "s": "t"}\n' + b"".join(deep) + b'{"text": "last"}\n')
     found = rows(corpus("jsonl", tmp_path, keep=["s"]))
@@ -130,7 +146,10 @@ def test_nul_characters_are_text(tmp_path: Path) -> None:
 
 def test_a_dotted_column_is_a_field_inside(tmp_path: Path) -> None:
     """Text and kept columns are found inside objects; a key with a dot in its name comes first."""
-    write(tmp_path / "a.jsonl", jsonl({"m": {"t": "x", "d": {"n": 1}}}, {"m": 3}, {"m.t": "key", "m": {"t": "no"}}))
+    write(
+        tmp_path / "a.jsonl",
+        jsonl({"m": {"t": "x", "d": {"n": 1}}}, {"m": 3}, {"m.t": "key", "m": {"t": "no"}}),
+    )
     found = table(corpus("jsonl", tmp_path, column="m.t", keep=["m.d.n"]))
     assert found.column("_content").to_pylist() == ["x", None, "key"]
     assert found.column("m.d.n").to_pylist() == [1, None, None]
@@ -140,7 +159,10 @@ def test_a_dotted_column_is_a_field_inside(tmp_path: Path) -> None:
 def test_nested_values_are_kept_as_json(tmp_path: Path) -> None:
     """A kept object or list becomes JSON text, with its characters as they are."""
     write(tmp_path / "a.jsonl", jsonl({"text": "a", "tags": ["é", 1]}, {"text": "b", "tags": {"k": None}}))
-    assert table(corpus("jsonl", tmp_path, keep=["tags"])).column("tags").to_pylist() == ['["é", 1]', '{"k": null}']
+    assert table(corpus("jsonl", tmp_path, keep=["tags"])).column("tags").to_pylist() == [
+        '["é", 1]',
+        '{"k": null}',
+    ]
 
 
 def test_a_template_joins_columns(tmp_path: Path) -> None:
@@ -154,15 +176,24 @@ def test_a_template_joins_columns(tmp_path: Path) -> None:
 def test_the_text_column_may_have_any_name(name: str, tmp_path: Path) -> None:
     """A source column that is named as one of ours is read like any other, and can be tested."""
     write(tmp_path / "a.jsonl", jsonl({name: "hello"}, {name: "bye"}, {name: 3}))
-    assert rows(corpus("jsonl", tmp_path, column=name, where=f"\"{name}\" = 'hello'"))[0] == (0, "hello", None)
+    assert rows(corpus("jsonl", tmp_path, column=name, where=f"\"{name}\" = 'hello'"))[0] == (
+        0,
+        "hello",
+        None,
+    )
     assert [row[2] for row in rows(corpus("jsonl", tmp_path, column=name))] == [None, None, "wrong_type"]
 
 
 @packings
 @pytest.mark.parametrize("kind", ["text", "jsonl"])
 @pytest.mark.parametrize("ending", [b"\n", b"\r\n", b""])
-def test_a_line_too_long_costs_itself(kind: str, ending: bytes, packing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A line above the limit is one reject; the next one is found behind it, wherever blocks end."""
+def test_a_line_too_long_costs_itself(
+    kind: str, ending: bytes, packing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A line above the limit is one reject.
+
+    The next one is found behind it, wherever blocks end.
+    """
     for module in (lines, streams):
         monkeypatch.setattr(module, "MAX_RECORD_BYTES", 100)
     make = (lambda text: text) if kind == "text" else (lambda text: b'{"text": "' + text + b'"}')
@@ -173,13 +204,21 @@ def test_a_line_too_long_costs_itself(kind: str, ending: bytes, packing: str, tm
             content = make(b"a") + b"\n" + make(b"x" * filler) + ending
             behind = len(content)
             content += make(b"b") if ending else b""
-            path = write(tmp_path / f"{block}-{size}" / f"a.{'txt' if kind == 'text' else 'jsonl'}{packing}", content)
-            second = (len(make(b"a")) + 1, None, "too_large") if size > 100 else (len(make(b"a")) + 1, "x" * filler, None)
+            path = write(
+                tmp_path / f"{block}-{size}" / f"a.{'txt' if kind == 'text' else 'jsonl'}{packing}", content
+            )
+            second = (
+                (len(make(b"a")) + 1, None, "too_large")
+                if size > 100
+                else (len(make(b"a")) + 1, "x" * filler, None)
+            )
             expected = [(0, "a", None), second] + ([(behind, "b", None)] if ending else [])
             assert rows(corpus(kind, path)) == expected
 
 
-def test_a_carriage_return_where_a_long_line_is_cut_does_not_hide_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_carriage_return_where_a_long_line_is_cut_does_not_hide_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What is kept of a long line stays too long, whatever its bytes are."""
     for module in (lines, streams):
         monkeypatch.setattr(module, "MAX_RECORD_BYTES", 100)
@@ -209,7 +248,11 @@ def test_a_truncated_file_gives_all_that_can_be_decoded(kind: str, packing: str,
         read = [text for _, text, reason in found if reason is None]
         assert read == good[: len(read) - 1] + good[:1]
         assert [reason for _, _, reason in found if reason] == ["unreadable"]
-        assert found[-2] == (sum(len(line) + 1 for line in content.split(b"\n")[: len(read) - 1]), None, "unreadable")
+        assert found[-2] == (
+            sum(len(line) + 1 for line in content.split(b"\n")[: len(read) - 1]),
+            None,
+            "unreadable",
+        )
         decoder = {".gz": zlib.decompressobj(31), ".bz2": bz2.BZ2Decompressor()}.get(packing)
         if decoder is not None:
             assert len(read) - 1 == decoder.decompress(packed[:cut]).count(b"\n")

@@ -35,16 +35,24 @@ def bad_utf8(values: list[bytes | None]) -> pa.Array:
     ],
     ids=str,
 )
-@pytest.mark.parametrize("options", [{}, {"row_group_size": 2}, {"store_schema": False}, {"use_dictionary": False}])
-def test_text_is_read_from_every_string_type(kind: pa.DataType, options: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "options", [{}, {"row_group_size": 2}, {"store_schema": False}, {"use_dictionary": False}]
+)
+def test_text_is_read_from_every_string_type(
+    kind: pa.DataType, options: dict[str, Any], tmp_path: Path
+) -> None:
     """However text is stored, its rows and nulls are the same; positions are row indexes."""
-    column = pa.array([None if text is None else text.encode() for text in TEXTS], pa.binary()).cast(pa.string())
+    column = pa.array([None if text is None else text.encode() for text in TEXTS], pa.binary()).cast(
+        pa.string()
+    )
     column = column.dictionary_encode().cast(kind) if pa.types.is_dictionary(kind) else column.cast(kind)
     write(tmp_path / "a.parquet", pa.table({"text": column}), **options)
     assert rows(corpus("parquet", tmp_path)) == [(row, text, None) for row, text in enumerate(TEXTS)]
 
 
-@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.binary(), pa.large_binary(), pa.string_view()], ids=str)
+@pytest.mark.parametrize(
+    "kind", [pa.string(), pa.large_string(), pa.binary(), pa.large_binary(), pa.string_view()], ids=str
+)
 def test_bytes_that_are_no_utf8_cost_their_row(kind: pa.DataType, tmp_path: Path) -> None:
     """A text of bad bytes is one reject, in any type; its neighbours are read."""
     raw = bad_utf8([b"a", b"caf\xe9", None, b"b"])
@@ -55,7 +63,12 @@ def test_bytes_that_are_no_utf8_cost_their_row(kind: pa.DataType, tmp_path: Path
         column = raw.view(pa.binary())
         column = column.cast(pa.binary_view()).view(pa.string_view()) if kind == pa.string_view() else column
     write(tmp_path / "a.parquet", pa.table({"text": column}))
-    assert rows(corpus("parquet", tmp_path)) == [(0, "a", None), (1, None, "invalid_utf8"), (2, None, None), (3, "b", None)]
+    assert rows(corpus("parquet", tmp_path)) == [
+        (0, "a", None),
+        (1, None, "invalid_utf8"),
+        (2, None, None),
+        (3, "b", None),
+    ]
 
 
 def test_kept_bytes_that_are_no_utf8_cost_their_row(tmp_path: Path) -> None:
@@ -96,7 +109,10 @@ def test_fields_inside_structs_are_columns(tmp_path: Path) -> None:
 
 
 def test_kept_columns_have_their_types(tmp_path: Path) -> None:
-    """Kept columns come as stored; dictionaries, views and fixed-size lists come as what they hold."""
+    """Kept columns come as stored.
+
+    Dictionaries, views and fixed-size lists come as what they hold.
+    """
     columns = {
         "n": pa.array([1, None], pa.int16()),
         "l": pa.array([[1, 2], None], pa.list_(pa.int64())),
@@ -117,7 +133,10 @@ def test_kept_columns_have_their_types(tmp_path: Path) -> None:
 def test_a_template_takes_what_can_be_written_as_text(tmp_path: Path) -> None:
     """Numbers and dates stand in a template; a list can't, and the plan says so."""
     write(tmp_path / "a.parquet", pa.table({"t": ["a", None], "n": [1, 2], "f": [0.5, 1.0], "l": [[1], [2]]}))
-    assert table(corpus("parquet", tmp_path, template="{t}-{n}-{f}")).column("_content").to_pylist() == ["a-1-0.5", None]
+    assert table(corpus("parquet", tmp_path, template="{t}-{n}-{f}")).column("_content").to_pylist() == [
+        "a-1-0.5",
+        None,
+    ]
     with pytest.raises(SourceError, match=r"column 'l' is list<.*can't stand in source\.template"):
         corpus("parquet", tmp_path, template="{t} {l}").plan()
     with pytest.raises(SpecError, match=r"source\.template: .*brace"):
@@ -132,7 +151,9 @@ def test_a_template_takes_what_can_be_written_as_text(tmp_path: Path) -> None:
         ({"text": ["a"], "n": ["1"]}, r"b\.parquet: column 'n' is string, but int64 in the first file"),
     ],
 )
-def test_a_second_file_with_other_columns_is_refused(second: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_a_second_file_with_other_columns_is_refused(
+    second: dict[str, Any], message: str, tmp_path: Path
+) -> None:
     """The plan finds a missing or different column of any file, and lists what is there."""
     write(tmp_path / "a.parquet", pa.table({"text": ["a"], "n": [1]}))
     write(tmp_path / "b.parquet", pa.table(second))
@@ -153,7 +174,10 @@ def test_a_second_file_of_another_string_type_is_read(tmp_path: Path) -> None:
     """String types are one; a column of nulls fits everywhere."""
     write(tmp_path / "a.parquet", pa.table({"text": ["a"], "k": ["x"]}))
     write(tmp_path / "b.parquet", pa.table({"text": pa.array(["b"], pa.large_string()), "k": pa.nulls(1)}))
-    write(tmp_path / "c.parquet", pa.table({"text": pa.array(["c"]).dictionary_encode(), "k": pa.array(["y"], pa.large_string())}))
+    write(
+        tmp_path / "c.parquet",
+        pa.table({"text": pa.array(["c"]).dictionary_encode(), "k": pa.array(["y"], pa.large_string())}),
+    )
     found = table(corpus("parquet", tmp_path, keep=["k"]))
     assert found.select(["_content", "k"]).to_pylist() == [
         {"_content": "a", "k": "x"},
@@ -173,7 +197,10 @@ def test_files_without_rows_have_no_rows(tmp_path: Path) -> None:
 
 
 def test_hive_folders_are_columns(tmp_path: Path) -> None:
-    """A `key=value` folder stands in a template and in a condition; a column of that name comes first."""
+    """A `key=value` folder stands in a template and in a condition.
+
+    A column of that name comes first.
+    """
     write(tmp_path / "lang=en" / "a.parquet", pa.table({"text": ["a", "b"]}))
     write(tmp_path / "lang=de" / "a.parquet", pa.table({"text": ["c"]}))
     assert texts(corpus("parquet", tmp_path, template="{lang}: {text}")) == ["de: c", "en: a", "en: b"]
@@ -186,7 +213,13 @@ def test_hive_folders_are_columns(tmp_path: Path) -> None:
 def test_a_broken_page_ends_its_file(tmp_path: Path) -> None:
     """Rows before a broken page are read, the rest is one file-level reject with the number of rows lost; other files are whole."""
     good = [f"text {row * 7919 % 100_003} {row}" for row in range(40_000)]
-    path = write(tmp_path / "a.parquet", pa.table({"text": good}), compression="zstd", use_dictionary=False, row_group_size=20_000)
+    path = write(
+        tmp_path / "a.parquet",
+        pa.table({"text": good}),
+        compression="zstd",
+        use_dictionary=False,
+        row_group_size=20_000,
+    )
     write(tmp_path / "b.parquet", pa.table({"text": ["whole"]}))
     chunk = pq.read_metadata(path).row_group(1).column(0)
     content = bytearray(path.read_bytes())

@@ -19,7 +19,16 @@ from embed_ops.sources import plan as plan_module
 from embed_ops.sources.corpus import Corpus
 from embed_ops.sources.lines import JsonLinesSource
 from embed_ops.sources.listing import inspect_files
-from embed_ops.sources.plan import UNIT_TEXT_BYTES, Limits, Piece, Sharing, SourceFile, Span, compare, estimated_units
+from embed_ops.sources.plan import (
+    UNIT_TEXT_BYTES,
+    Limits,
+    Piece,
+    Sharing,
+    SourceFile,
+    Span,
+    compare,
+    estimated_units,
+)
 from embed_ops.storage.files import Location, list_files, locate, publish, read_bytes, remove, walk
 
 
@@ -51,9 +60,24 @@ def touch(folder: Path, *names: str) -> None:
     ],
 )
 @pytest.mark.parametrize("remote", [False, True])
-def test_an_address_lists_its_files_in_order(pattern: str, names: list[str], remote: bool, tmp_path: Path) -> None:
-    """A folder, a glob or a file is listed folder by folder; hidden parts are left out; any file system serves."""
-    made = ["a.txt", "b.csv", "x/a.txt", "x/y/c.txt", "x2/a.txt", ".hidden.txt", "_SUCCESS", "x/_tmp/a.txt", ".git/b.txt"]
+def test_an_address_lists_its_files_in_order(
+    pattern: str, names: list[str], remote: bool, tmp_path: Path
+) -> None:
+    """A folder, a glob or a file is listed folder by folder; hidden parts are left out.
+
+    Any file system serves.
+    """
+    made = [
+        "a.txt",
+        "b.csv",
+        "x/a.txt",
+        "x/y/c.txt",
+        "x2/a.txt",
+        ".hidden.txt",
+        "_SUCCESS",
+        "x/_tmp/a.txt",
+        ".git/b.txt",
+    ]
     if remote:
         base = f"memory://{uuid.uuid4().hex}"
         for name in made:
@@ -75,11 +99,16 @@ def test_a_relative_glob_begins_here(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_what_is_not_there_is_named(tmp_path: Path) -> None:
-    """A missing path, a folder without a match and an unknown scheme are told apart; the message counts what is there."""
+    """A missing path, a folder without a match and an unknown scheme are told apart.
+
+    The message counts what is there.
+    """
     touch(tmp_path, "a.txt", "b.txt", "c.md", "LICENSE")
     with pytest.raises(SourceError, match="nothing there"):
         corpus("text", tmp_path / "nope")
-    with pytest.raises(SourceError, match=r"no file ends in .*\.parquet.*; found 4 files \(2 txt, 1 md, 1 no extension\)"):
+    with pytest.raises(
+        SourceError, match=r"no file ends in .*\.parquet.*; found 4 files \(2 txt, 1 md, 1 no extension\)"
+    ):
         corpus("parquet", tmp_path)
     with pytest.raises(SourceError, match="found no file at all"):
         corpus("text", tmp_path / "*.zip")
@@ -88,7 +117,10 @@ def test_what_is_not_there_is_named(tmp_path: Path) -> None:
 
 
 def test_a_lone_file_of_another_kind_is_no_corpus(tmp_path: Path) -> None:
-    """A folder's files are chosen by their endings, also where there is one only; a file that is named is taken."""
+    """A folder's files are chosen by their endings, also where there is one only.
+
+    A file that is named is taken.
+    """
     touch(tmp_path, "README")
     with pytest.raises(SourceError, match="found 1 files"):
         corpus("text", tmp_path)
@@ -105,7 +137,10 @@ def test_a_list_of_paths_is_read_in_its_order(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("roots", [1, 2])
 def test_a_plan_survives_its_table(roots: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The plan read back is the plan written: files, spans, columns, with positions that are known and those that are not."""
+    """The plan read back is the plan written.
+
+    Files, spans, columns, with positions that are known and those that are not.
+    """
     monkeypatch.setattr(JsonLinesSource, "sharing", Sharing(30, 1 << 20, 100))
     for root in range(roots):
         write(tmp_path / f"{root}" / "k=ü v" / "a.jsonl", b'{"text": "a", "n": 1}\n' * 5)
@@ -137,19 +172,32 @@ def test_an_unreadable_plan_is_named(tmp_path: Path) -> None:
 def test_estimates_follow_rows_or_bytes() -> None:
     """A span is guessed to have as many units as its rows or its bytes need, at least one."""
     assert estimated_units(Span(0, (Piece("a", 0, 0, 0, 0),)), Limits(10, UNIT_TEXT_BYTES)) == 1
-    assert estimated_units(Span(0, (Piece("a", 0, 25, 25, 0), Piece("b", 0, 6, 6, 0))), Limits(10, UNIT_TEXT_BYTES)) == 4
-    assert estimated_units(Span(0, (Piece("a", 0, None, None, (8 << 20) + 1),)), Limits(10, UNIT_TEXT_BYTES)) == 3
+    assert (
+        estimated_units(
+            Span(0, (Piece("a", 0, 25, 25, 0), Piece("b", 0, 6, 6, 0))), Limits(10, UNIT_TEXT_BYTES)
+        )
+        == 4
+    )
+    assert (
+        estimated_units(Span(0, (Piece("a", 0, None, None, (8 << 20) + 1),)), Limits(10, UNIT_TEXT_BYTES))
+        == 3
+    )
 
 
 def test_layouts_come_in_the_order_of_the_files() -> None:
     """Files are inspected at once, and answered in order."""
     files = [SourceFile(str(number), 0, "", number, 0) for number in range(100)]
-    layouts = inspect_files(files, lambda file: plan_module.Layout((Piece(file.name, 0, None, None, file.size),)))
+    layouts = inspect_files(
+        files, lambda file: plan_module.Layout((Piece(file.name, 0, None, None, file.size),))
+    )
     assert [layout.pieces[0].source for layout in layouts] == [file.name for file in files]
 
 
 def test_every_change_of_a_file_is_found(tmp_path: Path) -> None:
-    """Grown, shortened, rewritten, removed and new files are told apart; what did not change is not named."""
+    """Grown, shortened, rewritten, removed and new files are told apart.
+
+    What did not change is not named.
+    """
     touch(tmp_path, "same.txt", "grown.txt", "short.txt", "again.txt", "gone.txt")
     plan = corpus("text", tmp_path).plan()
     (tmp_path / "grown.txt").write_bytes(b"grown.txt\nx\n")
@@ -165,7 +213,9 @@ def test_every_change_of_a_file_is_found(tmp_path: Path) -> None:
         "grown.txt": "grown from 10 to 12 bytes",
         "short.txt": "shortened from 10 to 2 bytes",
     }
-    with pytest.raises(RunError, match=r"4 source files are not what this run planned: .*gone\.txt: removed.*re-embed"):
+    with pytest.raises(
+        RunError, match=r"4 source files are not what this run planned: .*gone\.txt: removed.*re-embed"
+    ):
         corpus("text", tmp_path).update(plan)
 
 
@@ -177,7 +227,10 @@ def test_nothing_changed_is_the_same_plan(tmp_path: Path) -> None:
 
 
 def test_a_new_file_makes_new_spans_only(tmp_path: Path) -> None:
-    """New files are added behind; every span that was planned is left as it was, in the same folder too."""
+    """New files are added behind.
+
+    Every span that was planned is left as it was, in the same folder too.
+    """
     touch(tmp_path, "b.txt", "c.txt")
     plan = corpus("text", tmp_path).plan()
     touch(tmp_path, "a.txt", "x/d.txt")
@@ -190,7 +243,10 @@ def test_a_new_file_makes_new_spans_only(tmp_path: Path) -> None:
 
 
 def test_re_embedding_drops_the_spans_that_changed(tmp_path: Path) -> None:
-    """A changed file is planned again with those that share its span; other spans are left alone; a removed one is gone."""
+    """A changed file is planned again with those that share its span; other spans are left alone.
+
+    A removed one is gone.
+    """
     touch(tmp_path, "x/a.txt", "x/b.txt", "y/c.txt", "y/d.txt", "z/e.txt")
     plan = corpus("text", tmp_path).plan()
     (tmp_path / "x" / "b.txt").write_bytes(b"changed\n")
@@ -198,7 +254,12 @@ def test_re_embedding_drops_the_spans_that_changed(tmp_path: Path) -> None:
     updated, stale = corpus("text", tmp_path, on_change="re-embed").update(plan)
     assert sorted(stale) == ["x/a.txt", "x/b.txt", "y/c.txt", "y/d.txt"]
     assert [span for span in updated.spans if span in plan.spans] == [plan.spans[2]]
-    assert sorted(texts(corpus("text", tmp_path), plan=updated)) == ["changed", "x/a.txt", "y/c.txt", "z/e.txt"]
+    assert sorted(texts(corpus("text", tmp_path), plan=updated)) == [
+        "changed",
+        "x/a.txt",
+        "y/c.txt",
+        "z/e.txt",
+    ]
     assert {file.name for file in updated.files} == {"x/a.txt", "x/b.txt", "y/c.txt", "z/e.txt"}
 
 
@@ -235,7 +296,10 @@ def test_a_remote_corpus_is_read() -> None:
 
 @pytest.mark.parametrize("remote", [False, True])
 def test_what_is_published_is_read_back(remote: bool, tmp_path: Path) -> None:
-    """A file appears whole, below new folders, and replaces one of its name; walking finds it with its size."""
+    """A file appears whole, below new folders, and replaces one of its name.
+
+    Walking finds it with its size.
+    """
     root = locate(memory("/run") if remote else str(tmp_path / "run"))
     assert list(walk(root, "data")) == []
     assert read_bytes(root.child("data/x")) is None

@@ -18,7 +18,10 @@ from embed_ops.storage.files import Location, locate
 
 
 def test_columns_that_name_files(tmp_path: Path) -> None:
-    """Paths beside the table, absolute ones and URIs are fetched; those that are not there are rejects that name them."""
+    """Paths beside the table, absolute ones and URIs are fetched.
+
+    Those that are not there are rejects that name them.
+    """
     write(tmp_path / "in/pictures/a b.jpg", b"A")
     absolute = write(tmp_path / "elsewhere.png", b"B")
     write(tmp_path / "in/empty.png", b"")
@@ -40,28 +43,47 @@ def test_columns_that_name_files(tmp_path: Path) -> None:
     assert rows(found) == wanted
     message = table(found).column("message").to_pylist()
     assert message[4] == "missing.jpg: there is no such file"
-    write(tmp_path / "lines/x.jsonl", "\n".join(json.dumps({"image": str(absolute)}) for _ in range(3)).encode())
+    write(
+        tmp_path / "lines/x.jsonl", "\n".join(json.dumps({"image": str(absolute)}) for _ in range(3)).encode()
+    )
     assert [value for _, value, _ in rows(images(tmp_path / "lines", "jsonl", column="image"))] == [b"B"] * 3
 
 
 def test_structs_of_bytes_and_path(tmp_path: Path) -> None:
     """Hugging Face's struct: the bytes win, a path alone is fetched."""
     write(tmp_path / "p.jpg", b"P")
-    values = [{"bytes": b"1", "path": "p.jpg"}, {"bytes": None, "path": "p.jpg"}, {"bytes": None, "path": None}, None]
+    values = [
+        {"bytes": b"1", "path": "p.jpg"},
+        {"bytes": None, "path": "p.jpg"},
+        {"bytes": None, "path": None},
+        None,
+    ]
     values.append({"bytes": b"", "path": "x"})
     kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
     write(tmp_path / "x.parquet", pa.table({"image": pa.array(values, kind)}))
-    assert [value for _, value, _ in rows(images(tmp_path, "parquet", column="image"))] == [b"1", b"P", None, None, b""]
+    assert [value for _, value, _ in rows(images(tmp_path, "parquet", column="image"))] == [
+        b"1",
+        b"P",
+        None,
+        None,
+        b"",
+    ]
     nested = pa.table({"row": pa.array([{"image": value} for value in values], pa.struct({"image": kind}))})
     write(tmp_path / "nested/x.parquet", nested)
-    assert next(value for _, value, _ in rows(images(tmp_path / "nested", "parquet", column="row.image"))) == b"1"
+    assert (
+        next(value for _, value, _ in rows(images(tmp_path / "nested", "parquet", column="row.image")))
+        == b"1"
+    )
 
 
 def test_only_wanted_files_are_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Files of rows that `where` leaves out are not asked for, and each of the others is asked for its size and content once."""
     for number in range(10):
         write(tmp_path / f"{number}.jpg", bytes([number]))
-    write(tmp_path / "x.parquet", pa.table({"image": [f"{number}.jpg" for number in range(10)] + ["gone.jpg"], "n": range(11)}))
+    write(
+        tmp_path / "x.parquet",
+        pa.table({"image": [f"{number}.jpg" for number in range(10)] + ["gone.jpg"], "n": range(11)}),
+    )
     asked: list[tuple[str, str]] = []
 
     def counted(act: Any) -> Any:
@@ -75,7 +97,9 @@ def test_only_wanted_files_are_fetched(tmp_path: Path, monkeypatch: pytest.Monke
         monkeypatch.setattr(references, act.__name__, counted(act))
     found = images(tmp_path, "parquet", column="image", where="n < 10 AND n % 2 = 0")
     assert [value for _, value, _ in rows(found)] == [bytes([number]) for number in range(0, 10, 2)]
-    assert sorted(asked) == sorted((act, f"{number}.jpg") for act in ("file_info", "read_bytes") for number in range(0, 10, 2))
+    assert sorted(asked) == sorted(
+        (act, f"{number}.jpg") for act in ("file_info", "read_bytes") for number in range(0, 10, 2)
+    )
 
 
 def test_fetched_files_are_held_a_few_at_a_time(tmp_path: Path) -> None:
@@ -90,7 +114,13 @@ def test_fetched_files_are_held_a_few_at_a_time(tmp_path: Path) -> None:
     tracemalloc.start()
     try:
         found = references.fetch(column, wanted, beside, 64 << 20, 48 << 20)
-        held += map(lambda part: (part[0], sum(len(content) for content in part[1] if isinstance(content, bytes)) >> 20), found)
+        held += map(
+            lambda part: (
+                part[0],
+                sum(len(content) for content in part[1] if isinstance(content, bytes)) >> 20,
+            ),
+            found,
+        )
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -110,7 +140,10 @@ def test_one_file_may_be_larger_than_a_portion(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["parquet", "jsonl"])
 def test_portions_change_nothing(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However few files are held, units are the same, wherever reading begins: they are cut by rows and bytes alone."""
+    """However few files are held, units are the same, wherever reading begins.
+
+    They are cut by rows and bytes alone.
+    """
     random = np.random.default_rng(0)
     names: list[str | None] = [f"{number}.jpg" for number in range(150)]
     for name in names[:140]:
@@ -120,7 +153,9 @@ def test_portions_change_nothing(kind: str, tmp_path: Path, monkeypatch: pytest.
     if kind == "parquet":
         write(tmp_path / "x.parquet", pa.table({"image": names, "n": numbers}))
     else:
-        lines = [json.dumps({"image": name, "n": number}) for name, number in zip(names, numbers, strict=True)]
+        lines = [
+            json.dumps({"image": name, "n": number}) for name, number in zip(names, numbers, strict=True)
+        ]
         # More than a block of blank lines gives records of no row.
         write(tmp_path / "x.jsonl.gz", "\n".join([*lines, *[" " * 4000] * 600]).encode())
     found = images(tmp_path, kind, column="image", keep=["n"], where="n % 5 != 3")
@@ -136,7 +171,9 @@ def test_portions_change_nothing(kind: str, tmp_path: Path, monkeypatch: pytest.
     assert [row["_content"] is not None for unit in wanted for row in unit[4]].count(True) > 100
     for held in (1, 2000, 5000, 60_000):
         assert read(held) == wanted
-        assert read(held, {unit[0]: unit[1] for unit in wanted[::3]}) == [unit for place, unit in enumerate(wanted) if place % 3]
+        assert read(held, {unit[0]: unit[1] for unit in wanted[::3]}) == [
+            unit for place, unit in enumerate(wanted) if place % 3
+        ]
         assert read(held, {unit[0]: unit[1] for unit in wanted[:-1]}) == wanted[-1:]
 
 

@@ -37,10 +37,14 @@ def content_of(kind: str, values: list[str | None]) -> bytes | pa.Table:
     if kind == "parquet":
         return pa.table({"text": pa.array(values, pa.string())})
     if kind == "csv":
-        return b"text,id\n" + b"".join(b"\n" if value is None else f'"{value}",1\n'.encode() for value in values)
+        return b"text,id\n" + b"".join(
+            b"\n" if value is None else f'"{value}",1\n'.encode() for value in values
+        )
     if kind == "text":
         return b"".join((value or "").encode() + b"\n" for value in values)
-    return b"".join(b"\n" if value is None else json.dumps({"text": value}).encode() + b"\n" for value in values)
+    return b"".join(
+        b"\n" if value is None else json.dumps({"text": value}).encode() + b"\n" for value in values
+    )
 
 
 def expected(kind: str, values: list[str | None]) -> list[str | None]:
@@ -94,13 +98,18 @@ VALUES = st.lists(st.none() | st.text(alphabet="aé \u2028", max_size=9), max_si
     st.data(),
 )
 def test_spans_and_units_hold_every_record_once_in_order(
-    tmp_path_factory: pytest.TempPathFactory, format_: tuple[str, str], files: list[list[str | None]], data: st.DataObject
+    tmp_path_factory: pytest.TempPathFactory,
+    format_: tuple[str, str],
+    files: list[list[str | None]],
+    data: st.DataObject,
 ) -> None:
     """However small spans, units, blocks and chunks are, the records are those of the files, and any subset of units can be jumped over."""
     kind, packing = format_
     folder = tmp_path_factory.mktemp("spans")
     for number, values in enumerate(files):
-        options: dict[str, Any] = {"row_group_size": data.draw(st.integers(1, 9))} if kind == "parquet" else {}
+        options: dict[str, Any] = (
+            {"row_group_size": data.draw(st.integers(1, 9))} if kind == "parquet" else {}
+        )
         write(folder / f"{number}.{ENDINGS[kind]}{packing}", content_of(kind, values), **options)
     most_rows, most_text = data.draw(st.integers(1, 12)), data.draw(st.integers(1, 60))
     with pytest.MonkeyPatch.context() as patch:
@@ -129,20 +138,30 @@ def test_spans_and_units_hold_every_record_once_in_order(
         assert all(same(one, other) for one, other in zip(again, left, strict=True))
 
 
-def test_a_unit_ends_at_the_same_place_wherever_reading_began(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_unit_ends_at_the_same_place_wherever_reading_began(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Blank lines between units belong to the earlier one, also where a chunk of lines ends among them."""
     monkeypatch.setattr(streams, "RECORDS_PER_READ", 4)
-    write(tmp_path / "a.jsonl", content_of("jsonl", ["a", "b", "c", None, None, "d", "e", None, None, "f", "g", None, "h"]))
+    write(
+        tmp_path / "a.jsonl",
+        content_of("jsonl", ["a", "b", "c", None, None, "d", "e", None, None, "f", "g", None, "h"]),
+    )
     found = corpus("jsonl", tmp_path)
     read = units(found, rows=3)
     for first in range(len(read)):
         done = {unit.name: unit.end for unit in read[:first]}
-        assert all(same(one, other) for one, other in zip(units(found, rows=3, done=done), read[first:], strict=True))
+        assert all(
+            same(one, other) for one, other in zip(units(found, rows=3, done=done), read[first:], strict=True)
+        )
 
 
 @pytest.mark.parametrize(("kind", "packing"), PACKED)
 def test_a_condition_counts_what_it_leaves_out(kind: str, packing: str, tmp_path: Path) -> None:
-    """Rows that `where` refuses, or can't decide on, are counted in `filtered`; units fill with the others."""
+    """Rows that `where` refuses, or can't decide on, are counted in `filtered`.
+
+    Units fill with the others.
+    """
     values: list[str | None] = [f"{'yes' if number % 3 == 0 else 'no'} {number}" for number in range(30)]
     write(tmp_path / f"a.{ENDINGS[kind]}{packing}", content_of(kind, values))
     found = corpus(kind, tmp_path, where="text LIKE 'yes%' -- all others go")
@@ -154,7 +173,10 @@ def test_a_condition_counts_what_it_leaves_out(kind: str, packing: str, tmp_path
 
 
 def test_a_reject_passes_the_condition(tmp_path: Path) -> None:
-    """A record that is bad already is a reject whatever `where` says: nothing is known of its values."""
+    """A record that is bad already is a reject whatever `where` says.
+
+    Nothing is known of its values.
+    """
     write(tmp_path / "a.jsonl", b'{"text": "a", "n": 1}\n{bad\n{"text": "b", "n": 5}\n{"text": "c"}\n')
     read = units(corpus("jsonl", tmp_path, where="n > 3"))[0]
     assert read.table.column("_row").to_pylist() == [22, 27]
@@ -190,12 +212,18 @@ def test_a_condition_that_fails_on_a_value_costs_the_row(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(("kind", "packing"), PACKED)
 @pytest.mark.parametrize("limit", [1, 5, 9, 10, 11, 20, 99])
-def test_a_limit_cuts_exactly(kind: str, packing: str, limit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_limit_cuts_exactly(
+    kind: str, packing: str, limit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A limit takes the first rows of the corpus, across spans and files, before any condition."""
     for module in (streams, parquet, plan_module):
         monkeypatch.setattr(module, "SPAN_BYTES", 50)
     values: list[str | None] = [f"text {number}" for number in range(20)]
-    write(tmp_path / f"a.{ENDINGS[kind]}{packing}", content_of(kind, values[:10]), **({"row_group_size": 3} if kind == "parquet" else {}))
+    write(
+        tmp_path / f"a.{ENDINGS[kind]}{packing}",
+        content_of(kind, values[:10]),
+        **({"row_group_size": 3} if kind == "parquet" else {}),
+    )
     write(tmp_path / f"b.{ENDINGS[kind]}{packing}", content_of(kind, values[10:]))
     found = corpus(kind, tmp_path, limit=limit)
     plan = found.plan()
@@ -217,9 +245,22 @@ def test_a_limit_behind_a_break_does_not_hide_it(tmp_path: Path) -> None:
 
 
 def test_small_files_of_a_folder_share_units(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neighbours share; a large file stands alone and parts its neighbours; folders never share; a span is not endless."""
+    """Neighbours share; a large file stands alone and parts its neighbours; folders never share.
+
+    A span is not endless.
+    """
     monkeypatch.setattr(TextSource, "sharing", plan_module.Sharing(50, 60, 100))
-    sizes = {"a/1": 20, "a/2": 20, "a/3": 20, "a/4": 20, "b/1": 20, "b/2": 51, "b/3": 20, "b/c/1": 20, "b/d": 20}
+    sizes = {
+        "a/1": 20,
+        "a/2": 20,
+        "a/3": 20,
+        "a/4": 20,
+        "b/1": 20,
+        "b/2": 51,
+        "b/3": 20,
+        "b/c/1": 20,
+        "b/d": 20,
+    }
     for name, size in sizes.items():
         write(tmp_path / f"{name}.txt", b"x" * (size - 1) + b"\n")
     found = corpus("text", tmp_path)
@@ -244,11 +285,20 @@ NAMES = [
 def test_names_are_taken_as_they_are(tmp_path: Path) -> None:
     """Files of any name are read once each, and no two units share a name."""
     for name in [*NAMES, "a.txt", "b.parquet"]:
-        write(tmp_path / name, pa.table({"text": ["p"]}) if name.endswith("parquet") else content_of("jsonl", [name]))
+        write(
+            tmp_path / name,
+            pa.table({"text": ["p"]}) if name.endswith("parquet") else content_of("jsonl", [name]),
+        )
     found = corpus("jsonl", tmp_path)
     read = units(found, rows=1)
-    assert sorted(text for unit in read for text in unit.table.column("_content").to_pylist()) == sorted(NAMES)
-    assert all(unit.table.column("_source").to_pylist() == unit.table.column("_content").to_pylist() for unit in read if len(unit.table))
+    assert sorted(text for unit in read for text in unit.table.column("_content").to_pylist()) == sorted(
+        NAMES
+    )
+    assert all(
+        unit.table.column("_source").to_pylist() == unit.table.column("_content").to_pylist()
+        for unit in read
+        if len(unit.table)
+    )
     assert len({unit.name for unit in read}) == len(read)
     assert texts(corpus("parquet", tmp_path)) == ["p"]
 
@@ -270,7 +320,10 @@ def test_damage_in_one_of_several_files_leaves_the_others(tmp_path: Path) -> Non
     write(tmp_path / "b.parquet", b"PAR1 no parquet")
     found = corpus("parquet", tmp_path)
     read = units(found, rows=3)
-    assert [unit.table.column("_content").to_pylist() for unit in read] == [["a1", "a2", None], ["c1", "c2", "c3"]]
+    assert [unit.table.column("_content").to_pylist() for unit in read] == [
+        ["a1", "a2", None],
+        ["c1", "c2", "c3"],
+    ]
     assert read[0].table.column("reason").to_pylist() == [None, None, "unreadable"]
     assert "an unknown number of rows not read" in read[0].table.column("message").to_pylist()[2]
     done = {read[0].name: read[0].end}
@@ -293,7 +346,10 @@ class Flaky(LocalFileSystem):  # type: ignore[misc]
 
         class Failing:
             def read(self, size: int = -1) -> bytes:
-                if storage.failures > 0 and file.tell() + (size if size >= 0 else 1 << 60) > storage.good_bytes:
+                if (
+                    storage.failures > 0
+                    and file.tell() + (size if size >= 0 else 1 << 60) > storage.good_bytes
+                ):
                     storage.failures -= 1
                     raise OSError("the disk is gone")
                 content: bytes = read(size)
@@ -319,7 +375,9 @@ def test_failing_storage_is_no_reject(kind: str, packing: str, tmp_path: Path) -
     values: list[str | None] = [f"text {number * 7919 % 100_003}" for number in range(3000)]
     path = write(tmp_path / f"a.{ENDINGS[kind]}{packing}", content_of(kind, values))
     cursor = flaky(corpus(kind, tmp_path), path.stat().st_size // 2, 1 << 30)
-    with pytest.raises(StorageError, match=r"the disk is gone; mend the storage and run the same command again"):
+    with pytest.raises(
+        StorageError, match=r"the disk is gone; mend the storage and run the same command again"
+    ):
         list(read_units(cursor, {}, Limits(100, UNIT_TEXT_BYTES)))
 
 
@@ -329,7 +387,11 @@ def test_storage_that_fails_once_costs_nothing(kind: str, packing: str, tmp_path
     values: list[str | None] = [f"text {number * 7919 % 100_003}" for number in range(3000)]
     path = write(tmp_path / f"a.{ENDINGS[kind]}{packing}", content_of(kind, values))
     cursor = flaky(corpus(kind, tmp_path), path.stat().st_size // 2, 1)
-    read = [text for unit in read_units(cursor, {}, Limits(100, UNIT_TEXT_BYTES)) for text in unit.table.column("_content").to_pylist()]
+    read = [
+        text
+        for unit in read_units(cursor, {}, Limits(100, UNIT_TEXT_BYTES))
+        for text in unit.table.column("_content").to_pylist()
+    ]
     assert read == values
 
 
@@ -361,7 +423,12 @@ def test_the_head_is_the_first_good_texts(tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl", b'{"text": "a"}\n{bad\n{"text": null}\n{"text": "b"}\n')
     write(tmp_path / "b.jsonl", b'{"text": "c"}\n{"text": "d"}\n')
     found = corpus("jsonl", tmp_path, where="text <> 'b'")
-    assert [found.head(found.plan(), count) for count in (0, 1, 2, 9)] == [[], ["a"], ["a", "c"], ["a", "c", "d"]]
+    assert [found.head(found.plan(), count) for count in (0, 1, 2, 9)] == [
+        [],
+        ["a"],
+        ["a", "c"],
+        ["a", "c", "d"],
+    ]
 
 
 def test_many_row_groups_are_read_group_by_group(tmp_path: Path) -> None:
@@ -371,5 +438,15 @@ def test_many_row_groups_are_read_group_by_group(tmp_path: Path) -> None:
     numbers = iter(range(sum(sizes)))
     with pq.ParquetWriter(path, pa.schema([("text", pa.string())])) as writer:
         for size in sizes:
-            writer.write_table(pa.table({"text": pa.array([str(number) for number in itertools.islice(numbers, size)], pa.string())}))
-    assert rows(corpus("parquet", tmp_path), rows=1000) == [(row, str(row), None) for row in range(sum(sizes))]
+            writer.write_table(
+                pa.table(
+                    {
+                        "text": pa.array(
+                            [str(number) for number in itertools.islice(numbers, size)], pa.string()
+                        )
+                    }
+                )
+            )
+    assert rows(corpus("parquet", tmp_path), rows=1000) == [
+        (row, str(row), None) for row in range(sum(sizes))
+    ]

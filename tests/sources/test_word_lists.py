@@ -14,7 +14,9 @@ from embed_ops.errors import SourceError
 from embed_ops.schema import Reason
 
 
-@pytest.mark.parametrize("kind", [pa.list_(pa.string()), pa.large_list(pa.large_string()), pa.list_(pa.string(), 2)])
+@pytest.mark.parametrize(
+    "kind", [pa.list_(pa.string()), pa.large_list(pa.large_string()), pa.list_(pa.string(), 2)]
+)
 def test_lists_of_parquet(tmp_path: Path, kind: pa.DataType) -> None:
     """Lists of every kind are read as lists of strings, nulls stay, and units are cut by the bytes of the words."""
     words = [["a", "bc"], None, ["d", None], ["é", ""]]
@@ -30,7 +32,16 @@ def test_lists_of_jsonl(tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl", "\n".join(json.dumps({"text": words}) for words in given).encode())
     found = [(text, reason) for _, text, reason in rows(corpus("jsonl", tmp_path, modality="words"))]
     wrong, half = (None, Reason.WRONG_TYPE), (None, Reason.INVALID_UTF8)
-    assert found == [(["a", "b"], None), wrong, wrong, wrong, (None, None), (["a", None], None), ([], None), half]
+    assert found == [
+        (["a", "b"], None),
+        wrong,
+        wrong,
+        wrong,
+        (None, None),
+        (["a", None], None),
+        ([], None),
+        half,
+    ]
 
 
 @pytest.mark.parametrize("kind", [pa.string(), pa.list_(pa.int64()), pa.list_(pa.list_(pa.string()))])

@@ -32,7 +32,10 @@ def sentences(*words: str) -> list[str]:
 def test_words_go_over_the_file(tmp_path: Path) -> None:
     """A word replaces the file's value of the same key and leaves its neighbours."""
     file = tmp_path / "run.toml"
-    file.write_text('seed = 3\n[source]\npath = "a"\ncolumn = "t"\nkind = "csv"\n[encoder]\nmodel = "m"\n[sink]\npath = "o"\n')
+    file.write_text(
+        'seed = 3\n[source]\npath = "a"\ncolumn = "t"\nkind = "csv"\n[encoder]\nmodel = '
+        '"m"\n[sink]\npath = "o"\n'
+    )
     spec = Spec.load(file, ["source.path=b", "seed=4"])
     assert (spec.source.path, spec.source.kind, spec.source.column, spec.seed) == ("b", "csv", "t", 4)
 
@@ -122,7 +125,9 @@ def test_one_plain_sentence_for_a_mistake(word: str, parts: list[str]) -> None:
     found = sentences(word)
     assert len(found) == 1
     assert all(part in found[0] for part in parts)
-    assert not any(noise in found[0] for noise in ("function-", "constrained", "literal[", "tuple", "pydantic"))
+    assert not any(
+        noise in found[0] for noise in ("function-", "constrained", "literal[", "tuple", "pydantic")
+    )
 
 
 def test_several_mistakes_are_several_sentences() -> None:
@@ -143,7 +148,8 @@ def test_what_is_missing_is_named_with_its_meaning() -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "part"), [(b"a = [", "not a TOML file"), (b"\xff", "can't read the spec"), (None, "can't read the spec")]
+    ("content", "part"),
+    [(b"a = [", "not a TOML file"), (b"\xff", "can't read the spec"), (None, "can't read the spec")],
 )
 def test_an_unreadable_file_is_named(content: bytes | None, part: str, tmp_path: Path) -> None:
     """A spec file that is missing or broken is named, with the reason."""
@@ -158,7 +164,8 @@ def test_an_unreadable_file_is_named(content: bytes | None, part: str, tmp_path:
 NAMES = st.text(min_size=1, max_size=8)
 OUTPUTS = st.lists(
     st.fixed_dictionaries(
-        {"name": NAMES.map("v".__add__)}, optional={"pooling": st.sampled_from(["mean", "cls"]), "normalize": st.booleans()}
+        {"name": NAMES.map("v".__add__)},
+        optional={"pooling": st.sampled_from(["mean", "cls"]), "normalize": st.booleans()},
     ),
     max_size=3,
     unique_by=lambda item: item["name"],
@@ -183,7 +190,9 @@ TREES = st.fixed_dictionaries(
         "resources": st.fixed_dictionaries(
             {},
             optional={
-                "replicas": st.just("auto") | st.integers(1, 9) | st.tuples(st.integers(1, 4), st.integers(4, 9)).map(list),
+                "replicas": st.just("auto")
+                | st.integers(1, 9)
+                | st.tuples(st.integers(1, 4), st.integers(4, 9)).map(list),
                 "token_budget": st.just("auto") | st.integers(1, 1 << 30),
                 "gpus_per_replica": st.floats(0, 1),
             },

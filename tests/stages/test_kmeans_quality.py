@@ -1,4 +1,7 @@
-"""How good the clusters are that k-means finds: against scikit-learn on the same data, over several seeds."""
+"""How good the clusters are that k-means finds.
+
+Against scikit-learn on the same data, over several seeds.
+"""
 
 from __future__ import annotations
 
@@ -32,14 +35,18 @@ def inertia(x: Array, centers: Array) -> float:
 def ours(data: str) -> float:
     """Give the mean inertia of our fits."""
     make, k, _ = DATA[data]
-    return float(np.mean([inertia(make(), fitted(make(), seed, kind="kmeans", k=k).centers) for seed in SEEDS]))
+    return float(
+        np.mean([inertia(make(), fitted(make(), seed, kind="kmeans", k=k).centers) for seed in SEEDS])
+    )
 
 
 @pytest.mark.parametrize("data", DATA)
 def test_against_mini_batch(data: str) -> None:
     """Mean inertia over five seeds is at most 1.02 times that of scikit-learn's MiniBatchKMeans."""
     make, k, batch = DATA[data]
-    peers = [MiniBatchKMeans(k, batch_size=batch, random_state=seed).fit(make()).cluster_centers_ for seed in SEEDS]
+    peers = [
+        MiniBatchKMeans(k, batch_size=batch, random_state=seed).fit(make()).cluster_centers_ for seed in SEEDS
+    ]
     assert ours(data) <= 1.02 * np.mean([inertia(make(), centers) for centers in peers])
 
 
@@ -54,7 +61,9 @@ def test_against_lloyd(data: str) -> None:
 def test_classes_of_digits() -> None:
     """Ten clusters tell the digits apart: normalised mutual information of 0.70 or more."""
     x, y = digits()
-    found = [normalized_mutual_info_score(y, fitted(x, seed, kind="kmeans", k=10).transform(x)) for seed in SEEDS]
+    found = [
+        normalized_mutual_info_score(y, fitted(x, seed, kind="kmeans", k=10).transform(x)) for seed in SEEDS
+    ]
     assert np.mean(found) >= 0.70
 
 
@@ -68,7 +77,10 @@ def test_blobs_are_found(init: str) -> None:
 
 @pytest.mark.parametrize(("init", "most"), [("two-level", 1.03), ("random", 1.10)])
 def test_other_starts(init: str, most: float) -> None:
-    """The two-level start is nearly as good as k-means||; a random one is worse, within what is known of it."""
+    """The two-level start is nearly as good as k-means||.
+
+    A random one is worse, within what is known of it.
+    """
     x, k = digits()[0], 50
     found = np.mean([inertia(x, fitted(x, seed, kind="kmeans", k=k, init=init).centers) for seed in SEEDS])
     assert found <= most * ours("digits k=50")
@@ -78,9 +90,17 @@ def test_other_starts(init: str, most: float) -> None:
 def test_order_of_rows(sample_rows: Any) -> None:
     """Rows sorted by class give inertia within 2 % of shuffled rows, also where a part of them is fitted on."""
     x, y = digits()
-    orders = {"sorted": np.argsort(y, kind="stable"), "shuffled": np.random.default_rng(0).permutation(len(x))}
+    orders = {
+        "sorted": np.argsort(y, kind="stable"),
+        "shuffled": np.random.default_rng(0).permutation(len(x)),
+    }
     found = {
-        name: np.mean([inertia(x, fitted(x[order], seed, kind="kmeans", k=10, sample_rows=sample_rows).centers) for seed in SEEDS])
+        name: np.mean(
+            [
+                inertia(x, fitted(x[order], seed, kind="kmeans", k=10, sample_rows=sample_rows).centers)
+                for seed in SEEDS
+            ]
+        )
         for name, order in orders.items()
     }
     assert found["sorted"] == pytest.approx(found["shuffled"], rel=0.02)

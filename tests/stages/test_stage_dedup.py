@@ -36,7 +36,10 @@ def test_groups_are_those_of_a_brute_force_search(rows: int, monkeypatch: pytest
 
 
 def test_which_row_is_kept() -> None:
-    """Central keeps the row nearest to the centre, outer the farthest; equal distances are decided by order."""
+    """Central keeps the row nearest to the centre, outer the farthest.
+
+    Equal distances are decided by order.
+    """
     x = np.repeat(np.eye(2, 4, dtype=np.float32), 3, axis=0)
     distance = np.array([0.3, 0.1, 0.2, 0.5, 0.5, 0.5])
     for keep, rows in (("first", [0, 3]), ("central", [1, 3]), ("outer", [0, 3])):
@@ -65,12 +68,18 @@ def quality(clusters: np.ndarray, labels: np.ndarray | None, k: int, parts: int 
     found = None
     for mine in np.array_split(np.arange(len(clusters)), parts):
         named = None if labels is None else pa.array(labels[mine])
-        part = ClusterQuality.of(clusters[mine], k, float((first[mine] ** 2).sum()), first[mine], second[mine], named)
+        part = ClusterQuality.of(
+            clusters[mine], k, float((first[mine] ** 2).sum()), first[mine], second[mine], named
+        )
         found = part if found is None else found + part
     assert found is not None
     report = found.report()
     assert report["inertia"] == pytest.approx((first**2).sum())
-    assert report["simplified_silhouette"] == pytest.approx(((second - first) / second).mean()) if k > 1 else True
+    assert (
+        report["simplified_silhouette"] == pytest.approx(((second - first) / second).mean())
+        if k > 1
+        else True
+    )
     return report
 
 
@@ -105,9 +114,17 @@ def test_agreement_at_the_edges(clusters: np.ndarray, labels: np.ndarray) -> Non
 
 def test_rows_without_a_label_are_left_out() -> None:
     """Nulls do not count as a label; with no label at all there is nothing to say."""
-    pairs = pa.table({"cluster": pa.array([0, 1], pa.int64()), "label": pa.array(["a", "b"]), "rows": pa.array([3, 4], pa.int64())})
+    pairs = pa.table(
+        {
+            "cluster": pa.array([0, 1], pa.int64()),
+            "label": pa.array(["a", "b"]),
+            "rows": pa.array([3, 4], pa.int64()),
+        }
+    )
     assert agreement(pairs)["ari"] == pytest.approx(1.0)
     part = ClusterQuality.of(np.array([0, 0, 1]), 2, 0.0, np.zeros(3), np.ones(3), pa.array(["a", None, "b"]))
     assert part.report()["labelled_rows"] == 2
-    nothing = ClusterQuality.of(np.array([0, 1]), 2, 0.0, np.zeros(2), np.ones(2), pa.array([None, None], pa.string()))
+    nothing = ClusterQuality.of(
+        np.array([0, 1]), 2, 0.0, np.zeros(2), np.ones(2), pa.array([None, None], pa.string())
+    )
     assert nothing.report()["labelled_rows"] == 0

@@ -88,7 +88,10 @@ def test_nearest_is_brute_force(offset: float, kind: Any) -> None:
 
 
 def test_ties_go_to_the_lowest_index() -> None:
-    """Of equal centres the first wins and the next comes second, within a tile and across tiles; one centre has no second."""
+    """Of equal centres the first wins and the next comes second, within a tile and across tiles.
+
+    One centre has no second.
+    """
     rng = np.random.default_rng(0)
     few = rng.integers(-3, 4, (7, 5)).astype(np.float64)
     centers = np.tile(few, (400, 1))
@@ -108,7 +111,10 @@ def test_wide_rows_do_not_depend_on_neighbours() -> None:
     x = np.random.default_rng(0).standard_normal((70, 9001)).astype(np.float32)
     labels = np.zeros(len(x), np.int64)
     whole = squared_distances(x, x[:1], labels)
-    assert all(same_bits(squared_distances(x[row : row + 1], x[:1], labels[:1]), whole[row : row + 1]) for row in range(len(x)))
+    assert all(
+        same_bits(squared_distances(x[row : row + 1], x[:1], labels[:1]), whole[row : row + 1])
+        for row in range(len(x))
+    )
 
 
 @pytest.mark.parametrize("k", [10, 400])

@@ -17,7 +17,11 @@ OFFSETS = [0.0, 1e2, 1e4]
 def grid(rows: int, dim: int, offset: float = 0.0) -> Array:
     """Draw correlated rows on a grid that float32 holds exactly also at an offset of 1e4."""
     rng = np.random.default_rng(5)
-    x = rng.standard_normal((rows, dim)) * np.linspace(1, 9, dim) @ np.linalg.qr(rng.standard_normal((dim, dim)))[0]
+    x = (
+        rng.standard_normal((rows, dim))
+        * np.linspace(1, 9, dim)
+        @ np.linalg.qr(rng.standard_normal((dim, dim)))[0]
+    )
     return (np.round(x * 256) / 256 + offset).astype(np.float32)
 
 
@@ -55,26 +59,40 @@ def test_full_svd(data: str, offset: float) -> None:
 
 @pytest.mark.parametrize("offset", OFFSETS)
 def test_single_precision(offset: float) -> None:
-    """With float32 products variances are right to 1e-6, at a mean of thousands of spreads to 1e-5; auto is float64 at this width."""
+    """With float32 products variances are right to 1e-6, at a mean of thousands of spreads to 1e-5.
+
+    Auto is float64 at this width.
+    """
     x = grid(20_000, 24, offset)
     model, wanted = fitted(x, kind="pca", dim=20, precision="float32"), reference(x, 20)
     assert 0 < worst(model.explained_variance / wanted.explained_variance_, 1) <= 1e-6 * max(1, offset / 1e3)
     assert worst(model.components, wanted.components_) <= 1e-4
     assert worst(model.mean, wanted.mean_) <= 1e-7 * max(1, offset)
-    assert np.array_equal(fitted(x, kind="pca", dim=20, precision="float64").components, fitted(x, kind="pca", dim=20).components)
+    assert np.array_equal(
+        fitted(x, kind="pca", dim=20, precision="float64").components,
+        fitted(x, kind="pca", dim=20).components,
+    )
 
 
 @pytest.mark.parametrize("share", [0.05, 0.3, 0.5, 0.9, 0.95, 0.999])
 def test_share_of_variance(share: float) -> None:
     """A share keeps as many components as scikit-learn does."""
-    assert len(fitted(digits()[0], kind="pca", dim=share).components) == reference(digits()[0], share).n_components_
+    assert (
+        len(fitted(digits()[0], kind="pca", dim=share).components)
+        == reference(digits()[0], share).n_components_
+    )
 
 
 def test_fewer_rows_than_dimensions() -> None:
-    """With n < d there are at most n components, and they are scikit-learn's; the last one has no variance."""
+    """With n < d there are at most n components, and they are scikit-learn's.
+
+    The last one has no variance.
+    """
     x = digits()[0][:20]
     model, wanted = fitted(x, kind="pca", dim=20), reference(x, 20)
-    assert worst(model.explained_variance, wanted.explained_variance_) <= 1e-10 * wanted.explained_variance_[0]
+    assert (
+        worst(model.explained_variance, wanted.explained_variance_) <= 1e-10 * wanted.explained_variance_[0]
+    )
     assert worst(model.components[:19], wanted.components_[:19]) <= 1e-8
     assert model.explained_variance[19] <= 1e-12 * model.explained_variance[0]
     assert model.noise_variance == 0.0
@@ -116,7 +134,10 @@ def test_subspace_of_all_directions() -> None:
 
 
 def test_constant_and_repeated() -> None:
-    """Rows that are all equal have no variance, which is a result and no error; a constant dimension has no weight."""
+    """Rows that are all equal have no variance, which is a result and no error.
+
+    A constant dimension has no weight.
+    """
     model = fitted(np.full((9, 4), 3.0), kind="pca", dim=2)
     assert (model.explained_variance == 0).all()
     assert (model.explained_variance_ratio == 0).all()
@@ -150,7 +171,11 @@ def test_bad_input(section: dict[str, Any], shape: tuple[int, int], sentence: st
 
 def test_bad_spec() -> None:
     """A share of 1, no component at all, and a width with ZCA are no sections."""
-    for section in ({"kind": "pca", "dim": 1.0}, {"kind": "pca", "dim": 0}, {"kind": "whiten", "method": "zca", "dim": 3}):
+    for section in (
+        {"kind": "pca", "dim": 1.0},
+        {"kind": "pca", "dim": 0},
+        {"kind": "whiten", "method": "zca", "dim": 3},
+    ):
         with pytest.raises(SpecError, match="dim"):
             fitted(cancer(), **section)
 
@@ -158,7 +183,10 @@ def test_bad_spec() -> None:
 @pytest.mark.parametrize("method", ["pca", "zca"])
 @pytest.mark.parametrize("offset", OFFSETS)
 def test_whitened_covariance(method: str, offset: float) -> None:
-    """The covariance of whitened rows is the identity: to 1e-8 in float64, to 1e-6 in the float32 that is written."""
+    """The covariance of whitened rows is the identity.
+
+    To 1e-8 in float64, to 1e-6 in the float32 that is written.
+    """
     x = grid(20_000, 24, offset)
     model = fitted(x, kind="whiten", method=method)
     exact = (x.astype(np.float64) - model.mean) @ model.matrix
@@ -170,7 +198,10 @@ def test_whitened_covariance(method: str, offset: float) -> None:
 
 
 def test_whiten_as_scikit_learn() -> None:
-    """PCA whitening is scikit-learn's, a few components the first of them; ZCA is the whitening nearest to the rows."""
+    """PCA whitening is scikit-learn's, a few components the first of them.
+
+    ZCA is the whitening nearest to the rows.
+    """
     x = cancer()
     wanted = PCA(10, svd_solver="full", whiten=True).fit(x.astype(np.float64))
     model = fitted(x, kind="whiten", dim=10)
@@ -182,7 +213,10 @@ def test_whiten_as_scikit_learn() -> None:
 
 
 def test_whiten_without_full_rank() -> None:
-    """Dimensions without variance are left out and reported; with an epsilon they are kept, tamed."""
+    """Dimensions without variance are left out and reported.
+
+    With an epsilon they are kept, tamed.
+    """
     x = digits()[0]
     model = fitted(x, kind="whiten")
     assert model.report() == {"method": "pca", "dim": 61, "rank": 61, "dimensions_without_variance": 3}
@@ -215,7 +249,10 @@ def test_all_but_the_top(components: Any, offset: float) -> None:
     wanted = middle - middle @ top.T @ top
     assert worst(model.transform(x), wanted) <= 2e-5
     left = (wanted**2).sum() / (middle**2).sum()
-    assert model.report() == {"components_removed": len(top), "variance_removed": pytest.approx(1 - left, abs=1e-10)}
+    assert model.report() == {
+        "components_removed": len(top),
+        "variance_removed": pytest.approx(1 - left, abs=1e-10),
+    }
 
 
 def test_default_of_center() -> None:

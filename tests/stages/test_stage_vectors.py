@@ -8,7 +8,11 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import pdist
 from sklearn.preprocessing import Normalizer, StandardScaler
-from sklearn.random_projection import GaussianRandomProjection, SparseRandomProjection, johnson_lindenstrauss_min_dim
+from sklearn.random_projection import (
+    GaussianRandomProjection,
+    SparseRandomProjection,
+    johnson_lindenstrauss_min_dim,
+)
 from stage_data import Array, cancer, digits, fitted, same_bits
 
 from embed_ops.errors import SpecError, StageError
@@ -39,7 +43,10 @@ def test_standardize(offset: float) -> None:
     """Mean and scale are those of scikit-learn's StandardScaler in float64, of one block and of several, at any offset."""
     for x in (digits()[0], np.tile(digits()[0], (12, 1))):
         x = x + np.float32(offset)
-        model, wanted = fitted(x, kind="normalize", method="standardize"), StandardScaler().fit(x.astype(np.float64))
+        model, wanted = (
+            fitted(x, kind="normalize", method="standardize"),
+            StandardScaler().fit(x.astype(np.float64)),
+        )
         assert worst(model.mean, wanted.mean_) <= 1e-12 * max(1, offset)
         assert worst(model.scale / wanted.scale_, 1) <= 1e-10
         assert worst(model.transform(x), wanted.transform(x.astype(np.float64))) <= 1e-5
@@ -60,7 +67,10 @@ def test_standardize_one_row_and_constants() -> None:
 
 @pytest.mark.parametrize("method", ["gaussian", "sparse"])
 def test_project_keeps_distances(method: str) -> None:
-    """Distances change by no more than the bound that the report promises; another seed draws another matrix."""
+    """Distances change by no more than the bound that the report promises.
+
+    Another seed draws another matrix.
+    """
     x = np.random.default_rng(0).standard_normal((200, 4000)).astype(np.float32)
     model = fitted(x, kind="project", dim=1200, method=method)
     ratio = pdist(model.transform(x).astype(np.float64)) / pdist(x.astype(np.float64))
@@ -87,22 +97,32 @@ def test_project_scales_as_scikit_learn() -> None:
 
 
 def test_johnson_lindenstrauss() -> None:
-    """The bound is scikit-learn's, turned around; there is none where a few dimensions promise nothing."""
+    """The bound is scikit-learn's, turned around.
+
+    There is none where a few dimensions promise nothing.
+    """
     for rows in (10, 1000, 1_000_000):
         for share in (0.1, 0.3, 0.7):
-            assert distortion(rows, int(johnson_lindenstrauss_min_dim(rows, eps=share)) + 1) == pytest.approx(share, abs=6e-3)
+            assert distortion(rows, int(johnson_lindenstrauss_min_dim(rows, eps=share)) + 1) == pytest.approx(
+                share, abs=6e-3
+            )
     assert distortion(1_000_000, 10) is None
     assert fitted(cancer(), kind="project", dim=3).report()["johnson_lindenstrauss_bound"] == "more than 1"
 
 
 def test_truncate() -> None:
-    """The first dimensions are kept and brought back to length 1, or left as they are; a row of zeros stays one."""
+    """The first dimensions are kept and brought back to length 1, or left as they are.
+
+    A row of zeros stays one.
+    """
     x = cancer().copy()
     x[3, :8] = 0.0
     found = fitted(x, kind="truncate", dim=8).transform(x)
     assert worst(found, Normalizer().fit_transform(x[:, :8].astype(np.float64))) <= 1e-7
     assert not found[3].any()
-    assert same_bits(fitted(x, kind="truncate", dim=8, normalize=False).transform(x), np.ascontiguousarray(x[:, :8]))
+    assert same_bits(
+        fitted(x, kind="truncate", dim=8, normalize=False).transform(x), np.ascontiguousarray(x[:, :8])
+    )
     assert same_bits(fitted(x, kind="truncate", dim=30, normalize=False).transform(x), x)
 
 
@@ -149,7 +169,10 @@ def test_constant_dimension_and_back() -> None:
 
 
 def test_bits_and_back() -> None:
-    """Bits come back as signs, also where the width is no multiple of eight; zero counts as negative."""
+    """Bits come back as signs, also where the width is no multiple of eight.
+
+    Zero counts as negative.
+    """
     x = np.random.default_rng(0).standard_normal((50, 13)).astype(np.float32)
     x[0] = 0.0
     for to in ("binary", "ubinary"):
@@ -198,7 +221,12 @@ def test_too_wide(section: dict[str, Any], sentence: str) -> None:
         fitted(cancer(), **section)
 
 
-NEED_ROWS = [{"kind": "quantize"}, {"kind": "normalize", "method": "standardize"}, {"kind": "center"}, {"kind": "kmeans", "k": 1}]
+NEED_ROWS = [
+    {"kind": "quantize"},
+    {"kind": "normalize", "method": "standardize"},
+    {"kind": "center"},
+    {"kind": "kmeans", "k": 1},
+]
 
 
 @pytest.mark.parametrize("section", NEED_ROWS, ids=[section["kind"] for section in NEED_ROWS])
@@ -217,6 +245,10 @@ def test_no_rows(section: dict[str, Any]) -> None:
 
 def test_bad_sections() -> None:
     """An unknown code, a percentile of half the rows and a width of zero are no sections."""
-    for section in ({"kind": "quantize", "to": "int4"}, {"kind": "quantize", "percentile": 50.0}, {"kind": "truncate", "dim": 0}):
+    for section in (
+        {"kind": "quantize", "to": "int4"},
+        {"kind": "quantize", "percentile": 50.0},
+        {"kind": "truncate", "dim": 0},
+    ):
         with pytest.raises(SpecError, match=list(section)[1]):
             fitted(cancer(), **section)

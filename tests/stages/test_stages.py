@@ -1,4 +1,7 @@
-"""What every stage promises, whichever it is: saved states, models in plain Python, rows that do not depend on their neighbours."""
+"""What every stage promises, whichever it is.
+
+Saved states, models in plain Python, rows that do not depend on their neighbours.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +53,9 @@ SECTIONS: list[dict[str, Any]] = [
     {"kind": "kmeans", "k": 12, "init": "random", "sample_rows": 900},
     {"kind": "kmeans", "k": 12, "init": "two-level"},
 ]
-OF_STAGES = pytest.mark.parametrize("section", SECTIONS, ids=["-".join(map(str, section.values())) for section in SECTIONS])
+OF_STAGES = pytest.mark.parametrize(
+    "section", SECTIONS, ids=["-".join(map(str, section.values())) for section in SECTIONS]
+)
 
 
 class Recorded:
@@ -98,7 +103,10 @@ def equal(left: Any, right: Any) -> bool:
 @functools.cache
 def rows() -> Array:
     """Give rows of more than one block: digits in turn, with a row of zeros."""
-    x = np.tile(digits()[0], (6, 1))[: BLOCK_ROWS + 1000] + np.random.default_rng(0).random((BLOCK_ROWS + 1000, 64), np.float32) / 8
+    x = (
+        np.tile(digits()[0], (6, 1))[: BLOCK_ROWS + 1000]
+        + np.random.default_rng(0).random((BLOCK_ROWS + 1000, 64), np.float32) / 8
+    )
     x[5] = 0.0
     return x
 
@@ -135,12 +143,22 @@ def test_summaries_are_added_in_any_grouping(section: dict[str, Any]) -> None:
     recorded = Recorded(section, packed=False)
     x = rows()
     rounds.fit(recorded, x)
-    state = next((state for state in recorded.states if (todo := recorded.stage.round(state)) is not None and todo.over != "collect"), None)
+    state = next(
+        (
+            state
+            for state in recorded.states
+            if (todo := recorded.stage.round(state)) is not None and todo.over != "collect"
+        ),
+        None,
+    )
     if state is None:
         return
     cuts = (0, 900, 901, 2500)
     ids = np.arange(len(x))
-    parts = [recorded.stage.summarize(Block(x[begin:end], ids[begin:end]), state) for begin, end in itertools.pairwise(cuts)]
+    parts = [
+        recorded.stage.summarize(Block(x[begin:end], ids[begin:end]), state)
+        for begin, end in itertools.pairwise(cuts)
+    ]
     before = [pack(part) for part in parts]
     left, right = (parts[0] + parts[1]) + parts[2], parts[0] + (parts[1] + parts[2])
     assert pack(left) == pack((parts[0] + parts[1]) + parts[2])
@@ -149,7 +167,12 @@ def test_summaries_are_added_in_any_grouping(section: dict[str, Any]) -> None:
         one, other = getattr(left, item.name), getattr(right, item.name)
         if isinstance(one, np.ndarray):
             assert one.shape == other.shape
-            assert np.allclose(one.astype(np.float64), other.astype(np.float64), rtol=1e-9, atol=1e-9 * np.abs(one).max(initial=0.0))
+            assert np.allclose(
+                one.astype(np.float64),
+                other.astype(np.float64),
+                rtol=1e-9,
+                atol=1e-9 * np.abs(one).max(initial=0.0),
+            )
 
 
 @OF_STAGES
@@ -191,7 +214,10 @@ def test_seed_and_repetition(section: dict[str, Any]) -> None:
 
 @OF_STAGES
 def test_model_in_a_folder(section: dict[str, Any], tmp_path: Path) -> None:
-    """A written model is read back whole, from its folder or the run above it; written again it has the same bytes."""
+    """A written model is read back whole, from its folder or the run above it.
+
+    Written again it has the same bytes.
+    """
     model = model_of(json.dumps(section))
     write_model(locate(str(tmp_path)), model, "attempt")
     names = sorted(path.name for path in (tmp_path / "model").iterdir())
@@ -228,15 +254,27 @@ def test_models_need_neither_ray_nor_torch(tmp_path: Path) -> None:
     done = subprocess.run(line, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stdout + done.stderr
     for folder, section in zip(folders, SECTIONS, strict=True):
-        assert same_bits(np.load(folder / "found.npy"), model_of(json.dumps(section)).transform(rows()[:200])), section
+        assert same_bits(
+            np.load(folder / "found.npy"), model_of(json.dumps(section)).transform(rows()[:200])
+        ), section
 
 
-FOREIGN = ["os:system", "dataclasses:Field", "embed_ops.errors:StageError", "embed_ops.stages.truncate:State", "StageError", "Nope"]
+FOREIGN = [
+    "os:system",
+    "dataclasses:Field",
+    "embed_ops.errors:StageError",
+    "embed_ops.stages.truncate:State",
+    "StageError",
+    "Nope",
+]
 
 
 @pytest.mark.parametrize("name", FOREIGN)
 def test_foreign_classes_are_refused(name: str) -> None:
-    """What was packed can name the dataclasses of one table only: nothing else is imported or called."""
+    """What was packed can name the dataclasses of one table only.
+
+    Nothing else is imported or called.
+    """
     content = pack(make_stage(parse_stage({"kind": "truncate", "dim": 1})).start(_facts()))
     length = int.from_bytes(content[:8], "little")
     plain = json.loads(content[8 : 8 + length])

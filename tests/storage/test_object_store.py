@@ -34,7 +34,17 @@ from embed_ops.sources.rows import Rows
 from embed_ops.sources.units import Cursor, read_units
 from embed_ops.spec.source import SourceSpec
 from embed_ops.storage import faults, location
-from embed_ops.storage.files import Location, create, list_files, locate, open_file, publish, read_bytes, remove, walk
+from embed_ops.storage.files import (
+    Location,
+    create,
+    list_files,
+    locate,
+    open_file,
+    publish,
+    read_bytes,
+    remove,
+    walk,
+)
 
 PASSING = ["500", "502", "503", "reset", "short", "cut", "lost", "stall"]
 BIG = 25 << 20
@@ -84,7 +94,11 @@ def read(found: Corpus, rows: int = 100) -> list[tuple[str, int, str | None, str
     columns = ("_source", "_row", "_content", "reason")
     read: list[tuple[str, int, str | None, str | None]] = []
     for span in plan.spans:
-        for unit in read_units(Cursor(found.source, Rows(found.spec, plan.columns), places, span), {}, Limits(rows, UNIT_TEXT_BYTES)):
+        for unit in read_units(
+            Cursor(found.source, Rows(found.spec, plan.columns), places, span),
+            {},
+            Limits(rows, UNIT_TEXT_BYTES),
+        ):
             read += zip(*(unit.table.column(name).to_pylist() for name in columns), strict=True)
     return read
 
@@ -98,23 +112,35 @@ def corpora(server: FaultyS3, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for inside in ("lang=en", "lang=de/a b%c+d"):
         (folder / "jsonl" / inside).mkdir(parents=True)
         (folder / "parquet" / inside).mkdir(parents=True)
-        pq.write_table(pa.table({"text": texts}), folder / "parquet" / inside / "x y%20.parquet", row_group_size=300)
+        pq.write_table(
+            pa.table({"text": texts}), folder / "parquet" / inside / "x y%20.parquet", row_group_size=300
+        )
     (folder / "jsonl/lang=en/x y%20.jsonl").write_bytes(lines)
     (folder / "jsonl/lang=de/a b%c+d/z.jsonl.gz").write_bytes(pack(lines, ".gz"))
     server.upload(folder, "corpora")
     return folder
 
 
-@pytest.mark.parametrize(("fault", "kind"), some([(fault, kind) for fault in PASSING for kind in ("jsonl", "parquet")], FAST_PASSING))
-def test_what_passes_leaves_no_trace(fault: str, kind: str, s3: FaultyS3, corpora: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Faults in listing, in footers and in the middle of reading are waited for: the rows are those of a disk."""
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    some([(fault, kind) for fault in PASSING for kind in ("jsonl", "parquet")], FAST_PASSING),
+)
+def test_what_passes_leaves_no_trace(
+    fault: str, kind: str, s3: FaultyS3, corpora: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Faults in listing, in footers and in the middle of reading are waited for.
+
+    The rows are those of a disk.
+    """
     quiet = read(corpus(kind, str(corpora / kind)))
     if fault == "stall":
         monkeypatch.setattr(location, "REQUEST_TIMEOUT_S", 1.0)
     times = 1 if fault == "stall" else 3
     injected = [
         s3.fail(fault, "GET", "list-type", times=times, seconds=3),
-        s3.fail(fault, "GET", "lang.*(z.jsonl|parquet)", times=times, skip=0 if kind == "jsonl" else 5, seconds=3),
+        s3.fail(
+            fault, "GET", "lang.*(z.jsonl|parquet)", times=times, skip=0 if kind == "jsonl" else 5, seconds=3
+        ),
     ]
     assert read(corpus(kind, f"s3://{BUCKET}/corpora/{kind}")) == quiet
     assert len(quiet) == 4000
@@ -135,14 +161,21 @@ def pictures(server: FaultyS3, tmp_path_factory: pytest.TempPathFactory) -> Path
     with tarfile.open(folder / "x.tar", "w") as archive:
         for number, name in enumerate(names):
             archive.add(folder / "files" / name, f"{number:02d}.jpg")
-    named = [f"../files/{name}" for name in names[:20]] + [f"s3://{BUCKET}/pictures/files/{name}" for name in names[20:]]
+    named = [f"../files/{name}" for name in names[:20]] + [
+        f"s3://{BUCKET}/pictures/files/{name}" for name in names[20:]
+    ]
     pq.write_table(pa.table({"image": [*named, "../files/none.jpg"]}), folder / "table" / "x.parquet")
     server.upload(folder, "pictures")
     return folder
 
 
-@pytest.mark.parametrize("fault", [None, "503", pytest.param("cut", marks=pytest.mark.slow), pytest.param("short", marks=pytest.mark.slow)])
-@pytest.mark.parametrize(("kind", "inside"), [("images", "files"), ("webdataset", "x.tar"), ("parquet", "table")])
+@pytest.mark.parametrize(
+    "fault",
+    [None, "503", pytest.param("cut", marks=pytest.mark.slow), pytest.param("short", marks=pytest.mark.slow)],
+)
+@pytest.mark.parametrize(
+    ("kind", "inside"), [("images", "files"), ("webdataset", "x.tar"), ("parquet", "table")]
+)
 def test_images_in_a_store(kind: str, inside: str, fault: str | None, s3: FaultyS3, pictures: Path) -> None:
     """Files, tars and files that a table names are read from a store with their own bytes, also where answers fail at first."""
     column = "image" if kind == "parquet" else None
@@ -150,7 +183,9 @@ def test_images_in_a_store(kind: str, inside: str, fault: str | None, s3: Faulty
     if fault is not None:
         s3.fail(fault, "GET", "jpg|tar", times=2)
     rows = read(found)
-    paths = sorted((pictures / "files").rglob("*.jpg"), key=lambda path: path.stem if kind != "images" else str(path))
+    paths = sorted(
+        (pictures / "files").rglob("*.jpg"), key=lambda path: path.stem if kind != "images" else str(path)
+    )
     assert [content for _, _, content, _ in rows][:40] == [path.read_bytes() for path in paths]
     assert [reason for _, _, _, reason in rows] == [None] * 40 + (["missing"] if kind == "parquet" else [])
 
@@ -159,13 +194,28 @@ STAYING = ["500", "503", "reset", "short", "cut", "403"]
 FAST_STAYING = {("403", "jsonl"), ("503", "jsonl"), ("cut", "parquet"), ("short", "jsonl")}
 
 
-@pytest.mark.parametrize(("fault", "kind"), some([(fault, kind) for fault in STAYING for kind in ("jsonl", "parquet")], FAST_STAYING))
-def test_storage_that_fails_for_good_is_no_broken_file(fault: str, kind: str, s3: FaultyS3, corpora: Path) -> None:
-    """A store that fails after planning ends in `StorageError` with its cause; no row is lost to a reject."""
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    some([(fault, kind) for fault in STAYING for kind in ("jsonl", "parquet")], FAST_STAYING),
+)
+def test_storage_that_fails_for_good_is_no_broken_file(
+    fault: str, kind: str, s3: FaultyS3, corpora: Path
+) -> None:
+    """A store that fails after planning ends in `StorageError` with its cause.
+
+    No row is lost to a reject.
+    """
     found = corpus(kind, f"s3://{BUCKET}/corpora/{kind}")
     found.plan()
     s3.fail(fault, "GET", "lang", times=None)
-    cause = {"403": "ACCESS_DENIED", "500": "INTERNAL", "503": "SLOW_DOWN", "reset": "reset", "short": "partial", "cut": "fewer came"}
+    cause = {
+        "403": "ACCESS_DENIED",
+        "500": "INTERNAL",
+        "503": "SLOW_DOWN",
+        "reset": "reset",
+        "short": "partial",
+        "cut": "fewer came",
+    }
     with pytest.raises(StorageError, match=f"(?s)can't be read.*{cause[fault]}.*mend the storage") as caught:
         read(found)
     assert ("5 times" in str(caught.value)) == (fault != "403")
@@ -190,7 +240,9 @@ def test_permission_is_not_asked_for_twice(s3: FaultyS3) -> None:
         assert len(s3.requests) == 1
 
 
-def test_the_listing_is_paged_and_looks_at_no_object_alone(s3: FaultyS3, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_listing_is_paged_and_looks_at_no_object_alone(
+    s3: FaultyS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Thousands of keys take a request for each thousand; a fault on a later page loses none."""
     backend = s3_backends["123456789012"]["aws"]
     for number in range(2100):
@@ -229,21 +281,31 @@ def test_an_object_that_is_replaced_while_it_is_read(s3: FaultyS3) -> None:
     file = open_file(place("replaced/x"))
     assert file.read(10) == b"a" * 10
     publish(place("replaced"), "x", b"b" * 500, "a")
-    with pytest.raises(StorageError, match=r"was replaced while it was read: 1000 bytes before, 500 now|InvalidRange|INVALID"):
+    with pytest.raises(
+        StorageError, match=r"was replaced while it was read: 1000 bytes before, 500 now|InvalidRange|INVALID"
+    ):
         file.read_at(10, 900)
 
 
-MULTIPART = {"start": ("POST", "uploads$"), "part": ("PUT", "partNumber=2"), "completion": ("POST", "uploadId=")}
+MULTIPART = {
+    "start": ("POST", "uploads$"),
+    "part": ("PUT", "partNumber=2"),
+    "completion": ("POST", "uploadId="),
+}
 
 
 FAST_STEPS = {("put", "500"), ("start", "500"), ("part", "403"), ("completion", "500")}
 
 
 @pytest.mark.parametrize(
-    ("step", "fault"), some([(step, fault) for step in ("put", *MULTIPART) for fault in ("500", "reset", "403")], FAST_STEPS)
+    ("step", "fault"),
+    some([(step, fault) for step in ("put", *MULTIPART) for fault in ("500", "reset", "403")], FAST_STEPS),
 )
 def test_nothing_half_written_is_visible(step: str, fault: str, s3: FaultyS3) -> None:
-    """A write that fails for good leaves nothing to see, and what it replaces stays; a passing fault costs nothing."""
+    """A write that fails for good leaves nothing to see, and what it replaces stays.
+
+    A passing fault costs nothing.
+    """
     content = os.urandom(1000 if step == "put" else BIG)
     method, target = MULTIPART.get(step, ("PUT", "whole"))
     root = place(f"whole-{step}-{fault}")
@@ -286,12 +348,16 @@ publish(locate(sys.argv[1]), "unit", bytes(int(sys.argv[2])), "a")
 """
 
 
-@pytest.mark.parametrize(("size", "target", "sig"), [(BIG, "partNumber=2", "KILL"), (1000, "unit", "KILL"), (1000, "unit", "INT")])
+@pytest.mark.parametrize(
+    ("size", "target", "sig"), [(BIG, "partNumber=2", "KILL"), (1000, "unit", "KILL"), (1000, "unit", "INT")]
+)
 def test_a_writer_that_is_killed_in_the_middle(size: int, target: str, sig: str, s3: FaultyS3) -> None:
     """Kill -9 while bytes are under way: nothing is visible. Ctrl-C: nothing, or the whole."""
     prefix = f"killed-{size}-{sig}"
     stalled = s3.fail("stall" if sig == "INT" else "never", "PUT", target, times=None, seconds=3.0)
-    process = subprocess.Popen([sys.executable, "-c", WRITER, f"s3://{BUCKET}/{prefix}", str(size)], stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-c", WRITER, f"s3://{BUCKET}/{prefix}", str(size)], stderr=subprocess.PIPE
+    )
     while not stalled.hits and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(getattr(signal, f"SIG{sig}"))
@@ -304,7 +370,10 @@ def test_a_writer_that_is_killed_in_the_middle(size: int, target: str, sig: str,
 
 
 def test_only_one_creates(s3: FaultyS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of many that create a file at once, one is told yes, and the file has its content; lost answers change nothing."""
+    """Of many that create a file at once, one is told yes, and the file has its content.
+
+    Lost answers change nothing.
+    """
     for address in (f"s3://{BUCKET}/locks/a", str(tmp_path / "new" / "a"), "memory://locks/a"):
         at = locate(address)
         if address.startswith("memory"):
@@ -338,17 +407,26 @@ def stored_run(s3: FaultyS3, tmp_path: Path, request: pytest.FixtureRequest) -> 
     name = f"run-{abs(hash(request.node.name))}"
     source = fake_run.corpus_of(tmp_path / "in")
     s3.upload(tmp_path / "in", f"{name}/in")
-    fake_run.make(fake_run.spec_of(source | {"path": f"s3://{BUCKET}/{name}/in"}, f"s3://{BUCKET}/{name}/out"))
+    fake_run.make(
+        fake_run.spec_of(source | {"path": f"s3://{BUCKET}/{name}/in"}, f"s3://{BUCKET}/{name}/out")
+    )
     fake_run.make(fake_run.spec_of(source, tmp_path / "run"))
     return name
 
 
 def bytes_of(s3: FaultyS3, run: str) -> dict[str, bytes]:
     """Read the data and reject objects of a run."""
-    keys = [key for key in s3.objects(f"{run}/out/") if key.startswith((f"{run}/out/data/", f"{run}/out/rejects/"))]
+    keys = [
+        key
+        for key in s3.objects(f"{run}/out/")
+        if key.startswith((f"{run}/out/data/", f"{run}/out/rejects/"))
+    ]
     # Arrow keeps the folder of a deleted object: an empty object whose name ends in a slash.
     keys = [key for key in keys if not key.endswith("/")]
-    return {key.removeprefix(f"{run}/out/"): s3.client().get_object(Bucket=BUCKET, Key=key)["Body"].read() for key in keys}
+    return {
+        key.removeprefix(f"{run}/out/"): s3.client().get_object(Bucket=BUCKET, Key=key)["Body"].read()
+        for key in keys
+    }
 
 
 def test_a_run_in_a_store(stored_run: str, s3: FaultyS3, tmp_path: Path) -> None:
@@ -375,9 +453,14 @@ def test_a_run_in_a_store(stored_run: str, s3: FaultyS3, tmp_path: Path) -> None
     assert s3.objects(f"{run}/out/tmp") == {}
 
 
-@pytest.mark.parametrize("fault", ["cut", "403", *(pytest.param(fault, marks=pytest.mark.slow) for fault in ("503", "short"))])
+@pytest.mark.parametrize(
+    "fault", ["cut", "403", *(pytest.param(fault, marks=pytest.mark.slow) for fault in ("503", "short"))]
+)
 def test_a_store_that_fails_is_no_broken_run(fault: str, stored_run: str, s3: FaultyS3) -> None:
-    """Recovery and verify end in `StorageError`; no unit is called broken, nothing is written or deleted."""
+    """Recovery and verify end in `StorageError`.
+
+    No unit is called broken, nothing is written or deleted.
+    """
     run, address = stored_run, f"s3://{BUCKET}/{stored_run}/out"
     before = s3.objects(run)
     s3.fail(fault, "GET", "/data/", times=None)
@@ -385,7 +468,11 @@ def test_a_store_that_fails_is_no_broken_run(fault: str, stored_run: str, s3: Fa
         verify(address)
     s3.calm()
     s3.fail(fault, "GET", "/manifest/|plan.parquet", times=None)
-    for ask in (lambda: RunDir.at(address).read_manifest(), lambda: verify(address), lambda: RunDir.at(address).read_plan([place("")])):
+    for ask in (
+        lambda: RunDir.at(address).read_manifest(),
+        lambda: verify(address),
+        lambda: RunDir.at(address).read_plan([place("")]),
+    ):
         with pytest.raises(StorageError, match="can't be read"):
             ask()
     s3.calm()
@@ -415,7 +502,10 @@ def test_folders_that_are_not_local(tmp_path: Path) -> None:
 
 
 def test_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Blanks may stand, `%` begins an escape; Azure takes its account from the environment; what is missing is named."""
+    """Blanks may stand, `%` begins an escape; Azure takes its account from the environment.
+
+    What is missing is named.
+    """
     at = locate("s3://bucket/a b/c%20d%25?endpoint_override=127.0.0.1:1&scheme=http")
     assert at.path == "bucket/a b/c d%"
     assert at.object_store
@@ -423,7 +513,14 @@ def test_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SpecError, match="AZURE_STORAGE_ACCOUNT_NAME"):
         locate("az://container/path")
     monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "account")
-    paths = [locate(address).path for address in ("az://container/a b", "abfss://container/a", "az://container@acc.dfs.core.windows.net/a")]
+    paths = [
+        locate(address).path
+        for address in (
+            "az://container/a b",
+            "abfss://container/a",
+            "az://container@acc.dfs.core.windows.net/a",
+        )
+    ]
     assert paths == ["container/a b", "container/a", "container/a"]
     assert locate("az://container/path").object_store
     for address, named in (
@@ -441,7 +538,12 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """Mount a file system of 256 KiB, where that is allowed."""
     folder = tmp_path / "small"
     folder.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode != 0:
         pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
     yield folder
@@ -453,7 +555,9 @@ def test_a_disk_that_is_full_or_read_only(small_disk: Path) -> None:
     root = locate(str(small_disk))
     publish(root, "data/x", b"old", "a-1-1")
     for name in ("data/x", "data/y"):
-        with pytest.raises(StorageError, match=r"data/[xy]: can't be written: .*No space left on device") as caught:
+        with pytest.raises(
+            StorageError, match=r"data/[xy]: can't be written: .*No space left on device"
+        ) as caught:
             publish(root, name, bytes(1 << 20), "a-1-1")
         assert "times" not in str(caught.value)
     with pytest.raises(StorageError, match="No space left on device"):
@@ -471,7 +575,10 @@ def test_a_disk_that_is_full_or_read_only(small_disk: Path) -> None:
 
 
 def test_a_file_that_may_not_grow(tmp_path: Path) -> None:
-    """The same where nothing can be mounted: a limit on the size of files is met in the middle of a write."""
+    """The same where nothing can be mounted.
+
+    A limit on the size of files is met in the middle of a write.
+    """
     script = (
         "import resource, sys\n"
         "from embed_ops.errors import StorageError\n"
@@ -480,17 +587,33 @@ def test_a_file_that_may_not_grow(tmp_path: Path) -> None:
         "try:\n    publish(locate(sys.argv[1]), 'data/x', bytes(1 << 20), 'a-1-1')\n"
         "except StorageError as error:\n    sys.exit(str(error))\n"
     )
-    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=False
+    )
     assert "data/x: can't be written: [Errno 27] File too large" in done.stderr
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_which_faults_pass() -> None:
     """Numbers of the system and texts of stores, told apart."""
-    staying = [OSError(getattr(errno, name), "x") for name in ("ENOSPC", "EDQUOT", "EACCES", "EROFS", "EFBIG", "EPERM", "ENOENT")]
-    staying += [PermissionError("x"), OSError("AWS Error ACCESS_DENIED during GetObject"), OSError("An error occurred (AccessDenied)")]
-    staying += [OSError("google::cloud::Status(PERMISSION_DENIED: no)"), OSError("[403] AuthorizationFailure"), pa.ArrowInvalid("path")]
-    passing = [OSError(getattr(errno, name), "x") for name in ("EIO", "ESTALE", "ETIMEDOUT", "ECONNRESET", "EPIPE", "EAGAIN")]
+    staying = [
+        OSError(getattr(errno, name), "x")
+        for name in ("ENOSPC", "EDQUOT", "EACCES", "EROFS", "EFBIG", "EPERM", "ENOENT")
+    ]
+    staying += [
+        PermissionError("x"),
+        OSError("AWS Error ACCESS_DENIED during GetObject"),
+        OSError("An error occurred (AccessDenied)"),
+    ]
+    staying += [
+        OSError("google::cloud::Status(PERMISSION_DENIED: no)"),
+        OSError("[403] AuthorizationFailure"),
+        pa.ArrowInvalid("path"),
+    ]
+    passing = [
+        OSError(getattr(errno, name), "x")
+        for name in ("EIO", "ESTALE", "ETIMEDOUT", "ECONNRESET", "EPIPE", "EAGAIN")
+    ]
     passing += [
         OSError("AWS Error SLOW_DOWN"),
         OSError("AWS Error NETWORK_CONNECTION: curlCode: 56"),

@@ -31,8 +31,15 @@ def write_digits(folder: Path) -> list[str]:
     x = pa.FixedSizeListArray.from_arrays(pa.array(left.ravel()), 32)
     pq.write_table(pa.table({"id": ids, "x": x}), folder / "nodes.parquet")
     src, dst = near.ravel(), np.repeat(np.arange(len(left)), 8)
-    pq.write_table(pa.table({"src": ids.take(pa.array(src)), "dst": ids.take(pa.array(dst))}), folder / "edges.parquet")
-    return ["source.kind=graph", f"source.nodes={folder}/nodes.parquet", f"source.edges={folder}/edges.parquet", "source.undirected=true"]
+    pq.write_table(
+        pa.table({"src": ids.take(pa.array(src)), "dst": ids.take(pa.array(dst))}), folder / "edges.parquet"
+    )
+    return [
+        "source.kind=graph",
+        f"source.nodes={folder}/nodes.parquet",
+        f"source.edges={folder}/edges.parquet",
+        "source.undirected=true",
+    ]
 
 
 def test_digits(tmp_path: Path) -> None:
@@ -55,7 +62,9 @@ def test_digits(tmp_path: Path) -> None:
 
 def test_no_gain_is_told(tmp_path: Path) -> None:
     """Weights that have not moved are not called better."""
-    source, fit = parse_fit(None, [*write_digits(tmp_path), "fit.steps=1", "fit.learning_rate=1e-12"], FitSpec)
+    source, fit = parse_fit(
+        None, [*write_digits(tmp_path), "fit.steps=1", "fit.learning_rate=1e-12"], FitSpec
+    )
     told = fit_graph(source, fit, tmp_path / "sage")
     assert not told["better"]
 
@@ -69,7 +78,9 @@ def test_a_part_of_a_large_graph(tmp_path: Path) -> None:
     assert src.max() < 300
     rows = [int(np.flatnonzero((whole == row).all(axis=1))[0]) for row in x[:5]]
     assert rows == sorted(rows)
-    assert len(src) / 300 > 0.2 * len(all_src) / 1797, "the part hangs together: chosen by chance it would have a sixth of its edges"
+    assert len(src) / 300 > 0.2 * len(all_src) / 1797, (
+        "the part hangs together: chosen by chance it would have a sixth of its edges"
+    )
     assert not np.array_equal(read_graph(source, 300, 1, Silent())[0], x)
 
 

@@ -60,7 +60,9 @@ def histogram(values: npt.NDArray[np.float64], title: str, x: str) -> Any:
     return plot
 
 
-def line(x: Sequence[float], y: Sequence[float], title: str, names: tuple[str, str], *, from_zero: bool = True) -> Any:
+def line(
+    x: Sequence[float], y: Sequence[float], title: str, names: tuple[str, str], *, from_zero: bool = True
+) -> Any:
     """Draw a line."""
     plot = _plot(title, *names)
     plot.line(list(x), list(y), line_color=_INK, line_width=2)
@@ -72,24 +74,54 @@ def line(x: Sequence[float], y: Sequence[float], title: str, names: tuple[str, s
 def times(shares: Mapping[str, float]) -> Any:
     """Draw where the replicas' time went, as one bar."""
     names = [name for name in _TIMES if shares.get(name)]
-    plot = _plot("where the replicas' time went", "share of the time", "", tools="hover", tooltips=[("", "@name: @share{0.0%}")])
+    plot = _plot(
+        "where the replicas' time went",
+        "share of the time",
+        "",
+        tools="hover",
+        tooltips=[("", "@name: @share{0.0%}")],
+    )
     left = 0.0
     for name in names:
         color = _TIME_COLORS[list(_TIMES).index(name)]
-        source = ColumnDataSource({"left": [left], "right": [left + shares[name]], "name": [_TIMES[name]], "share": [shares[name]]})
+        source = ColumnDataSource(
+            {"left": [left], "right": [left + shares[name]], "name": [_TIMES[name]], "share": [shares[name]]}
+        )
         plot.quad(
-            left="left", right="right", bottom=0, top=1, source=source, fill_color=color, line_color="white", legend_label=_TIMES[name]
+            left="left",
+            right="right",
+            bottom=0,
+            top=1,
+            source=source,
+            fill_color=color,
+            line_color="white",
+            legend_label=_TIMES[name],
         )
         left += shares[name]
     plot.yaxis.visible = False
     plot.y_range.end = 2.2
-    plot.legend.orientation, plot.legend.location, plot.legend.label_text_font_size, plot.legend.ncols = "horizontal", "top_left", "11px", 3
+    plot.legend.orientation, plot.legend.location, plot.legend.label_text_font_size, plot.legend.ncols = (
+        "horizontal",
+        "top_left",
+        "11px",
+        3,
+    )
     plot.legend.border_line_color = None
     return plot
 
 
-def scatter(sample: Sample, plane: npt.NDArray[np.float64], method: str, groups: Sequence[str], what: str, words: Mapping[str, str]) -> Any:
-    """Draw the map of the sample: a point a row, coloured by group; hover shows the row. `words` stand in the middle of their groups."""
+def scatter(
+    sample: Sample,
+    plane: npt.NDArray[np.float64],
+    method: str,
+    groups: Sequence[str],
+    what: str,
+    words: Mapping[str, str],
+) -> Any:
+    """Draw the map of the sample: a point a row, coloured by group; hover shows the row.
+
+    `words` stand in the middle of their groups.
+    """
     counts = Counter(groups)
     named = [name for name, _ in counts.most_common(_COLORS if len(counts) > _COLORS + 1 else _COLORS + 1)]
     colors = {name: Category20_20[place] for place, name in enumerate(named)}
@@ -99,7 +131,11 @@ def scatter(sample: Sample, plane: npt.NDArray[np.float64], method: str, groups:
     data |= {f"kept_{place}": values for place, values in enumerate(shown.values())}
     if sample.texts is not None:
         data["text"] = [shortened(text) for text in sample.texts]
-    tips = [("row", "@row{0}"), (what, "@group"), *((name, f"@kept_{place}") for place, name in enumerate(shown))]
+    tips = [
+        ("row", "@row{0}"),
+        (what, "@group"),
+        *((name, f"@kept_{place}") for place, name in enumerate(shown)),
+    ]
     tips += [("text", "@text")] if sample.texts is not None else []
     plot = figure(
         title=f"{len(plane):,} rows by {method}, coloured by {what}",
@@ -111,12 +147,27 @@ def scatter(sample: Sample, plane: npt.NDArray[np.float64], method: str, groups:
     )
     plot.axis.visible = False
     plot.grid.visible = False
-    marks = plot.scatter("x", "y", source=ColumnDataSource(data), size=5, color="color", alpha=0.7, line_color=None)
+    marks = plot.scatter(
+        "x", "y", source=ColumnDataSource(data), size=5, color="color", alpha=0.7, line_color=None
+    )
     names = np.array(groups, object)
-    middles = [(np.median(plane[names == group], axis=0), text) for group, text in words.items() if (names == group).any()]
+    middles = [
+        (np.median(plane[names == group], axis=0), text)
+        for group, text in words.items()
+        if (names == group).any()
+    ]
     if middles:
-        places = {"x": [at[0] for at, _ in middles], "y": [at[1] for at, _ in middles], "text": [text for _, text in middles]}
-        look = {"text_font_size": "13px", "text_align": "center", "text_color": "#111111", "background_fill_color": "white"}
+        places = {
+            "x": [at[0] for at, _ in middles],
+            "y": [at[1] for at, _ in middles],
+            "text": [text for _, text in middles],
+        }
+        look = {
+            "text_font_size": "13px",
+            "text_align": "center",
+            "text_color": "#111111",
+            "background_fill_color": "white",
+        }
         plot.text("x", "y", text="text", source=ColumnDataSource(places), background_fill_alpha=0.65, **look)
     # Bokeh puts values into the tips as text, so what stands in a row is never run.
     plot.add_tools(HoverTool(renderers=[marks], tooltips=tips))
@@ -128,4 +179,6 @@ def page(title: str, parts: Mapping[str, Any], plots: Mapping[str, Any]) -> str:
     script, placed = components(dict(plots)) if plots else ("", {})
     file = importlib.resources.files("embed_ops.analysis.page").joinpath("page.html")
     template = Environment(autoescape=True).from_string(file.read_text(encoding="utf-8"))
-    return template.render(title=title, resources=INLINE.render_js() if plots else "", script=script, plots=placed, **parts)
+    return template.render(
+        title=title, resources=INLINE.render_js() if plots else "", script=script, plots=placed, **parts
+    )

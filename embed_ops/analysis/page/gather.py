@@ -37,7 +37,8 @@ class Sample:
 
     Attributes:
         ids: (rows,) indexes; `x`: (rows, dim) vectors; `column`: their name.
-        kept: columns that were kept, as text, by name; `keys`: source file and position of each row.
+        kept: columns that were kept, as text, by name; `keys`: source file and position of each
+            row.
         texts: of the source, where they could be read again.
         clusters: (rows,), None where there are none; `distance`: to their centres.
         sizes: rows of the largest clusters in the whole run.
@@ -61,8 +62,10 @@ class Gathered:
     """Everything that is shown.
 
     Attributes:
-        run: the run; `header`: of its embedding; `report`: of its embedding, {} where there is none yet.
-        records: of the run's units; `planned`: rows of the source of a run that is not finished, None where not known.
+        run: the run; `header`: of its embedding; `report`: of its embedding, {} where there is none
+            yet.
+        records: of the run's units; `planned`: rows of the source of a run that is not finished,
+            None where not known.
         reasons: rejects by reason; `rejects`: some of them, {reason: messages}.
         sample: of its rows, None where there are none; `why_no_sample`: a sentence.
         stages: kind and report of each stage below the run.
@@ -100,14 +103,31 @@ def gather(path: str, most: int, seed: int, column: str | None) -> Gathered:
                 reason, listed = counted["values"], messages.setdefault(counted["values"], [])
                 reasons[reason] = reasons.get(reason, 0) + counted["counts"]
                 if len(listed) < _MOST_REJECTS:
-                    some = batch.filter(pc.equal(batch.column(REASON), reason)).slice(0, _MOST_REJECTS - len(listed))
+                    some = batch.filter(pc.equal(batch.column(REASON), reason)).slice(
+                        0, _MOST_REJECTS - len(listed)
+                    )
                     listed += [f"{row[SOURCE]}, row {row[ROW]}: {row[MESSAGE]}" for row in some.to_pylist()]
     sample, why = None, ""
     if run.status == "finished" and any(record.rows > 0 for record in records):
         sample, why = _sample(RunDir.at(path).root, most, seed, column)
     else:
-        why = "the run has no rows" if run.status == "finished" else f"the run is {run.status}: finish it to see its vectors"
-    return Gathered(run, run.header, report, records, reasons, messages, sample, why, _stages(RunDir.at(path).root), _planned(run))
+        why = (
+            "the run has no rows"
+            if run.status == "finished"
+            else f"the run is {run.status}: finish it to see its vectors"
+        )
+    return Gathered(
+        run,
+        run.header,
+        report,
+        records,
+        reasons,
+        messages,
+        sample,
+        why,
+        _stages(RunDir.at(path).root),
+        _planned(run),
+    )
 
 
 def _planned(run: Run) -> int | None:
@@ -174,7 +194,12 @@ def _sample(root: Location, most: int, seed: int, column: str | None) -> tuple[S
             distances.append(columns.column("distance").to_numpy().astype(np.float64))
     if not keys:
         why = "no row was chosen: the run is smaller than its sample of units"
-        return None, why if not broken else f"none of the {broken:,} sampled vectors is finite: see `embed-ops verify`"
+        return (
+            None,
+            why
+            if not broken
+            else f"none of the {broken:,} sampled vectors is finite: see `embed-ops verify`",
+        )
     return Sample(
         np.concatenate(ids),
         np.concatenate(x),
@@ -196,7 +221,11 @@ def _clustered(rows: RunRows) -> VectorColumn | None:
     for name in _folders(rows.root.child(STAGES)):
         place = rows.root.child(f"{STAGES}/{name}")
         header = RunDir(place).read_header()
-        if header is not None and (header.get("spec") or {}).get("kind") == "kmeans" and header["status"] == "finished":
+        if (
+            header is not None
+            and (header.get("spec") or {}).get("kind") == "kmeans"
+            and header["status"] == "finished"
+        ):
             with contextlib.suppress(EmbedOpsError):
                 return RunRows(place).holder("cluster")
     return None

@@ -22,7 +22,8 @@ _UMAP_NEIGHBORS = 15
 def health(x: Vectors, seed: int) -> dict[str, Any]:
     """Give norms, spread, dead dimensions, anisotropy, duplicates and explained variance of (rows, dim) vectors.
 
-    Anisotropy is the mean cosine of random pairs (Ethayarajh 2019); the effective dimension is the participation ratio of the variances.
+    Anisotropy is the mean cosine of random pairs (Ethayarajh 2019); the effective dimension is the
+    participation ratio of the variances.
     """
     wide = x.astype(np.float64)
     norms = np.sqrt(np.vecdot(wide, wide))
@@ -35,7 +36,10 @@ def health(x: Vectors, seed: int) -> dict[str, Any]:
     variances = _variances(wide)
     total = variances.sum()
     explained = np.cumsum(variances) / total if total > 0 else np.ones(len(variances))
-    counts = np.unique(np.ascontiguousarray(x).view(np.dtype((np.void, x.dtype.itemsize * x.shape[1]))).ravel(), return_counts=True)[1]
+    counts = np.unique(
+        np.ascontiguousarray(x).view(np.dtype((np.void, x.dtype.itemsize * x.shape[1]))).ravel(),
+        return_counts=True,
+    )[1]
     return {
         "rows": len(x),
         "dim": x.shape[1],
@@ -57,7 +61,10 @@ def health(x: Vectors, seed: int) -> dict[str, Any]:
 
 
 def _variances(wide: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Give the eigenvalues of the covariance (ddof 1) of (rows, dim), largest first: (dim,), off the smaller of its two Gram matrices."""
+    """Give the eigenvalues of the covariance (ddof 1) of (rows, dim), largest first.
+
+    (dim,), off the smaller of its two Gram matrices.
+    """
     rows, dim = wide.shape
     found = np.zeros(dim)
     if rows > 1:
@@ -72,8 +79,20 @@ def over_all_rows(figures: dict[str, Any], statistics: Mapping[str, Any] | None)
     if not statistics or not statistics["complete"]:
         return figures
     spread = np.sqrt(np.asarray(statistics["variance"], np.float64))
-    whole: dict[str, Any] = {"whole": True, "spread_rows": statistics["rows"], "zeros": statistics["zero_vectors"]}
-    return figures | whole | {"spread": spread, "mean": np.asarray(statistics["mean"]), "dead": _dead(spread, statistics["rows"])}
+    whole: dict[str, Any] = {
+        "whole": True,
+        "spread_rows": statistics["rows"],
+        "zeros": statistics["zero_vectors"],
+    }
+    return (
+        figures
+        | whole
+        | {
+            "spread": spread,
+            "mean": np.asarray(statistics["mean"]),
+            "dead": _dead(spread, statistics["rows"]),
+        }
+    )
 
 
 def _dead(spread: npt.NDArray[np.float64], rows: int) -> int:
@@ -89,16 +108,20 @@ def clusters_of(
     most: int,
     sizes: Mapping[int, int],
 ) -> list[dict[str, Any]]:
-    """Describe the largest clusters of a sample: rows, tightness, central rows, and the words that set them apart.
+    """Describe the largest clusters of a sample.
+
+    Rows, tightness, central rows, and the words that set them apart.
 
     Where it is known how many rows of the whole run they have (`sizes`), these come first.
 
-    Words are scored by c-TF-IDF (Grootendorst 2022): frequency in the cluster times log(1 + A / frequency in all), A the mean number of
-    words of a cluster.
+    Words are scored by c-TF-IDF (Grootendorst 2022): frequency in the cluster times log(1 + A /
+    frequency in all), A the mean number of words of a cluster.
     """
     found = []
     counts = np.bincount(labels)
-    order = np.array(sorted(range(len(counts)), key=lambda cluster: (-sizes.get(cluster, 0), -counts[cluster])))
+    order = np.array(
+        sorted(range(len(counts)), key=lambda cluster: (-sizes.get(cluster, 0), -counts[cluster]))
+    )
     words = distinguishing(labels, texts)
     for cluster in order[:most].tolist():
         mine = np.flatnonzero(labels == cluster)
@@ -123,7 +146,9 @@ def distinguishing(labels: Ints, texts: Sequence[str]) -> dict[int, list[str]]:
     from sklearn.feature_extraction.text import CountVectorizer
 
     present = np.unique(labels)
-    joined = [" ".join(texts[row] for row in np.flatnonzero(labels == cluster).tolist()) for cluster in present]
+    joined = [
+        " ".join(texts[row] for row in np.flatnonzero(labels == cluster).tolist()) for cluster in present
+    ]
     if not any(part.strip() for part in joined):
         return {}
     counter = CountVectorizer(stop_words="english", token_pattern=r"(?u)\b[^\W\d_]{3,}\b", min_df=1)
@@ -151,25 +176,38 @@ def kept_neighbors(left: Vectors, right: Vectors) -> float:
         best = TopK(x, k, "cosine", ids)
         best.add(x, ids)
         found.append(best.result()[0])
-    shared = [len(np.intersect1d(mine[mine >= 0], theirs[theirs >= 0])) for mine, theirs in zip(*found, strict=True)]
+    shared = [
+        len(np.intersect1d(mine[mine >= 0], theirs[theirs >= 0])) for mine, theirs in zip(*found, strict=True)
+    ]
     return float(np.mean(shared) / k)
 
 
 def drift(left: Vectors, right: Vectors) -> dict[str, Any]:
-    """Compare the same rows in two runs: neighbours kept, and where the widths are equal, how mean and spread moved."""
-    found: dict[str, Any] = {"rows": len(left), "neighbors_kept": kept_neighbors(left, right), "dims": [left.shape[1], right.shape[1]]}
+    """Compare the same rows in two runs.
+
+    Neighbours kept, and where the widths are equal, how mean and spread moved.
+    """
+    found: dict[str, Any] = {
+        "rows": len(left),
+        "neighbors_kept": kept_neighbors(left, right),
+        "dims": [left.shape[1], right.shape[1]],
+    }
     if left.shape[1] == right.shape[1]:
         one, two = left.astype(np.float64), right.astype(np.float64)
         scale = np.sqrt((one.var(axis=0)).sum()) or 1.0
         lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(two, axis=1)
         found["mean_moved"] = float(np.linalg.norm(two.mean(axis=0) - one.mean(axis=0)) / scale)
         found["spread_ratio"] = float(np.sqrt(two.var(axis=0).sum()) / scale)
-        found["cosine_of_same_rows"] = float((np.vecdot(one, two) / np.where(lengths > 0, lengths, 1.0)).mean())
+        found["cosine_of_same_rows"] = float(
+            (np.vecdot(one, two) / np.where(lengths > 0, lengths, 1.0)).mean()
+        )
     return found
 
 
 def layout(x: Vectors, method: str, seed: int) -> tuple[npt.NDArray[np.float64], str]:
-    """Lay rows out in the plane: (rows, 2), and by which method; auto: UMAP where it is installed, else t-SNE.
+    """Lay rows out in the plane: (rows, 2), and by which method.
+
+    Auto: UMAP where it is installed, else t-SNE.
 
     Raises:
         SpecError: UMAP is asked for and not installed.
@@ -184,7 +222,9 @@ def layout(x: Vectors, method: str, seed: int) -> tuple[npt.NDArray[np.float64],
         try:
             import umap
         except ImportError as error:
-            raise SpecError("--layout umap: UMAP is not installed: pip install 'embed-ops[umap]', or choose tsne or pca") from error
+            raise SpecError(
+                "--layout umap: UMAP is not installed: pip install 'embed-ops[umap]', or choose tsne or pca"
+            ) from error
         near = min(_UMAP_NEIGHBORS, len(x) - 1)
         fit = umap.UMAP(n_neighbors=near, metric="cosine", random_state=seed, n_jobs=1)
         return np.asarray(fit.fit_transform(x), np.float64), "UMAP"
@@ -199,5 +239,7 @@ def layout(x: Vectors, method: str, seed: int) -> tuple[npt.NDArray[np.float64],
     reduced = centered @ axes[:50].T
     norms = np.linalg.norm(reduced, axis=1, keepdims=True)
     perplexity = min(30.0, (len(x) - 1) / 3)
-    found = TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(reduced / np.where(norms > 0, norms, 1.0))
+    found = TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(
+        reduced / np.where(norms > 0, norms, 1.0)
+    )
     return np.asarray(found, np.float64), "t-SNE"

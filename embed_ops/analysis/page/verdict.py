@@ -1,4 +1,7 @@
-"""The page's sentences: is the run complete, is it healthy, how did it go. Pure; a warning is worded where a figure asks for one."""
+"""The page's sentences: is the run complete, is it healthy, how did it go.
+
+Pure; a warning is worded where a figure asks for one.
+"""
 
 from __future__ import annotations
 
@@ -25,33 +28,55 @@ class Line:
     warning: bool = False
 
 
-def completeness(status: str, records: Sequence[Record], report: Mapping[str, Any], planned: int | None = None) -> list[Line]:
-    """Word what is there and what is not; `planned` are the rows of the source of a run that is not finished, None where not known."""
+def completeness(
+    status: str, records: Sequence[Record], report: Mapping[str, Any], planned: int | None = None
+) -> list[Line]:
+    """Word what is there and what is not.
+
+    `planned` are the rows of the source of a run that is not finished, None where not known.
+    """
     rows, rejects = sum(record.rows for record in records), sum(record.rejects for record in records)
     files = sum(record.file_rejects for record in records)
-    filtered, truncated = sum(record.filtered for record in records), sum(record.truncated for record in records)
+    filtered, truncated = (
+        sum(record.filtered for record in records),
+        sum(record.truncated for record in records),
+    )
     units = count(len(records), "unit")
     if status == "finished":
         lines = [Line(f"complete: {rows:,} of {rows + rejects:,} rows have vectors, in {units}")]
     else:
         of = "rows" if planned is None else f"of {planned:,} rows"
         unknown = "; how many are left only reading tells" if planned is None else ""
-        lines = [Line(f"not complete, {status}: {rows:,} {of} have vectors, in {units}{unknown}", warning=True)]
+        lines = [
+            Line(f"not complete, {status}: {rows:,} {of} have vectors, in {units}{unknown}", warning=True)
+        ]
     if rejects:
-        lines.append(Line(f"{rejects:,} rows are rejects ({rejects / max(1, rows + rejects):.2%})", rejects > 0.01 * (rows + rejects)))
+        lines.append(
+            Line(
+                f"{rejects:,} rows are rejects ({rejects / max(1, rows + rejects):.2%})",
+                rejects > 0.01 * (rows + rejects),
+            )
+        )
     if files:
         lines.append(Line(f"{count(files, 'file')} could not be read to the end", True))
     if filtered:
         lines.append(Line(f"{filtered:,} rows were left out by where"))
     if truncated:
         lines.append(
-            Line(f"{truncated:,} rows were longer than the model takes, and cut ({truncated / max(1, rows):.1%})", truncated > 0.1 * rows)
+            Line(
+                f"{truncated:,} rows were longer than the model takes, and cut "
+                f"({truncated / max(1, rows):.1%})",
+                truncated > 0.1 * rows,
+            )
         )
     if report.get("unknown"):
         lines.append(Line(f"{report['unknown']:,} words have no vector and were left out"))
     for parity in report.get("parity") or []:
         lines.append(
-            Line(f"{parity['output']} is that of {parity['reference']}: cosine {parity['mean']:.6f} mean, {parity['min']:.6f} least")
+            Line(
+                f"{parity['output']} is that of {parity['reference']}: cosine {parity['mean']:.6f} mean, "
+                f"{parity['min']:.6f} least"
+            )
         )
     return lines
 
@@ -61,20 +86,36 @@ def soundness(figures: Mapping[str, Any]) -> list[Line]:
     rows, dim = figures["rows"], figures["dim"]
     if figures["effective"] > 0:
         enough = f"{count(figures['for_90'], 'principal component')} for 90 % of the variance"
-        lines = [Line(f"{count(dim, 'dimension')}; {enough}; as many as {figures['effective']:.0f} of equal variance")]
+        lines = [
+            Line(
+                f"{count(dim, 'dimension')}; {enough}; as many as {figures['effective']:.0f} of equal "
+                "variance"
+            )
+        ]
     else:
         lines = [Line(f"{count(dim, 'dimension')}; the sampled rows do not differ", rows > 1)]
     if figures.get("broken"):
         broken = count(figures["broken"], "sampled vector")
-        lines.append(Line(f"{broken} have numbers that are not finite, and are left out here: see `embed-ops verify`", True))
+        lines.append(
+            Line(
+                f"{broken} have numbers that are not finite, and are left out here: see `embed-ops verify`",
+                True,
+            )
+        )
     if figures["dead"]:
-        over = f"all {figures['spread_rows']:,} rows" if figures["whole"] else f"{figures['spread_rows']:,} sampled rows"
+        over = (
+            f"all {figures['spread_rows']:,} rows"
+            if figures["whole"]
+            else f"{figures['spread_rows']:,} sampled rows"
+        )
         lines.append(Line(f"{figures['dead']:,} of {dim:,} dimensions never change in {over}", True))
     narrow = figures["mean_cosine"] > _MOST_ANISOTROPIC
     if rows > 1:
         cone = "; the vectors crowd into a cone: a center or whiten stage may help" if narrow else ""
         mean = f"the mean of unit vectors is {figures['mean_length']:.3f} long"
-        lines.append(Line(f"two random rows have a cosine of {figures['mean_cosine']:.3f}, {mean}{cone}", narrow))
+        lines.append(
+            Line(f"two random rows have a cosine of {figures['mean_cosine']:.3f}, {mean}{cone}", narrow)
+        )
     if figures["zeros"]:
         over = f"{figures['spread_rows']:,}" if figures["whole"] else f"{figures['spread_rows']:,} sampled"
         lines.append(Line(f"{figures['zeros']:,} of {over} vectors are zeros", True))
@@ -102,32 +143,51 @@ def course(report: Mapping[str, Any], price: float | None) -> list[Line]:
     seconds = report["seconds"]
     rates = f"{report['rows_per_second']:,.0f} rows/s, {report['tokens_per_second']:,.0f} tokens/s"
     spent = f"{seconds['startup'] or 0:,.0f} s to start, {seconds['steady']:,.0f} s from the first unit to the last"
-    lines = [Line(f"{rates} on {report.get('replicas', 1)} replicas"), Line(f"{seconds['total']:,.0f} s in all, {spent}")]
+    lines = [
+        Line(f"{rates} on {report.get('replicas', 1)} replicas"),
+        Line(f"{seconds['total']:,.0f} s in all, {spent}"),
+    ]
     if report.get("utilization"):
         padding = f"{report['padding_waste']:.1%} of the positions were padding"
         lines.append(Line(f"{report['utilization']:.1%} of the device's matrix-product rate; {padding}"))
     waiting = (report.get("idle") or {}).get("input") or 0.0
     if waiting > 0.1:
-        lines.append(Line(f"replicas waited {waiting:.0%} of their time for input: more reader cores would help", True))
+        lines.append(
+            Line(f"replicas waited {waiting:.0%} of their time for input: more reader cores would help", True)
+        )
     if price is not None:
         cost = price * seconds["total"] / 3600
-        lines.append(Line(f"{cost:,.4f} at {price:g} an hour, {cost / max(1, report['rows']) * 1e6:,.2f} for a million rows"))
+        lines.append(
+            Line(
+                f"{cost:,.4f} at {price:g} an hour, {cost / max(1, report['rows']) * 1e6:,.2f} for a "
+                "million rows"
+            )
+        )
     return lines
 
 
 def throughput(records: Sequence[Record]) -> tuple[list[float], list[float]]:
-    """Give rows per second over the time of the latest attempt: seconds since its first unit, and rates."""
+    """Give rows per second over the time of the latest attempt.
+
+    Seconds since its first unit, and rates.
+    """
     timed = [record for record in records if record.seconds.get("finished")]
     if not timed:
         return [], []
     latest = max(timed, key=lambda record: record.seconds["finished"]).attempt
     mine = [record for record in timed if record.attempt == latest]
-    began, ended = min(record.seconds["started"] for record in mine), max(record.seconds["finished"] for record in mine)
+    began, ended = (
+        min(record.seconds["started"] for record in mine),
+        max(record.seconds["finished"] for record in mine),
+    )
     width = max(1e-3, (ended - began) / min(_BINS, len(mine)))
     rates = [0.0] * min(_BINS, len(mine))
     for record in mine:
         # A unit's rows are spread over the time that it took.
-        first, last = record.seconds["started"] - began, max(record.seconds["finished"] - began, record.seconds["started"] - began + 1e-9)
+        first, last = (
+            record.seconds["started"] - began,
+            max(record.seconds["finished"] - began, record.seconds["started"] - began + 1e-9),
+        )
         for number in range(len(rates)):
             overlap = min(last, (number + 1) * width) - max(first, number * width)
             if overlap > 0:

@@ -45,8 +45,8 @@ def write_page(
     Args:
         path: address of a run, finished or not, or of a stage's run.
         output: file to write, by default `report.html` in the run.
-        color: kept column or folder that colours the map; by default the clusters, where there are any, or the folder or column with the
-            fewest values.
+        color: kept column or folder that colours the map; by default the clusters, where there are
+            any, or the folder or column with the fewest values.
         against: address of another run of the same source, to compare with.
         price: of an hour on the machines that ran it.
         most: rows of the sample.
@@ -75,19 +75,27 @@ def write_page(
     sample = found.sample
     if sample is not None:
         reporter.say(f"laying {len(sample.ids):,} rows out")
-        figures = over_all_rows(health(sample.x, seed), (found.report.get("statistics") or {}).get(sample.column))
+        figures = over_all_rows(
+            health(sample.x, seed), (found.report.get("statistics") or {}).get(sample.column)
+        )
         parts["sound"] = soundness(figures | {"broken": sample.broken})
         plane, told = layout(sample.x, method, seed)
         groups, what = _groups(sample, color)
         parts["clusters"] = _clusters(sample)
-        words = {str(item["cluster"]): " ".join(item["words"][:2]) for item in parts["clusters"]} if what == "cluster" else {}
+        words = (
+            {str(item["cluster"]): " ".join(item["words"][:2]) for item in parts["clusters"]}
+            if what == "cluster"
+            else {}
+        )
         plots["map"] = draw.scatter(sample, plane, told, groups, what, words)
         plots |= _plots_of(draw, figures)
         if against is not None:
             parts["against"] = {"path": against, "rows": _against(path, against, sample, column)}
     seconds, rates = throughput(found.records)
     if rates:
-        plots["throughput"] = draw.line(seconds, rates, "rows a second", ("seconds since the first unit", "rows/s"))
+        plots["throughput"] = draw.line(
+            seconds, rates, "rows a second", ("seconds since the first unit", "rows/s")
+        )
     if found.report.get("time"):
         plots["times"] = draw.times(found.report["time"])
     parts |= _told(found, price)
@@ -105,9 +113,18 @@ def _plots_of(draw: Any, figures: dict[str, Any]) -> dict[str, Any]:
     return {
         "norms": draw.histogram(figures["norms"], "norms", "L2 norm"),
         "cosines": draw.histogram(cosines, "cosines of random pairs", "cosine"),
-        "spread": draw.line(dims, spread, "spread of each dimension, widest first", ("dimension", "standard deviation")),
-        "mean": draw.line(dims, figures["mean"], "mean of each dimension", ("dimension", "mean"), from_zero=False),
-        "explained": draw.line(dims, figures["explained"], "variance explained", ("principal components", "share of the variance")),
+        "spread": draw.line(
+            dims, spread, "spread of each dimension, widest first", ("dimension", "standard deviation")
+        ),
+        "mean": draw.line(
+            dims, figures["mean"], "mean of each dimension", ("dimension", "mean"), from_zero=False
+        ),
+        "explained": draw.line(
+            dims,
+            figures["explained"],
+            "variance explained",
+            ("principal components", "share of the variance"),
+        ),
     }
 
 
@@ -119,13 +136,19 @@ def _groups(sample: Sample, color: str | None) -> tuple[list[str], str]:
     """
     if color is not None and color != "cluster":
         if color not in sample.kept:
-            raise StageError(f"no column {color!r} was kept; there are {', '.join([*sample.kept, 'cluster'])}")
+            raise StageError(
+                f"no column {color!r} was kept; there are {', '.join([*sample.kept, 'cluster'])}"
+            )
         return sample.kept[color], color
     if sample.clusters is not None:
         return [str(cluster) for cluster in sample.clusters.tolist()], "cluster"
     if color == "cluster":
         raise StageError("the run has no clusters: run a kmeans stage first, or colour by a kept column")
-    few = {name: len(set(values)) for name, values in sample.kept.items() if 1 < len(set(values)) <= max(2, len(values) // 5)}
+    few = {
+        name: len(set(values))
+        for name, values in sample.kept.items()
+        if 1 < len(set(values)) <= max(2, len(values) // 5)
+    }
     if few:
         name = min(few, key=lambda name: few[name])
         return sample.kept[name], name
@@ -135,7 +158,11 @@ def _groups(sample: Sample, color: str | None) -> tuple[list[str], str]:
 def _clusters(sample: Sample) -> list[dict[str, Any]]:
     if sample.clusters is None or sample.distance is None:
         return []
-    texts = sample.texts or [" ".join(values) for values in zip(*sample.kept.values(), strict=True)] or [""] * len(sample.ids)
+    texts = (
+        sample.texts
+        or [" ".join(values) for values in zip(*sample.kept.values(), strict=True)]
+        or [""] * len(sample.ids)
+    )
     longest = max(sample.kept, key=lambda name: len(set(sample.kept[name])), default=None)
     names = sample.kept[longest] if longest is not None else [shortened(text) for text in texts]
     return clusters_of(sample.clusters, sample.distance, names, texts, _CLUSTERS, sample.sizes)
@@ -174,7 +201,10 @@ def _against(path: str, other: str, sample: Sample, column: str | None) -> list[
 
 
 def _has_any(record: Record, wanted: Mapping[str, Sequence[int]]) -> bool:
-    """Tell whether a unit's ranges hold any of the (ascending) rows of a source file; runs may be cut into other units."""
+    """Tell whether a unit's ranges hold any of the (ascending) rows of a source file.
+
+    Runs may be cut into other units.
+    """
     for part in record.ranges:
         rows = wanted.get(part["source"], ())
         place = bisect.bisect_left(rows, part["begin"])
@@ -199,7 +229,14 @@ def _told(found: Gathered, price: float | None) -> dict[str, Any]:
             for name, value in figures.items()
             if isinstance(value, int | float) and not isinstance(value, bool)
         ]
-        stages.append({"name": item["name"], "kind": item["kind"], "rows": item["rows"], "figures": ", ".join(plain[:_FIGURES])})
+        stages.append(
+            {
+                "name": item["name"],
+                "kind": item["kind"],
+                "rows": item["rows"],
+                "figures": ", ".join(plain[:_FIGURES]),
+            }
+        )
     return {
         "subtitle": ", ".join(part for part in details if part),
         "complete": completeness(found.run.status, found.records, found.report, found.planned),

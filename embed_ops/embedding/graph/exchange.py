@@ -32,7 +32,9 @@ class Exchange:
     halos: Sequence[dict[str, Any]]
 
     def calls(self, wave: Sequence[Part], kind: str) -> list[tuple[Any, ...]]:
-        """Let all partitions pack what a wave receives; gives the arguments of its `aggregate` tasks.
+        """Let all partitions pack what a wave receives.
+
+        Gives the arguments of its `aggregate` tasks.
 
         Args:
             wave: the partitions that receive.
@@ -40,7 +42,10 @@ class Exchange:
         """
         inbox: dict[int, list[Any]] = {part.number: [] for part in wave}
         for sender in self.parts:
-            slices = {part.number: self.halos[part.number]["sends"][sender.number : sender.number + 2] for part in wave}
+            slices = {
+                part.number: self.halos[part.number]["sends"][sender.number : sender.number + 2]
+                for part in wave
+            }
             receivers = [part for part in wave if slices[part.number][0] < slices[part.number][1]]
             if not receivers:
                 continue
@@ -55,7 +60,10 @@ class Exchange:
 
 
 def waves(parts: Sequence[Part], sizes: Sequence[float], room: float) -> Iterator[list[Part]]:
-    """Group partitions so that what a group receives fits; a partition that does not fit alone is a group."""
+    """Group partitions so that what a group receives fits.
+
+    A partition that does not fit alone is a group.
+    """
     wave: list[Part] = []
     filled = 0.0
     for part in parts:

@@ -1,7 +1,8 @@
 """What a graph's workers share: the job and its kept arrays, a partition, the model.
 
-The tasks are in `tables.py` (nodes, ids, edges), `partitions.py` (partitions) and `units.py` (writing): plain functions,
-tested without Ray. Everything is kept below `work/graph/`; what is kept is not computed again when a command is repeated.
+The tasks are in `tables.py` (nodes, ids, edges), `partitions.py` (partitions) and `units.py`
+(writing): plain functions, tested without Ray. Everything is kept below `work/graph/`; what is kept
+is not computed again when a command is repeated.
 """
 
 from __future__ import annotations

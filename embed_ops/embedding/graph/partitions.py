@@ -32,11 +32,17 @@ def build(graph: GraphJob, part: Part, chunks: Sequence[str], drop_loops: bool) 
     columns = max((piece[2].shape[1] for piece in slices), default=0)
     slices = slices or [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, columns), np.float32))]
     seed = graph.job.spec.seed
-    csr = partition.build(slices, part.first, part.last, drop_loops=drop_loops, fanout=graph.source.fanout, seed=seed)
+    csr = partition.build(
+        slices, part.first, part.last, drop_loops=drop_loops, fanout=graph.source.fanout, seed=seed
+    )
     name = f"csr/{part.number:06d}"
     graph.keep_csr(name, csr)
     degrees = np.diff(csr.indptr)
-    found = {"edges": len(csr.col), "largest": int(degrees.max(initial=0)), "sends": _sends(csr.halo, part.bounds)}
+    found = {
+        "edges": len(csr.col),
+        "largest": int(degrees.max(initial=0)),
+        "sends": _sends(csr.halo, part.bounds),
+    }
     return graph.note(name, found)
 
 
@@ -52,11 +58,16 @@ def need(graph: GraphJob, part: Part, layer: int, rows: npt.NDArray[np.bool_]) -
     name = f"need-{layer:03d}/{part.number:06d}"
     graph.keep_csr(name, csr)
     graph.keep(f"{name}.rows", rows)
-    return graph.note(name, {"edges": len(csr.col), "sends": _sends(csr.halo, part.bounds), "rows": int(rows.sum())})
+    return graph.note(
+        name, {"edges": len(csr.col), "sends": _sends(csr.halo, part.bounds), "rows": int(rows.sum())}
+    )
 
 
 def begin(graph: GraphJob, part: Part, spans: Sequence[tuple[int, int, int]]) -> dict[str, Any]:
-    """Gather the features of a partition's nodes out of spans: (index, places before it, rows) each."""
+    """Gather the features of a partition's nodes out of spans.
+
+    (index, places before it, rows) each.
+    """
     pieces = [
         graph.kept(f"nodes/{index:06d}.x", max(0, part.first - offset), min(rows, part.last - offset))
         for index, offset, rows in spans
@@ -66,7 +77,9 @@ def begin(graph: GraphJob, part: Part, spans: Sequence[tuple[int, int, int]]) ->
     return _keep_states(graph, part, 0, np.concatenate([none, *pieces]).astype(graph.job.resolved.dtype), {})
 
 
-def _keep_states(graph: GraphJob, part: Part, layer: int, states: npt.NDArray[Any], found: dict[str, Any]) -> dict[str, Any]:
+def _keep_states(
+    graph: GraphJob, part: Part, layer: int, states: npt.NDArray[Any], found: dict[str, Any]
+) -> dict[str, Any]:
     """Keep a layer's states, and what they send in the next one where that is something else."""
     from embed_ops.encoders.graph.tiles import messages
 
@@ -79,23 +92,39 @@ def _keep_states(graph: GraphJob, part: Part, layer: int, states: npt.NDArray[An
 
 
 def _degree(graph: GraphJob, part: Part) -> npt.NDArray[Any]:
-    """Add up the weights of each node's in-edges, the loop that the model adds included: (rows,)."""
+    """Add up the weights of each node's in-edges, the loop that the model adds included.
+
+    (rows,).
+    """
     csr = graph.csr(f"csr/{part.number:06d}")
     weights = csr.extra[:, 0].astype(np.float64) if graph.source.weight else np.ones(len(csr.col))
-    degree: npt.NDArray[Any] = np.bincount(np.repeat(np.arange(part.rows), np.diff(csr.indptr)), weights, minlength=part.rows)
+    degree: npt.NDArray[Any] = np.bincount(
+        np.repeat(np.arange(part.rows), np.diff(csr.indptr)), weights, minlength=part.rows
+    )
     if model_of(graph).drops_loops:
-        loops = np.nan_to_num(csr.loop[:, 0], nan=model_of(graph).loop_weight) if graph.source.weight else np.ones(part.rows)
+        loops = (
+            np.nan_to_num(csr.loop[:, 0], nan=model_of(graph).loop_weight)
+            if graph.source.weight
+            else np.ones(part.rows)
+        )
         degree = degree + loops
     return degree.astype(graph.job.resolved.dtype)
 
 
-def pack(graph: GraphJob, sender: Part, name: str, receivers: Sequence[tuple[str, int, int]]) -> list[npt.NDArray[Any]]:
-    """Give what a partition sends to others: rows of `name`, chosen by the rows `first` to `last` of each receiver's halo."""
+def pack(
+    graph: GraphJob, sender: Part, name: str, receivers: Sequence[tuple[str, int, int]]
+) -> list[npt.NDArray[Any]]:
+    """Give what a partition sends to others.
+
+    Rows of `name`, chosen by the rows `first` to `last` of each receiver's halo.
+    """
     sent = graph.kept(name)
     return [sent[graph.kept(f"{halo}.halo", first, last) - sender.first] for halo, first, last in receivers]
 
 
-def aggregate(graph: GraphJob, part: Part, layer: int, csr_name: str, *received: npt.NDArray[Any]) -> dict[str, Any]:
+def aggregate(
+    graph: GraphJob, part: Part, layer: int, csr_name: str, *received: npt.NDArray[Any]
+) -> dict[str, Any]:
     """Compute a partition's states of a layer from what all partitions sent, in their order."""
     from embed_ops.encoders.graph import tiles
 
@@ -115,4 +144,10 @@ def aggregate(graph: GraphJob, part: Part, layer: int, csr_name: str, *received:
         earlier = [graph.kept(f"{states_name(number, part.number)}.states") for number in range(1, layer)]
         graph.keep(f"{states_name(FINAL, part.number)}.states", tiles.outputs(model, [*earlier, found]))
     size = sum(piece.nbytes for piece in received)
-    return _keep_states(graph, part, layer, found, {"received": size, "edges": len(csr.col), "seconds": time.perf_counter() - started})
+    return _keep_states(
+        graph,
+        part,
+        layer,
+        found,
+        {"received": size, "edges": len(csr.col), "seconds": time.perf_counter() - started},
+    )

@@ -8,9 +8,9 @@
     layers     begin, then for each layer pack and aggregate, a task for each partition
     writing    write_units, a task for each span
 
-Exact: every node meets all its neighbours, and a layer is computed once for every node (not once for every node that needs it). Bits do
-not depend on partitions or workers: edges are summed in the order of their sources' rows, and dense products run on
-whole tiles.
+Exact: every node meets all its neighbours, and a layer is computed once for every node (not once
+for every node that needs it). Bits do not depend on partitions or workers: edges are summed in the
+order of their sources' rows, and dense products run on whole tiles.
 """
 
 from __future__ import annotations
@@ -113,12 +113,19 @@ class _GraphRun:
         self._write(parts, offsets)
         self.figures["seconds"] = time.time() - began
 
-    def _each(self, what: str, function: Any, calls: Sequence[tuple[str, tuple[Any, ...]]]) -> list[dict[str, Any]]:
-        """Run tasks whose notes are not there yet, and give all notes in order; `calls`: name of the note, arguments."""
+    def _each(
+        self, what: str, function: Any, calls: Sequence[tuple[str, tuple[Any, ...]]]
+    ) -> list[dict[str, Any]]:
+        """Run tasks whose notes are not there yet, and give all notes in order.
+
+        `calls`: name of the note, arguments.
+        """
         found = [self.graph.noted(name) for name, _ in calls]
         missing = [place for place, note in enumerate(found) if note is None]
         said = time.monotonic()
-        for count, (number, note) in enumerate(self.tasks.each(function, [calls[place][1] for place in missing]), start=1):
+        for count, (number, note) in enumerate(
+            self.tasks.each(function, [calls[place][1] for place in missing]), start=1
+        ):
             found[missing[number]] = note
             if time.monotonic() - said > _SAY_EVERY_S:
                 self.attempt.reporter.say(f"{what}: {count} of {len(missing)}")
@@ -135,19 +142,32 @@ class _GraphRun:
         self.nodes = self._each("reading nodes", graph_tables.read_nodes, calls)
         rows = [note["rows"] for note in self.nodes]
         offsets = np.concatenate([[0], np.cumsum(rows)]).astype(np.int64).tolist()
-        if all(note["consecutive"] == offset for note, offset in zip(self.nodes, offsets, strict=False) if note["rows"]):
+        if all(
+            note["consecutive"] == offset
+            for note, offset in zip(self.nodes, offsets, strict=False)
+            if note["rows"]
+        ):
             buckets = 0
         indexes = [span.index for span in spans]
-        of_buckets = [(f"ids/{bucket:06d}", (self.graph, bucket, indexes, offsets[:-1])) for bucket in range(buckets)]
-        again = sum(note["again"] for note in self._each("making the dictionary of ids", graph_tables.build_ids, of_buckets))
+        of_buckets = [
+            (f"ids/{bucket:06d}", (self.graph, bucket, indexes, offsets[:-1])) for bucket in range(buckets)
+        ]
+        again = sum(
+            note["again"]
+            for note in self._each("making the dictionary of ids", graph_tables.build_ids, of_buckets)
+        )
         if again:
-            self.attempt.reporter.say(f"{again} nodes have an id that an earlier one has: they become rejects")
+            self.attempt.reporter.say(
+                f"{again} nodes have an id that an earlier one has: they become rejects"
+            )
         return offsets, Ids(offsets[-1], str(plan.columns.field(self.graph.source.id).type), buckets)
 
     def _edges(self, ids: Ids) -> tuple[list[str], npt.NDArray[np.int64]]:
         """Read the edge table; gives the names of all chunks, and the in-edges of each tile."""
         spans = self.edges.plan().spans
-        calls = [(f"edges/{span.index:06d}", (self.graph, span, ids, self.model.edge_dim or 1)) for span in spans]
+        calls = [
+            (f"edges/{span.index:06d}", (self.graph, span, ids, self.model.edge_dim or 1)) for span in spans
+        ]
         notes = self._each("reading edges", graph_tables.read_edges, calls)
         self._require_nodes(notes)
         tiles = np.zeros(-(-ids.nodes // TILE), np.int64)
@@ -170,11 +190,16 @@ class _GraphRun:
         examples = [text for note in notes for text in note["examples"]][:10]
         if missing and source.on_missing == "error":
             raise SourceError(
-                f"{missing} edges have no node at one end, or lack a value ({source.src} -> {source.dst}): {'; '.join(examples)}"
-                f"{'; ...' if missing > len(examples) else ''}. Add the nodes, or leave such edges out (source.on_missing=drop)"
+                f"{missing} edges have no node at one end, or lack a value ({source.src} -> "
+                f"{source.dst}): {'; '.join(examples)}"
+                f"{'; ...' if missing > len(examples) else ''}. Add the nodes, or leave such edges out "
+                "(source.on_missing=drop)"
             )
         if missing or rejected:
-            self.attempt.reporter.say(f"{missing} edges without a node at one end and {rejected} edges of rejected nodes are left out")
+            self.attempt.reporter.say(
+                f"{missing} edges without a node at one end and {rejected} edges of rejected nodes are "
+                "left out"
+            )
 
     def _parts(self, nodes: int, in_edges: npt.NDArray[np.int64]) -> list[Part]:
         """Divide the nodes; what an earlier command decided stands."""
@@ -184,7 +209,11 @@ class _GraphRun:
             model = self.model
             message = max(model.message_width(layer) for layer in range(1, model.depth + 1))
             states = max(model.width(layer - 1) + model.width(layer) for layer in range(1, model.depth + 1))
-            count = partition_count(nodes, int(in_edges.sum()), (message, states), self.tasks.cores) if asked == AUTO else asked
+            count = (
+                partition_count(nodes, int(in_edges.sum()), (message, states), self.tasks.cores)
+                if asked == AUTO
+                else asked
+            )
             kept = self.graph.note("partitions", {"bounds": boundaries(in_edges, nodes, count)})
         bounds = tuple(kept["bounds"])
         return [Part(number, bounds) for number in range(len(bounds) - 1)]
@@ -197,7 +226,9 @@ class _GraphRun:
     def _needed(
         self, parts: Sequence[Part], notes: list[dict[str, Any]], nodes: int, offsets: Sequence[int]
     ) -> tuple[bool, list[list[dict[str, Any]]]]:
-        """Find what each layer must have: everything, or, where `where` chooses nodes, what leads to them.
+        """Find what each layer must have.
+
+        Everything, or, where `where` chooses nodes, what leads to them.
 
         Returns:
             whether `where` leaves nodes out; for each layer, the notes of the partitions' halos.
@@ -212,7 +243,13 @@ class _GraphRun:
         wanted = rows
         found: list[list[dict[str, Any]]] = [[] for _ in range(depth + 1)]
         for layer in range(depth, 0, -1):
-            calls = [(f"need-{layer:03d}/{part.number:06d}", (self.graph, part, layer, wanted[part.first : part.last])) for part in parts]
+            calls = [
+                (
+                    f"need-{layer:03d}/{part.number:06d}",
+                    (self.graph, part, layer, wanted[part.first : part.last]),
+                )
+                for part in parts
+            ]
             found[layer] = self._each(f"following edges back to layer {layer - 1}", graph_layers.need, calls)
             before = wanted.copy()
             for part in parts:
@@ -226,7 +263,8 @@ class _GraphRun:
 
     def _begin(self, parts: Sequence[Part], offsets: Sequence[int]) -> None:
         spans = [
-            (span.index, offset, note["rows"]) for span, offset, note in zip(self.attempt.plan.spans, offsets, self.nodes, strict=False)
+            (span.index, offset, note["rows"])
+            for span, offset, note in zip(self.attempt.plan.spans, offsets, self.nodes, strict=False)
         ]
         calls = []
         for part in parts:
@@ -242,12 +280,16 @@ class _GraphRun:
         width = self.model.message_width(layer) * np.dtype(self.attempt.resolved.dtype).itemsize
         exchange = Exchange(self.graph, self.tasks, parts, layer, prefix, halos)
         received, edges, count, said = 0, 0, 0, time.monotonic()
-        for wave in waves(left, [note["sends"][-1] * width for note in halos], _STORE_SHARE * self.tasks.store_bytes):
+        for wave in waves(
+            left, [note["sends"][-1] * width for note in halos], _STORE_SHARE * self.tasks.store_bytes
+        ):
             calls = exchange.calls(wave, "states" if self.model.sends_input(layer) else "message")
             for _, note in self.tasks.each(graph_layers.aggregate, calls):
                 received, edges, count = received + note["received"], edges + note["edges"], count + 1
                 if time.monotonic() - said > _SAY_EVERY_S:
-                    self.attempt.reporter.say(f"layer {layer} of {self.model.depth}: {count} of {len(left)} partitions")
+                    self.attempt.reporter.say(
+                        f"layer {layer} of {self.model.depth}: {count} of {len(left)} partitions"
+                    )
                     said = time.monotonic()
             # Nothing may hold what a wave has received while the next one packs.
             del calls
@@ -255,7 +297,13 @@ class _GraphRun:
         self.attempt.reporter.say(f"layer {layer} of {self.model.depth}: {edges:,} edges in {seconds:.1f} s")
         predicted = sum(halos[part.number]["sends"][-1] * width for part in left)
         self.figures["layers"].append(
-            {"layer": layer, "edges": edges, "seconds": seconds, "bytes_exchanged": received, "bytes_predicted": predicted}
+            {
+                "layer": layer,
+                "edges": edges,
+                "seconds": seconds,
+                "bytes_exchanged": received,
+                "bytes_predicted": predicted,
+            }
         )
 
     def _write(self, parts: Sequence[Part], offsets: Sequence[int]) -> None:
@@ -267,7 +315,11 @@ class _GraphRun:
         bounds = parts[0].bounds
         calls, count = [], 0
         for span, offset, note in zip(attempt.plan.spans, offsets, self.nodes, strict=False):
-            units = [(number, unit["first"], unit["rows"]) for number, unit in enumerate(note["units"]) if unit["unit"] not in done]
+            units = [
+                (number, unit["first"], unit["rows"])
+                for number, unit in enumerate(note["units"])
+                if unit["unit"] not in done
+            ]
             count += len(units)
             if units:
                 calls.append((self.graph, span.index, offset, units, bounds, layers))
@@ -314,9 +366,12 @@ def _require_width(attempt: Attempt, width: int) -> None:
     Raises:
         ModelError: none of the first nodes has as many features as the model takes.
     """
-    found = sorted({len(node["x"]) for node in attempt.corpus.head(attempt.plan, _LOOKED_AT) if node["x"] is not None})
+    found = sorted(
+        {len(node["x"]) for node in attempt.corpus.head(attempt.plan, _LOOKED_AT) if node["x"] is not None}
+    )
     if found and width not in found:
         raise ModelError(
-            f"{attempt.spec.encoder.model}: the model takes {width} features (in_channels), the nodes have {', '.join(map(str, found))}: "
+            f"{attempt.spec.encoder.model}: the model takes {width} features (in_channels), the nodes "
+            f"have {', '.join(map(str, found))}: "
             "choose other source.features or another model"
         )

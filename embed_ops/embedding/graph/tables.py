@@ -54,13 +54,17 @@ def require_same_ids(source: SourceSpec, nodes: pa.Schema, edges: pa.Schema) -> 
     for name in (source.src, source.dst):
         if edges.field(name).type != kind:
             raise SourceError(
-                f"edge column {name!r} is {edges.field(name).type}, but node column {source.id!r} is {kind}: ids must be of one type "
+                f"edge column {name!r} is {edges.field(name).type}, but node column {source.id!r} is "
+                f"{kind}: ids must be of one type "
                 f"(CSV columns are strings unless source.types says otherwise)"
             )
 
 
 def read_nodes(graph: GraphJob, span: Span, buckets: int) -> dict[str, Any]:
-    """Read a span of the node table: features, ids by bucket, and a message for each unit, without its vectors."""
+    """Read a span of the node table.
+
+    Features, ids by bucket, and a message for each unit, without its vectors.
+    """
     messages: list[pa.RecordBatch] = []
     features: list[npt.NDArray[np.float32]] = []
     ids: list[pa.Array] = []
@@ -91,11 +95,18 @@ def read_nodes(graph: GraphJob, span: Span, buckets: int) -> dict[str, Any]:
     name = f"nodes/{span.index:06d}"
     whole = pa.concat_arrays(ids)
     write_batches(graph.job.run, f"{WORK}/{name}.units", messages, graph.job.attempt)
-    write_batches(graph.job.run, f"{WORK}/{name}.ids", dictionary.split(whole, np.concatenate(places), buckets), graph.job.attempt)
+    write_batches(
+        graph.job.run,
+        f"{WORK}/{name}.ids",
+        dictionary.split(whole, np.concatenate(places), buckets),
+        graph.job.attempt,
+    )
     graph.keep(f"{name}.x", np.concatenate(features))
     graph.keep(f"{name}.chosen", np.concatenate(chosen))
     first = _first_of_consecutive(whole, np.concatenate(places))
-    return graph.note(name, {"rows": rows, "units": units, "consecutive": first, "all": bool(np.concatenate(chosen).all())})
+    return graph.note(
+        name, {"rows": rows, "units": units, "consecutive": first, "all": bool(np.concatenate(chosen).all())}
+    )
 
 
 def _first_of_consecutive(ids: pa.Array, places: Ints) -> int | None:
@@ -110,12 +121,17 @@ def _features(prepared: pa.Table) -> npt.NDArray[np.float32]:
     """Give the features of the rows that are fine, (rows, width)."""
     column = unpack(prepared, "inputs").column(X).combine_chunks()
     column = column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
-    values: npt.NDArray[np.float32] = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, column.type.list_size)
+    values: npt.NDArray[np.float32] = (
+        column.flatten().to_numpy(zero_copy_only=False).reshape(-1, column.type.list_size)
+    )
     return values
 
 
 def _placed(prepared: pa.Table, asked: npt.NDArray[np.bool_]) -> tuple[pa.Table, Ints, int]:
-    """Keep the rows that get a vector; gives the unit's message, the places in the unit that are fine, and how many are left out."""
+    """Keep the rows that get a vector.
+
+    Gives the unit's message, the places in the unit that are fine, and how many are left out.
+    """
     meta, rows, rejects = read_meta(prepared), unpack(prepared, "rows"), unpack(prepared, "rejects")
     places = rows.column(_PLACE).to_numpy()
     wanted = asked[places]
@@ -139,7 +155,10 @@ def build_ids(graph: GraphJob, bucket: int, spans: Sequence[int], offsets: Seque
 
 
 def read_edges(graph: GraphJob, span: Span, ids: Ids, edge_dim: int) -> dict[str, Any]:
-    """Read a span of the edge table to sorted chunks of places; a column of vectors has `edge_dim` numbers an edge."""
+    """Read a span of the edge table to sorted chunks of places.
+
+    A column of vectors has `edge_dim` numbers an edge.
+    """
     name = f"edges/{span.index:06d}"
     missing: Counter[str] = Counter()
     examples: list[str] = []
@@ -162,7 +181,9 @@ def read_edges(graph: GraphJob, span: Span, ids: Ids, edge_dim: int) -> dict[str
             ends_of = " -> ".join(str(column[row].as_py()) for column in ends)
             examples.append(f"{ends_of} ({origins.name(row)})")
         fine = ~unknown & ~rejected
-        chunk = partition.sort_chunk(src[fine], dst[fine], extra[fine], ids.nodes, undirected=graph.source.undirected)
+        chunk = partition.sort_chunk(
+            src[fine], dst[fine], extra[fine], ids.nodes, undirected=graph.source.undirected
+        )
         for part in ("dst", "src", "extra", "tiles"):
             graph.keep(f"{name}-{chunks:04d}.{part}", getattr(chunk, part))
         tiles += np.diff(chunk.tiles)
@@ -171,15 +192,24 @@ def read_edges(graph: GraphJob, span: Span, ids: Ids, edge_dim: int) -> dict[str
     return graph.note(name, {"chunks": chunks, "edges": edges, "examples": examples, **missing})
 
 
-def _extra(table: pa.Table, names: tuple[str, ...], width: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
-    """Give weight and features of edges, (edges, columns), and which of them lack one; a column of vectors has `width` numbers."""
+def _extra(
+    table: pa.Table, names: tuple[str, ...], width: int
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+    """Give weight and features of edges, (edges, columns), and which of them lack one.
+
+    A column of vectors has `width` numbers.
+    """
     columns, null = [], np.zeros(len(table), np.bool_)
     for name in names:
         part = vectors(table, (name,))
         wanted = width if pa.types.is_list(table.schema.field(name).type) else 1
-        fits = pc.fill_null(pc.equal(pc.list_value_length(part), wanted), False).to_numpy(zero_copy_only=False)
+        fits = pc.fill_null(pc.equal(pc.list_value_length(part), wanted), False).to_numpy(
+            zero_copy_only=False
+        )
         values = np.zeros((len(part), wanted), np.float32)
-        values[fits] = part.filter(pa.array(fits)).flatten().to_numpy(zero_copy_only=False).reshape(-1, wanted)
+        values[fits] = (
+            part.filter(pa.array(fits)).flatten().to_numpy(zero_copy_only=False).reshape(-1, wanted)
+        )
         columns.append(values)
         null |= ~fits
     extra = np.concatenate(columns, axis=1)
@@ -204,7 +234,8 @@ def _edge_tables(graph: GraphJob, span: Span) -> Iterator[tuple[_Origins, pa.Tab
             if is_transport(error):
                 raise storage_error("read", place.path, error) from error
             raise SourceError(
-                f"{piece.source}: the edge table can't be read on: {type(error).__name__}: {error}; mend or remove the file"
+                f"{piece.source}: the edge table can't be read on: {type(error).__name__}: {error}; mend "
+                "or remove the file"
             ) from error
     if held:
         yield _joined(held)

@@ -25,9 +25,16 @@ _LEAST_NORM = 1e-12
 
 
 def write_units(
-    graph: GraphJob, span: int, offset: int, units: Sequence[tuple[int, int, int]], bounds: tuple[int, ...], layers: dict[str, int]
+    graph: GraphJob,
+    span: int,
+    offset: int,
+    units: Sequence[tuple[int, int, int]],
+    bounds: tuple[int, ...],
+    layers: dict[str, int],
 ) -> list[str]:
-    """Write units of a span: (number in the span, first row in it, rows) each; gives their records, as JSON.
+    """Write units of a span: (number in the span, first row in it, rows) each.
+
+    Gives their records, as JSON.
 
     Args:
         graph: the job.
@@ -39,7 +46,12 @@ def write_units(
     """
     again = _again(graph)
     return [
-        write_unit(_unit_message(graph, span, number, (offset + first, offset + first + rows), bounds, layers, again), graph.job)
+        write_unit(
+            _unit_message(
+                graph, span, number, (offset + first, offset + first + rows), bounds, layers, again
+            ),
+            graph.job,
+        )
         .column("record")[0]
         .as_py()
         for number, first, rows in units
@@ -54,7 +66,13 @@ def _again(graph: GraphJob) -> Ints:
 
 
 def _unit_message(
-    graph: GraphJob, span: int, number: int, places: tuple[int, int], bounds: tuple[int, ...], layers: dict[str, int], again: Ints
+    graph: GraphJob,
+    span: int,
+    number: int,
+    places: tuple[int, int],
+    bounds: tuple[int, ...],
+    layers: dict[str, int],
+    again: Ints,
 ) -> pa.Table:
     """Make the message of a unit as a replica would have sent it."""
     started = time.time()
@@ -63,7 +81,9 @@ def _unit_message(
     local = rows.column(INPUT).to_numpy()
     twice = np.isin(local + places[0], again)
     kept = rows.filter(pa.array(~twice))
-    kept = kept.set_column(kept.schema.get_field_index(INPUT), INPUT, pa.array(np.arange(len(kept), dtype=np.int32)))
+    kept = kept.set_column(
+        kept.schema.get_field_index(INPUT), INPUT, pa.array(np.arange(len(kept), dtype=np.int32))
+    )
     encoder: Any = parts_of(graph.job).encoder
     columns = {}
     for column in encoder.outputs():
@@ -78,16 +98,29 @@ def _unit_message(
         refused = refused.append_column(name, pa.array([str(value)] * len(refused), pa.string()))
     rejects = pa.concat_tables([rejects, refused.select(rejects.schema.names).cast(rejects.schema)])
     zero = dict.fromkeys(("idle_input", "idle_output", "forward", "tokens", "positions", "flops", "gemm"), 0)
-    meta |= zero | {"flags": [], "refused": {}, "replica": "", "inputs": len(kept), "replica_memory": private_memory(), "started": started}
+    meta |= zero | {
+        "flags": [],
+        "refused": {},
+        "replica": "",
+        "inputs": len(kept),
+        "replica_memory": private_memory(),
+        "started": started,
+    }
     return message(meta, rows=packed(kept), vectors=packed(pa.table(columns)), rejects=packed(rejects))
 
 
-def _states_of(graph: GraphJob, layer: int, places: tuple[int, int], bounds: tuple[int, ...], dim: int) -> npt.NDArray[Any]:
+def _states_of(
+    graph: GraphJob, layer: int, places: tuple[int, int], bounds: tuple[int, ...], dim: int
+) -> npt.NDArray[Any]:
     """Read the states of places `first` to `last` out of the partitions that have them."""
     first, last = places
     found = [np.zeros((0, dim), graph.job.resolved.dtype)]
     for number in range(len(bounds) - 1):
         low, high = max(first, bounds[number]), min(last, bounds[number + 1])
         if low < high:
-            found.append(graph.kept(f"{states_name(layer, number)}.states", low - bounds[number], high - bounds[number]))
+            found.append(
+                graph.kept(
+                    f"{states_name(layer, number)}.states", low - bounds[number], high - bounds[number]
+                )
+            )
     return np.concatenate(found)

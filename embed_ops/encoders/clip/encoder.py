@@ -16,12 +16,27 @@ import pyarrow as pa
 from embed_ops.encoders.base import FloatArray, IntArray, Prepared, no_vectors, not_loaded
 from embed_ops.encoders.hub import folder as folders
 from embed_ops.encoders.hub.files import read_json
-from embed_ops.encoders.images.decoding import PIXELS, Normalizer, blank_images, is_image_column, most_images, prepare_images
+from embed_ops.encoders.images.decoding import (
+    PIXELS,
+    Normalizer,
+    blank_images,
+    is_image_column,
+    most_images,
+    prepare_images,
+)
 from embed_ops.encoders.images.pixels import read_preprocessing
 from embed_ops.encoders.images.towers import TOWERS, flops_of_image, read_shape, weightless_tower
 from embed_ops.encoders.text.tokenizer import TextTokenizer
 from embed_ops.encoders.text.tokens import TOKENS, blank_tokens, distinct, prepare_texts, token_counts
-from embed_ops.encoders.text.transformer import Cost, cost, load_config, load_weights, pad, require_weights, to_device
+from embed_ops.encoders.text.transformer import (
+    Cost,
+    cost,
+    load_config,
+    load_weights,
+    pad,
+    require_weights,
+    to_device,
+)
 from embed_ops.errors import ModelError
 from embed_ops.spec.encoder import EncoderSpec, OutputSpec
 
@@ -35,7 +50,8 @@ _PADDED = frozenset({"siglip", "siglip2"})
 class ClipEncoder:
     """The clip family; implements `embed_ops.encoders.base.Encoder`.
 
-    Vectors are those of `get_image_features` and `get_text_features`, divided by their norm where an output asks for it.
+    Vectors are those of `get_image_features` and `get_text_features`, divided by their norm where
+    an output asks for it.
 
     Raises:
         ModelError: the folder misses a part, or is no model of images and texts.
@@ -50,7 +66,10 @@ class ClipEncoder:
             folders.check_weights(self._path)
         self._kind = str(read_json(self._path / "config.json").get("model_type"))
         if self._kind not in TOWERS:
-            raise ModelError(f"{spec.model}: {self._kind} is no model of images and texts; family clip knows {', '.join(TOWERS)}")
+            raise ModelError(
+                f"{spec.model}: {self._kind} is no model of images and texts; family clip knows "
+                f"{', '.join(TOWERS)}"
+            )
         self._steps = read_preprocessing(self._path)
         self._columns = spec.outputs or (OutputSpec(),)
         self._model: Any = None
@@ -80,7 +99,8 @@ class ClipEncoder:
         """Tokenize a column of texts, or decode, resize and crop one of images, each distinct one once.
 
         Returns:
-            inputs with the column `tokens`, list<int32>, or `pixels`, fixed-size binary of height x width x 3.
+            inputs with the column `tokens`, list<int32>, or `pixels`, fixed-size binary of height x
+            width x 3.
 
         Raises:
             SourceError: the column holds neither.
@@ -103,7 +123,11 @@ class ClipEncoder:
 
     def blank(self, inputs: pa.Table, places: Collection[int]) -> pa.Table:
         """Make some images black, or replace some texts."""
-        return blank_images(inputs, places, self._steps) if PIXELS in inputs.schema.names else blank_tokens(inputs, places)
+        return (
+            blank_images(inputs, places, self._steps)
+            if PIXELS in inputs.schema.names
+            else blank_tokens(inputs, places)
+        )
 
     def load(self, device: str, dtype: str, *, compiled: bool = False) -> None:
         """Load the weights of both towers to `device` in `dtype`.
@@ -115,16 +139,22 @@ class ClipEncoder:
         import transformers
 
         if compiled:
-            raise ModelError(f"{self._spec.model}: models of images and texts are not compiled; leave encoder.compile out")
+            raise ModelError(
+                f"{self._spec.model}: models of images and texts are not compiled; leave encoder.compile out"
+            )
         folders.fetch_weights(self._folder)
-        model, missing = load_weights(transformers.AutoModel, self._config, self._path, self._spec.trust_remote_code, dtype)
+        model, missing = load_weights(
+            transformers.AutoModel, self._config, self._path, self._spec.trust_remote_code, dtype
+        )
         require_weights(self._path, missing)
         self._model = model.to(device)
         self._normalizer = Normalizer(self._steps, self._model.device, getattr(torch, dtype))
         self._loaded = {"device": device, "dtype": dtype, "attention": str(model.config._attn_implementation)}
 
     def launch(self, batch: pa.Table) -> Callable[[], Mapping[str, FloatArray]]:
-        """Start embedding a batch with the column `pixels` or `tokens`; a text without any token gives NaN.
+        """Start embedding a batch with the column `pixels` or `tokens`.
+
+        A text without any token gives NaN.
 
         Returns:
             a function that waits for {output: (inputs, dim) float32}.
@@ -141,7 +171,10 @@ class ClipEncoder:
             return no_vectors(self)
         with torch.inference_mode():
             vectors = self._features(batch).float()
-            found = {column.name: normalize(vectors, dim=-1) if column.normalize else vectors for column in self._columns}
+            found = {
+                column.name: normalize(vectors, dim=-1) if column.normalize else vectors
+                for column in self._columns
+            }
         return lambda: {name: values.cpu().numpy() for name, values in found.items()}
 
     def _features(self, batch: pa.Table) -> Tensor:
@@ -155,7 +188,9 @@ class ClipEncoder:
             from torch.nn.functional import pad as widen
 
             ids, options = widen(ids, (0, self._limit - ids.shape[1]), value=self._tokenizer.pad), {}
-        found = features(self._model.get_text_features(input_ids=to_device(ids, self._model.device), **options))
+        found = features(
+            self._model.get_text_features(input_ids=to_device(ids, self._model.device), **options)
+        )
         return found.masked_fill(to_device(none, self._model.device), float("nan"))
 
     def dim(self, output: str) -> int:
@@ -165,8 +200,12 @@ class ClipEncoder:
             ModelError: there is no such output.
         """
         if output not in self.outputs():
-            raise ModelError(f"{self._spec.model}: no output {output!r}, there are {', '.join(self.outputs())}")
-        width = getattr(self._config, "projection_dim", None) or getattr(self._config.text_config, "projection_size", None)
+            raise ModelError(
+                f"{self._spec.model}: no output {output!r}, there are {', '.join(self.outputs())}"
+            )
+        width = getattr(self._config, "projection_dim", None) or getattr(
+            self._config.text_config, "projection_size", None
+        )
         return int(width or self._config.text_config.hidden_size)
 
     def outputs(self) -> tuple[str, ...]:
@@ -175,7 +214,9 @@ class ClipEncoder:
 
     @cached_property
     def _image_flops(self) -> float:
-        return flops_of_image(weightless_tower(self._path, self._spec.trust_remote_code), self._steps.height, self._steps.width)
+        return flops_of_image(
+            weightless_tower(self._path, self._spec.trust_remote_code), self._steps.height, self._steps.width
+        )
 
     @cached_property
     def _text_cost(self) -> Cost:
@@ -184,10 +225,15 @@ class ClipEncoder:
 
         auto: Any = transformers.AutoModel
         with torch.device("meta"):
-            return cost(auto.from_config(self._config, trust_remote_code=self._spec.trust_remote_code).text_model)
+            return cost(
+                auto.from_config(self._config, trust_remote_code=self._spec.trust_remote_code).text_model
+            )
 
     def flops(self, lengths: IntArray) -> float:
-        """Count useful floating-point operations of inputs of what was embedded last; projections are left out."""
+        """Count useful floating-point operations of inputs of what was embedded last.
+
+        Projections are left out.
+        """
         return self._image_flops * len(lengths) if self._of_images else self._text_cost.flops(lengths)
 
     def reference(self, column: pa.Array) -> tuple[str, Mapping[str, FloatArray]]:
@@ -201,14 +247,21 @@ class ClipEncoder:
         from embed_ops.encoders.clip.reference import ClipReference
 
         folders.fetch_weights(self._folder)
-        judge = ClipReference(self._path, self._columns, self._spec, self._limit if self._kind in _PADDED else None)
+        judge = ClipReference(
+            self._path, self._columns, self._spec, self._limit if self._kind in _PADDED else None
+        )
         name = f"transformers {transformers.__version__}"
         if is_image_column(column):
             return name, judge.embed_images(column)
         found = distinct(column)
-        result = {output: np.full((len(found.index), self.dim(output)), np.nan, np.float32) for output in self.outputs()}
+        result = {
+            output: np.full((len(found.index), self.dim(output)), np.nan, np.float32)
+            for output in self.outputs()
+        }
         valid = found.index >= 0
-        for output, rows in judge.embed_texts([self._prompt + text for text in found.texts], self._limit).items():
+        for output, rows in judge.embed_texts(
+            [self._prompt + text for text in found.texts], self._limit
+        ).items():
             result[output][valid] = rows[found.index[valid]]
         return name, result
 
@@ -221,7 +274,10 @@ class ClipEncoder:
             "pixels": [self._steps.height, self._steps.width],
             "max_tokens": self._limit,
             "prompt": self._prompt,
-            "outputs": {column.name: {"dim": self.dim(column.name), "normalize": column.normalize} for column in self._columns},
+            "outputs": {
+                column.name: {"dim": self.dim(column.name), "normalize": column.normalize}
+                for column in self._columns
+            },
             **self._loaded,
         }
 
@@ -230,7 +286,10 @@ class ClipEncoder:
         return folders.weight_bytes(self._path)
 
     def fingerprint(self) -> dict[str, str]:
-        """Hash everything of the model folder that changes vectors, {file: sha256}; a hub model's weights stand as `commit`."""
+        """Hash everything of the model folder that changes vectors, {file: sha256}.
+
+        A hub model's weights stand as `commit`.
+        """
         return folders.fingerprint(self._folder, self._spec.trust_remote_code)
 
 

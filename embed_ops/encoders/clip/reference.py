@@ -1,4 +1,7 @@
-"""The reference of images and texts: one at a time, through transformers' own processors and model in float32."""
+"""The reference of images and texts.
+
+One at a time, through transformers' own processors and model in float32.
+"""
 
 from __future__ import annotations
 
@@ -26,15 +29,22 @@ class ClipReference:
         padded: the length that texts are padded to, None: none.
     """
 
-    def __init__(self, folder: Path, outputs: Sequence[OutputSpec], spec: EncoderSpec, padded: int | None) -> None:
+    def __init__(
+        self, folder: Path, outputs: Sequence[OutputSpec], spec: EncoderSpec, padded: int | None
+    ) -> None:
         import torch
         from transformers import AutoModel
 
         self._folder, self._outputs, self._spec, self._padded = folder, outputs, spec, padded
-        self._model = AutoModel.from_pretrained(folder, dtype=torch.float32, trust_remote_code=spec.trust_remote_code).eval()
+        self._model = AutoModel.from_pretrained(
+            folder, dtype=torch.float32, trust_remote_code=spec.trust_remote_code
+        ).eval()
 
     def embed_images(self, column: pa.Array) -> dict[str, FloatArray]:
-        """Embed a column of images' bytes: {output: (rows, dim) float32}, NaN where there is no image."""
+        """Embed a column of images' bytes: {output.
+
+        (rows, dim) float32}, NaN where there is no image.
+        """
         processor = load_processor(self._folder, self._spec.trust_remote_code)
 
         def embed(image: Any) -> dict[str, npt.NDArray[Any]]:
@@ -45,13 +55,18 @@ class ClipReference:
     def embed_texts(self, texts: Sequence[str], limit: int) -> dict[str, FloatArray]:
         """Embed texts: {output: (texts, dim) float32}."""
         tokenizer = load_auto_tokenizer(self._folder, self._spec.trust_remote_code)
-        length = {"padding": "max_length", "max_length": self._padded} if self._padded else {"max_length": limit}
+        length = (
+            {"padding": "max_length", "max_length": self._padded} if self._padded else {"max_length": limit}
+        )
         rows = []
         for text in texts:
             given = dict(tokenizer(text, truncation=True, return_tensors="pt", **length))
             kept = ("input_ids",) if self._padded else ("input_ids", "attention_mask")
             rows.append(self._vectors(self._model.get_text_features, {name: given[name] for name in kept}))
-        return {name: np.stack([row[name] for row in rows]).astype(np.float32) for name in (rows[0] if rows else {})}
+        return {
+            name: np.stack([row[name] for row in rows]).astype(np.float32)
+            for name in (rows[0] if rows else {})
+        }
 
     def _vectors(self, call: Any, given: Any) -> dict[str, npt.NDArray[Any]]:
         import torch

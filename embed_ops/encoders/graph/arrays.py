@@ -1,4 +1,7 @@
-"""Arrays and tables as files, of which any rows can be read alone: what a graph's tasks leave for each other."""
+"""Arrays and tables as files, of which any rows can be read alone.
+
+What a graph's tasks leave for each other.
+"""
 
 from __future__ import annotations
 

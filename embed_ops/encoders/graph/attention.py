@@ -1,6 +1,9 @@
-"""The layers that attend: GAT and GATv2, with PyTorch Geometric's softmax. The law of `layers` holds: a row's bits are its own.
+"""The layers that attend: GAT and GATv2, with PyTorch Geometric's softmax.
 
-Legend: T = TILE destinations, U sources (the halo), E in-edges of the tile, H heads, C columns of a head, D columns of edge features.
+The law of `layers` holds: a row's bits are its own.
+
+Legend: T = TILE destinations, U sources (the halo), E in-edges of the tile, H heads, C columns of a
+head, D columns of edge features.
 """
 
 from __future__ import annotations
@@ -17,17 +20,20 @@ from embed_ops.encoders.graph.config import GatConfig
 from embed_ops.encoders.graph.layers import TILE, Edges, Weights, bags, by_tile, mean, pieces, spans
 
 BLOCK = 1 << 18
-"""Numbers of gathered messages at once (1 MiB of float32), so that they stay in a core's cache; at least a tile of edges."""
+"""Numbers of gathered messages at once (1 MiB of float32), so that they stay in a core's cache; at
+least a tile of edges."""
 
 Scores = Callable[[int, int, Tensor], Tensor]
 """(first edge, last edge, destination of each edge) -> (edges, H) what the softmax is taken of."""
 
 
-def attend(scores: Scores, sent: Tensor, edges: Edges, loop: tuple[Tensor, Tensor] | None, heads: int, chunk: int) -> Tensor:
+def attend(
+    scores: Scores, sent: Tensor, edges: Edges, loop: tuple[Tensor, Tensor] | None, heads: int, chunk: int
+) -> Tensor:
     """Average messages by the softmax of their scores: minus the maximum, 1e-16 added to the sum.
 
-    Temporaries hold about `chunk` scores. A destination with more is passed twice: first for its maximum, which is exact in
-    any order, then for sums that are merged in the order of chunks.
+    Temporaries hold about `chunk` scores. A destination with more is passed twice: first for its
+    maximum, which is exact in any order, then for sums that are merged in the order of chunks.
 
     Args:
         scores: gives what the softmax is taken of.
@@ -56,7 +62,10 @@ def _attend_piece(
     rows: tuple[int, int],
     loop: tuple[Tensor, Tensor] | None,
 ) -> Tensor:
-    """Attend for a run of destinations in one step, or for one destination in several: (rows, H, width)."""
+    """Attend for a run of destinations in one step, or for one destination in several.
+
+    (rows, H, width).
+    """
     place = torch.arange(*rows, device=edges.indptr.device)
 
     def scored(low: int, high: int, offsets: Tensor) -> tuple[Tensor, Tensor]:
@@ -87,14 +96,23 @@ def _attend_piece(
 
 
 def _by_head(sent: Tensor, col: Tensor, offsets: Tensor, share: Tensor) -> Tensor:
-    """Sum messages times each head's share: (U * H, width), (n,), (rows + 1,), (n, H) -> (rows, H, width)."""
+    """Sum messages times each head's share.
+
+    (U * H, width), (n,), (rows + 1,), (n, H) -> (rows, H, width).
+    """
     index = col.long() * share.shape[1]
-    found = [bags("sum", sent, index + head, offsets, share[:, head].contiguous()) for head in range(share.shape[1])]
+    found = [
+        bags("sum", sent, index + head, offsets, share[:, head].contiguous())
+        for head in range(share.shape[1])
+    ]
     return torch.stack(found, dim=1)
 
 
 def _loop_attr(config: GatConfig, edges: Edges, chunk: int) -> Tensor | None:
-    """Give features (T, D) to the self loops that the layer adds: by default the mean of each destination's in-edges."""
+    """Give features (T, D) to the self loops that the layer adds.
+
+    By default the mean of each destination's in-edges.
+    """
     if edges.attr is None or config.edge_dim is None:
         return None
     if isinstance(config.fill_value, float):
@@ -114,8 +132,9 @@ def _finish(config: GatConfig, number: int, weights: Weights, result: Tensor, x:
 class Gat:
     """GAT: scores a_src * W x_j + a_dst * W x_i [+ a_edge * W_e e] (Velickovic et al. 2018).
 
-    A message is W x_j and its a_src * W x_j for each head: so a head's columns stay together, and the sum over edges needs no copy of
-    the halo. With `lin_dst.weight` among the weights the destination has a map of its own.
+    A message is W x_j and its a_src * W x_j for each head: so a head's columns stay together, and
+    the sum over edges needs no copy of the halo. With `lin_dst.weight` among the weights the
+    destination has a map of its own.
     """
 
     config: GatConfig
@@ -134,7 +153,9 @@ class Gat:
         sent = F.linear(x, self.weights["lin.weight"]).view(len(x), self.config.heads, -1)
         return torch.cat([sent, (sent * self.weights["att_src"]).sum(-1, keepdim=True)], dim=2).flatten(1)
 
-    def layer(self, halo: Tensor, edges: Edges, x: Tensor, own: Tensor | None, degree: Tensor | None, chunk: int) -> Tensor:
+    def layer(
+        self, halo: Tensor, edges: Edges, x: Tensor, own: Tensor | None, degree: Tensor | None, chunk: int
+    ) -> Tensor:
         """Compute states."""
         heads, columns = self.config.heads, self.config.channels(self.number)
         mine = (self.messages(x, None) if own is None else own).view(len(x), heads, columns + 1)
@@ -170,7 +191,10 @@ class Gat:
 
 @dataclass(frozen=True)
 class GatV2:
-    """GATv2: scores att * LeakyReLU(W_l x_j + W_r x_i [+ W_e e]) (Brody, Alon, Yahav 2022); a message is W_l x_j."""
+    """GATv2: scores att * LeakyReLU(W_l x_j + W_r x_i [+ W_e e]) (Brody, Alon, Yahav 2022).
+
+    A message is W_l x_j.
+    """
 
     config: GatConfig
     number: int
@@ -191,11 +215,17 @@ class GatV2:
         """Compute what nodes send."""
         return F.linear(x, self.weights["lin_l.weight"], self.weights.get("lin_l.bias"))
 
-    def layer(self, halo: Tensor, edges: Edges, x: Tensor, own: Tensor | None, degree: Tensor | None, chunk: int) -> Tensor:
+    def layer(
+        self, halo: Tensor, edges: Edges, x: Tensor, own: Tensor | None, degree: Tensor | None, chunk: int
+    ) -> Tensor:
         """Compute states."""
         heads = self.config.heads
         mine = self.messages(x, None) if own is None else own
-        target = mine if self.config.share_weights else F.linear(x, self.weights["lin_r.weight"], self.weights.get("lin_r.bias"))
+        target = (
+            mine
+            if self.config.share_weights
+            else F.linear(x, self.weights["lin_r.weight"], self.weights.get("lin_r.bias"))
+        )
         rows = max(1, BLOCK // (TILE * halo.shape[1])) * TILE
 
         def scores(low: int, high: int, at: Tensor) -> Tensor:
@@ -203,13 +233,24 @@ class GatV2:
             for start in range(low, max(high, low + 1), rows):
                 end = min(high, start + rows)
                 sent = halo.index_select(0, edges.col[start:end])
-                found.append(self._score(sent, target[at[start - low : end - low]], None if edges.attr is None else edges.attr[start:end]))
+                found.append(
+                    self._score(
+                        sent,
+                        target[at[start - low : end - low]],
+                        None if edges.attr is None else edges.attr[start:end],
+                    )
+                )
             return torch.cat(found)
 
         loop = None
         if self.config.add_self_loops:
-            loop = self._score(mine, target, _loop_attr(self.config, edges, chunk)), mine.view(len(x), heads, -1)
-        result = attend(scores, halo.reshape(-1, self.config.channels(self.number)), edges, loop, heads, chunk)
+            loop = (
+                self._score(mine, target, _loop_attr(self.config, edges, chunk)),
+                mine.view(len(x), heads, -1),
+            )
+        result = attend(
+            scores, halo.reshape(-1, self.config.channels(self.number)), edges, loop, heads, chunk
+        )
         return _finish(self.config, self.number, self.weights, result, x)
 
     def _score(self, sent: Tensor, target: Tensor, attr: Tensor | None) -> Tensor:

@@ -1,6 +1,9 @@
-"""What a graph model's config.json says: the arguments of PyTorch Geometric's GraphSAGE, GAT and GCN, with their names and defaults.
+"""What a graph model's config.json says.
 
-Needs no torch. Layers count from 1 to `num_layers`; layer 0 is the input, and -1 the model's output.
+The arguments of PyTorch Geometric's GraphSAGE, GAT and GCN, with their names and defaults.
+
+Needs no torch. Layers count from 1 to `num_layers`; layer 0 is the input, and -1 the model's
+output.
 """
 
 from __future__ import annotations
@@ -19,13 +22,21 @@ from embed_ops.spec.wording import sentence
 
 CONFIG = "config.json"
 ACTIVATIONS = frozenset(
-    "relu relu6 leakyrelu prelu elu celu selu gelu silu swish mish tanh sigmoid hardtanh hardswish hardsigmoid hardshrink softshrink "
+    "relu relu6 leakyrelu prelu elu celu selu gelu silu swish mish tanh sigmoid hardtanh hardswish "
+    "hardsigmoid hardshrink softshrink "
     "tanhshrink softplus softsign logsigmoid".split()
 )
-"""Activations of one number at a time. PyTorch Geometric also finds softmax, GLU and attention by name: those are refused."""
+"""Activations of one number at a time. PyTorch Geometric also finds softmax, GLU and attention by
+name: those are refused."""
 AGGREGATORS = {"mean": "mean", "sum": "sum", "add": "sum", "max": "max"}
 _NORM_SETTINGS: dict[str, dict[str, Any]] = {
-    "batch": {"eps": 1e-5, "momentum": 0.1, "affine": True, "track_running_stats": True, "allow_single_element": False},
+    "batch": {
+        "eps": 1e-5,
+        "momentum": 0.1,
+        "affine": True,
+        "track_running_stats": True,
+        "allow_single_element": False,
+    },
     "layer": {"eps": 1e-5, "affine": True, "mode": "graph"},
 }
 
@@ -41,7 +52,10 @@ Shapes = dict[str, tuple[Axis, ...]]
 
 
 class Norm(NamedTuple):
-    """A normalisation that needs nothing but the node itself: batch (by running statistics) or layer."""
+    """A normalisation that needs nothing but the node itself.
+
+    Batch (by running statistics) or layer.
+    """
 
     kind: Literal["batch", "layer"]
     eps: float
@@ -85,23 +99,38 @@ class GraphConfig(BaseModel, ABC):
         return self
 
     def normalization(self) -> Norm | None:
-        """Give the norm after hidden layers; a config with one that needs other nodes is refused."""
+        """Give the norm after hidden layers.
+
+        A config with one that needs other nodes is refused.
+        """
         if self.norm is None:
             return None
         kind = squeezed(self.norm).removesuffix("norm")
         if kind != "batch" and kind != "layer":
-            raise ValueError(f"norm {self.norm!r} is not supported: only batch_norm and layer_norm need no other node; choose another one")
+            raise ValueError(
+                f"norm {self.norm!r} is not supported: only batch_norm and layer_norm need no other "
+                "node; choose another one"
+            )
         given = self.norm_kwargs or {}
         for name, value in given.items():
             if name not in _NORM_SETTINGS[kind]:
                 raise ValueError(f"norm_kwargs.{name}: unknown; known: {', '.join(_NORM_SETTINGS[kind])}")
             if type(value) is not type(_NORM_SETTINGS[kind][name]) and name != "momentum":
-                raise ValueError(f"norm_kwargs.{name}: expected a value like {_NORM_SETTINGS[kind][name]!r}, found {value!r}")
+                raise ValueError(
+                    f"norm_kwargs.{name}: expected a value like {_NORM_SETTINGS[kind][name]!r}, found "
+                    f"{value!r}"
+                )
         settings = _NORM_SETTINGS[kind] | given
         if not settings.get("track_running_stats", True):
-            raise ValueError("norm_kwargs.track_running_stats is false: the norm needs all nodes at once; choose another model")
+            raise ValueError(
+                "norm_kwargs.track_running_stats is false: the norm needs all nodes at once; choose "
+                "another model"
+            )
         if settings.get("mode", "node") != "node":
-            raise ValueError('norm_kwargs.mode is "graph", the default of layer_norm: it needs all nodes at once; only "node" is supported')
+            raise ValueError(
+                'norm_kwargs.mode is "graph", the default of layer_norm: it needs all nodes at once; '
+                'only "node" is supported'
+            )
         return Norm("batch" if kind == "batch" else "layer", float(settings["eps"]), bool(settings["affine"]))
 
     def width(self, layer: int) -> int:
@@ -116,7 +145,10 @@ class GraphConfig(BaseModel, ABC):
         return Axis(self.hidden_channels, "hidden_channels")
 
     def acts(self, layer: int) -> bool:
-        """Say whether norm and activation follow a layer: not the last one, unless layers are joined."""
+        """Say whether norm and activation follow a layer.
+
+        Not the last one, unless layers are joined.
+        """
         return self.jk is not None or layer < self.num_layers
 
     @abstractmethod
@@ -124,7 +156,10 @@ class GraphConfig(BaseModel, ABC):
         """Give the weights of a layer's convolution; each kind of model has its own."""
 
     def shapes(self) -> Shapes:
-        """Give all weights of the model: those of PyTorch Geometric 2.8, but norms have no `module.` in their names."""
+        """Give all weights of the model.
+
+        Those of PyTorch Geometric 2.8, but norms have no `module.` in their names.
+        """
         found: Shapes = {}
         norm = self.normalization()
         names = ["weight", "bias"] if norm and norm.affine else []
@@ -145,12 +180,27 @@ class GraphConfig(BaseModel, ABC):
         found: Shapes = {}
         if self.jk == "lstm":
             half = self.num_layers * hidden.size // 2
-            side, gates = Axis(half, "num_layers * hidden_channels / 2"), Axis(4 * half, "2 * num_layers * hidden_channels")
+            side, gates = (
+                Axis(half, "num_layers * hidden_channels / 2"),
+                Axis(4 * half, "2 * num_layers * hidden_channels"),
+            )
             for end in ("", "_reverse"):
-                weights = {"weight_ih": (gates, hidden), "weight_hh": (gates, side), "bias_ih": (gates,), "bias_hh": (gates,)}
+                weights = {
+                    "weight_ih": (gates, hidden),
+                    "weight_hh": (gates, side),
+                    "bias_ih": (gates,),
+                    "bias_hh": (gates,),
+                }
                 found |= {f"jk.lstm.{name}_l0{end}": shape for name, shape in weights.items()}
-            found |= {"jk.att.weight": (Axis(1, "jk"), Axis(2 * half, "num_layers * hidden_channels")), "jk.att.bias": (Axis(1, "jk"),)}
-        wide = Axis(self.num_layers * hidden.size, "num_layers * hidden_channels") if self.jk == "cat" else hidden
+            found |= {
+                "jk.att.weight": (Axis(1, "jk"), Axis(2 * half, "num_layers * hidden_channels")),
+                "jk.att.bias": (Axis(1, "jk"),),
+            }
+        wide = (
+            Axis(self.num_layers * hidden.size, "num_layers * hidden_channels")
+            if self.jk == "cat"
+            else hidden
+        )
         return found | {"lin.weight": (out, wide), "lin.bias": (out,)}
 
 
@@ -168,7 +218,9 @@ class SageConfig(GraphConfig):
     def _known_aggregator(cls, name: Any) -> Any:
         if not isinstance(name, str) or name not in AGGREGATORS:
             why = {"lstm": " (it depends on the order of neighbours)"}.get(str(name), "")
-            raise ValueError(f"this aggregator is not supported{why}: only mean, sum and max are; choose another model")
+            raise ValueError(
+                f"this aggregator is not supported{why}: only mean, sum and max are; choose another model"
+            )
         return AGGREGATORS[name]
 
     def _conv(self, layer: int) -> Shapes:
@@ -202,11 +254,17 @@ class GatConfig(GraphConfig):
         for layer in range(1, self.num_layers + 1):
             size, name = self._axis(layer)
             if self.concats(layer) and size % self.heads:
-                raise ValueError(f"{name} is {size}, which {self.heads} heads don't divide; correct heads, or set concat to false")
+                raise ValueError(
+                    f"{name} is {size}, which {self.heads} heads don't divide; correct heads, or set "
+                    "concat to false"
+                )
         return self
 
     def concats(self, layer: int) -> bool:
-        """Say whether a layer's heads stand side by side; else their mean is taken, as always in a last layer that gives the output."""
+        """Say whether a layer's heads stand side by side.
+
+        Else their mean is taken, as always in a last layer that gives the output.
+        """
         return self.concat and self._axis(layer).of != "out_channels"
 
     def channels(self, layer: int) -> int:
@@ -215,8 +273,14 @@ class GatConfig(GraphConfig):
 
     def _conv(self, layer: int) -> Shapes:
         before, after = self._axis(layer - 1), self._axis(layer)
-        wide = Axis(self.heads * self.channels(layer), after.of if self.concats(layer) else f"heads * {after.of}")
-        head = (Axis(1, "type"), Axis(self.heads, "heads"), Axis(self.channels(layer), f"{after.of} and heads"))
+        wide = Axis(
+            self.heads * self.channels(layer), after.of if self.concats(layer) else f"heads * {after.of}"
+        )
+        head = (
+            Axis(1, "type"),
+            Axis(self.heads, "heads"),
+            Axis(self.channels(layer), f"{after.of} and heads"),
+        )
         found: Shapes = {}
         if self.v2:
             for side in ("lin_l",) if self.share_weights else ("lin_l", "lin_r"):
@@ -257,20 +321,28 @@ class GcnConfig(GraphConfig):
         return {"lin.weight": (after, before)} | ({"bias": (after,)} if self.bias else {})
 
 
-MODELS: Mapping[str, type[SageConfig] | type[GatConfig] | type[GcnConfig]] = {"GraphSAGE": SageConfig, "GAT": GatConfig, "GCN": GcnConfig}
+MODELS: Mapping[str, type[SageConfig] | type[GatConfig] | type[GcnConfig]] = {
+    "GraphSAGE": SageConfig,
+    "GAT": GatConfig,
+    "GCN": GcnConfig,
+}
 
 
 def read_config(folder: Path) -> SageConfig | GatConfig | GcnConfig:
     """Read config.json of a model folder.
 
     Raises:
-        ModelError: it is not there, or a setting is unknown, has a bad value or is not supported; the message says which.
+        ModelError: it is not there, or a setting is unknown, has a bad value or is not supported;
+            the message says which.
     """
     path = folder / CONFIG
     try:
         tree = dict(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError as error:
-        raise ModelError(f'{folder}: no {CONFIG}; write one with the arguments of the model, as {{"type": "GraphSAGE", ...}}') from error
+        raise ModelError(
+            f'{folder}: no {CONFIG}; write one with the arguments of the model, as {{"type": '
+            f'"GraphSAGE", ...}}'
+        ) from error
     except (OSError, ValueError, TypeError) as error:
         raise ModelError(f"{path}: not a JSON object ({error}); correct it") from error
     return parse_config(tree, str(path))
@@ -281,7 +353,11 @@ def parse_config(tree: Mapping[str, Any], where: str) -> SageConfig | GatConfig 
     name = str(tree.get("type", "nothing"))
     kind = MODELS.get(name)
     if kind is None:
-        hint = 'GATv2 is GAT with "v2": true' if squeezed(name).startswith("gatv2") else "no other models are supported"
+        hint = (
+            'GATv2 is GAT with "v2": true'
+            if squeezed(name).startswith("gatv2")
+            else "no other models are supported"
+        )
         raise ModelError(f"{where}: type: expected {', '.join(MODELS)}, found {name}; {hint}")
     for key in tree:
         if key not in kind.model_fields:
@@ -289,7 +365,9 @@ def parse_config(tree: Mapping[str, Any], where: str) -> SageConfig | GatConfig 
     try:
         return kind.model_validate(tree)
     except ValidationError as error:
-        raise ModelError(f"{where}: {sentence(kind, error.errors()[0], tree).removeprefix('spec: ')}") from error
+        raise ModelError(
+            f"{where}: {sentence(kind, error.errors()[0], tree).removeprefix('spec: ')}"
+        ) from error
 
 
 def _unknown(key: str, kind: type[GraphConfig]) -> str:
@@ -298,4 +376,6 @@ def _unknown(key: str, kind: type[GraphConfig]) -> str:
     if others:
         return f"a setting of {' and '.join(others)}, which this model does not have; take it out"
     near = difflib.get_close_matches(key, list(kind.model_fields), n=1, cutoff=0.5)
-    return "unknown key; " + (f"did you mean {near[0]!r}?" if near else f"known: {', '.join(kind.model_fields)}")
+    return "unknown key; " + (
+        f"did you mean {near[0]!r}?" if near else f"known: {', '.join(kind.model_fields)}"
+    )

@@ -1,4 +1,6 @@
-"""Nodes of a graph: what the main job asks of their model. The layers themselves run over the whole graph (`embed_ops/graph/`).
+"""Nodes of a graph: what the main job asks of their model.
+
+The layers themselves run over the whole graph (`embed_ops/graph/`).
 
 Importing this module imports no torch: workers that read call `prepare` only.
 """
@@ -39,12 +41,22 @@ class GraphEncoder:
         self._columns = spec.outputs or (OutputSpec(),)
         for column in self._columns:
             if not -1 <= column.layer_number <= self.config.num_layers:
-                raise ModelError(f"{spec.model}: output {column.name!r} asks for layer {column.layer_number} of {self.config.num_layers}")
+                raise ModelError(
+                    f"{spec.model}: output {column.name!r} asks for layer {column.layer_number} of "
+                    f"{self.config.num_layers}"
+                )
 
     def prepare(self, column: pa.Array) -> Prepared:
-        """Check a column of nodes (struct of id, x, chosen): inputs have `x`, fixed-size lists; one for each row that is fine."""
+        """Check a column of nodes (struct of id, x, chosen): inputs have `x`, fixed-size lists.
+
+        One for each row that is fine.
+        """
         found = column.field("x")
-        faults = [_null(column.field("id"), "the id is null"), _null(found, "the features are null"), self._wrong_width(found)]
+        faults = [
+            _null(column.field("id"), "the id is null"),
+            _null(found, "the features are null"),
+            self._wrong_width(found),
+        ]
         lengths = pc.fill_null(pc.list_value_length(found), -1).to_numpy(zero_copy_only=False)
         right = np.flatnonzero(lengths == self.config.in_channels)
         values = _values(found.take(pa.array(right)), self.config.in_channels)
@@ -57,13 +69,24 @@ class GraphEncoder:
         bad[list(rejects)] = True
         index = np.where(bad, -1, np.cumsum(~bad) - 1).astype(np.int32)
         kept = values[~bad[right]]
-        inputs = pa.table({X: pa.FixedSizeListArray.from_arrays(pa.array(kept.ravel()), self.config.in_channels)})
-        return Prepared(inputs, index, np.zeros(len(kept), np.bool_), [rejects[row] for row in sorted(rejects)])
+        inputs = pa.table(
+            {X: pa.FixedSizeListArray.from_arrays(pa.array(kept.ravel()), self.config.in_channels)}
+        )
+        return Prepared(
+            inputs, index, np.zeros(len(kept), np.bool_), [rejects[row] for row in sorted(rejects)]
+        )
 
     def _wrong_width(self, found: pa.Array) -> list[Rejected]:
-        lengths = pc.fill_null(pc.list_value_length(found), self.config.in_channels).to_numpy(zero_copy_only=False)
+        lengths = pc.fill_null(pc.list_value_length(found), self.config.in_channels).to_numpy(
+            zero_copy_only=False
+        )
         wrong = np.flatnonzero(lengths != self.config.in_channels).tolist()
-        return [Rejected(row, Reason.WRONG_TYPE, f"{lengths[row]} features, the model takes {self.config.in_channels}") for row in wrong]
+        return [
+            Rejected(
+                row, Reason.WRONG_TYPE, f"{lengths[row]} features, the model takes {self.config.in_channels}"
+            )
+            for row in wrong
+        ]
 
     def most_rows(self, modality: str, asked: int) -> int:
         """Give the most nodes of a unit, by the bytes of their features and vectors."""
@@ -118,13 +141,18 @@ class GraphEncoder:
         found = folders.fingerprint(self._folder, self._spec.trust_remote_code)
         if not any(name.endswith(".safetensors") for name in found):
             # A folder of the user's own may hold a state dict under any name.
-            for path in sorted(path for pattern in ("*.pt", "*.pth") for path in self._folder.path.glob(pattern)):
+            for path in sorted(
+                path for pattern in ("*.pt", "*.pth") for path in self._folder.path.glob(pattern)
+            ):
                 found[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
         return found
 
 
 def _null(column: pa.Array, message: str) -> list[Rejected]:
-    return [Rejected(row, Reason.NULL, message) for row in np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False)).tolist()]
+    return [
+        Rejected(row, Reason.NULL, message)
+        for row in np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False)).tolist()
+    ]
 
 
 def _values(lists: pa.Array, width: int) -> Any:
@@ -138,5 +166,7 @@ def _non_finite(values: Any, rows: Any) -> list[Rejected]:
     found = []
     for place in np.flatnonzero(~finite.all(axis=1)).tolist():
         column = int(np.argmin(finite[place]))
-        found.append(Rejected(int(rows[place]), Reason.NON_FINITE, f"feature {column} is {values[place, column]}"))
+        found.append(
+            Rejected(int(rows[place]), Reason.NON_FINITE, f"feature {column} is {values[place, column]}")
+        )
     return found

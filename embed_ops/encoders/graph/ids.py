@@ -1,7 +1,7 @@
 """Ids of nodes to places: a dictionary in buckets by hash, of which only one is held at a time.
 
-The place of a node is the number of its row in the node table: file after file, row after row. Where the ids are these numbers
-already, no dictionary is made.
+The place of a node is the number of its row in the node table: file after file, row after row.
+Where the ids are these numbers already, no dictionary is made.
 """
 
 from __future__ import annotations
@@ -69,7 +69,8 @@ def join(batches: list[pa.RecordBatch], offsets: list[int]) -> tuple[pa.RecordBa
     """Make one bucket of those of all spans, in order: the first row with an id has it.
 
     Args:
-        batches: a bucket's (id, place in its span) of each span; the place of a reject is `-1 - place`.
+        batches: a bucket's (id, place in its span) of each span; the place of a reject is `-1 -
+            place`.
         offsets: places that come before each span.
 
     Returns:
@@ -90,7 +91,10 @@ def join(batches: list[pa.RecordBatch], offsets: list[int]) -> tuple[pa.RecordBa
 
 
 def look_up(ids: Ids, values: pa.Array, bucket: Callable[[int], pa.RecordBatch]) -> Ints:
-    """Find the place of each id, (rows,) int64; `UNKNOWN` or `REJECTED` where there is none. Null ids are unknown."""
+    """Find the place of each id, (rows,) int64; `UNKNOWN` or `REJECTED` where there is none.
+
+    Null ids are unknown.
+    """
     found = np.full(len(values), UNKNOWN, np.int64)
     held = np.flatnonzero(values.is_valid().to_numpy(zero_copy_only=False))
     values = values.take(pa.array(held)) if len(held) < len(values) else values
@@ -102,7 +106,9 @@ def look_up(ids: Ids, values: pa.Array, bucket: Callable[[int], pa.RecordBatch])
     for number in np.unique(buckets).tolist():
         mine = np.flatnonzero(buckets == number)
         table = bucket(number)
-        indices = pc.fill_null(pc.index_in(values.take(pa.array(mine)), value_set=table.column("id")), -1).to_numpy()
+        indices = pc.fill_null(
+            pc.index_in(values.take(pa.array(mine)), value_set=table.column("id")), -1
+        ).to_numpy()
         places = np.append(table.column("place").to_numpy(), UNKNOWN)
         found[held[mine]] = places[indices]
     return found

@@ -1,9 +1,10 @@
 """Kernels over one tile of destinations, and the layers that only sum: GraphSAGE and GCN.
 
-Legend: T = TILE destinations, U sources (the halo), E in-edges of the tile, D columns of edge features.
-A row's bits depend on its own edges alone: dense products have one shape (T rows, padded with zeros), sums run along a row's edges in
-their order, and everything else is element by element. That holds for one thread of torch; with more, for a row at one place of a tile.
-Nothing here goes through the whole halo: every step is bounded by the tile's edges.
+Legend: T = TILE destinations, U sources (the halo), E in-edges of the tile, D columns of edge
+features. A row's bits depend on its own edges alone: dense products have one shape (T rows, padded
+with zeros), sums run along a row's edges in their order, and everything else is element by element.
+That holds for one thread of torch; with more, for a row at one place of a tile. Nothing here goes
+through the whole halo: every step is bounded by the tile's edges.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from torch import Tensor
 from embed_ops.encoders.graph.config import GcnConfig, SageConfig
 
 TILE = 1024
-"""Destinations computed together, always a zero-padded (TILE, width) matrix: the shape of a product picks its kernel and so its bits."""
+"""Destinations computed together, always a zero-padded (TILE, width) matrix: the shape of a product
+picks its kernel and so its bits."""
 CHUNK = 1 << 20
 """Edges of one destination that are summed at once; more are merged in the order of chunks."""
 
@@ -72,12 +74,17 @@ class Layer(Protocol):
     def messages(self, x: Tensor, degree: Tensor | None) -> Tensor:
         """Compute what nodes send: (T, width before), (T,) -> (T, message width)."""
 
-    def layer(self, halo: Tensor, edges: Edges, x: Tensor, own: Tensor | None, degree: Tensor | None, chunk: int) -> Tensor:
+    def layer(
+        self, halo: Tensor, edges: Edges, x: Tensor, own: Tensor | None, degree: Tensor | None, chunk: int
+    ) -> Tensor:
         """Compute states: (U, message width), (T, width before), (T, message width), (T,) -> (T, width)."""
 
 
 def pieces(ends: Sequence[int], most: int) -> Iterator[tuple[int, int]]:
-    """Yield (first, last) destination of runs that have at most `most` edges together; one alone may have more."""
+    """Yield (first, last) destination of runs that have at most `most` edges together.
+
+    One alone may have more.
+    """
     first = 0
     while first < len(ends) - 1:
         last = max(first + 1, bisect.bisect_right(ends, ends[first] + most) - 1)
@@ -86,7 +93,10 @@ def pieces(ends: Sequence[int], most: int) -> Iterator[tuple[int, int]]:
 
 
 def spans(edges: Edges, first: int, last: int, most: int) -> list[tuple[int, int, Tensor]]:
-    """Cut a piece into (first edge, last edge, offsets of bags): one, or for a long destination several at multiples of `most`."""
+    """Cut a piece into (first edge, last edge, offsets of bags).
+
+    One, or for a long destination several at multiples of `most`.
+    """
     low, high = edges.ends[first], edges.ends[last]
     if high - low <= most:
         return [(low, high, edges.indptr[first : last + 1] - low)]
@@ -95,12 +105,19 @@ def spans(edges: Edges, first: int, last: int, most: int) -> list[tuple[int, int
 
 
 def bags(mode: str, table: Tensor, index: Tensor, offsets: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Reduce rows of a table: (rows, width), (n,), (bags + 1,) -> (bags, width); an empty bag gives 0."""
+    """Reduce rows of a table: (rows, width), (n,), (bags + 1,) -> (bags, width).
+
+    An empty bag gives 0.
+    """
     offsets = offsets.to(index.dtype)
-    return F.embedding_bag(index, table, offsets, mode=mode, include_last_offset=True, per_sample_weights=weight)
+    return F.embedding_bag(
+        index, table, offsets, mode=mode, include_last_offset=True, per_sample_weights=weight
+    )
 
 
-def aggregate(mode: str, table: Tensor, edges: Edges, chunk: int, weight: Tensor | None = None, *, by_edge: bool = False) -> Tensor:
+def aggregate(
+    mode: str, table: Tensor, edges: Edges, chunk: int, weight: Tensor | None = None, *, by_edge: bool = False
+) -> Tensor:
     """Reduce what each destination's edges point to: (rows, width) -> (T, width); no edges give 0.
 
     Args:
@@ -133,7 +150,9 @@ def by_tile(values: Tensor, weight: Tensor) -> Tensor:
     if not len(values):
         return values.new_zeros((0, len(weight)))
     padded = F.pad(values, (0, 0, 0, -len(values) % TILE))
-    return torch.cat([F.linear(padded[start : start + TILE], weight) for start in range(0, len(padded), TILE)])[: len(values)]
+    return torch.cat(
+        [F.linear(padded[start : start + TILE], weight) for start in range(0, len(padded), TILE)]
+    )[: len(values)]
 
 
 @dataclass(frozen=True)
@@ -148,7 +167,9 @@ class Sage:
     @property
     def _before(self) -> bool:
         """Whether lin_l stands before the sum: where it commutes and messages become narrower."""
-        return self.config.aggr != "max" and self.config.width(self.number) < self.config.width(self.number - 1)
+        return self.config.aggr != "max" and self.config.width(self.number) < self.config.width(
+            self.number - 1
+        )
 
     @property
     def sends_input(self) -> bool:
@@ -166,9 +187,15 @@ class Sage:
             x = F.linear(x, self.weights["lin.weight"], self.weights["lin.bias"]).relu()
         return F.linear(x, self.weights["lin_l.weight"]) if self._before else x
 
-    def layer(self, halo: Tensor, edges: Edges, x: Tensor, own: Tensor | None, degree: Tensor | None, chunk: int) -> Tensor:
+    def layer(
+        self, halo: Tensor, edges: Edges, x: Tensor, own: Tensor | None, degree: Tensor | None, chunk: int
+    ) -> Tensor:
         """Compute states."""
-        result = mean(halo, edges, chunk) if self.config.aggr == "mean" else aggregate(self.config.aggr, halo, edges, chunk)
+        result = (
+            mean(halo, edges, chunk)
+            if self.config.aggr == "mean"
+            else aggregate(self.config.aggr, halo, edges, chunk)
+        )
         if not self._before:
             result = F.linear(result, self.weights["lin_l.weight"])
         if self.config.bias:
@@ -207,7 +234,10 @@ class Gcn:
         return self.config.width(self.number if self._before else self.number - 1)
 
     def _scaled(self, values: Tensor, degree: Tensor | None) -> Tensor:
-        """Divide by the root of the degree; a degree of 0 gives 0, as PyTorch Geometric's gcn_norm does."""
+        """Divide by the root of the degree.
+
+        A degree of 0 gives 0, as PyTorch Geometric's gcn_norm does.
+        """
         if degree is None or not self.config.normalize:
             return values
         root = degree.pow(-0.5)
@@ -217,7 +247,9 @@ class Gcn:
         """Compute what nodes send."""
         return self._scaled(F.linear(x, self.weights["lin.weight"]) if self._before else x, degree)
 
-    def layer(self, halo: Tensor, edges: Edges, x: Tensor, own: Tensor | None, degree: Tensor | None, chunk: int) -> Tensor:
+    def layer(
+        self, halo: Tensor, edges: Edges, x: Tensor, own: Tensor | None, degree: Tensor | None, chunk: int
+    ) -> Tensor:
         """Compute states."""
         result = aggregate("sum", halo, edges, chunk, edges.weight)
         if own is not None and self.config.loops:

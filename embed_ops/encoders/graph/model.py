@@ -1,7 +1,8 @@
 """A graph model over tiles: its layers with norm and activation, jumping knowledge and the final linear map.
 
-What it computes is PyTorch Geometric 2.8's `BasicGNN.forward` in evaluation mode. Weights are plain tensors by name: a training loop
-may ask gradients of them and call the same methods. States are (T, width) with T = TILE rows, zeros behind the last one.
+What it computes is PyTorch Geometric 2.8's `BasicGNN.forward` in evaluation mode. Weights are plain
+tensors by name: a training loop may ask gradients of them and call the same methods. States are (T,
+width) with T = TILE rows, zeros behind the last one.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from embed_ops.encoders.graph.config import GatConfig, GcnConfig, GraphConfig, S
 from embed_ops.encoders.graph.layers import CHUNK, Edges, Gcn, Layer, Sage
 from embed_ops.errors import ModelError
 
-_CLASSES = {squeezed(name): getattr(nn.modules.activation, name) for name in nn.modules.activation.__all__} | {"swish": nn.SiLU}
+_CLASSES = {
+    squeezed(name): getattr(nn.modules.activation, name) for name in nn.modules.activation.__all__
+} | {"swish": nn.SiLU}
 
 
 class GraphModel:
@@ -25,14 +28,17 @@ class GraphModel:
 
     Attributes:
         config: what config.json says.
-        weights: all weights by the names of `config.shapes()`; GAT may have `convs.{i}.lin_dst.weight` too.
+        weights: all weights by the names of `config.shapes()`; GAT may have
+            `convs.{i}.lin_dst.weight` too.
         depth: number of layers.
         in_width: columns of the nodes' features.
-        drops_loops: whether self loops are taken out of the edges before: the layer adds one for each node itself.
+        drops_loops: whether self loops are taken out of the edges before: the layer adds one for
+            each node itself.
         weighted: whether it reads `Edges.weight`.
         loop_weight: with weights, that of the loop of a node that has none; without, loops weigh 1.
         edge_dim: columns of `Edges.attr`.
-        needs_degree: whether it wants degrees: sums of the weights of the in-edges left, and of the loop.
+        needs_degree: whether it wants degrees: sums of the weights of the in-edges left, and of the
+            loop.
         keeps_states: whether `output` needs more than the last layer's states.
 
     Raises:
@@ -42,13 +48,18 @@ class GraphModel:
     def __init__(self, config: GraphConfig, weights: Mapping[str, Tensor]) -> None:
         self.config, self.weights = config, dict(weights)
         self.depth, self.in_width = config.num_layers, config.in_channels
-        self.drops_loops = (isinstance(config, GatConfig) and config.add_self_loops) or (isinstance(config, GcnConfig) and config.loops)
+        self.drops_loops = (isinstance(config, GatConfig) and config.add_self_loops) or (
+            isinstance(config, GcnConfig) and config.loops
+        )
         self.weighted = isinstance(config, GcnConfig)
         self.loop_weight = 2.0 if isinstance(config, GcnConfig) and config.improved else 1.0
         self.edge_dim = config.edge_dim if isinstance(config, GatConfig) else None
         self.needs_degree = isinstance(config, GcnConfig) and config.normalize
         self.keeps_states = config.jk in ("cat", "max", "lstm")
-        self._layers = [_layer(config, number, _under(self.weights, f"convs.{number - 1}.")) for number in range(1, self.depth + 1)]
+        self._layers = [
+            _layer(config, number, _under(self.weights, f"convs.{number - 1}."))
+            for number in range(1, self.depth + 1)
+        ]
         self._activation = _activation(config, self.weights)
 
     def width(self, layer: int) -> int:
@@ -76,7 +87,14 @@ class GraphModel:
         return self._layers[layer - 1].messages(x, degree)
 
     def layer(
-        self, layer: int, halo: Tensor, edges: Edges, x: Tensor, own: Tensor | None, degree: Tensor | None, chunk: int = CHUNK
+        self,
+        layer: int,
+        halo: Tensor,
+        edges: Edges,
+        x: Tensor,
+        own: Tensor | None,
+        degree: Tensor | None,
+        chunk: int = CHUNK,
     ) -> Tensor:
         """Compute a layer's states of a tile, norm and activation included: (T, width).
 
@@ -107,7 +125,10 @@ class GraphModel:
         return F.batch_norm(x, weights["running_mean"], weights["running_var"], scale, shift, eps=norm.eps)
 
     def output(self, states: list[Tensor]) -> Tensor:
-        """Join the states of all layers, each (T, width), to the output (T, output width); without jumping knowledge the last one."""
+        """Join the states of all layers, each (T, width), to the output (T, output width).
+
+        Without jumping knowledge the last one.
+        """
         jk = self.config.jk
         if jk is None:
             return states[-1]
@@ -152,14 +173,19 @@ def _layer(config: GraphConfig, number: int, weights: Mapping[str, Tensor]) -> L
 
 
 def _activation(config: GraphConfig, weights: Mapping[str, Tensor]) -> Callable[[Tensor], Tensor]:
-    """Find an activation as PyTorch Geometric does: a class of torch.nn by its name, in any spelling."""
+    """Find an activation as PyTorch Geometric does.
+
+    A class of torch.nn by its name, in any spelling.
+    """
     if config.act is None:
         return lambda x: x
     options = config.act_kwargs or {}
     try:
         found: nn.Module = _CLASSES[squeezed(config.act)](**options)
     except (KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"act_kwargs: {config.act} can't be built with {options} ({error}); correct config.json") from error
+        raise ModelError(
+            f"act_kwargs: {config.act} can't be built with {options} ({error}); correct config.json"
+        ) from error
     return found if squeezed(config.act) != "prelu" else lambda x: F.prelu(x, weights["act.weight"])
 
 

@@ -1,8 +1,9 @@
 """Edges to partitions: sorted chunks, ranges of destinations with about equal work, and the in-edges of one range as CSR.
 
-Legend: a place is a node's number, 0 to N - 1; a tile is `TILE` places; a partition is a range of whole tiles; its halo is the
-sorted places that send to it. Edges are sorted by (destination, source, order of the edge table), so what a sum adds up, and
-in which order, depends on the graph alone.
+Legend: a place is a node's number, 0 to N - 1; a tile is `TILE` places; a partition is a range of
+whole tiles; its halo is the sorted places that send to it. Edges are sorted by (destination,
+source, order of the edge table), so what a sum adds up, and in which order, depends on the graph
+alone.
 """
 
 from __future__ import annotations
@@ -27,7 +28,10 @@ MOST_PARTITIONS = 4096
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some edges, sorted by destination: `dst`, `src` (edges,), `extra` (edges, columns) float32, `tiles`: first edge of each tile."""
+    """Some edges, sorted by destination.
+
+    `dst`, `src` (edges,), `extra` (edges, columns) float32, `tiles`: first edge of each tile.
+    """
 
     dst: Ints
     src: Ints
@@ -39,7 +43,11 @@ def sort_chunk(src: Ints, dst: Ints, extra: Floats, nodes: int, *, undirected: b
     """Sort edges by destination; undirected ones count in both directions, loops once."""
     if undirected:
         back = np.flatnonzero(src != dst)
-        src, dst, extra = np.append(src, dst[back]), np.append(dst, src[back]), np.concatenate([extra, extra[back]])
+        src, dst, extra = (
+            np.append(src, dst[back]),
+            np.append(dst, src[back]),
+            np.concatenate([extra, extra[back]]),
+        )
     order = np.argsort(dst, kind="stable")
     dst = dst[order]
     tiles = np.searchsorted(dst, np.arange(-(-nodes // TILE) + 1, dtype=np.int64) * TILE)
@@ -48,7 +56,9 @@ def sort_chunk(src: Ints, dst: Ints, extra: Floats, nodes: int, *, undirected: b
 
 
 def partition_count(nodes: int, edges: int, widths: tuple[int, int], workers: int) -> int:
-    """Choose the number of partitions: some for each worker, and as many as keep a task's memory near `PARTITION_BYTES`.
+    """Choose the number of partitions.
+
+    Some for each worker, and as many as keep a task's memory near `PARTITION_BYTES`.
 
     Args:
         nodes: in all.
@@ -69,7 +79,10 @@ def partition_count(nodes: int, edges: int, widths: tuple[int, int], workers: in
 
 
 def boundaries(in_edges: Ints, nodes: int, count: int) -> list[int]:
-    """Cut the nodes into at most `count` ranges of whole tiles with about equal work; `in_edges`: of each tile."""
+    """Cut the nodes into at most `count` ranges of whole tiles with about equal work.
+
+    `in_edges`: of each tile.
+    """
     cost = np.cumsum(in_edges + _ROW_COST * TILE)
     shares = cost[-1] * np.arange(1, count) / count if len(cost) else np.zeros(0)
     cuts = np.unique(np.searchsorted(cost, shares, side="left") + 1)
@@ -86,7 +99,8 @@ class Csr:
         col: (edges,) int32, row of the halo that sends.
         halo: sorted places that send.
         extra: (edges, columns) weight and features of each edge.
-        loop: (rows, columns) those of each node's own loop, NaN where it has none; no rows unless loops were taken out.
+        loop: (rows, columns) those of each node's own loop, NaN where it has none; no rows unless
+            loops were taken out.
     """
 
     indptr: Ints
@@ -96,7 +110,15 @@ class Csr:
     loop: Floats
 
 
-def build(chunks: list[tuple[Ints, Ints, Floats]], first: int, last: int, *, drop_loops: bool, fanout: int | None, seed: int) -> Csr:
+def build(
+    chunks: list[tuple[Ints, Ints, Floats]],
+    first: int,
+    last: int,
+    *,
+    drop_loops: bool,
+    fanout: int | None,
+    seed: int,
+) -> Csr:
     """Make the CSR of destinations `first` to `last` from the slices (dst, src, extra) of all chunks, in order."""
     dst = np.concatenate([chunk[0] for chunk in chunks]).astype(np.int64) - first
     src = np.concatenate([chunk[1] for chunk in chunks]).astype(np.int64)

@@ -1,7 +1,7 @@
 """A model over the rows of one partition, tile by tile: arrays in, arrays out.
 
-Every dense product is one of a whole tile, zeros behind the last row, and tiles begin at multiples of `TILE` of a node's place:
-so a row's bits do not depend on how nodes are divided.
+Every dense product is one of a whole tile, zeros behind the last row, and tiles begin at multiples
+of `TILE` of a node's place: so a row's bits do not depend on how nodes are divided.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ def messages(model: GraphModel, layer: int, states: Values, degree: Values | Non
     with torch.inference_mode():
         for first, last in tiles(len(states)):
             given = None if degree is None else padded(degree, first, last)
-            found[first:last] = model.messages(layer, padded(states, first, last), given)[: last - first].numpy()
+            found[first:last] = model.messages(layer, padded(states, first, last), given)[
+                : last - first
+            ].numpy()
     return found
 
 
@@ -56,7 +58,9 @@ def aggregate(
     weighted: bool,
     chunk: int = CHUNK,
 ) -> Values:
-    """Compute the states of a layer, (rows, width); tiles without a row that is asked for stay zero.
+    """Compute the states of a layer, (rows, width).
+
+    Tiles without a row that is asked for stay zero.
 
     Args:
         model: the model.
@@ -82,7 +86,9 @@ def aggregate(
     return found
 
 
-def _edges(model: GraphModel, csr: Csr, first: int, last: int, dtype: torch.dtype, *, weighted: bool) -> Edges:
+def _edges(
+    model: GraphModel, csr: Csr, first: int, last: int, dtype: torch.dtype, *, weighted: bool
+) -> Edges:
     """Cut one tile's in-edges out of a partition's."""
     begin, end = int(csr.indptr[first]), int(csr.indptr[last])
     indptr = np.full(TILE + 1, end - begin, np.int64)
@@ -105,5 +111,7 @@ def outputs(model: GraphModel, layers: Sequence[Values]) -> Values:
     found = np.empty((len(layers[0]), model.out_width()), layers[0].dtype)
     with torch.inference_mode():
         for first, last in tiles(len(found)):
-            found[first:last] = model.output([padded(states, first, last) for states in layers])[: last - first].numpy()
+            found[first:last] = model.output([padded(states, first, last) for states in layers])[
+                : last - first
+            ].numpy()
     return found

@@ -1,8 +1,9 @@
 """Loads a graph model's weights, whatever generation of PyTorch Geometric or DGL named them.
 
-Names and shapes checked here: PyTorch Geometric 1.5.0, 1.7.2, 2.0.4 and 2.8.1, DGL 2.1.0, all read in their sources; names of
-PyTorch Geometric up to 1.4 and of DGL up to 0.9 are from memory. DGL's GATConv adds no self loops: with a graph that has them, its
-config.json says `"add_self_loops": false`.
+Names and shapes checked here: PyTorch Geometric 1.5.0, 1.7.2, 2.0.4 and 2.8.1, DGL 2.1.0, all read
+in their sources; names of PyTorch Geometric up to 1.4 and of DGL up to 0.9 are from memory. DGL's
+GATConv adds no self loops: with a graph that has them, its config.json says `"add_self_loops":
+false`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ SAFE = "model.safetensors"
 DTYPES = ("float32", "float64")
 _PREFIXES = ("module.", "model.", "encoder.", "_encoder.")
 _STATES = ("state_dict", "model_state_dict")
-_CONV, _NORM = re.compile(r"(?:convs|layers)\.(\d+)\.(.+)"), re.compile(r"(?:norms|bns)\.(\d+)\.(?:module\.)?(.+)")
+_CONV, _NORM = (
+    re.compile(r"(?:convs|layers)\.(\d+)\.(.+)"),
+    re.compile(r"(?:norms|bns)\.(\d+)\.(?:module\.)?(.+)"),
+)
 _REFUSED = {
     r"__|<": "heterogeneous models (HeteroConv) are not supported, only one kind of node and edge is",
     r"(aggr_module|layers\.\d+|convs\.\d+)\.lstm\.": "the LSTM aggregator is not supported: it depends on the order of neighbours",
@@ -61,14 +65,20 @@ def load_graph_model(folder: Path, dtype: str = "float32") -> GraphModel:
         dtype: float32 or float64, in which the model computes.
 
     Raises:
-        ModelError: a part is missing, unknown, misshapen or not supported; the message names the weight and the setting.
+        ModelError: a part is missing, unknown, misshapen or not supported; the message names the
+            weight and the setting.
     """
     if dtype not in DTYPES:
-        raise ModelError(f"{folder}: graph models compute in {' or '.join(DTYPES)}, not in {dtype}; choose another encoder.dtype")
+        raise ModelError(
+            f"{folder}: graph models compute in {' or '.join(DTYPES)}, not in {dtype}; choose another "
+            "encoder.dtype"
+        )
     config = read_config(folder)
     path = _file(folder)
     found = canonical(_read(path), config, str(path))
-    return GraphModel(config, {name: values.to(getattr(torch, dtype)).contiguous() for name, values in found.items()})
+    return GraphModel(
+        config, {name: values.to(getattr(torch, dtype)).contiguous() for name, values in found.items()}
+    )
 
 
 def canonical(state: Mapping[str, Tensor], config: GraphConfig, where: str) -> dict[str, Tensor]:
@@ -96,7 +106,9 @@ def canonical(state: Mapping[str, Tensor], config: GraphConfig, where: str) -> d
         elif match := _NORM.fullmatch(name):
             key = f"norms.{match[1]}.{match[2]}"
         if key in into:
-            raise ModelError(f"{where}: {name} and {into[key].name} are the same weight by two names; keep one of them")
+            raise ModelError(
+                f"{where}: {name} and {into[key].name} are the same weight by two names; keep one of them"
+            )
         if not key.endswith(".num_batches_tracked"):
             into[key] = _Found(values, name)
     for number, layer in layers.items():
@@ -110,7 +122,9 @@ def _file(folder: Path) -> Path:
     """Find the weights."""
     if (folder / SAFE).is_file():
         return folder / SAFE
-    files = sorted(path for pattern in ("*.pt", "*.pth", "pytorch_model.bin") for path in folder.glob(pattern))
+    files = sorted(
+        path for pattern in ("*.pt", "*.pth", "pytorch_model.bin") for path in folder.glob(pattern)
+    )
     if len(files) == 1:
         return files[0]
     names = ", ".join(path.name for path in files or sorted(folder.iterdir())) or "nothing"
@@ -128,12 +142,21 @@ def _read(path: Path) -> dict[str, Tensor]:
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the readers raise many kinds, all with the same remedy
         reason = (str(error).splitlines() or [repr(error)])[0]
-        raise ModelError(f"{path}: the weights can't be read ({reason}); save the model's state_dict() alone") from error
+        raise ModelError(
+            f"{path}: the weights can't be read ({reason}); save the model's state_dict() alone"
+        ) from error
     for name in _STATES:
         state = state[name] if isinstance(state, dict) and isinstance(state.get(name), dict) else state
-    odd = [str(key) for key, value in state.items() if not isinstance(value, Tensor)] if isinstance(state, dict) else [type(state).__name__]
+    odd = (
+        [str(key) for key, value in state.items() if not isinstance(value, Tensor)]
+        if isinstance(state, dict)
+        else [type(state).__name__]
+    )
     if odd:
-        raise ModelError(f"{path}: expected tensors by name, found {', '.join(odd[:3])}; save the model's state_dict() alone")
+        raise ModelError(
+            f"{path}: expected tensors by name, found {', '.join(odd[:3])}; save the model's "
+            "state_dict() alone"
+        )
     return {str(name): values for name, values in state.items()}
 
 
@@ -160,7 +183,10 @@ def _translated(layer: _Layer, config: GraphConfig, number: int, where: str) -> 
 
 
 def _renamed(layer: _Layer, names: Mapping[str, str]) -> _Layer:
-    """Rename by the beginning of names; a weight whose new name is taken keeps its own, and so is unknown."""
+    """Rename by the beginning of names.
+
+    A weight whose new name is taken keeps its own, and so is unknown.
+    """
     found = dict(layer)
     for old, new in names.items():
         for name in [name for name in found if name.startswith(old)]:
@@ -185,12 +211,17 @@ def _sage(layer: _Layer, where: str) -> _Layer:
         return _renamed(layer, {"lin_rel.": "lin_l.", "lin_root.": "lin_r."})
     if "fc_self.weight" not in layer:
         name = layer["fc_neigh.weight"].name
-        raise ModelError(f"{where}: {name} without fc_self: DGL's gcn aggregator is not supported, only mean is; choose another model")
+        raise ModelError(
+            f"{where}: {name} without fc_self: DGL's gcn aggregator is not supported, only mean is; "
+            "choose another model"
+        )
     found = dict(layer)
     for name in ("fc_self.bias", "fc_neigh.bias", "bias"):
         weight, total = found.get(name), found.get("lin_l.bias")
         if weight and (total is None or total.values.shape == weight.values.shape):
-            found["lin_l.bias"] = weight if total is None else total._replace(values=total.values + weight.values)
+            found["lin_l.bias"] = (
+                weight if total is None else total._replace(values=total.values + weight.values)
+            )
             del found[name]
     return _renamed(found, {"fc_neigh.weight": "lin_l.weight", "fc_self.weight": "lin_r.weight"})
 
@@ -199,16 +230,37 @@ def _gat(layer: _Layer, config: GatConfig, number: int, where: str) -> _Layer:
     """Translate GATConv: PyTorch Geometric 1.x to 2.4, and DGL."""
     dgl, second = "attn_l" in layer, {"att", "attn"} & set(layer)
     if second and "weight" not in layer:
-        raise ModelError(f"{where}: {layer[second.pop()].name} is one of GATv2: set v2 to true in config.json")
+        raise ModelError(
+            f"{where}: {layer[second.pop()].name} is one of GATv2: set v2 to true in config.json"
+        )
     if "att" in layer and "weight" in layer and layer["att"].values.shape[-1] % 2 == 0:
-        # Up to 1.4: one vector for destination and source, and the matrix stands the other way round.
+        # Up to 1.4: one vector for destination and source, and the matrix stands the other way
+        # round.
         target, source = layer["att"].values.chunk(2, dim=-1)
-        layer = {**layer, "att_dst": _Found(target, layer["att"].name), "att_src": _Found(source, layer["att"].name)}
+        layer = {
+            **layer,
+            "att_dst": _Found(target, layer["att"].name),
+            "att_src": _Found(source, layer["att"].name),
+        }
         del layer["att"]
         layer = _renamed(layer, {"weight": "lin.weight"})
         _changed(layer, "lin.weight", _turned)
-    names = {"att_j": "att_src", "att_i": "att_dst", "att_l": "att_src", "att_r": "att_dst", "attn_l": "att_src", "attn_r": "att_dst"}
-    names |= {"lin_src.": "lin.", "lin_l.": "lin.", "fc.": "lin.", "fc_src.": "lin.", "lin_r.": "lin_dst.", "fc_dst.": "lin_dst."}
+    names = {
+        "att_j": "att_src",
+        "att_i": "att_dst",
+        "att_l": "att_src",
+        "att_r": "att_dst",
+        "attn_l": "att_src",
+        "attn_r": "att_dst",
+    }
+    names |= {
+        "lin_src.": "lin.",
+        "lin_l.": "lin.",
+        "fc.": "lin.",
+        "fc_src.": "lin.",
+        "lin_r.": "lin_dst.",
+        "fc_dst.": "lin_dst.",
+    }
     found = _renamed(layer, names | {"res_fc.weight": "res.weight", "res_fc.bias": "bias"})
     own, shared = found.get("lin_dst.weight"), found.get("lin.weight")
     if own and shared and own.values.shape == shared.values.shape and torch.equal(own.values, shared.values):
@@ -219,18 +271,34 @@ def _gat(layer: _Layer, config: GatConfig, number: int, where: str) -> _Layer:
 
 def _gat_v2(layer: _Layer, config: GatConfig, number: int, where: str) -> _Layer:
     """Translate GATv2Conv: DGL, and weights that are shared under two names."""
-    names = {"fc_src.": "lin_l.", "fc_dst.": "lin_r.", "attn": "att", "res_fc.weight": "res.weight", "res_fc.bias": "bias"}
+    names = {
+        "fc_src.": "lin_l.",
+        "fc_dst.": "lin_r.",
+        "attn": "att",
+        "res_fc.weight": "res.weight",
+        "res_fc.bias": "bias",
+    }
     found = _of_dgl(_renamed(layer, names), config, number) if "attn" in layer else dict(layer)
     for name in [name for name in found if config.share_weights and name.startswith("lin_r.")]:
         other = found.get(name.replace("lin_r.", "lin_l."))
-        if other is None or other.values.shape != found[name].values.shape or not torch.equal(other.values, found[name].values):
-            raise ModelError(f"{where}: {found[name].name} differs from its twin: set share_weights to false in config.json")
+        if (
+            other is None
+            or other.values.shape != found[name].values.shape
+            or not torch.equal(other.values, found[name].values)
+        ):
+            raise ModelError(
+                f"{where}: {found[name].name} differs from its twin: set share_weights to false in "
+                "config.json"
+            )
         del found[name]
     return found
 
 
 def _of_dgl(found: _Layer, config: GatConfig, number: int) -> _Layer:
-    """Fold what DGL's users do after a layer into its weights: the mean of heads is taken after residual and bias, not before."""
+    """Fold what DGL's users do after a layer into its weights.
+
+    The mean of heads is taken after residual and bias, not before.
+    """
     heads, columns, width = config.heads, config.channels(number), config.width(number - 1)
     if config.residual and "res.weight" not in found and heads * columns == width:
         found["res.weight"] = _Found(torch.eye(width), "res_fc")
@@ -245,7 +313,10 @@ def _of_dgl(found: _Layer, config: GatConfig, number: int) -> _Layer:
 def _gcn(layer: _Layer, where: str) -> _Layer:
     """Translate GCNConv: PyTorch Geometric 1.x has the matrix the other way round."""
     if "weight" in layer and layer["weight"].name.startswith("layers."):
-        raise ModelError(f"{where}: {layer['weight'].name}: DGL's GraphConv divides by other degrees than GCN; choose another model")
+        raise ModelError(
+            f"{where}: {layer['weight'].name}: DGL's GraphConv divides by other degrees than GCN; choose "
+            "another model"
+        )
     found = _renamed(layer, {"weight": "lin.weight"})
     if "weight" in layer:
         _changed(found, "lin.weight", _turned)
@@ -261,31 +332,50 @@ def _check(found: Mapping[str, _Found], config: GraphConfig, where: str) -> None
     for name, weight in found.items():
         if name not in shapes:
             raise ModelError(
-                f"{where}: {weight.name}: config.json describes no such weight; look at {_settings(name, config, found)} there"
+                f"{where}: {weight.name}: config.json describes no such weight; look at "
+                f"{_settings(name, config, found)} there"
             )
     for name in shapes:
         if name not in found:
-            raise ModelError(f"{where}: {name} is missing, found {_some(found)}; look at {_settings(name, config, found)} in config.json")
+            raise ModelError(
+                f"{where}: {name} is missing, found {_some(found)}; look at "
+                f"{_settings(name, config, found)} in config.json"
+            )
     for name, shape in shapes.items():
         _check_shape(found[name], shape, where)
         if not found[name].values.isfinite().all():
-            raise ModelError(f"{where}: {found[name].name}: holds values that are not finite; save the model again")
+            raise ModelError(
+                f"{where}: {found[name].name}: holds values that are not finite; save the model again"
+            )
 
 
 def _check_shape(weight: _Found, shape: tuple[Axis, ...], where: str) -> None:
     """Refuse a weight of another shape than config.json says, and name the settings that differ."""
     expected, actual = tuple(axis.size for axis in shape), tuple(weight.values.shape)
     if expected != actual:
-        wrong = [axis.of for axis, size in zip(shape, actual, strict=False) if axis.size != size] or [axis.of for axis in shape]
-        raise ModelError(f"{where}: {weight.name}: expected shape {expected}, found {actual}; correct {', '.join(wrong)} in config.json")
+        wrong = [axis.of for axis, size in zip(shape, actual, strict=False) if axis.size != size] or [
+            axis.of for axis in shape
+        ]
+        raise ModelError(
+            f"{where}: {weight.name}: expected shape {expected}, found {actual}; correct "
+            f"{', '.join(wrong)} in config.json"
+        )
 
 
 def _settings(name: str, config: GraphConfig, found: Mapping[str, _Found]) -> str:
     """Name the settings that decide whether there is a weight."""
     place = _CONV.fullmatch(name)
-    if place and (int(place[1]) >= config.num_layers or not any(other.startswith(f"convs.{place[1]}.") for other in found)):
+    if place and (
+        int(place[1]) >= config.num_layers
+        or not any(other.startswith(f"convs.{place[1]}.") for other in found)
+    ):
         return "num_layers"
-    known = [setting for pattern, settings in _SETTINGS.items() if re.search(pattern, name) for setting in settings.split(", ")]
+    known = [
+        setting
+        for pattern, settings in _SETTINGS.items()
+        if re.search(pattern, name)
+        for setting in settings.split(", ")
+    ]
     return ", ".join(setting for setting in known if setting in type(config).model_fields) or "type"
 
 

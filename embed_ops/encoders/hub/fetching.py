@@ -29,7 +29,15 @@ _HERE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.
 """What is wrong with this machine's disk, and stays so."""
 _LASTING = (
     *(FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError),
-    *(ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError, NotImplementedError),
+    *(
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+        ArithmeticError,
+        AssertionError,
+        NotImplementedError,
+    ),
 )
 _SHARED: dict[str, type[EmbedOpsError]] = {kind.__name__: kind for kind in (ModelError, StorageError)}
 
@@ -47,7 +55,10 @@ def here(error: BaseException) -> bool:
 
 
 def may_pass(error: BaseException) -> bool:
-    """Tell whether the same call may succeed later: networks and servers recover, full disks and faults of a program do not."""
+    """Tell whether the same call may succeed later.
+
+    Networks and servers recover, full disks and faults of a program do not.
+    """
     return not here(error) and not isinstance(error, _LASTING)
 
 
@@ -57,13 +68,16 @@ def patiently(
     passing: Callable[[BaseException], bool] = may_pass,
     asked: Callable[[BaseException], float | None] = lambda error: None,
 ) -> Fetched:
-    """Call a function again while it fails with an error that may pass, `TRIES` times in all; the last error is raised.
+    """Call a function again while it fails with an error that may pass, `TRIES` times in all.
+
+    The last error is raised.
 
     Args:
         what: what is fetched, for the log.
         act: the call.
         passing: tells whether an error may pass.
-        asked: the seconds that a server asks to wait. Some more are waited, so that nodes do not come back all at once.
+        asked: the seconds that a server asks to wait. Some more are waited, so that nodes do not
+            come back all at once.
     """
     spread = wait_random_exponential(max=LONGEST_WAIT_S)
 
@@ -74,7 +88,13 @@ def patiently(
     def say(state: RetryCallState) -> None:
         _log.warning("%s: %s; trying again in %.0f s", what, reason(_error(state)), state.upcoming_sleep)
 
-    again = Retrying(stop=stop_after_attempt(TRIES), retry=retry_if_exception(passing), wait=wait, before_sleep=say, reraise=True)
+    again = Retrying(
+        stop=stop_after_attempt(TRIES),
+        retry=retry_if_exception(passing),
+        wait=wait,
+        before_sleep=say,
+        reraise=True,
+    )
     return again(act)
 
 
@@ -92,8 +112,9 @@ def once_per_node(key: str, find: Callable[[], Fetched | None], fetch: Callable[
         fetch: fetches it.
 
     Raises:
-        ModelError, StorageError: of `fetch`. Who waited meanwhile gets the same error, and does not try in its turn: that would
-            take the patience of all of them together to learn that a server is down.
+        ModelError, StorageError: of `fetch`. Who waited meanwhile gets the same error, and does not
+            try in its turn: that would take the patience of all of them together to learn that a
+            server is down.
     """
     if (found := find()) is not None:
         return found
@@ -108,17 +129,25 @@ def once_per_node(key: str, find: Callable[[], Fetched | None], fetch: Callable[
         try:
             return fetch()
         except (ModelError, StorageError) as error:
-            failed.write_text(json.dumps({"kind": type(error).__name__, "message": str(error), "time": time.time()}), encoding="utf-8")
+            failed.write_text(
+                json.dumps({"kind": type(error).__name__, "message": str(error), "time": time.time()}),
+                encoding="utf-8",
+            )
             raise
 
 
 def _lock_folder() -> Path:
-    """Give the folder of the locks: on the node's own disk, where `flock` works, which a shared home may not offer."""
+    """Give the folder of the locks.
+
+    On the node's own disk, where `flock` works, which a shared home may not offer.
+    """
     folder = Path(tempfile.gettempdir()) / f"embed-ops-{os.getuid()}"
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
-        raise StorageError(f"{folder}: can't be made ({error}), and locks are kept there; set TMPDIR to a writable folder") from error
+        raise StorageError(
+            f"{folder}: can't be made ({error}), and locks are kept there; set TMPDIR to a writable folder"
+        ) from error
     return folder
 
 

@@ -22,5 +22,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ModelError(f"{path}: not a JSON file ({error}); fetch the model again") from error
     if not isinstance(found, dict):
-        raise ModelError(f"{path}: expected a JSON object, found a {type(found).__name__}; fetch the model again")
+        raise ModelError(
+            f"{path}: expected a JSON object, found a {type(found).__name__}; fetch the model again"
+        )
     return found

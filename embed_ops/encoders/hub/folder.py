@@ -13,8 +13,21 @@ from embed_ops.encoders.hub.prefix import Prefix
 from embed_ops.errors import ModelError
 from embed_ops.storage import files as filesystem
 
-WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
-TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model", "*.model", "*.tiktoken")
+WEIGHTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+TOKENIZERS = (
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "*.model",
+    "*.tiktoken",
+)
 NO_VOCABULARY = frozenset({"ByT5Tokenizer", "CanineTokenizer", "PerceiverTokenizer"})
 """Tokenizers of bytes or characters, which have no vocabulary file."""
 SMALL = ("*.json", "*.txt", "*.model", "*.tiktoken", "*.jinja")
@@ -48,7 +61,10 @@ class Folder:
 
     @property
     def revision(self) -> str | None:
-        """What every other process must ask for to get the same model: the commit, or the digest of the listing."""
+        """What every other process must ask for to get the same model.
+
+        The commit, or the digest of the listing.
+        """
         return self.prefix.digest if self.prefix else self.commit
 
 
@@ -83,16 +99,22 @@ def _own(path: str, model: str) -> Folder:
     folder = Folder(Path(path).expanduser(), model)
     if not folder.path.is_dir():
         kind = "a file" if folder.path.exists() else "nothing"
-        raise ModelError(f"encoder.model: {model} is not a model folder (found {kind} there); correct the path")
+        raise ModelError(
+            f"encoder.model: {model} is not a model folder (found {kind} there); correct the path"
+        )
     return folder
 
 
 def fetch_weights(folder: Folder, parts: Sequence[str] = ("",)) -> None:
-    """Fetch weights, and check that there are some: safetensors, and pytorch_model.bin only for parts without.
+    """Fetch weights, and check that there are some.
+
+    Safetensors, and pytorch_model.bin only for parts without.
 
     Args:
-        folder: what `locate` gave; weights come from the same commit or listing as the tokenizer. One of the user's own is left alone.
-        parts: folders of the transformer, which comes first, and of the modules with weights, relative to the root.
+        folder: what `locate` gave; weights come from the same commit or listing as the tokenizer.
+            One of the user's own is left alone.
+        parts: folders of the transformer, which comes first, and of the modules with weights,
+            relative to the root.
 
     Raises:
         ModelError, StorageError: as `locate`, or the transformer has no weights.
@@ -132,13 +154,20 @@ def check_config(path: Path) -> None:
         ModelError: it has not; the message lists what was found.
     """
     if (path / "adapter_config.json").is_file():
-        raise ModelError(f"{path}: holds an adapter (adapter_config.json), not a model; merge it into its base model first")
+        raise ModelError(
+            f"{path}: holds an adapter (adapter_config.json), not a model; merge it into its base model first"
+        )
     if not (path / "config.json").is_file():
-        raise ModelError(f"{path}: no config.json, found {_found(path)}; give the folder of a transformers model")
+        raise ModelError(
+            f"{path}: no config.json, found {_found(path)}; give the folder of a transformers model"
+        )
     own = read_json(path / "tokenizer_config.json")
     stated = own.get("tokenizer_class") in NO_VOCABULARY or "auto_map" in own
     if not stated and not any(any(path.glob(pattern)) for pattern in TOKENIZERS):
-        raise ModelError(f"{path}: no tokenizer ({', '.join(TOKENIZERS[:5])}), found {_found(path)}; save the tokenizer there too")
+        raise ModelError(
+            f"{path}: no tokenizer ({', '.join(TOKENIZERS[:5])}), found {_found(path)}; save the "
+            "tokenizer there too"
+        )
 
 
 def check_images(path: Path) -> None:
@@ -148,7 +177,9 @@ def check_images(path: Path) -> None:
         ModelError: it has not; the message lists what was found.
     """
     if not (path / "config.json").is_file():
-        raise ModelError(f"{path}: no config.json, found {_found(path)}; give the folder of a transformers model")
+        raise ModelError(
+            f"{path}: no config.json, found {_found(path)}; give the folder of a transformers model"
+        )
 
 
 def check_weights(path: Path) -> None:
@@ -158,11 +189,18 @@ def check_weights(path: Path) -> None:
         ModelError: it has none; the message lists what was found.
     """
     if not any((path / name).is_file() for name in WEIGHTS):
-        raise ModelError(f"{path}: no weights ({', '.join(WEIGHTS)}), found {_found(path)}; give a folder with safetensors weights")
+        raise ModelError(
+            f"{path}: no weights ({', '.join(WEIGHTS)}), found {_found(path)}; give a folder with "
+            "safetensors weights"
+        )
 
 
-def fingerprint(folder: Folder, code: bool, weights: Sequence[str] = ("",), others: Iterable[str] = ()) -> dict[str, str]:
-    """Hash the files that change vectors, {path in the folder: sha256}; a hub model's weights stand as its commit.
+def fingerprint(
+    folder: Folder, code: bool, weights: Sequence[str] = ("",), others: Iterable[str] = ()
+) -> dict[str, str]:
+    """Hash the files that change vectors, {path in the folder: sha256}.
+
+    A hub model's weights stand as its commit.
 
     Args:
         folder: the model folder; what it lacks of a model on an object store is fetched.
@@ -188,7 +226,9 @@ def fingerprint(folder: Folder, code: bool, weights: Sequence[str] = ("",), othe
     for file in sorted(files):
         if file.is_file():
             with file.open("rb") as stream:
-                hashes[file.relative_to(folder.path).as_posix()] = hashlib.file_digest(stream, "sha256").hexdigest()
+                hashes[file.relative_to(folder.path).as_posix()] = hashlib.file_digest(
+                    stream, "sha256"
+                ).hexdigest()
     return hashes if folder.commit is None else {**hashes, "commit": folder.commit}
 
 

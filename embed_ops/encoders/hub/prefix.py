@@ -1,11 +1,13 @@
-"""A model on an object store: what a prefix holds, and its copy in this node's cache (`EMBED_OPS_CACHE`).
+"""A model on an object store.
+
+What a prefix holds, and its copy in this node's cache (`EMBED_OPS_CACHE`).
 
     models/DIGEST.json    the listing: {"files": {path: bytes}}
     models/DIGEST/        the files, each of them whole: it is copied to tmp/ and renamed
     tmp/                  files that are being copied
 
-DIGEST is of the address and of the name, size and time of change of each model file. So a prefix that has changed is another
-model, and never mixes with the copy of what it was.
+DIGEST is of the address and of the name, size and time of change of each model file. So a prefix
+that has changed is another model, and never mixes with the copy of what it was.
 """
 
 from __future__ import annotations
@@ -36,11 +38,22 @@ _DEAD_AFTER_S = 3600
 """A temporary file that nobody has written to for so long belongs to nobody."""
 _ANSWERS = ("ACCESS_DENIED", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH")
 """What Arrow quotes of answers that will be the same again."""
-_VERSIONS = ("ETag", "etag", "generation", "md5Hash", "LastModified", "last_modified", "updated", "mtime", "created")
+_VERSIONS = (
+    "ETag",
+    "etag",
+    "generation",
+    "md5Hash",
+    "LastModified",
+    "last_modified",
+    "updated",
+    "mtime",
+    "created",
+)
 """Keys under which file systems of fsspec tell a file's version."""
 
 Stamp = tuple[int, str]
-"""Size in bytes, and what the store tells that differs from one version of a file to the next: a time, a tag."""
+"""Size in bytes, and what the store tells that differs from one version of a file to the next: a
+time, a tag."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +71,10 @@ class Prefix:
 
 
 def cache_folder() -> Path:
-    """Give the folder of what this node keeps between runs: `EMBED_OPS_CACHE`, else the user's cache."""
+    """Give the folder of what this node keeps between runs.
+
+    `EMBED_OPS_CACHE`, else the user's cache.
+    """
     own, shared = os.environ.get("EMBED_OPS_CACHE"), os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(own or f"{shared}/embed-ops").expanduser().absolute()
 
@@ -83,32 +99,50 @@ def open_prefix(address: str, digest: str | None, kept: Sequence[str], unused: S
     files = {name: there[name] for name in sorted(_matching(there, kept, unused))}
     if not files:
         listed = ", ".join(sorted(there)[:20]) or "nothing"
-        raise ModelError(f"encoder.model {address}: no model there, found {listed}; give the prefix that holds config.json")
-    if odd := [name for name in files if ".." in PurePosixPath(name).parts or PurePosixPath(name).is_absolute()]:
-        raise ModelError(f"encoder.model {address}: {odd[0]!r} leads out of the folder; do not use this model")
-    found = Prefix(address, hashlib.sha256(json.dumps([address, list(files.items())]).encode()).hexdigest(), files)
+        raise ModelError(
+            f"encoder.model {address}: no model there, found {listed}; give the prefix that holds config.json"
+        )
+    if odd := [
+        name for name in files if ".." in PurePosixPath(name).parts or PurePosixPath(name).is_absolute()
+    ]:
+        raise ModelError(
+            f"encoder.model {address}: {odd[0]!r} leads out of the folder; do not use this model"
+        )
+    found = Prefix(
+        address, hashlib.sha256(json.dumps([address, list(files.items())]).encode()).hexdigest(), files
+    )
     if digest is not None and digest != found.digest:
         raise ModelError(
-            f"encoder.model {address}: encoder.revision is {digest}, and the files there have the digest {found.digest} now; "
-            "they have changed since the run began, or revision was meant for another model: put them back, or leave revision out"
+            f"encoder.model {address}: encoder.revision is {digest}, and the files there have the digest "
+            f"{found.digest} now; "
+            "they have changed since the run began, or revision was meant for another model: put them "
+            "back, or leave revision out"
         )
     _remember(found)
     return found
 
 
 def fetch(prefix: Prefix, patterns: Sequence[str], unused: Sequence[str]) -> Path:
-    """Give the copy of a prefix, with all files that match; what is missing is copied once per node.
+    """Give the copy of a prefix, with all files that match.
+
+    What is missing is copied once per node.
 
     Raises:
-        StorageError: the store fails for longer than it is tried again, it has changed meanwhile, or the cache can't be written.
+        StorageError: the store fails for longer than it is tried again, it has changed meanwhile,
+            or the cache can't be written.
     """
     wanted = _matching(prefix.files, patterns, unused)
     key = " ".join(("copy", str(prefix.path), *patterns))
-    return once_per_node(key, lambda: None if _missing(prefix, wanted) else prefix.path, lambda: _copied(prefix, wanted))
+    return once_per_node(
+        key, lambda: None if _missing(prefix, wanted) else prefix.path, lambda: _copied(prefix, wanted)
+    )
 
 
 def _matching(names: Iterable[str], kept: Sequence[str], unused: Sequence[str]) -> list[str]:
-    """Choose names as the hub's library does, so that a prefix and a hub model give the same files."""
+    """Choose names as the hub's library does.
+
+    So that a prefix and a hub model give the same files.
+    """
     from huggingface_hub.utils import filter_repo_objects
 
     return list(filter_repo_objects(names, allow_patterns=list(kept), ignore_patterns=list(unused)))
@@ -121,24 +155,38 @@ def _list(address: str) -> dict[str, Stamp]:
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except Exception as error:
-        raise StorageError(f"encoder.model {address}: can't be listed ({reason(error)}); mend it and run the same command again") from error
+        raise StorageError(
+            f"encoder.model {address}: can't be listed ({reason(error)}); mend it and run the same "
+            "command again"
+        ) from error
 
 
 def _stamps(at: Location) -> dict[str, Stamp]:
-    """List the files below a place; nothing is asked about the place itself, as a policy may allow no more than that."""
+    """List the files below a place.
+
+    Nothing is asked about the place itself, as a policy may allow no more than that.
+    """
     base = at.path.rstrip("/")
     handler = getattr(at.fs, "handler", None)
     if isinstance(handler, pafs.FSSpecHandler):
-        # Arrow would pass on no more than size and `mtime`, which most of these name otherwise: a change would not be seen.
+        # Arrow would pass on no more than size and `mtime`, which most of these name otherwise: a
+        # change would not be seen.
         handler.fs.invalidate_cache()
         told = handler.fs.find(base, detail=True)
         return {
-            path[len(base) + 1 :]: (info["size"], " ".join(str(info[key]) for key in _VERSIONS if info.get(key) is not None))
+            path[len(base) + 1 :]: (
+                info["size"],
+                " ".join(str(info[key]) for key in _VERSIONS if info.get(key) is not None),
+            )
             for path, info in told.items()
             if path.startswith(f"{base}/")
         }
     infos = at.fs.get_file_info(pafs.FileSelector(base, allow_not_found=True, recursive=True))
-    return {info.path[len(base) + 1 :]: (info.size, str(info.mtime_ns)) for info in infos if info.type == pafs.FileType.File}
+    return {
+        info.path[len(base) + 1 :]: (info.size, str(info.mtime_ns))
+        for info in infos
+        if info.type == pafs.FileType.File
+    }
 
 
 def _passes(error: BaseException) -> bool:
@@ -175,13 +223,20 @@ def _scratch() -> Path:
 
 
 def _unwritable(error: OSError) -> StorageError:
-    return StorageError(f"{cache_folder()}: can't be written ({error}); mend it or set EMBED_OPS_CACHE, and run the same command again")
+    return StorageError(
+        f"{cache_folder()}: can't be written ({error}); mend it or set EMBED_OPS_CACHE, and run the same "
+        "command again"
+    )
 
 
 def _missing(prefix: Prefix, wanted: Sequence[str]) -> list[str]:
     """Name the files that are not in the copy, or not with the size of the listing."""
     here = {name: prefix.path / name for name in wanted}
-    return [name for name, file in here.items() if not file.is_file() or file.stat().st_size != prefix.files[name][0]]
+    return [
+        name
+        for name, file in here.items()
+        if not file.is_file() or file.stat().st_size != prefix.files[name][0]
+    ]
 
 
 def _copied(prefix: Prefix, wanted: Sequence[str]) -> Path:
@@ -196,7 +251,8 @@ def _copied(prefix: Prefix, wanted: Sequence[str]) -> Path:
         if isinstance(error, OSError) and here(error):
             raise _unwritable(error) from error
         raise StorageError(
-            f"encoder.model {prefix.address}: can't be copied ({reason(error)}); mend the storage and run the same command again"
+            f"encoder.model {prefix.address}: can't be copied ({reason(error)}); mend the storage and "
+            "run the same command again"
         ) from error
     return prefix.path
 
@@ -205,10 +261,17 @@ def _copy_to(folder: Path, prefix: Prefix, names: Sequence[str]) -> None:
     at = locate(prefix.address)
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        patiently(f"{prefix.address}: {name}", partial(_copy, at, name, prefix.files[name][0], folder / name), _passes)
+        patiently(
+            f"{prefix.address}: {name}",
+            partial(_copy, at, name, prefix.files[name][0], folder / name),
+            _passes,
+        )
     there = _list(prefix.address)
     if changed := [name for name in names if there.get(name) != prefix.files[name]]:
-        raise StorageError(f"encoder.model {prefix.address}: {changed[0]} has changed while it was copied; run the same command again")
+        raise StorageError(
+            f"encoder.model {prefix.address}: {changed[0]} has changed while it was copied; run the same "
+            "command again"
+        )
     for name in names:
         (prefix.path / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).replace(prefix.path / name)

@@ -1,6 +1,7 @@
 """A column of images to the pixels of its distinct images, and batches of pixels to what a model takes.
 
-Legend: rows of the column, inputs = distinct images that can be decoded, in order of first appearance.
+Legend: rows of the column, inputs = distinct images that can be decoded, in order of first
+appearance.
 """
 
 from __future__ import annotations
@@ -23,16 +24,21 @@ if TYPE_CHECKING:
 
 PIXELS = "pixels"
 _UNIT_BYTES = 80 << 20
-"""Most bytes of the pixels, or of the vectors, of a unit's rows: 512 images of 224 x 224 pixels have 74 MiB."""
+"""Most bytes of the pixels, or of the vectors, of a unit's rows: 512 images of 224 x 224 pixels
+have 74 MiB."""
 
 
 def is_image_column(column: pa.Array | pa.ChunkedArray) -> bool:
     """Tell images from texts by the type of their column."""
-    return any(test(column.type) for test in (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view))
+    return any(
+        test(column.type) for test in (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)
+    )
 
 
 def prepare_images(column: pa.Array, steps: Preprocessing, most_pixels: int, *, draft: bool) -> Prepared:
-    """Decode, resize and crop a column of images, each distinct one once; null ones and those that can't be decoded become rejects.
+    """Decode, resize and crop a column of images, each distinct one once.
+
+    Null ones and those that can't be decoded become rejects.
 
     Raises:
         SourceError: the column holds no bytes.
@@ -64,7 +70,13 @@ def prepare_images(column: pa.Array, steps: Preprocessing, most_pixels: int, *, 
 def _table(pixels: Pixels) -> pa.Table:
     """Make the inputs' table of (inputs, height, width, 3) pixels."""
     kind = pa.binary(int(np.prod(pixels.shape[1:])))
-    return pa.table({PIXELS: pa.FixedSizeBinaryArray.from_buffers(kind, len(pixels), [None, pa.py_buffer(np.ascontiguousarray(pixels))])})
+    return pa.table(
+        {
+            PIXELS: pa.FixedSizeBinaryArray.from_buffers(
+                kind, len(pixels), [None, pa.py_buffer(np.ascontiguousarray(pixels))]
+            )
+        }
+    )
 
 
 def _array(inputs: pa.Table, steps: Preprocessing) -> Pixels:
@@ -92,11 +104,16 @@ def blank_images(inputs: pa.Table, places: Collection[int], steps: Preprocessing
 
 def most_images(steps: Preprocessing, vector_bytes: int, asked: int) -> int:
     """Give the most images of a unit, by their pixels and by the bytes of all their vectors."""
-    return max(1, min(asked, _UNIT_BYTES // (steps.height * steps.width * 3), _UNIT_BYTES // max(1, vector_bytes)))
+    return max(
+        1, min(asked, _UNIT_BYTES // (steps.height * steps.width * 3), _UNIT_BYTES // max(1, vector_bytes))
+    )
 
 
 class Normalizer:
-    """Turns pixels into what a model takes, on its device: a table of 256 values a channel, which has the processor's own bits."""
+    """Turns pixels into what a model takes, on its device.
+
+    A table of 256 values a channel, which has the processor's own bits.
+    """
 
     def __init__(self, steps: Preprocessing, device: torch.device, dtype: torch.dtype) -> None:
         import torch
@@ -110,10 +127,14 @@ class Normalizer:
 
         from embed_ops.encoders.text.transformer import to_device
 
-        pixels: npt.NDArray[np.uint8] = np.ascontiguousarray(_array(inputs, self._steps).transpose(0, 3, 1, 2))
+        pixels: npt.NDArray[np.uint8] = np.ascontiguousarray(
+            _array(inputs, self._steps).transpose(0, 3, 1, 2)
+        )
         places = to_device(torch.from_numpy(pixels), self._levels.device).int()
         found = torch.empty(places.shape, dtype=self._levels.dtype, device=self._levels.device)
         for channel, levels in enumerate(self._levels):
             # Of the ways to look up a table, the fastest by far on a CPU.
-            found[:, channel] = levels.index_select(0, places[:, channel].reshape(-1)).view(len(places), *places.shape[2:])
+            found[:, channel] = levels.index_select(0, places[:, channel].reshape(-1)).view(
+                len(places), *places.shape[2:]
+            )
         return found

@@ -15,7 +15,13 @@ import pyarrow as pa
 from embed_ops.encoders.base import FloatArray, IntArray, Prepared, no_vectors, not_loaded
 from embed_ops.encoders.hub import folder as folders
 from embed_ops.encoders.hub.files import read_json
-from embed_ops.encoders.images.decoding import Normalizer, black_image, blank_images, most_images, prepare_images
+from embed_ops.encoders.images.decoding import (
+    Normalizer,
+    black_image,
+    blank_images,
+    most_images,
+    prepare_images,
+)
 from embed_ops.encoders.images.pixels import Preprocessing, read_preprocessing
 from embed_ops.encoders.images.towers import flops_of_image, load_tower, pooled, read_shape, weightless_tower
 from embed_ops.errors import ModelError
@@ -40,10 +46,13 @@ class ImageEncoder:
         self._steps: Preprocessing = read_preprocessing(self._path)
         asked = spec.outputs or (OutputSpec(),)
         self._columns = tuple(
-            column.model_copy(update={"pooling": self._shape.pooling}) if column.pooling == "auto" else column for column in asked
+            column.model_copy(update={"pooling": self._shape.pooling}) if column.pooling == "auto" else column
+            for column in asked
         )
         if self._shape.patch is None and any(column.layer != -1 for column in self._columns):
-            raise ModelError(f"{spec.model}: layers of a convolutional network have widths of their own: leave layer out")
+            raise ModelError(
+                f"{spec.model}: layers of a convolutional network have widths of their own: leave layer out"
+            )
         self._model: Any = None
         self._normalizer: Normalizer | None = None
         self._loaded: dict[str, Any] = {}
@@ -79,12 +88,15 @@ class ImageEncoder:
         """Load the weights to `device` in `dtype`; pooling stays in float32.
 
         Raises:
-            ModelError: weights are missing, broken or incomplete, or do not fit the processor's size.
+            ModelError: weights are missing, broken or incomplete, or do not fit the processor's
+                size.
         """
         import torch
 
         if compiled:
-            raise ModelError(f"{self._spec.model}: models of images are not compiled; leave encoder.compile out")
+            raise ModelError(
+                f"{self._spec.model}: models of images are not compiled; leave encoder.compile out"
+            )
         folders.fetch_weights(self._folder)
         model = load_tower(self._path, self._columns, self._spec.trust_remote_code, dtype).to(device)
         self._model, self._normalizer = model, Normalizer(self._steps, model.device, getattr(torch, dtype))
@@ -94,7 +106,8 @@ class ImageEncoder:
         except (RuntimeError, ValueError) as error:
             size = f"{self._steps.height} x {self._steps.width}"
             raise ModelError(
-                f"{self._spec.model}: the model does not take images of {size} pixels, as its processor makes: {error}"
+                f"{self._spec.model}: the model does not take images of {size} pixels, as its processor "
+                f"makes: {error}"
             ) from error
 
     def launch(self, batch: pa.Table) -> Callable[[], Mapping[str, FloatArray]]:
@@ -116,20 +129,28 @@ class ImageEncoder:
         with torch.inference_mode():
             states = self._model(pixel_values=self._normalizer(batch), output_hidden_states=layers)
             patches = self._patches if self._shape.patch is not None else _positions(states)
-            found = {column.name: pooled(column, states, patches, self._spec.model) for column in self._columns}
+            found = {
+                column.name: pooled(column, states, patches, self._spec.model) for column in self._columns
+            }
         return lambda: {name: vectors.cpu().numpy() for name, vectors in found.items()}
 
     def dim(self, output: str) -> int:
-        """Give the width of an output's vectors; of `patches`, that of all of them one after the other.
+        """Give the width of an output's vectors.
+
+        Of `patches`, that of all of them one after the other.
 
         Raises:
             ModelError: there is no such output.
         """
         column = next((column for column in self._columns if column.name == output), None)
         if column is None:
-            raise ModelError(f"{self._spec.model}: no output {output!r}, there are {', '.join(self.outputs())}")
+            raise ModelError(
+                f"{self._spec.model}: no output {output!r}, there are {', '.join(self.outputs())}"
+            )
         if column.pooling == "patches" and self._shape.patch is None:
-            raise ModelError(f"{self._spec.model}: a convolutional network has no patches; choose pooler, mean or max")
+            raise ModelError(
+                f"{self._spec.model}: a convolutional network has no patches; choose pooler, mean or max"
+            )
         return self._shape.width * (self._patches if column.pooling == "patches" else 1)
 
     def outputs(self) -> tuple[str, ...]:
@@ -138,7 +159,9 @@ class ImageEncoder:
 
     @cached_property
     def _flops(self) -> float:
-        return flops_of_image(weightless_tower(self._path, self._spec.trust_remote_code), self._steps.height, self._steps.width)
+        return flops_of_image(
+            weightless_tower(self._path, self._spec.trust_remote_code), self._steps.height, self._steps.width
+        )
 
     def flops(self, lengths: IntArray) -> float:
         """Count the floating-point operations of so many images."""
@@ -178,7 +201,10 @@ class ImageEncoder:
         return folders.weight_bytes(self._path)
 
     def fingerprint(self) -> dict[str, str]:
-        """Hash everything of the model folder that changes vectors, {file: sha256}; a hub model's weights stand as `commit`."""
+        """Hash everything of the model folder that changes vectors, {file: sha256}.
+
+        A hub model's weights stand as `commit`.
+        """
         return folders.fingerprint(self._folder, self._spec.trust_remote_code)
 
 

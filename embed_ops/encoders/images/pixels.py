@@ -1,7 +1,10 @@
-"""From an image's bytes to the pixels that a model takes: decoded, resized and cropped as its processor configuration says.
+"""From an image's bytes to the pixels that a model takes.
 
-Equal to transformers' processors to the bit, since both resize by Pillow; the last step, rescaling and normalising, is a table of
-256 values a channel (`levels`) that the replica looks up. Needs no torch.
+Decoded, resized and cropped as its processor configuration says.
+
+Equal to transformers' processors to the bit, since both resize by Pillow; the last step, rescaling
+and normalising, is a table of 256 values a channel (`levels`) that the replica looks up. Needs no
+torch.
 """
 
 from __future__ import annotations
@@ -75,7 +78,8 @@ class Preprocessing:
         resample: Pillow's filter.
         factor: of rescaling, None: none.
         mean, std: of normalising, a value a channel; None: none.
-        on_white: a colour that stands for transparency, as palettes and PNGs may have one, becomes white.
+        on_white: a colour that stands for transparency, as palettes and PNGs may have one, becomes
+            white.
     """
 
     exact: tuple[int, int] | None
@@ -100,7 +104,10 @@ class Preprocessing:
     def _size(self) -> tuple[int, int]:
         found = self.crop or self.exact
         if found is None:
-            raise ModelError("the processor's configuration gives images of different sizes (no crop, no fixed size); set one of the two")
+            raise ModelError(
+                "the processor's configuration gives images of different sizes (no crop, no fixed size); "
+                "set one of the two"
+            )
         return found
 
     def pixels(self, content: bytes, most_pixels: int, *, draft: bool = False) -> Pixels:
@@ -117,14 +124,19 @@ class Preprocessing:
         image = open_image(content, most_pixels)
         target = self._target(image.height, image.width)
         if target[0] * target[1] > most_pixels:
-            raise Refused(Reason.TOO_LARGE, f"{image.width} x {image.height} pixels would be resized to {target[1]} x {target[0]}")
+            raise Refused(
+                Reason.TOO_LARGE,
+                f"{image.width} x {image.height} pixels would be resized to {target[1]} x {target[0]}",
+            )
         edge = max(self.exact) if self.exact is not None else self.shortest
         if draft and edge is not None and image.format in ("JPEG", "MPO"):
             # Whether it is turned is not known yet: both sides keep what the larger one needs.
             image.draft("RGB", (_DRAFT_FACTOR * edge, _DRAFT_FACTOR * edge))
         image = to_rgb(image)
         if self.on_white and image.info.get("transparency") is not None:
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA")).convert("RGB")
+            image = Image.alpha_composite(
+                Image.new("RGBA", image.size, "white"), image.convert("RGBA")
+            ).convert("RGB")
         size = self._target(image.height, image.width)
         if size != (image.height, image.width):
             image = image.resize((size[1], size[0]), resample=self.resample)
@@ -143,7 +155,11 @@ class Preprocessing:
     def levels(self) -> npt.NDArray[np.float32]:
         """Give what each of 256 values of a pixel becomes, (3, 256) float32, by the arithmetic of transformers' processors."""
         values = np.tile(np.arange(256, dtype=np.uint8), (3, 1))
-        rescaled = values.astype(np.float32) if self.factor is None else (values.astype(np.float64) * self.factor).astype(np.float32)
+        rescaled = (
+            values.astype(np.float32)
+            if self.factor is None
+            else (values.astype(np.float64) * self.factor).astype(np.float32)
+        )
         if self.mean is None or self.std is None:
             return rescaled
         mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
@@ -161,7 +177,8 @@ def open_image(content: bytes, most_pixels: int) -> Image.Image:
         raise Refused(Reason.UNDECODABLE, "the image has no bytes")
     try:
         with warnings.catch_warnings():
-            # Pillow warns of sizes that are refused below, and refuses by itself what is twice as large.
+            # Pillow warns of sizes that are refused below, and refuses by itself what is twice as
+            # large.
             warnings.simplefilter("ignore")
             image = Image.open(io.BytesIO(content), formats=FORMATS)
     except Image.DecompressionBombError as error:
@@ -173,14 +190,19 @@ def open_image(content: bytes, most_pixels: int) -> Image.Image:
     except Exception as error:  # readers of headers fail in many ways
         raise Refused(Reason.UNDECODABLE, f"{type(error).__name__}: {error}") from error
     if image.width * image.height > most_pixels:
-        raise Refused(Reason.TOO_LARGE, f"{image.width} x {image.height} pixels are more than encoder.max_pixels = {most_pixels}")
+        raise Refused(
+            Reason.TOO_LARGE,
+            f"{image.width} x {image.height} pixels are more than encoder.max_pixels = {most_pixels}",
+        )
     if image.width == 0 or image.height == 0:
         raise Refused(Reason.UNDECODABLE, f"the image has {image.width} x {image.height} pixels")
     return image
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Decode the first frame, upright, in RGB; alpha is dropped, and of 16 bits the upper eight are kept.
+    """Decode the first frame, upright, in RGB.
+
+    Alpha is dropped, and of 16 bits the upper eight are kept.
 
     Raises:
         Refused: it can't be decoded.
@@ -204,7 +226,10 @@ def _of_16_bits(image: Image.Image) -> Image.Image:
     # Pillow's own conversion would make white of every value above 255.
     values = np.asarray(image)
     if values.min() < 0 or values.max() > 0xFFFF:
-        raise Refused(Reason.UNDECODABLE, f"its values reach from {values.min()} to {values.max()}: only 8 and 16 bits are known")
+        raise Refused(
+            Reason.UNDECODABLE,
+            f"its values reach from {values.min()} to {values.max()}: only 8 and 16 bits are known",
+        )
     return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
 
 
@@ -231,9 +256,17 @@ def read_preprocessing(folder: Path) -> Preprocessing:
     if config is None:
         raise ModelError(f"{folder}: no {CONFIGURATIONS[0]}; save the model's image processor there too")
     name = str(config.get("image_processor_type") or config.get("feature_extractor_type") or "")
-    kind = name.lower().removesuffix("fast").removesuffix("pil").removesuffix("imageprocessor").removesuffix("featureextractor")
+    kind = (
+        name.lower()
+        .removesuffix("fast")
+        .removesuffix("pil")
+        .removesuffix("imageprocessor")
+        .removesuffix("featureextractor")
+    )
     if kind not in _KNOWN:
-        raise ModelError(f"{folder}: image processor {name!r} is not supported; supported: {', '.join(_KNOWN)}")
+        raise ModelError(
+            f"{folder}: image processor {name!r} is not supported; supported: {', '.join(_KNOWN)}"
+        )
     known = _KNOWN[kind]
     size = _size(config.get("size", known.size), square=known.square)
     shortest = size.get("shortest_edge")
@@ -247,7 +280,9 @@ def read_preprocessing(folder: Path) -> Preprocessing:
         exact = (shortest, shortest) if shortest >= _SQUASHED_FROM else None
         shortest = int(shortest / config.get("crop_pct", 224 / 256))
     if odd := set(size) - {"height", "width", "shortest_edge"}:
-        raise ModelError(f"{folder}: the processor's size asks for {', '.join(sorted(odd))}, which is not supported")
+        raise ModelError(
+            f"{folder}: the processor's size asks for {', '.join(sorted(odd))}, which is not supported"
+        )
     if not config.get("do_resize", True):
         exact = shortest = None
     normalized = config.get("do_normalize", True)

@@ -26,8 +26,13 @@ def load_processor(folder: Path, trust_remote_code: bool) -> Any:
     return AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=trust_remote_code)
 
 
-def each_image(column: pa.Array, spec: EncoderSpec, embed: Callable[[Any], Mapping[str, Vector]]) -> dict[str, FloatArray]:
-    """Call a function for the pixels of each image; {output: (rows, dim) float32}, NaN where there is no image."""
+def each_image(
+    column: pa.Array, spec: EncoderSpec, embed: Callable[[Any], Mapping[str, Vector]]
+) -> dict[str, FloatArray]:
+    """Call a function for the pixels of each image.
+
+    {output: (rows, dim) float32}, NaN where there is no image.
+    """
     rows: list[Mapping[str, Vector] | None] = []
     for content in column.to_pylist():
         try:
@@ -40,7 +45,9 @@ def each_image(column: pa.Array, spec: EncoderSpec, embed: Callable[[Any], Mappi
     return {name: np.stack([(row or nothing)[name] for row in rows]).astype(np.float32) for name in known}
 
 
-def embed_images(column: pa.Array, folder: Path, outputs: Sequence[OutputSpec], spec: EncoderSpec) -> tuple[str, dict[str, FloatArray]]:
+def embed_images(
+    column: pa.Array, folder: Path, outputs: Sequence[OutputSpec], spec: EncoderSpec
+) -> tuple[str, dict[str, FloatArray]]:
     """Embed a column of images' bytes: the reference's name, and {output: (rows, dim) float32}."""
     import torch
     import transformers
@@ -50,7 +57,9 @@ def embed_images(column: pa.Array, folder: Path, outputs: Sequence[OutputSpec], 
     kind: Any = transformers.AutoModel
     if config.model_type in TOWERS:
         kind, config = getattr(transformers, TOWERS[config.model_type]), config.vision_config
-    model = kind.from_pretrained(folder, config=config, dtype=torch.float32, trust_remote_code=spec.trust_remote_code).eval()
+    model = kind.from_pretrained(
+        folder, config=config, dtype=torch.float32, trust_remote_code=spec.trust_remote_code
+    ).eval()
 
     def embed(image: Any) -> dict[str, Vector]:
         values = processor(images=image, return_tensors="pt")["pixel_values"]
@@ -59,7 +68,9 @@ def embed_images(column: pa.Array, folder: Path, outputs: Sequence[OutputSpec], 
         patch = getattr(config, "patch_size", None)
         sides = None if patch is None else (patch, patch) if isinstance(patch, int) else tuple(patch)
         patches = (
-            None if sides is None or hasattr(config, "hidden_sizes") else (values.shape[2] // sides[0]) * (values.shape[3] // sides[1])
+            None
+            if sides is None or hasattr(config, "hidden_sizes")
+            else (values.shape[2] // sides[0]) * (values.shape[3] // sides[1])
         )
         return {output.name: _pool(output, states, patches) for output in outputs}
 
@@ -70,10 +81,21 @@ def _pool(output: OutputSpec, states: Any, patches: int | None) -> Vector:
     if output.pooling == "pooler":
         vector: Vector = states.pooler_output.flatten().double().numpy()
     else:
-        hidden = (states.last_hidden_state if output.layer_number == -1 else states.hidden_states[output.layer_number])[0].double().numpy()
+        hidden = (
+            (
+                states.last_hidden_state
+                if output.layer_number == -1
+                else states.hidden_states[output.layer_number]
+            )[0]
+            .double()
+            .numpy()
+        )
         hidden = hidden if hidden.ndim == 2 else hidden.reshape(len(hidden), -1).T
         own = hidden if patches is None else hidden[len(hidden) - patches :]
-        vector = {"cls": lambda: hidden[0], "mean": lambda: own.mean(0), "max": lambda: own.max(0), "patches": own.flatten}[
-            output.pooling
-        ]()
+        vector = {
+            "cls": lambda: hidden[0],
+            "mean": lambda: own.mean(0),
+            "max": lambda: own.max(0),
+            "patches": own.flatten,
+        }[output.pooling]()
     return vector / max(float(np.linalg.norm(vector)), 1e-12) if output.normalize else vector

@@ -26,12 +26,15 @@ TOWERS = {
 }
 """Models of images and texts, and the class of their image tower."""
 POOLED = frozenset(
-    "clip clip_vision_model siglip siglip_vision_model chinese_clip chinese_clip_vision_model altclip altclip_vision_model "
+    "clip clip_vision_model siglip siglip_vision_model chinese_clip chinese_clip_vision_model altclip "
+    "altclip_vision_model "
     "beit convnext convnextv2 resnet regnet".split()
 )
-"""Models whose image vector is the pooler's, where the spec does not say; of all others it is the class token's."""
+"""Models whose image vector is the pooler's, where the spec does not say; of all others it is the
+class token's."""
 _CONVOLVED_EDGE = 16
-"""A convolutional network is taken to have a position for so many pixels squared: it sizes batches."""
+"""A convolutional network is taken to have a position for so many pixels squared: it sizes
+batches."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,8 @@ def read_shape(folder: Path) -> Shape:
     kind = str(whole.get("model_type", ""))
     if "vision_config" in whole and kind not in TOWERS:
         raise ModelError(
-            f"{folder}: family image knows the image towers of {', '.join(TOWERS)}, not that of {kind!r}; choose another model"
+            f"{folder}: family image knows the image towers of {', '.join(TOWERS)}, not that of "
+            f"{kind!r}; choose another model"
         )
     if kind in TOWERS:
         # A tower's configuration may be left to the defaults of its class.
@@ -80,7 +84,10 @@ def read_shape(folder: Path) -> Shape:
         return Shape(kind, int(stages[-1]), None)
     patch = config.get("patch_size")
     if not isinstance(width, int) or patch is None:
-        raise ModelError(f"{folder / 'config.json'}: no model of images (no hidden_size with patch_size, no hidden_sizes); found {kind!r}")
+        raise ModelError(
+            f"{folder / 'config.json'}: no model of images (no hidden_size with patch_size, no "
+            f"hidden_sizes); found {kind!r}"
+        )
     return Shape(kind, width, (patch, patch) if isinstance(patch, int) else (int(patch[0]), int(patch[1])))
 
 
@@ -98,7 +105,9 @@ def load_tower(folder: Path, outputs: tuple[OutputSpec, ...], trust_remote_code:
         kind, config = getattr(transformers, TOWERS[config.model_type]), config.vision_config
     model, missing = load_weights(kind, config, folder, trust_remote_code, dtype)
     pooler = any(output.pooling == "pooler" for output in outputs)
-    require_weights(folder, [key for key in missing if pooler or not {"pooler", "head", "pooling"} & set(key.split("."))])
+    require_weights(
+        folder, [key for key in missing if pooler or not {"pooler", "head", "pooling"} & set(key.split("."))]
+    )
     return model
 
 
@@ -110,13 +119,18 @@ def weightless_tower(folder: Path, trust_remote_code: bool) -> Any:
     config = load_config(folder, {}, trust_remote_code)
     with torch.device("meta"):
         if config.model_type in TOWERS:
-            return getattr(transformers, TOWERS[config.model_type])._from_config(config.vision_config, attn_implementation="eager")
+            return getattr(transformers, TOWERS[config.model_type])._from_config(
+                config.vision_config, attn_implementation="eager"
+            )
         auto: Any = transformers.AutoModel
         return auto.from_config(config, trust_remote_code=trust_remote_code, attn_implementation="eager")
 
 
 def flops_of_image(model: Any, height: int, width: int) -> float:
-    """Count the floating-point operations of one image on a weightless model: products and convolutions, two for each multiply-add."""
+    """Count the floating-point operations of one image on a weightless model.
+
+    Products and convolutions, two for each multiply-add.
+    """
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -143,7 +157,10 @@ def pooled(output: OutputSpec, states: Any, patches: int, name: str) -> Tensor:
     if output.pooling == "pooler":
         vectors = getattr(states, "pooler_output", None)
         if vectors is None or output.layer_number != -1:
-            raise ModelError(f"{name}: output {output.name!r}: no pooler at layer {output.layer_number}; choose cls, mean or max")
+            raise ModelError(
+                f"{name}: output {output.name!r}: no pooler at layer {output.layer_number}; choose cls, "
+                "mean or max"
+            )
         vectors = vectors.flatten(1).float()
     else:
         vectors = _of_patches(output, _hidden(output, states, name), patches, name)
@@ -151,12 +168,18 @@ def pooled(output: OutputSpec, states: Any, patches: int, name: str) -> Tensor:
 
 
 def _hidden(output: OutputSpec, states: Any, name: str) -> Tensor:
-    """Give the hidden states of a layer, (B, T, D) float32; those of a convolutional network as positions."""
+    """Give the hidden states of a layer, (B, T, D) float32.
+
+    Those of a convolutional network as positions.
+    """
     hidden = states.last_hidden_state
     if output.layer_number != -1:
         layers = states.hidden_states
         if not -len(layers) <= output.layer_number < len(layers):
-            raise ModelError(f"{name}: output {output.name!r}: no layer {output.layer_number}, there are 0 to {len(layers) - 1}")
+            raise ModelError(
+                f"{name}: output {output.name!r}: no layer {output.layer_number}, there are 0 to "
+                f"{len(layers) - 1}"
+            )
         hidden = layers[output.layer_number]
     found: Tensor = (hidden.flatten(2).transpose(1, 2) if hidden.dim() == 4 else hidden).float()
     return found
@@ -166,7 +189,9 @@ def _of_patches(output: OutputSpec, hidden: Tensor, patches: int, name: str) -> 
     before = hidden.shape[1] - patches
     if output.pooling == "cls":
         if before < 1:
-            raise ModelError(f"{name}: output {output.name!r}: the model has no class token; choose mean, max or pooler")
+            raise ModelError(
+                f"{name}: output {output.name!r}: the model has no class token; choose mean, max or pooler"
+            )
         return hidden[:, 0]
     own = hidden[:, max(0, before) :]
     if output.pooling == "patches":

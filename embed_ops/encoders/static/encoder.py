@@ -1,4 +1,6 @@
-"""Texts to the means of their words' static vectors: GloVe, word2vec, fastText, or any array with its words.
+"""Texts to the means of their words' static vectors.
+
+GloVe, word2vec, fastText, or any array with its words.
 
 Importing this module imports no torch: CPU workers look words up only.
 """
@@ -14,7 +16,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from embed_ops.encoders.base import BoolArray, FloatArray, IntArray, Prepared, Rejected, no_vectors, not_loaded
+from embed_ops.encoders.base import (
+    BoolArray,
+    FloatArray,
+    IntArray,
+    Prepared,
+    Rejected,
+    no_vectors,
+    not_loaded,
+)
 from embed_ops.encoders.static.matrices import Matrix
 from embed_ops.encoders.static.tables import Facts, Table, open_table
 from embed_ops.encoders.static.word_weights import WordCounts, hash_weights, read_counts
@@ -51,8 +61,9 @@ class LookedUp:
 class StaticEncoder:
     """The static family; implements `embed_ops.encoders.base.Encoder`.
 
-    A text's vector is the mean of those of its words, as often as they stand in it, or weighted. Words that the table does not have are
-    left out and counted; a text without any other is a reject.
+    A text's vector is the mean of those of its words, as often as they stand in it, or weighted.
+    Words that the table does not have are left out and counted; a text without any other is a
+    reject.
 
     Raises:
         ModelError: there is no table of word vectors, and no model with one.
@@ -66,14 +77,18 @@ class StaticEncoder:
         for column in self._columns:
             if column.dim is not None and column.dim > self._width:
                 raise ModelError(
-                    f"{spec.model}: output {column.name!r}: dim is {column.dim}, and the vectors have {self._width} dimensions"
+                    f"{spec.model}: output {column.name!r}: dim is {column.dim}, and the vectors have "
+                    f"{self._width} dimensions"
                 )
 
     @cached_property
     def _table(self) -> Table:
         lowercase = None if self._spec.lowercase == "auto" else bool(self._spec.lowercase)
         return open_table(
-            self._spec.model, lowercase=lowercase, revision=self._spec.revision, trust_remote_code=self._spec.trust_remote_code
+            self._spec.model,
+            lowercase=lowercase,
+            revision=self._spec.revision,
+            trust_remote_code=self._spec.trust_remote_code,
         )
 
     @cached_property
@@ -104,10 +119,13 @@ class StaticEncoder:
         return read_counts(self._spec.weights, self.vocabulary(), self.tokenisation())
 
     def prepare(self, column: pa.Array) -> Prepared:
-        """Look up the words of a string column, each distinct text once; null rows, and those without a known word, become rejects.
+        """Look up the words of a string column, each distinct text once.
+
+        Null rows, and those without a known word, become rejects.
 
         Returns:
-            inputs with the column `tokens`, list<int32>: rows of the table, without unknown words, of which `unknown` has the number.
+            inputs with the column `tokens`, list<int32>: rows of the table, without unknown words,
+            of which `unknown` has the number.
 
         Raises:
             SourceError: the column is not text.
@@ -121,7 +139,9 @@ class StaticEncoder:
         bad = np.flatnonzero((found.index >= 0) & (index < 0))
         why = "no word of the text is in the table of word vectors"
         rejects = [*found.rejects, *(Rejected(int(row), Reason.OUT_OF_VOCABULARY, why) for row in bad)]
-        lists = pa.ListArray.from_arrays(pa.array(offsets_of(looked.counts[known]), pa.int32()), pa.array(looked.rows, pa.int32()))
+        lists = pa.ListArray.from_arrays(
+            pa.array(offsets_of(looked.counts[known]), pa.int32()), pa.array(looked.rows, pa.int32())
+        )
         rejects.sort(key=lambda item: item.row)
         return Prepared(pa.table({TOKENS: lists}), index, looked.cut[known], rejects, looked.unknown[known])
 
@@ -136,7 +156,9 @@ class StaticEncoder:
         counts, unknown = np.zeros(len(texts), np.int64), np.zeros(len(texts), np.int64)
         cut = np.zeros(len(texts), np.bool_)
         for start in range(0, len(texts), _TEXTS_AT_ONCE):
-            part = self._tokenizer.encode_batch_fast(list(texts[start : start + _TEXTS_AT_ONCE]), add_special_tokens=False)
+            part = self._tokenizer.encode_batch_fast(
+                list(texts[start : start + _TEXTS_AT_ONCE]), add_special_tokens=False
+            )
             for text, encoding in enumerate(part, start):
                 ids = np.array(encoding.ids, np.int32)
                 fine = ids != unknown_id
@@ -148,7 +170,8 @@ class StaticEncoder:
         rows = np.concatenate(values) if values else np.zeros(0, np.int32)
         if len(rows) and int(rows.max()) >= self.words:
             raise ModelError(
-                f"{self._spec.model}: the tokenizer gives token {int(rows.max())} of {self.words} vectors; they are not of one model"
+                f"{self._spec.model}: the tokenizer gives token {int(rows.max())} of {self.words} "
+                "vectors; they are not of one model"
             )
         return LookedUp(rows, counts, unknown, cut)
 
@@ -161,7 +184,9 @@ class StaticEncoder:
         pairs = np.unique(of_text * np.int64(self.words) + looked.rows)
         # Sums of whole numbers in float64 are exact up to 2**53.
         counts = np.bincount(looked.rows, weights=times[of_text], minlength=self.words).astype(np.int64)
-        documents = np.bincount(pairs % self.words, weights=times[pairs // self.words], minlength=self.words).astype(np.int64)
+        documents = np.bincount(
+            pairs % self.words, weights=times[pairs // self.words], minlength=self.words
+        ).astype(np.int64)
         return WordCounts(counts, documents, int(times.sum()), int((looked.unknown * times).sum()))
 
     def vocabulary(self) -> list[str | None]:
@@ -198,16 +223,20 @@ class StaticEncoder:
 
         if device != "cpu" or dtype != "float32" or compiled:
             raise ModelError(
-                f"{self._spec.model}: means of word vectors are computed on CPUs, in float32; leave dtype, compile and GPUs out"
+                f"{self._spec.model}: means of word vectors are computed on CPUs, in float32; leave "
+                "dtype, compile and GPUs out"
             )
         self._vectors = torch.from_numpy(self._table.vectors())
         if self._counts is not None:
             self._weights = torch.from_numpy(self._counts.weights(self._spec.weighting).astype(np.float32))
 
     def launch(self, batch: pa.Table) -> Callable[[], Mapping[str, FloatArray]]:
-        """Take the means of a batch with the column `tokens`: each is summed in the order of its words, whatever stands beside it.
+        """Take the means of a batch with the column `tokens`.
 
-        Runs of words are summed in float32, the runs of a text in float64: a long text loses no digits.
+        Each is summed in the order of its words, whatever stands beside it.
+
+        Runs of words are summed in float32, the runs of a text in float64: a long text loses no
+        digits.
 
         Returns:
             a function that gives {output: (inputs, dim) float32}.
@@ -228,13 +257,21 @@ class StaticEncoder:
         offsets = lists.offsets.to_numpy().astype(np.int64)
         counts, first = np.diff(offsets), offsets[0]
         parts = -(-counts // _RUN)
-        starts = np.repeat(offsets[:-1] - first - _RUN * (np.cumsum(parts) - parts), parts) + _RUN * np.arange(parts.sum())
+        starts = np.repeat(
+            offsets[:-1] - first - _RUN * (np.cumsum(parts) - parts), parts
+        ) + _RUN * np.arange(parts.sum())
         ids = torch.from_numpy(lists.values.to_numpy()[first : offsets[-1]].astype(np.int64))
         with torch.inference_mode():
             weights = None if self._weights is None else self._weights[ids]
-            sums = embedding_bag(ids, self._vectors, torch.from_numpy(starts), mode="sum", per_sample_weights=weights).numpy()
+            sums = embedding_bag(
+                ids, self._vectors, torch.from_numpy(starts), mode="sum", per_sample_weights=weights
+            ).numpy()
             totals = np.add.reduceat(sums, np.cumsum(parts) - parts, axis=0, dtype=np.float64)
-            whole = counts if weights is None else np.add.reduceat(weights.numpy(), offsets[:-1] - first, dtype=np.float64)
+            whole = (
+                counts
+                if weights is None
+                else np.add.reduceat(weights.numpy(), offsets[:-1] - first, dtype=np.float64)
+            )
             means = torch.from_numpy((totals / whole[:, None]).astype(np.float32))
             found = {column.name: finish(means, column).numpy() for column in self._columns}
         return lambda: found
@@ -271,17 +308,31 @@ class StaticEncoder:
             ids = [] if text is None else self._tokenizer.encode(text, add_special_tokens=False).ids
             known = [place for place in ids if self._facts.keeps_unknown or place != unknown]
             for output in self._columns if known else ():
-                mean = np.average(table[known].astype(np.float64), axis=0, weights=weights[known])[: output.dim]
-                result[output.name][row] = mean / max(float(np.linalg.norm(mean)), 1e-12) if output.normalize else mean
+                mean = np.average(table[known].astype(np.float64), axis=0, weights=weights[known])[
+                    : output.dim
+                ]
+                result[output.name][row] = (
+                    mean / max(float(np.linalg.norm(mean)), 1e-12) if output.normalize else mean
+                )
         return f"numpy {np.__version__}", result
 
     def describe(self) -> dict[str, Any]:
         """Say what the model became, for `run.json`; all JSON values."""
-        shapes = {column.name: {"dim": self.dim(column.name), "normalize": column.normalize} for column in self._columns}
+        shapes = {
+            column.name: {"dim": self.dim(column.name), "normalize": column.normalize}
+            for column in self._columns
+        }
         origin = self._table.origin
-        told: dict[str, Any] = {"model": self._spec.model, "commit": origin.folder.revision if isinstance(origin, Matrix) else None}
+        told: dict[str, Any] = {
+            "model": self._spec.model,
+            "commit": origin.folder.revision if isinstance(origin, Matrix) else None,
+        }
         told |= {"model_type": "static", "kind": self._facts.kind, "words": self.words, "outputs": shapes}
-        return told if self._spec.weights is None else told | {"weights": self._spec.weights, "weighting": self._spec.weighting}
+        return (
+            told
+            if self._spec.weights is None
+            else told | {"weights": self._spec.weights, "weighting": self._spec.weighting}
+        )
 
     def weight_bytes(self) -> int:
         """Give the size of the vectors, which processes of a node share."""

@@ -1,4 +1,6 @@
-"""Matrices of vectors with a tokenizer of their own: model2vec, sentence-transformers' StaticEmbedding, input embeddings of transformers.
+"""Matrices of vectors with a tokenizer of their own.
+
+Model2vec, sentence-transformers' StaticEmbedding, input embeddings of transformers.
 
     modules.json begins with StaticEmbedding   its tokenizer, its Normalize
     model.safetensors has `embeddings`         model2vec: `mapping` and `weights` are folded into the rows, `normalize` of config.json
@@ -29,7 +31,13 @@ if TYPE_CHECKING:
 Kind = Literal["model2vec", "StaticEmbedding", "input embeddings"]
 _BLOCK_ROWS = 65_536
 _FOLDED = "embeddings"
-_ENDINGS = ("word_embeddings.weight", "tok_embeddings.weight", "embed_tokens.weight", "wte.weight", "shared.weight")
+_ENDINGS = (
+    "word_embeddings.weight",
+    "tok_embeddings.weight",
+    "embed_tokens.weight",
+    "wte.weight",
+    "shared.weight",
+)
 """How the input embeddings of transformers models are named."""
 
 
@@ -62,11 +70,16 @@ class Matrix:
         return self.kind == "StaticEmbedding"
 
     def fingerprint(self) -> dict[str, str]:
-        """Hash what decides rows and vectors, {file: sha256}; a hub model's weights stand as `commit`."""
+        """Hash what decides rows and vectors, {file: sha256}.
+
+        A hub model's weights stand as `commit`.
+        """
         return folders.fingerprint(self.folder, False, [self.part])
 
     def tokenizer(self, trust_remote_code: bool) -> tuple[Tokenizer, int | None]:
-        """Read the tokenizer, which pads nothing; and the id of its unknown token, None where it has none.
+        """Read the tokenizer, which pads nothing.
+
+        And the id of its unknown token, None where it has none.
 
         Raises:
             ModelError: there is none, or only one of Python code.
@@ -79,14 +92,21 @@ class Matrix:
             if found is None:
                 whole = load_auto_tokenizer(self.path, trust_remote_code)
                 if not whole.is_fast:
-                    raise ModelError(f"{self.path}: the slow tokenizer {type(whole).__name__} is not supported here; choose another model")
+                    raise ModelError(
+                        f"{self.path}: the slow tokenizer {type(whole).__name__} is not supported here; "
+                        "choose another model"
+                    )
                 found, unknown = whole.backend_tokenizer, whole.unk_token_id
         else:
             told = read_json(self.path / "tokenizer.json").get("model") or {}
             if not told:
-                raise ModelError(f"{self.path / 'tokenizer.json'}: missing, or no tokenizer; fetch the model again")
+                raise ModelError(
+                    f"{self.path / 'tokenizer.json'}: missing, or no tokenizer; fetch the model again"
+                )
             found = Tokenizer.from_file(str(self.path / "tokenizer.json"))
-            unknown = told.get("unk_id") if told.get("unk_token") is None else found.token_to_id(told["unk_token"])
+            unknown = (
+                told.get("unk_id") if told.get("unk_token") is None else found.token_to_id(told["unk_token"])
+            )
         found.no_padding()
         if not self.keeps_unknown:
             found.no_truncation()
@@ -103,25 +123,41 @@ class Matrix:
         try:
             with safe_open(self.file, framework="pt") as opened:
                 mapping = opened.get_tensor("mapping").numpy() if self._has(opened, "mapping") else None
-                weights = opened.get_tensor("weights").float().numpy() if self._has(opened, "weights") else None
+                weights = (
+                    opened.get_tensor("weights").float().numpy() if self._has(opened, "weights") else None
+                )
                 rows = opened.get_slice(self.name)
                 shape = rows.get_shape()
                 if len(shape) != 2 or 0 in shape:
-                    raise ModelError(f"{self.file}: {self.name} has the shape {shape}, expected (rows, dim); fetch the model again")
+                    raise ModelError(
+                        f"{self.file}: {self.name} has the shape {shape}, expected (rows, dim); fetch "
+                        "the model again"
+                    )
                 count = shape[0] if mapping is None else len(mapping)
                 if weights is not None and len(weights) != count:
-                    raise ModelError(f"{self.file}: {len(weights)} weights for {count} tokens; fetch the model again")
+                    raise ModelError(
+                        f"{self.file}: {len(weights)} weights for {count} tokens; fetch the model again"
+                    )
                 whole = None if mapping is None else rows[:].float().numpy()
                 for first in range(0, count, _BLOCK_ROWS):
                     part = slice(first, first + _BLOCK_ROWS)
-                    found = rows[part].float().numpy() if whole is None or mapping is None else whole[mapping[part]]
+                    found = (
+                        rows[part].float().numpy()
+                        if whole is None or mapping is None
+                        else whole[mapping[part]]
+                    )
                     found = found if weights is None else found * weights[part][:, None]
                     odd = np.flatnonzero(~np.isfinite(found).all(axis=1))
                     if len(odd):
-                        raise ModelError(f"{self.file}: row {first + int(odd[0])} of {self.name} is not finite; fetch the model again")
+                        raise ModelError(
+                            f"{self.file}: row {first + int(odd[0])} of {self.name} is not finite; fetch "
+                            "the model again"
+                        )
                     yield found
         except (SafetensorError, OSError, IndexError) as error:
-            raise ModelError(f"{self.file}: not a whole safetensors file ({error}); fetch the model again") from error
+            raise ModelError(
+                f"{self.file}: not a whole safetensors file ({error}); fetch the model again"
+            ) from error
 
     def _has(self, opened: Any, name: str) -> bool:
         return self.name == _FOLDED and name in opened.keys()
@@ -138,9 +174,18 @@ def open_matrix(model: str, revision: str | None, trust_remote_code: bool) -> Ma
     if listed and listed[0][0].rpartition(".")[2] == "StaticEmbedding":
         part, names = listed[0][1].strip("./"), [kind.rpartition(".")[2] for kind, _ in listed[1:]]
         if others := [name for name in names if name != "Normalize"]:
-            raise ModelError(f"{found.path}/modules.json: {others[0]} behind StaticEmbedding is not supported; choose another model")
+            raise ModelError(
+                f"{found.path}/modules.json: {others[0]} behind StaticEmbedding is not supported; choose "
+                "another model"
+            )
         folders.fetch_weights(found, [part])
-        return Matrix(found, "StaticEmbedding", part, bool(names), *_tensor(found.path / part, ("embedding.weight", _FOLDED)))
+        return Matrix(
+            found,
+            "StaticEmbedding",
+            part,
+            bool(names),
+            *_tensor(found.path / part, ("embedding.weight", _FOLDED)),
+        )
     folders.fetch_weights(found)
     if _FOLDED in _names(found.path):
         normal = bool(read_json(found.path / "config.json").get("normalize", False))
@@ -159,7 +204,9 @@ def _names(folder: Path) -> dict[str, Path]:
             with safe_open(file, framework="np") as opened:
                 names |= dict.fromkeys(opened.keys(), file)
         except (SafetensorError, OSError) as error:
-            raise ModelError(f"{file}: not a whole safetensors file ({error}); fetch the model again") from error
+            raise ModelError(
+                f"{file}: not a whole safetensors file ({error}); fetch the model again"
+            ) from error
     return names
 
 
@@ -167,11 +214,19 @@ def _tensor(folder: Path, wanted: tuple[str, ...]) -> tuple[Path, str]:
     """Find the first tensor whose name ends so: its file and name."""
     there = _names(folder)
     if not there:
-        raise ModelError(f"{folder}: no safetensors file, which is what a matrix is read from; save the model again as safetensors")
+        raise ModelError(
+            f"{folder}: no safetensors file, which is what a matrix is read from; save the model again "
+            "as safetensors"
+        )
     for ending in wanted:
         # Models that also write have a matrix for each half; texts are read by the first.
-        found = sorted((name for name in there if f".{name}".endswith(f".{ending}")), key=lambda name: ("decoder" in name, len(name), name))
+        found = sorted(
+            (name for name in there if f".{name}".endswith(f".{ending}")),
+            key=lambda name: ("decoder" in name, len(name), name),
+        )
         if found:
             return there[found[0]], found[0]
     listed = ", ".join(sorted(there)[:5])
-    raise ModelError(f"{folder}: no tensor is called {', '.join(wanted)}, found {listed}; choose a model of texts")
+    raise ModelError(
+        f"{folder}: no tensor is called {', '.join(wanted)}, found {listed}; choose a model of texts"
+    )

@@ -1,11 +1,14 @@
-"""Tables of static word vectors: read once on a node, kept as one array in its cache, and mapped into memory by every worker.
+"""Tables of static word vectors.
+
+Read once on a node, kept as one array in its cache, and mapped into memory by every worker.
 
     static/KEY/vectors.npy      (words, dim) float32
     static/KEY/tokenizer.json   the words, as a vocabulary of the tokenizers library, or the model's own tokenizer
     static/KEY/facts.json       what else decides a mean
 
-KEY is of the address, size and time of change of the files. Formats are told by looking: GloVe's text, word2vec's text (fastText's `.vec`
-too) and binary form, each as it is or gzipped, and an array (`.npy`) beside its words; folders of models are read by `matrices.py`.
+KEY is of the address, size and time of change of the files. Formats are told by looking: GloVe's
+text, word2vec's text (fastText's `.vec` too) and binary form, each as it is or gzipped, and an
+array (`.npy`) beside its words; folders of models are read by `matrices.py`.
 """
 
 from __future__ import annotations
@@ -56,13 +59,19 @@ class Facts:
 
 @dataclass(frozen=True)
 class Table:
-    """Vectors of words on this node: `folder` in the cache, and the file or the matrix that they are of."""
+    """Vectors of words on this node.
+
+    `folder` in the cache, and the file or the matrix that they are of.
+    """
 
     folder: Path
     origin: Path | Matrix
 
     def vectors(self) -> Array:
-        """Map the vectors into memory: (words, dim) float32. Changes are a process's own, so that torch takes them."""
+        """Map the vectors into memory: (words, dim) float32.
+
+        Changes are a process's own, so that torch takes them.
+        """
         return cast(Array, np.load(self.folder / "vectors.npy", mmap_mode="c"))
 
     def tokenizer(self) -> Tokenizer:
@@ -80,18 +89,24 @@ class Table:
         if isinstance(self.origin, Matrix):
             return self.origin.fingerprint()
         hashes = {}
-        for path in (self.origin, words_beside(self.origin)) if self.origin.suffix == ".npy" else (self.origin,):
+        for path in (
+            (self.origin, words_beside(self.origin)) if self.origin.suffix == ".npy" else (self.origin,)
+        ):
             with path.open("rb") as stream:
                 hashes[path.name] = hashlib.file_digest(stream, "sha256").hexdigest()
         return hashes
 
 
-def open_table(model: str, *, lowercase: bool | None, revision: str | None = None, trust_remote_code: bool = False) -> Table:
+def open_table(
+    model: str, *, lowercase: bool | None, revision: str | None = None, trust_remote_code: bool = False
+) -> Table:
     """Find a table in this node's cache, or read it into it.
 
     Args:
-        model: file of the table, folder of an array and its words, or folder, hub name or prefix of a model with a matrix.
-        lowercase: lower texts first; None: where no word of the table has a capital letter. The tokenizer of a model knows by itself.
+        model: file of the table, folder of an array and its words, or folder, hub name or prefix of
+            a model with a matrix.
+        lowercase: lower texts first; None: where no word of the table has a capital letter. The
+            tokenizer of a model knows by itself.
         revision: of a model on a hub or an object store.
         trust_remote_code: let its tokenizer run code of its own.
 
@@ -103,14 +118,25 @@ def open_table(model: str, *, lowercase: bool | None, revision: str | None = Non
     if file.is_dir() and len(arrays := sorted(file.glob("*.npy"))) == 1:
         file = arrays[0]
     if not file.exists() and file.suffix in SUFFIXES:
-        raise ModelError(f"encoder.model: {model} is no file of word vectors (found nothing there); correct the path")
+        raise ModelError(
+            f"encoder.model: {model} is no file of word vectors (found nothing there); correct the path"
+        )
     matrix = None if file.is_file() else open_matrix(model, revision, trust_remote_code)
     if matrix is not None and lowercase is not None:
-        raise ModelError(f"{model}: encoder.lowercase is for tables of words, and this model's tokenizer knows by itself; leave it out")
+        raise ModelError(
+            f"{model}: encoder.lowercase is for tables of words, and this model's tokenizer knows by "
+            "itself; leave it out"
+        )
     beside = words_beside(file) if matrix is None and file.suffix == ".npy" else None
-    files = [file, *([beside] if beside else [])] if matrix is None else [matrix.file, *sorted(matrix.path.glob("*.json"))]
+    files = (
+        [file, *([beside] if beside else [])]
+        if matrix is None
+        else [matrix.file, *sorted(matrix.path.glob("*.json"))]
+    )
     stamps = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    key = hashlib.sha256(json.dumps([stamps, lowercase, None if matrix is None else matrix.name]).encode()).hexdigest()
+    key = hashlib.sha256(
+        json.dumps([stamps, lowercase, None if matrix is None else matrix.name]).encode()
+    ).hexdigest()
     table = Table(cache_folder() / "static" / key[:32], file if matrix is None else matrix)
 
     def find() -> Table | None:
@@ -128,7 +154,9 @@ def _write_words(file: Path, beside: Path | None, lowercase: bool | None, folder
     words, vectors = read_array(file, beside) if beside else read_file(file)
     bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
     if len(bad):
-        raise ModelError(f"{file}: the vector of {words[bad[0]]!r}, word {bad[0]}, is not finite; take the word out")
+        raise ModelError(
+            f"{file}: the vector of {words[bad[0]]!r}, word {bad[0]}, is not finite; take the word out"
+        )
     lower = lowercase if lowercase is not None else not any(word != word.lower() for word in words)
     np.save(folder / "vectors.npy", vectors)
     tokenizer_of(words, lower=lower).save(str(folder / "tokenizer.json"), pretty=False)
@@ -151,7 +179,8 @@ def _write_matrix(matrix: Matrix, trust_remote_code: bool, folder: Path) -> Fact
 
 
 def _write_header(file: IO[bytes], rows: int, dim: int) -> None:
-    # numpy leaves room for the rows to grow, so the header can be written again once they are known.
+    # numpy leaves room for the rows to grow, so the header can be written again once they are
+    # known.
     np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (rows, dim)})
 
 
@@ -170,19 +199,26 @@ def _keep(table: Table, write: Callable[[Path], Facts]) -> Table:
     except OSError as error:
         shutil.rmtree(scratch, ignore_errors=True)
         raise StorageError(
-            f"{table.folder}: can't be written ({error}); mend it or set EMBED_OPS_CACHE, and run the same command again"
+            f"{table.folder}: can't be written ({error}); mend it or set EMBED_OPS_CACHE, and run the "
+            "same command again"
         ) from error
     return table
 
 
 def tokenizer_of(words: list[str], *, lower: bool) -> Tokenizer:
-    """Make the tokenizer of a vocabulary: runs of letters and digits are words, every other sign one of its own.
+    """Make the tokenizer of a vocabulary.
+
+    Runs of letters and digits are words, every other sign one of its own.
 
     A run of signs is looked up sign by sign; so `don't` is `don`, `'`, `t`.
     """
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
-    made = Tokenizer(models.WordLevel({**{word: place for place, word in enumerate(words)}, UNKNOWN: len(words)}, unk_token=UNKNOWN))
+    made = Tokenizer(
+        models.WordLevel(
+            {**{word: place for place, word in enumerate(words)}, UNKNOWN: len(words)}, unk_token=UNKNOWN
+        )
+    )
     steps: list[Any] = [normalizers.NFC(), *([normalizers.Lowercase()] if lower else [])]
     made.normalizer = normalizers.Sequence(steps)
     made.pre_tokenizer = pre_tokenizers.Split(Regex(r"\w+|[^\w\s]"), behavior="removed", invert=True)

@@ -24,14 +24,19 @@ _SAMPLE_BYTES = 4096
 
 
 def words_beside(file: Path) -> Path:
-    """Find the words of an array: `vocab.txt`, `vocab.json`, or a Parquet file that maps words to rows, in its folder.
+    """Find the words of an array.
+
+    `vocab.txt`, `vocab.json`, or a Parquet file that maps words to rows, in its folder.
 
     Raises:
         ModelError: there are none.
     """
     found = [path for pattern in BESIDE for path in sorted(file.parent.glob(pattern))]
     if not found:
-        raise ModelError(f"{file}: no words beside the array ({', '.join(BESIDE)}); put vocab.txt there, one word a line in its order")
+        raise ModelError(
+            f"{file}: no words beside the array ({', '.join(BESIDE)}); put vocab.txt there, one word a "
+            "line in its order"
+        )
     return found[0]
 
 
@@ -44,7 +49,9 @@ def _open(file: Path) -> Iterator[IO[bytes]]:
 
 
 def read_file(file: Path) -> tuple[list[str], Array]:
-    """Read a table of GloVe's or word2vec's text, or of word2vec's binary form: the words, and (words, dim) float32.
+    """Read a table of GloVe's or word2vec's text, or of word2vec's binary form.
+
+    The words, and (words, dim) float32.
 
     Of a word that stands twice the first vector counts.
 
@@ -60,12 +67,16 @@ def read_file(file: Path) -> tuple[list[str], Array]:
             sample = opened.read(_SAMPLE_BYTES)
             opened.seek(start)
             if not first.strip():
-                raise ModelError(f"{file}: the file is empty, or its first line is; give a table of word vectors")
+                raise ModelError(
+                    f"{file}: the file is empty, or its first line is; give a table of word vectors"
+                )
             if not counted:
                 return _read_text(file, opened, None, len(first.rstrip().split(b" ")) - 1, 1)
             rows, dim = int(head[0]), int(head[1])
             if rows < 1 or dim < 1:
-                raise ModelError(f"{file}: line 1 says {rows} words of {dim} dimensions; give a table of word vectors")
+                raise ModelError(
+                    f"{file}: line 1 says {rows} words of {dim} dimensions; give a table of word vectors"
+                )
             text = _is_text(sample)
             return _read_text(file, opened, rows, dim, 2) if text else _read_binary(file, opened, rows, dim)
     except (OSError, EOFError) as error:
@@ -73,12 +84,17 @@ def read_file(file: Path) -> tuple[list[str], Array]:
 
 
 def _is_text(sample: bytes) -> bool:
-    """Tell lines of numbers from raw floats: behind its first word a line of text has nothing but digits."""
+    """Tell lines of numbers from raw floats.
+
+    Behind its first word a line of text has nothing but digits.
+    """
     numbers = sample.partition(b"\n")[0].split(b" ")[1:]
     return bool(numbers) and set(b"".join(numbers[:4])) <= set(b"0123456789+-.eE")
 
 
-def _read_text(file: Path, opened: IO[bytes], rows: int | None, dim: int, number: int) -> tuple[list[str], Array]:
+def _read_text(
+    file: Path, opened: IO[bytes], rows: int | None, dim: int, number: int
+) -> tuple[list[str], Array]:
     words: dict[str, int] = {}
     parts: list[Array] = []
     for line, content in enumerate(opened, number):
@@ -88,10 +104,13 @@ def _read_text(file: Path, opened: IO[bytes], rows: int | None, dim: int, number
             vector = np.array(numbers, np.float32)
             name = word.decode("utf-8")
         except ValueError as error:
-            raise ModelError(f"{file}: line {line}: {content[:60]!r} is no word with {dim} numbers; take it out or mend it") from error
+            raise ModelError(
+                f"{file}: line {line}: {content[:60]!r} is no word with {dim} numbers; take it out or mend it"
+            ) from error
         if len(vector) != dim or dim < 2 or not name:
             raise ModelError(
-                f"{file}: line {line}: {content[:60]!r} has {len(vector)} numbers, {dim} were expected; take it out or mend it"
+                f"{file}: line {line}: {content[:60]!r} has {len(vector)} numbers, {dim} were expected; "
+                "take it out or mend it"
             )
         if name not in words:
             words[name] = len(parts)
@@ -113,7 +132,9 @@ def _read_binary(file: Path, opened: IO[bytes], rows: int, dim: int) -> tuple[li
                 word += sign
         content = opened.read(4 * dim)
         if not sign or len(content) < 4 * dim:
-            raise ModelError(f"{file}: ends in word {number + 1} of the {rows} that line 1 says; fetch it again")
+            raise ModelError(
+                f"{file}: ends in word {number + 1} of the {rows} that line 1 says; fetch it again"
+            )
         # Old tables cut words in the middle of a character.
         name = word.decode("utf-8", errors="replace")
         if name not in words:
@@ -126,7 +147,8 @@ def read_array(file: Path, beside: Path) -> tuple[list[str], Array]:
     """Read an array and its words.
 
     Raises:
-        ModelError: the array is no (words, dim) of floats, or the words are not as many, or one stands twice.
+        ModelError: the array is no (words, dim) of floats, or the words are not as many, or one
+            stands twice.
     """
     try:
         vectors = np.load(file, mmap_mode="r", allow_pickle=False)
@@ -134,9 +156,14 @@ def read_array(file: Path, beside: Path) -> tuple[list[str], Array]:
     except (ValueError, OSError, EOFError, KeyError, IndexError) as error:
         raise ModelError(f"{file} with {beside.name}: can't be read ({error}); fetch them again") from error
     if vectors.ndim != 2 or vectors.dtype.kind != "f" or len(vectors) < 1:
-        raise ModelError(f"{file}: holds {vectors.dtype} of shape {vectors.shape}, and floats of (words, dim) are needed")
+        raise ModelError(
+            f"{file}: holds {vectors.dtype} of shape {vectors.shape}, and floats of (words, dim) are needed"
+        )
     if len(words) != len(vectors):
-        raise ModelError(f"{file}: {len(vectors)} vectors, and {len(words)} words in {beside.name}; give those that belong together")
+        raise ModelError(
+            f"{file}: {len(vectors)} vectors, and {len(words)} words in {beside.name}; give those that "
+            "belong together"
+        )
     if len(set(words)) < len(words):
         twice = Counter(words).most_common(1)[0][0]
         raise ModelError(f"{beside}: {twice!r} stands twice; take one out, and its vector")
@@ -144,15 +171,26 @@ def read_array(file: Path, beside: Path) -> tuple[list[str], Array]:
 
 
 def _words(beside: Path) -> list[str]:
-    """Read words in the order of the rows: lines, a JSON list or object of word and row, or a Parquet table of both columns."""
+    """Read words in the order of the rows.
+
+    Lines, a JSON list or object of word and row, or a Parquet table of both columns.
+    """
     if beside.suffix == ".txt":
         return beside.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     if beside.suffix == ".json":
         found = json.loads(beside.read_text(encoding="utf-8"))
-        return [str(word) for word in (sorted(found, key=found.__getitem__) if isinstance(found, dict) else found)]
+        return [
+            str(word) for word in (sorted(found, key=found.__getitem__) if isinstance(found, dict) else found)
+        ]
     table = pq.read_table(beside)
-    texts = [name for name in table.schema.names if str(table.schema.field(name).type) in ("string", "large_string")]
-    numbers = [name for name in table.schema.names if str(table.schema.field(name).type).startswith(("int", "uint"))]
+    texts = [
+        name
+        for name in table.schema.names
+        if str(table.schema.field(name).type) in ("string", "large_string")
+    ]
+    numbers = [
+        name for name in table.schema.names if str(table.schema.field(name).type).startswith(("int", "uint"))
+    ]
     column = [str(word) for word in table.column(texts[0]).to_pylist()]
     if not numbers:
         return column

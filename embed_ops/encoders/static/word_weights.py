@@ -85,11 +85,13 @@ def read_counts(folder: str, words: Sequence[str | None], tokenisation: str | No
         counted = {name: table.column(name).to_pylist() for name in ("word", "count", "documents")}
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
         raise ModelError(
-            f"{place}: no weights that can be read ({error}); give the folder that `embed-ops fit-weights` has written"
+            f"{place}: no weights that can be read ({error}); give the folder that `embed-ops "
+            "fit-weights` has written"
         ) from error
     if tokenisation is not None and of != tokenisation:
         raise ModelError(
-            f"{place}: fitted over another tokenisation (of {told.get('model')}): another vocabulary or tokenizer, or lowercase differs; "
+            f"{place}: fitted over another tokenisation (of {told.get('model')}): another vocabulary or "
+            "tokenizer, or lowercase differs; "
             "run `embed-ops fit-weights` with this model"
         )
     rows = {word: row for row, word in enumerate(words)}
@@ -110,6 +112,9 @@ def hash_weights(folder: str) -> str:
     for name in (FACTS, WORDS):
         file = Path(folder).expanduser() / name
         if not file.is_file():
-            raise ModelError(f"encoder.weights {folder}: has no {name}; give the folder that `embed-ops fit-weights` has written")
+            raise ModelError(
+                f"encoder.weights {folder}: has no {name}; give the folder that `embed-ops fit-weights` "
+                "has written"
+            )
         found.update(hashlib.sha256(file.read_bytes()).digest())
     return found.hexdigest()

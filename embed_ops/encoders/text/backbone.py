@@ -1,6 +1,9 @@
-"""The transformer behind families of texts: its folder, tokenizer, weights, and the hidden states of a batch.
+"""The transformer behind families of texts.
 
-Importing this module imports no torch: CPU workers tokenize only. Legend: B inputs, T tokens of the longest input, D hidden size.
+Its folder, tokenizer, weights, and the hidden states of a batch.
+
+Importing this module imports no torch: CPU workers tokenize only. Legend: B inputs, T tokens of the
+longest input, D hidden size.
 """
 
 from __future__ import annotations
@@ -75,7 +78,10 @@ class Backbone:
         self.loaded: dict[str, Any] = {}
 
     def _resolve_prompt(self) -> str:
-        """Give the text before every row: a prompt of the model by name, else the spec's own text, else the model's default."""
+        """Give the text before every row.
+
+        A prompt of the model by name, else the spec's own text, else the model's default.
+        """
         prompts = self.pipeline.prompts if self.pipeline else {}
         asked = self.spec.prompt
         if asked is None:
@@ -95,7 +101,10 @@ class Backbone:
 
     @property
     def _parts(self) -> list[str]:
-        return [self.settings.path, *(module.path for module in self.modules if isinstance(module, Dense | LayerNorm))]
+        return [
+            self.settings.path,
+            *(module.path for module in self.modules if isinstance(module, Dense | LayerNorm)),
+        ]
 
     def layers(self, output: OutputSpec) -> Layers:
         """Give the layers that an output names.
@@ -106,7 +115,9 @@ class Backbone:
         if output.name not in self._layers:
             where = f"{self.spec.model}: output {output.name!r}"
             last = output.layer == -1
-            self._layers[output.name] = Layers("one", (-1,)) if last else read_layers(output.layer, self._count, where)
+            self._layers[output.name] = (
+                Layers("one", (-1,)) if last else read_layers(output.layer, self._count, where)
+            )
         return self._layers[output.name]
 
     @cached_property
@@ -126,14 +137,19 @@ class Backbone:
         """
         full = width(self.modules, self.hidden) if self.modules else self.hidden * self.layers(output).width
         if output.dim is not None and output.dim > full:
-            raise ModelError(f"{self.spec.model}: output {output.name!r}: dim is {output.dim}, and the vectors have {full} dimensions")
+            raise ModelError(
+                f"{self.spec.model}: output {output.name!r}: dim is {output.dim}, and the vectors have "
+                f"{full} dimensions"
+            )
         return output.dim or full
 
     def fetch(self) -> None:
         """Fetch the weights, where the model is on a hub or in an object store."""
         folders.fetch_weights(self.folder, self._parts)
 
-    def load(self, device: str, dtype: str, outputs: tuple[OutputSpec, ...], *, compiled: bool = False) -> None:
+    def load(
+        self, device: str, dtype: str, outputs: tuple[OutputSpec, ...], *, compiled: bool = False
+    ) -> None:
         """Load the weights to `device` in `dtype`; modules behind the transformer stay in float32.
 
         Raises:
@@ -147,13 +163,20 @@ class Backbone:
             from embed_ops.encoders.text.heads import Heads
 
             self.heads = Heads(self.modules, self.folder.path, device)
-            if self.prompt and any(isinstance(module, Pooling) and not module.include_prompt for module in self.modules):
+            if self.prompt and any(
+                isinstance(module, Pooling) and not module.include_prompt for module in self.modules
+            ):
                 self.prompt_tokens = self.tokenizer.prompt_length(self.prompt)
         inner = any(output.layer != -1 for output in outputs)
         if inner and compiled:
-            raise ModelError(f"{self.spec.model}: outputs ask for other layers than the last, which a compiled model does not give")
+            raise ModelError(
+                f"{self.spec.model}: outputs ask for other layers than the last, which a compiled model "
+                "does not give"
+            )
         if inner:
-            numbers = frozenset(number for output in outputs if output.layer != -1 for number in self.layers(output).numbers)
+            numbers = frozenset(
+                number for output in outputs if output.layer != -1 for number in self.layers(output).numbers
+            )
             self._states = LayerStates(self._model, self._count, numbers)
         if compiled:
             from embed_ops.encoders.text.compiled import CompiledModel
@@ -186,7 +209,10 @@ class Backbone:
         return weightless_cost(self.path, self.settings.config, self.spec.trust_remote_code)
 
     def flops(self, lengths: IntArray) -> float:
-        """Count useful floating-point operations of the transformer, padding left out; see `Cost`."""
+        """Count useful floating-point operations of the transformer, padding left out.
+
+        See `Cost`.
+        """
         return self._cost.flops(lengths)
 
     def describe(self, outputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -209,6 +235,9 @@ class Backbone:
         return folders.weight_bytes(self.path)
 
     def fingerprint(self) -> dict[str, str]:
-        """Hash everything of the model folder that changes vectors, {file: sha256}; a hub model's weights stand as `commit`."""
+        """Hash everything of the model folder that changes vectors, {file: sha256}.
+
+        A hub model's weights stand as `commit`.
+        """
         others = self.pipeline.folders if self.pipeline else ()
         return folders.fingerprint(self.folder, self.spec.trust_remote_code, self._parts, others)

@@ -1,8 +1,11 @@
-"""A transformer's forward pass through torch.compile: one graph for every shape, weights frozen into it.
+"""A transformer's forward pass through torch.compile.
 
-The graph has other bits than the eager pass, but the same ones for any number of threads, any order of the batches, and
-whether the compiler ran or its cache on disk was read. So that a batch's bits never hang on which batches came before
-it, the graph is made from one fixed shape, and a batch that it does not fit runs eagerly instead of adding a graph.
+One graph for every shape, weights frozen into it.
+
+The graph has other bits than the eager pass, but the same ones for any number of threads, any order
+of the batches, and whether the compiler ran or its cache on disk was read. So that a batch's bits
+never hang on which batches came before it, the graph is made from one fixed shape, and a batch that
+it does not fit runs eagerly instead of adding a graph.
 """
 
 from __future__ import annotations
@@ -17,11 +20,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _WARM_UP = (4, 16)
-"""Inputs and tokens of the batch that the graph is made from; any will do that has no dimension of one."""
+"""Inputs and tokens of the batch that the graph is made from; any will do that has no dimension of
+one."""
 
 
 def compiler_missing(device: str) -> str | None:
-    """Say what keeps this machine from compiling, None if nothing does: CPUs need a C++ compiler, GPUs bring theirs (Triton)."""
+    """Say what keeps this machine from compiling, None if nothing does.
+
+    CPUs need a C++ compiler, GPUs bring theirs (Triton).
+    """
     asked = os.environ.get("CXX")
     names = (asked,) if asked else ("g++", "clang++", "c++")
     if device != "cpu" or any(shutil.which(name) for name in names):
@@ -40,8 +47,11 @@ class CompiledModel:
         import torch
 
         if missing := compiler_missing(model.device.type):
-            raise ModelError(f"{name}: can't compile: {missing}; install one, or use encoder.compile=false in a new run")
-        # Weights frozen into the graph are held a second time: on a GPU that gains too little for what it takes.
+            raise ModelError(
+                f"{name}: can't compile: {missing}; install one, or use encoder.compile=false in a new run"
+            )
+        # Weights frozen into the graph are held a second time: on a GPU that gains too little for
+        # what it takes.
         compiler: Any = torch.compile
         self._call = compiler(model, dynamic=True, options={"freezing": model.device.type == "cpu"})
         ids = torch.zeros(_WARM_UP, dtype=torch.int64, device=model.device)
@@ -50,7 +60,9 @@ class CompiledModel:
                 self._call(input_ids=ids, attention_mask=torch.ones_like(ids))
         except Exception as error:  # the compiler raises what it likes
             reason = (str(error).splitlines() or [repr(error)])[0]
-            raise ModelError(f"{name}: torch.compile gave up ({reason}); use encoder.compile=false in a new run") from error
+            raise ModelError(
+                f"{name}: torch.compile gave up ({reason}); use encoder.compile=false in a new run"
+            ) from error
 
     def hidden(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Give the last hidden states: (B, T), (B, T) -> (B, T, D)."""

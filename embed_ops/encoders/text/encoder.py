@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 class TextEncoder:
     """The text family; implements `embed_ops.encoders.base.Encoder`.
 
-    Vectors are those of sentence-transformers for its folders, else mean-pooled hidden states, unless the spec names outputs.
+    Vectors are those of sentence-transformers for its folders, else mean-pooled hidden states,
+    unless the spec names outputs.
 
     Raises:
         ModelError: the folder misses a part, or has one that is not supported.
@@ -35,11 +36,16 @@ class TextEncoder:
     def __init__(self, spec: EncoderSpec) -> None:
         self._spec = spec
         self._backbone = Backbone(spec)
-        named = (column.model_copy(update={"pooling": "mean"}) if column.pooling == "auto" else column for column in spec.outputs)
+        named = (
+            column.model_copy(update={"pooling": "mean"}) if column.pooling == "auto" else column
+            for column in spec.outputs
+        )
         self._columns = tuple(named) or (OutputSpec(pooling="mean"),)
 
     def prepare(self, column: pa.Array) -> Prepared:
-        """Tokenize a string column, each distinct text once; null and non-UTF-8 rows become rejects.
+        """Tokenize a string column, each distinct text once.
+
+        Null and non-UTF-8 rows become rejects.
 
         Returns:
             inputs with the column `tokens`, list<int32>.
@@ -47,7 +53,9 @@ class TextEncoder:
         Raises:
             SourceError: the column is not text.
         """
-        return prepare_texts(column, lambda texts: self._backbone.tokenizer.encode(texts, self._backbone.prompt))
+        return prepare_texts(
+            column, lambda texts: self._backbone.tokenizer.encode(texts, self._backbone.prompt)
+        )
 
     def most_rows(self, modality: str, asked: int) -> int:
         """Take what is asked: units of text are cut by their bytes."""
@@ -85,7 +93,10 @@ class TextEncoder:
         with torch.inference_mode():
             states, mask = self._backbone.states(batch.column(TOKENS))
             none = ~mask.bool().any(dim=1, keepdim=True)
-            found = {name: vector.masked_fill(none, float("nan")) for name, vector in self._vectors(states, mask).items()}
+            found = {
+                name: vector.masked_fill(none, float("nan"))
+                for name, vector in self._vectors(states, mask).items()
+            }
         return lambda: {name: vector.cpu().numpy() for name, vector in found.items()}
 
     def forward(self, batch: pa.Table) -> Mapping[str, FloatArray]:
@@ -93,7 +104,10 @@ class TextEncoder:
         return self.launch(batch)()
 
     def _vectors(self, states: Mapping[int, torch.Tensor], mask: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Make all outputs from one forward pass: {layer: (B, T, D)}, (B, T) -> {output: (B, dim) float32}."""
+        """Make all outputs from one forward pass: {layer: (B, T, D)}, (B, T) -> {output.
+
+        (B, dim) float32}.
+        """
         from embed_ops.encoders.text.pooling import finish, pool
 
         at = self._backbone
@@ -104,7 +118,9 @@ class TextEncoder:
             key = at.layers(column), column.pooling
             if key not in pooled:
                 pooled[key] = pool(column.pooling, key[0].of(states), mask)
-        return {column.name: finish(pooled[at.layers(column), column.pooling], column) for column in self._columns}
+        return {
+            column.name: finish(pooled[at.layers(column), column.pooling], column) for column in self._columns
+        }
 
     def dim(self, output: str) -> int:
         """Give the width of an output's vectors.
@@ -135,9 +151,13 @@ class TextEncoder:
 
         self._backbone.fetch()
         found = distinct(column)
-        result = {name: np.full((len(found.index), self.dim(name)), np.nan, np.float32) for name in self.outputs()}
+        result = {
+            name: np.full((len(found.index), self.dim(name)), np.nan, np.float32) for name in self.outputs()
+        }
         at = self._backbone
-        judge = Reference(self._spec, at.folder.path, at.path, at.pipeline, at.prompt, at.limit, self._columns)
+        judge = Reference(
+            self._spec, at.folder.path, at.path, at.pipeline, at.prompt, at.limit, self._columns
+        )
         valid = found.index >= 0
         name, vectors = judge.embed(found.texts) if found.texts else ("none: no text", {})
         for output, rows in vectors.items():
@@ -148,12 +168,17 @@ class TextEncoder:
         """Say what the model became, for `run.json`; all JSON values."""
         own = bool(self._backbone.modules)
         told = {column.name: {} if own else column.told() for column in self._columns}
-        return self._backbone.describe({name: {"dim": self.dim(name), **told[name]} for name in self.outputs()})
+        return self._backbone.describe(
+            {name: {"dim": self.dim(name), **told[name]} for name in self.outputs()}
+        )
 
     def weight_bytes(self) -> int:
         """Give the size of the transformer's weight files, 0 where they are not on this machine yet."""
         return self._backbone.weight_bytes()
 
     def fingerprint(self) -> dict[str, str]:
-        """Hash everything of the model folder that changes vectors, {file: sha256}; a hub model's weights stand as `commit`."""
+        """Hash everything of the model folder that changes vectors, {file: sha256}.
+
+        A hub model's weights stand as `commit`.
+        """
         return self._backbone.fingerprint()

@@ -19,7 +19,9 @@ from embed_ops.errors import ModelError
 
 
 def activation(name: str) -> nn.Module:
-    """Build an activation from its dotted name; only torch's own activations and Identity are looked up.
+    """Build an activation from its dotted name.
+
+    Only torch's own activations and Identity are looked up.
 
     Raises:
         ModelError: another class, or one that can't be built without arguments.
@@ -27,14 +29,24 @@ def activation(name: str) -> nn.Module:
     prefix, _, last = name.rpartition(".")
     if prefix in ("torch.nn", "torch.nn.modules.linear") and last == "Identity":
         return nn.Identity()
-    found = getattr(nn.modules.activation, last, None) if prefix in ("torch.nn", "torch.nn.modules.activation") else None
-    own = inspect.isclass(found) and issubclass(found, nn.Module) and found.__module__ == "torch.nn.modules.activation"
+    found = (
+        getattr(nn.modules.activation, last, None)
+        if prefix in ("torch.nn", "torch.nn.modules.activation")
+        else None
+    )
+    own = (
+        inspect.isclass(found)
+        and issubclass(found, nn.Module)
+        and found.__module__ == "torch.nn.modules.activation"
+    )
     try:
         if own and found is not None:
             built: nn.Module = found()
             return built
     except TypeError as error:
-        raise ModelError(f"activation {name!r} of Dense needs arguments ({error}); choose another model") from error
+        raise ModelError(
+            f"activation {name!r} of Dense needs arguments ({error}); choose another model"
+        ) from error
     raise ModelError(f"activation {name!r} of Dense is not a torch.nn activation; choose another model")
 
 
@@ -55,7 +67,9 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     except Exception as error:  # the readers raise many kinds, all with the same remedy
         raise ModelError(f"{folder}: the weights can't be read ({error}); fetch the model again") from error
     found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else "no such folder"
-    raise ModelError(f"{folder}: no model.safetensors and no pytorch_model.bin, found {found}; fetch the model again")
+    raise ModelError(
+        f"{folder}: no model.safetensors and no pytorch_model.bin, found {found}; fetch the model again"
+    )
 
 
 class _Dense(nn.Module):
@@ -94,7 +108,9 @@ class Heads:
     """
 
     def __init__(self, modules: Sequence[Module], root: Path, device: str) -> None:
-        self._steps: list[tuple[Module, nn.Module | None]] = [(module, _build(module, root, device)) for module in modules]
+        self._steps: list[tuple[Module, nn.Module | None]] = [
+            (module, _build(module, root, device)) for module in modules
+        ]
 
     def __call__(self, tokens: Tensor, mask: Tensor, prompt: int = 0) -> Tensor:
         """Give sentence vectors (B, D') float32 from token vectors (B, T, D) and mask (B, T).
@@ -112,7 +128,9 @@ class Heads:
                     if prompt and not module.include_prompt:
                         counted = mask.clone()
                         counted[:, :prompt] = 0
-                    vectors[SENTENCE] = torch.cat([pool(mode, vectors[TOKENS], counted, mask) for mode in module.modes], dim=-1)
+                    vectors[SENTENCE] = torch.cat(
+                        [pool(mode, vectors[TOKENS], counted, mask) for mode in module.modes], dim=-1
+                    )
                 case Normalize():
                     vectors[module.target] = nn.functional.normalize(vectors[module.source], p=2, dim=-1)
                 case Dense() if layer is not None:
@@ -130,5 +148,7 @@ def _build(module: Module, root: Path, device: str) -> nn.Module | None:
     try:
         layer.load_state_dict(read_weights(root / module.path))
     except RuntimeError as error:
-        raise ModelError(f"{root / module.path}: the weights do not fit their module ({error}); fetch the model again") from error
+        raise ModelError(
+            f"{root / module.path}: the weights do not fit their module ({error}); fetch the model again"
+        ) from error
     return layer.float().eval().requires_grad_(False).to(device)

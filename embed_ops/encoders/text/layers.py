@@ -1,7 +1,9 @@
-"""Hidden states of chosen layers: what `layer` of an output means, and a forward pass that keeps only those.
+"""Hidden states of chosen layers.
 
-Layers are numbered as in transformers' `hidden_states`: 0 is the first block's input, `count` the model's output.
-Legend: B inputs, T tokens of the longest input, D hidden size.
+What `layer` of an output means, and a forward pass that keeps only those.
+
+Layers are numbered as in transformers' `hidden_states`: 0 is the first block's input, `count` the
+model's output. Legend: B inputs, T tokens of the longest input, D hidden size.
 """
 
 from __future__ import annotations
@@ -21,7 +23,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Layers:
-    """The layers of an output, by absolute number, and how they become one: `one`, `mean`, `sum` or `concat`."""
+    """The layers of an output, by absolute number, and how they become one.
+
+    `one`, `mean`, `sum` or `concat`.
+    """
 
     how: str
     numbers: tuple[int, ...]
@@ -32,7 +37,10 @@ class Layers:
         return len(self.numbers) if self.how == "concat" else 1
 
     def of(self, states: Mapping[int, Tensor]) -> Tensor:
-        """Combine hidden states, {number: (B, T, D)}, to (B, T, D) or (B, T, D * layers); sums are float32."""
+        """Combine hidden states, {number: (B, T, D)}, to (B, T, D) or (B, T, D * layers).
+
+        Sums are float32.
+        """
         import torch
 
         found = [states[number] for number in self.numbers]
@@ -47,7 +55,9 @@ class Layers:
 
 
 def read_layers(asked: int | str, count: int, where: str) -> Layers:
-    """Find which of `count` + 1 hidden states `layer` names: a number, or several as in "mean(-4:)" and "concat(1,-1)".
+    """Find which of `count` + 1 hidden states `layer` names.
+
+    A number, or several as in "mean(-4:)" and "concat(1,-1)".
 
     Raises:
         ModelError: the model has no such layer, or no layer is named.
@@ -56,7 +66,9 @@ def read_layers(asked: int | str, count: int, where: str) -> Layers:
         return Layers("one", (_number(asked, count, where),))
     matched = re.fullmatch(LAYERS, asked.replace(" ", ""))
     if matched is None:
-        raise ModelError(f'{where}: layer {asked!r} is no number and none of "mean(-4:)", "sum(1,2)", "concat(-4:)"')
+        raise ModelError(
+            f'{where}: layer {asked!r} is no number and none of "mean(-4:)", "sum(1,2)", "concat(-4:)"'
+        )
     how, listed = matched.groups()
     if ":" in listed:
         first, last = (int(part) if part else None for part in listed.split(":"))
@@ -77,8 +89,9 @@ def _number(asked: int, count: int, where: str) -> int:
 class LayerStates:
     """A forward pass that gives the hidden states of some layers.
 
-    Each block's input is caught as it goes in, so that no other layer's states are held. A model whose blocks are not found, or
-    of which they are not what transformers calls its hidden states, is asked for all of them.
+    Each block's input is caught as it goes in, so that no other layer's states are held. A model
+    whose blocks are not found, or of which they are not what transformers calls its hidden states,
+    is asked for all of them.
     """
 
     def __init__(self, model: Any, count: int, numbers: frozenset[int]) -> None:
@@ -88,7 +101,10 @@ class LayerStates:
         self._caught: dict[int, Tensor] = {}
         if self._blocks is not None:
             blocks, inner = self._blocks, numbers - {count}
-            hooks = [blocks[number].register_forward_pre_hook(partial(self._catch, number), with_kwargs=True) for number in inner]
+            hooks = [
+                blocks[number].register_forward_pre_hook(partial(self._catch, number), with_kwargs=True)
+                for number in inner
+            ]
             if not self._same():
                 self._blocks, self._caught = None, {}
                 for hook in hooks:
@@ -97,7 +113,11 @@ class LayerStates:
     def _find_blocks(self) -> Any:
         from torch.nn import ModuleList
 
-        lists = [module for module in self._model.modules() if isinstance(module, ModuleList) and len(module) == self._count]
+        lists = [
+            module
+            for module in self._model.modules()
+            if isinstance(module, ModuleList) and len(module) == self._count
+        ]
         # Parts of a block may be as many as the blocks, but they are not alike.
         found = [blocks for blocks in lists if len({type(block) for block in blocks}) == 1]
         return found[0] if len(found) == 1 else None
@@ -113,7 +133,9 @@ class LayerStates:
         try:
             with torch.inference_mode():
                 caught = self(ids, torch.ones_like(ids))
-                every = self._model(input_ids=ids, attention_mask=torch.ones_like(ids), output_hidden_states=True).hidden_states
+                every = self._model(
+                    input_ids=ids, attention_mask=torch.ones_like(ids), output_hidden_states=True
+                ).hidden_states
         except (KeyError, RuntimeError, TypeError):
             return False
         return all(torch.equal(caught[number], every[number]) for number in self._numbers)
@@ -125,6 +147,9 @@ class LayerStates:
         options = {"output_hidden_states": True} if everything else {}
         found = self._model(input_ids=ids, attention_mask=mask, **options)
         if everything:
-            return {-1: found.last_hidden_state, **{number: found.hidden_states[number] for number in self._numbers}}
+            return {
+                -1: found.last_hidden_state,
+                **{number: found.hidden_states[number] for number in self._numbers},
+            }
         states, self._caught = self._caught, {}
         return {**states, self._count: found.last_hidden_state, -1: found.last_hidden_state}

@@ -1,6 +1,9 @@
-"""Reads a sentence-transformers folder: which modules follow the transformer, and the prompts. Needs no torch.
+"""Reads a sentence-transformers folder: which modules follow the transformer, and the prompts.
 
-A module that is not understood is an error, never skipped: skipping it would give other vectors without a word.
+Needs no torch.
+
+A module that is not understood is an error, never skipped: skipping it would give other vectors
+without a word.
 """
 
 from __future__ import annotations
@@ -41,7 +44,10 @@ ACTIVATIONS = ("torch.nn.modules.activation.", "torch.nn.modules.linear.Identity
 
 @dataclass(frozen=True)
 class Pooling:
-    """Token vectors to one vector: the modes (names of the spec) in the order of their concatenation."""
+    """Token vectors to one vector.
+
+    The modes (names of the spec) in the order of their concatenation.
+    """
 
     modes: tuple[str, ...]
     include_prompt: bool = True
@@ -49,7 +55,10 @@ class Pooling:
 
 @dataclass(frozen=True)
 class Dense:
-    """A linear layer with an activation; weights are in `path`, `source` and `target` name the vectors read and written."""
+    """A linear layer with an activation.
+
+    Weights are in `path`, `source` and `target` name the vectors read and written.
+    """
 
     path: str
     in_features: int
@@ -82,7 +91,10 @@ Module = Pooling | Dense | LayerNorm | Normalize
 
 @dataclass(frozen=True)
 class Pipeline:
-    """What a sentence-transformers folder asks for; `folders` are those of the parts used, relative to the root."""
+    """What a sentence-transformers folder asks for.
+
+    `folders` are those of the parts used, relative to the root.
+    """
 
     transformer: Transformer
     modules: tuple[Module, ...]
@@ -106,18 +118,32 @@ def read_pipeline(root: Path, transformer_only: bool = False) -> Pipeline | None
         return None
     (kind, path), *rest = listed
     if _supported(root, kind, path) != "Transformer":
-        raise ModelError(f"{root / 'modules.json'}: the first module is {kind}, only Transformer can be first; {_choose()}")
+        raise ModelError(
+            f"{root / 'modules.json'}: the first module is {kind}, only Transformer can be first; {_choose()}"
+        )
     transformer = read_transformer(root, path)
     config = read_json(root / "config_sentence_transformers.json")
-    prompts = {"query": "", "document": ""} | {name: text or "" for name, text in (config.get("prompts") or {}).items()}
+    prompts = {"query": "", "document": ""} | {
+        name: text or "" for name, text in (config.get("prompts") or {}).items()
+    }
     default = config.get("default_prompt_name")
     if default is not None and default not in prompts:
-        raise ModelError(f"{root / 'config_sentence_transformers.json'}: default_prompt_name {default!r} is not one of {sorted(prompts)}")
+        raise ModelError(
+            f"{root / 'config_sentence_transformers.json'}: default_prompt_name {default!r} is not one "
+            f"of {sorted(prompts)}"
+        )
     if transformer_only:
         return Pipeline(transformer, (), prompts, default, ("", path))
     if (model_type := config.get("model_type", "SentenceTransformer")) != "SentenceTransformer":
-        raise ModelError(f"{root}: a {model_type} gives no single vector per text; name [[encoder.outputs]] to pool its transformer")
-    modules = tuple(module for kind, path in rest if (module := _module(root, _supported(root, kind, path), path)) is not None)
+        raise ModelError(
+            f"{root}: a {model_type} gives no single vector per text; name [[encoder.outputs]] to pool "
+            "its transformer"
+        )
+    modules = tuple(
+        module
+        for kind, path in rest
+        if (module := _module(root, _supported(root, kind, path), path)) is not None
+    )
     _check_flow(root, modules)
     return Pipeline(transformer, modules, prompts, default, ("", *(path for _, path in listed)))
 
@@ -152,25 +178,35 @@ def entries(root: Path) -> list[tuple[str, str]] | None:
     if not file.is_file():
         return None
     try:
-        listed = [(str(entry["type"]), str(entry["path"])) for entry in json.loads(file.read_text(encoding="utf-8"))]
+        listed = [
+            (str(entry["type"]), str(entry["path"])) for entry in json.loads(file.read_text(encoding="utf-8"))
+        ]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{file}: not a list of modules with type and path ({error!r}); fetch the model again") from error
+        raise ModelError(
+            f"{file}: not a list of modules with type and path ({error!r}); fetch the model again"
+        ) from error
     if not listed:
         raise ModelError(f"{file}: lists no module; fetch the model again")
     for kind, path in listed:
         # Windows separators count as well: PurePosixPath alone would take "..\\x" for a plain name.
         parts = PurePosixPath(path.replace("\\", "/"))
         if parts.is_absolute() or ".." in parts.parts:
-            raise ModelError(f"{file}: the folder {path!r} of {kind} is outside of the model; do not use this model")
+            raise ModelError(
+                f"{file}: the folder {path!r} of {kind} is outside of the model; do not use this model"
+            )
     return listed
 
 
 def _supported(root: Path, kind: str, path: str) -> str:
     """Give the class name of a module's dotted class."""
     name = kind.rpartition(".")[2]
-    # The package has moved its classes between releases, so only its root and the class name are stable.
+    # The package has moved its classes between releases, so only its root and the class name are
+    # stable.
     if not kind.startswith("sentence_transformers.") or name not in SUPPORTED:
-        raise ModelError(f"{root / 'modules.json'}: module {kind} in {path or 'the model folder'!r} is not supported; {_choose()}")
+        raise ModelError(
+            f"{root / 'modules.json'}: module {kind} in {path or 'the model folder'!r} is not supported; "
+            f"{_choose()}"
+        )
     return name
 
 
@@ -192,14 +228,20 @@ def _module(root: Path, kind: str, path: str) -> Module | None:
             case "Dropout":
                 return None
     except KeyError as error:
-        raise ModelError(f"{file}: {kind} has no {error} in its configuration; fetch the model again") from error
-    raise ModelError(f"{root / 'modules.json'}: module {kind} in {path!r} can't stand after the transformer; {_choose()}")
+        raise ModelError(
+            f"{file}: {kind} has no {error} in its configuration; fetch the model again"
+        ) from error
+    raise ModelError(
+        f"{root / 'modules.json'}: module {kind} in {path!r} can't stand after the transformer; {_choose()}"
+    )
 
 
 def _modes(file: Path, config: Mapping[str, Any]) -> tuple[str, ...]:
     if not config:
         raise ModelError(f"{file}: missing or empty, so the pooling is unknown; fetch the model again")
-    asked = config.get("pooling_mode") or tuple(mode for key, mode in FLAGS.items() if config.get(key)) or "mean"
+    asked = (
+        config.get("pooling_mode") or tuple(mode for key, mode in FLAGS.items() if config.get(key)) or "mean"
+    )
     names = (asked,) if isinstance(asked, str) else tuple(asked)
     if unknown := [name for name in names if name not in MODES]:
         raise ModelError(f"{file}: pooling mode {unknown[0]!r} is not supported; known: {', '.join(MODES)}")
@@ -209,7 +251,9 @@ def _modes(file: Path, config: Mapping[str, Any]) -> tuple[str, ...]:
 def _dense(file: Path, path: str, config: Mapping[str, Any]) -> Dense:
     activation = config.get("activation_function") or Dense.activation
     if not str(activation).startswith(ACTIVATIONS):
-        raise ModelError(f"{file}: activation {activation!r} of Dense is not a torch.nn activation; choose another model")
+        raise ModelError(
+            f"{file}: activation {activation!r} of Dense is not a torch.nn activation; choose another model"
+        )
     source = config.get("module_input_name", SENTENCE)
     return Dense(
         path=path,
@@ -232,7 +276,13 @@ def _check_flow(root: Path, modules: tuple[Module, ...]) -> None:
             read, written = module.source, module.target
         if read not in known:
             name = type(module).__name__
-            raise ModelError(f"{root / 'modules.json'}: {name} reads {read!r}, which no module before it gives; {_choose()}")
+            raise ModelError(
+                f"{root / 'modules.json'}: {name} reads {read!r}, which no module before it gives; "
+                f"{_choose()}"
+            )
         known.add(written)
     if SENTENCE not in known:
-        raise ModelError(f"{root / 'modules.json'}: no Pooling, so there is no single vector per text; name [[encoder.outputs]]")
+        raise ModelError(
+            f"{root / 'modules.json'}: no Pooling, so there is no single vector per text; name "
+            "[[encoder.outputs]]"
+        )

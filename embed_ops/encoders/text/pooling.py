@@ -1,7 +1,9 @@
-"""How token vectors become one vector per input: the six modes, with the sentence-transformers definitions.
+"""How token vectors become one vector per input.
 
-Shapes: hidden (B, T, D) of any float type, mask (B, T) that is nonzero where a token counts; the result is (B, D) float32.
-Values under a zero mask never reach the result, whatever they are.
+The six modes, with the sentence-transformers definitions.
+
+Shapes: hidden (B, T, D) of any float type, mask (B, T) that is nonzero where a token counts; the
+result is (B, D) float32. Values under a zero mask never reach the result, whatever they are.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ LEAST = 1e-9
 
 def _kept(hidden: Tensor, mask: Tensor) -> Tensor:
     """Give float32 hidden states with zeros where the mask is zero."""
-    # masked_fill and not a product: in float16 a padded position may be infinite, and 0 * inf is NaN.
+    # masked_fill and not a product: in float16 a padded position may be infinite, and 0 * inf is
+    # NaN.
     return hidden.float().masked_fill((mask == 0).unsqueeze(-1), 0.0)
 
 
@@ -40,7 +43,10 @@ def mean(hidden: Tensor, mask: Tensor) -> Tensor:
 
 
 def mean_sqrt_len(hidden: Tensor, mask: Tensor) -> Tensor:
-    """Sum the tokens and divide by the square root of their number: (B, T, D), (B, T) -> (B, D) float32."""
+    """Sum the tokens and divide by the square root of their number.
+
+    (B, T, D), (B, T) -> (B, D) float32.
+    """
     return _kept(hidden, mask).sum(dim=1) / _count(mask).sqrt()
 
 
@@ -50,21 +56,30 @@ def cls(hidden: Tensor, mask: Tensor) -> Tensor:
 
 
 def last(hidden: Tensor, mask: Tensor) -> Tensor:
-    """Take the last token under the mask, zeros if there is none: (B, T, D), (B, T) -> (B, D) float32."""
+    """Take the last token under the mask, zeros if there is none.
+
+    (B, T, D), (B, T) -> (B, D) float32.
+    """
     kept = mask != 0
     final = mask.shape[1] - 1 - kept.int().flip(1).argmax(dim=1)
     return _at(hidden, final).float().masked_fill(~kept.any(dim=1, keepdim=True), 0.0)
 
 
 def maximum(hidden: Tensor, mask: Tensor) -> Tensor:
-    """Take the largest value of each dimension, -inf if no token counts: (B, T, D), (B, T) -> (B, D) float32."""
+    """Take the largest value of each dimension, -inf if no token counts.
+
+    (B, T, D), (B, T) -> (B, D) float32.
+    """
     return hidden.float().masked_fill((mask == 0).unsqueeze(-1), float("-inf")).amax(dim=1)
 
 
 def weighted_mean(hidden: Tensor, mask: Tensor, attended: Tensor | None = None) -> Tensor:
-    """Average the tokens with their positions (1, 2, ...) as weights: (B, T, D), (B, T) -> (B, D) float32.
+    """Average the tokens with their positions (1, 2, ...) as weights.
 
-    Positions count from the first token of `attended` (B, T), the mask before a prompt was taken out of it; default: `mask`.
+    (B, T, D), (B, T) -> (B, D) float32.
+
+    Positions count from the first token of `attended` (B, T), the mask before a prompt was taken
+    out of it; default: `mask`.
     """
     start = ((mask if attended is None else attended) != 0).int().argmax(dim=1, keepdim=True)
     position = torch.arange(1, mask.shape[1] + 1, device=mask.device).unsqueeze(0) - start
@@ -81,11 +96,17 @@ def pool(mode: str, hidden: Tensor, mask: Tensor, attended: Tensor | None = None
     """
     if mode == "weighted_mean":
         return weighted_mean(hidden, mask, attended)
-    return {"mean": mean, "cls": cls, "max": maximum, "last": last, "mean_sqrt_len": mean_sqrt_len}[mode](hidden, mask)
+    return {"mean": mean, "cls": cls, "max": maximum, "last": last, "mean_sqrt_len": mean_sqrt_len}[mode](
+        hidden, mask
+    )
 
 
 def pool_pieces(
-    mode: str, hidden: Tensor, window: npt.NDArray[np.int64], begin: npt.NDArray[np.int64], end: npt.NDArray[np.int64]
+    mode: str,
+    hidden: Tensor,
+    window: npt.NDArray[np.int64],
+    begin: npt.NDArray[np.int64],
+    end: npt.NDArray[np.int64],
 ) -> Tensor:
     """Pool stretches of tokens: (B, T, D), (pieces,) of window, first token and token behind -> (pieces, D) float32.
 
@@ -96,7 +117,9 @@ def pool_pieces(
     if mode in ("first", "last") or (end - begin == 1).all():
         return flat[torch.from_numpy(first if mode != "last" else first + (end - begin) - 1).to(flat.device)]
     tokens, offsets = runs(first, end - begin), offsets_of(end - begin)[:-1]
-    return embedding_bag(torch.from_numpy(tokens).to(flat.device), flat, torch.from_numpy(offsets).to(flat.device), mode=mode)
+    return embedding_bag(
+        torch.from_numpy(tokens).to(flat.device), flat, torch.from_numpy(offsets).to(flat.device), mode=mode
+    )
 
 
 def finish(vectors: Tensor, output: OutputSpec) -> Tensor:

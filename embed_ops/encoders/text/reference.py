@@ -1,7 +1,7 @@
 """The reference: the same rows, one at a time, un-padded, in float32 on the CPU, by other code than the encoder's.
 
-A folder of sentence-transformers without `encoder.outputs` goes through sentence-transformers if it is installed; all
-else through plain transformers, with pooling in numpy.
+A folder of sentence-transformers without `encoder.outputs` goes through sentence-transformers if it
+is installed; all else through plain transformers, with pooling in numpy.
 """
 
 from __future__ import annotations
@@ -77,13 +77,18 @@ class Reference:
         for row in self._through_transformers(texts):
             for name, vector in row.items():
                 rows[name].append(vector.astype(np.float32))
-        return f"transformers {transformers.__version__}", {name: np.stack(vectors) for name, vectors in rows.items()}
+        return f"transformers {transformers.__version__}", {
+            name: np.stack(vectors) for name, vectors in rows.items()
+        }
 
     def _through_sentence_transformers(self, texts: Sequence[str]) -> FloatArray:
         import torch
         from sentence_transformers import SentenceTransformer
 
-        options: dict[str, Any] = {"model_kwargs": {"dtype": torch.float32}, "trust_remote_code": self.spec.trust_remote_code}
+        options: dict[str, Any] = {
+            "model_kwargs": {"dtype": torch.float32},
+            "trust_remote_code": self.spec.trust_remote_code,
+        }
         model = SentenceTransformer(str(self.root), device="cpu", local_files_only=True, **options)
         if self.limit is not None:
             model.max_seq_length = self.limit
@@ -102,20 +107,31 @@ class Reference:
             lowercase_first(tokenizer.backend_tokenizer)
         config = load_config(self.folder, settings.config if settings else {}, self.spec.trust_remote_code)
         trusted = {"trust_remote_code": self.spec.trust_remote_code}
-        model = model_class(config).from_pretrained(self.folder, config=config, dtype=torch.float32, **trusted).eval()
+        model = (
+            model_class(config)
+            .from_pretrained(self.folder, config=config, dtype=torch.float32, **trusted)
+            .eval()
+        )
         heads = self._heads(tokenizer)
         cut: dict[str, Any] = {} if self.limit is None else {"truncation": True, "max_length": self.limit}
         with torch.inference_mode():
             for text in texts:
                 given = tokenizer(self.prompt + text, return_tensors="pt", **cut)
-                found = model(**given, output_hidden_states=any(output.layer != -1 for output in self.outputs))
+                found = model(
+                    **given, output_hidden_states=any(output.layer != -1 for output in self.outputs)
+                )
                 if heads:
                     yield {self.outputs[0].name: heads(found.last_hidden_state)}
                 else:
-                    yield {output.name: _pool(output, layer_of(output.layer, found)) for output in self.outputs}
+                    yield {
+                        output.name: _pool(output, layer_of(output.layer, found)) for output in self.outputs
+                    }
 
     def _heads(self, tokenizer: Any) -> Callable[[Any], npt.NDArray[Any]] | None:
-        """Give the modules of the folder, for the case that sentence-transformers is not installed; None if they are not used."""
+        """Give the modules of the folder, for the case that sentence-transformers is not installed.
+
+        None if they are not used.
+        """
         if self.pipeline is None or self.spec.outputs:
             return None
         import torch
@@ -125,11 +141,16 @@ class Reference:
         modules = Heads(self.pipeline.modules, self.root, "cpu")
         ids = tokenizer(self.prompt)["input_ids"] if self.prompt else []
         prompt = len(ids) - int(bool(ids) and ids[-1] in tokenizer.all_special_ids)
-        return lambda hidden: modules(hidden, torch.ones(hidden.shape[:2], dtype=torch.int64), prompt)[0].numpy()
+        return lambda hidden: modules(hidden, torch.ones(hidden.shape[:2], dtype=torch.int64), prompt)[
+            0
+        ].numpy()
 
 
 def layer_of(asked: int | str, found: Any) -> Vector:
-    """Give the hidden states that `layer` names, of what transformers gave for one text: (T, D * layers) float64."""
+    """Give the hidden states that `layer` names, of what transformers gave for one text.
+
+    (T, D * layers) float64.
+    """
     if asked == -1:
         last: Vector = found.last_hidden_state[0].double().numpy()
         return last
@@ -138,7 +159,11 @@ def layer_of(asked: int | str, found: Any) -> Vector:
         return states[asked]
     how, _, listed = asked.replace(" ", "").rstrip(")").partition("(")
     first, colon, end = listed.partition(":")
-    chosen = states[int(first or 0) : int(end) if end else None] if colon else [states[int(number)] for number in listed.split(",")]
+    chosen = (
+        states[int(first or 0) : int(end) if end else None]
+        if colon
+        else [states[int(number)] for number in listed.split(",")]
+    )
     if how == "concat":
         return np.concatenate(chosen, -1)
     total: Vector = np.mean(chosen, 0) if how == "mean" else np.sum(chosen, 0)

@@ -12,9 +12,19 @@ from embed_ops.errors import ModelError
 
 TOKENS = "token_embeddings"
 TRANSFORMER_FILES = tuple(
-    f"sentence_{name}_config.json" for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+    f"sentence_{name}_config.json"
+    for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
-LOADING_KEYS = frozenset({"attn_implementation", "dtype", "torch_dtype", "low_cpu_mem_usage", "trust_remote_code", "use_safetensors"})
+LOADING_KEYS = frozenset(
+    {
+        "attn_implementation",
+        "dtype",
+        "torch_dtype",
+        "low_cpu_mem_usage",
+        "trust_remote_code",
+        "use_safetensors",
+    }
+)
 """Keys of the transformer's model arguments that change how weights load, not what they are."""
 
 
@@ -35,28 +45,52 @@ def read_transformer(root: Path, path: str) -> Transformer:
         ModelError: a setting would change vectors and is not followed.
     """
     folder = root / path
-    config: dict[str, Any] = next((found for name in TRANSFORMER_FILES if (found := read_json(folder / name))), {})
+    config: dict[str, Any] = next(
+        (found for name in TRANSFORMER_FILES if (found := read_json(folder / name))), {}
+    )
     where = f"{folder / TRANSFORMER_FILES[0]}"
     if (task := config.get("transformer_task", "feature-extraction")) != "feature-extraction":
-        raise ModelError(f"{where}: transformer_task {task!r} is not supported, only 'feature-extraction' is; choose another model")
-    modalities = config.get("modality_config", {"text": {"method": "forward", "method_output_name": "last_hidden_state"}})
+        raise ModelError(
+            f"{where}: transformer_task {task!r} is not supported, only 'feature-extraction' is; choose "
+            "another model"
+        )
+    modalities = config.get(
+        "modality_config", {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}
+    )
     text = modalities.get("text") or {}
-    plain = text.get("method") == "forward" and text.get("method_output_name") in ("last_hidden_state", ["last_hidden_state"])
+    plain = text.get("method") == "forward" and text.get("method_output_name") in (
+        "last_hidden_state",
+        ["last_hidden_state"],
+    )
     # With "message" the reference would send each text through a chat template.
     if "message" in modalities or not plain:
-        raise ModelError(f"{where}: modality_config is not plain text to last_hidden_state ({modalities}); choose another model")
+        raise ModelError(
+            f"{where}: modality_config is not plain text to last_hidden_state ({modalities}); choose "
+            "another model"
+        )
     if config.get("module_output_name", TOKENS) != TOKENS:
-        raise ModelError(f"{where}: module_output_name {config['module_output_name']!r} is not supported, only {TOKENS!r} is")
+        raise ModelError(
+            f"{where}: module_output_name {config['module_output_name']!r} is not supported, only "
+            f"{TOKENS!r} is"
+        )
     processor = dict(config.get("processor_kwargs") or config.get("tokenizer_args") or {})
     processing = config.get("processing_kwargs") or {}
     asked = dict(processing.get("text") or {}) | dict(processing.get("common") or {})
-    limit = asked.pop("max_length", None) or processor.pop("model_max_length", None) or config.get("max_seq_length")
+    limit = (
+        asked.pop("max_length", None)
+        or processor.pop("model_max_length", None)
+        or config.get("max_seq_length")
+    )
     model = config.get("model_kwargs") or config.get("model_args") or {}
-    # Padding is this library's own business and truncation is always on; other keys would be dropped without a word.
+    # Padding is this library's own business and truncation is always on; other keys would be
+    # dropped without a word.
     odd = set(model) - LOADING_KEYS | set(processor) - {"padding_side", "use_fast", "trust_remote_code"}
     odd |= set(asked) - {"padding", "padding_side", "truncation", "return_tensors"}
     if odd or asked.get("truncation") in (False, "do_not_truncate"):
-        raise ModelError(f"{where}: {sorted(odd or {'truncation'})} can't be followed; choose another model or take the keys out")
+        raise ModelError(
+            f"{where}: {sorted(odd or {'truncation'})} can't be followed; choose another model or take "
+            "the keys out"
+        )
     changes = dict(config.get("config_kwargs") or config.get("config_args") or {})
     # Whether a model's code may run is for the spec to say, never for the model.
     changes.pop("trust_remote_code", None)

@@ -36,7 +36,9 @@ def distinct(column: pa.Array | pa.ChunkedArray) -> Distinct:
     Raises:
         SourceError: the column is not text at all.
     """
-    if pa.types.is_list(column.type) and (pa.types.is_string(column.type.value_type) or pa.types.is_null(column.type.value_type)):
+    if pa.types.is_list(column.type) and (
+        pa.types.is_string(column.type.value_type) or pa.types.is_null(column.type.value_type)
+    ):
         return _distinct_lists(column)
     array = _as_large_string(column)
     encoded = array.dictionary_encode()
@@ -44,7 +46,8 @@ def distinct(column: pa.Array | pa.ChunkedArray) -> Distinct:
     index = pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False).astype(np.int32)
     rejects = [Rejected(int(row), Reason.NULL, "the text is null") for row in np.flatnonzero(index < 0)]
     try:
-        # A Parquet file may hold any bytes in a string column, and Arrow does not look at them by itself.
+        # A Parquet file may hold any bytes in a string column, and Arrow does not look at them by
+        # itself.
         words.validate(full=True)
     except pa.ArrowInvalid:
         return _without_invalid(words, index, rejects)
@@ -59,10 +62,22 @@ def _distinct_lists(column: pa.Array | pa.ChunkedArray) -> Distinct:
         try:
             words = scalar.as_py()
         except UnicodeDecodeError as error:
-            rejects.append(Rejected(row, Reason.INVALID_UTF8, f"a word of the list is not UTF-8: {error.reason} at byte {error.start}"))
+            rejects.append(
+                Rejected(
+                    row,
+                    Reason.INVALID_UTF8,
+                    f"a word of the list is not UTF-8: {error.reason} at byte {error.start}",
+                )
+            )
             continue
         if words is None or None in words:
-            rejects.append(Rejected(row, Reason.NULL, "the list of words is null" if words is None else "a word of the list is null"))
+            rejects.append(
+                Rejected(
+                    row,
+                    Reason.NULL,
+                    "the list of words is null" if words is None else "a word of the list is null",
+                )
+            )
             continue
         index[row] = places.setdefault(tuple(words), len(places))
     return Distinct(list(places), index, rejects)
@@ -74,7 +89,12 @@ def _as_large_string(column: pa.Array | pa.ChunkedArray) -> pa.LargeStringArray:
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     kind = column.type
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind) or pa.types.is_null(kind)):
+    if not (
+        pa.types.is_string(kind)
+        or pa.types.is_large_string(kind)
+        or pa.types.is_string_view(kind)
+        or pa.types.is_null(kind)
+    ):
         raise SourceError(f"the text column is {kind}, expected string; choose a text column")
     # large_string first: joining the chunks of a string column fails above 2 GiB.
     column = column.cast(pa.large_string())

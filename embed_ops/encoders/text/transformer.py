@@ -32,7 +32,8 @@ ENCODER_CLASSES = {
 OFFSET_TYPES = frozenset(
     "roberta xlm-roberta xlm-roberta-xl roberta-prelayernorm camembert mpnet longformer data2vec-text luke mluke xmod".split()
 )
-"""Models whose positions start after the padding token's id, so that many fewer positions are usable."""
+"""Models whose positions start after the padding token's id, so that many fewer positions are
+usable."""
 HIDDEN_KEYS = ("hidden_size", "d_model", "dim", "n_embd")
 LAYER_KEYS = ("num_hidden_layers", "num_layers", "n_layers", "n_layer")
 UNBOUNDED = 1_000_000_000
@@ -40,15 +41,22 @@ UNBOUNDED = 1_000_000_000
 
 
 def token_limit(folder: Path, settings: Transformer, asked: int | None) -> int | None:
-    """Give the most tokens of a text: the least of what the spec, the model and its position embeddings allow; None: no limit.
+    """Give the most tokens of a text.
 
-    sentence-transformers' max_seq_length stands in place of the tokenizer's own limit, as it does there.
+    The least of what the spec, the model and its position embeddings allow; None: no limit.
+
+    sentence-transformers' max_seq_length stands in place of the tokenizer's own limit, as it does
+    there.
     """
     config, tokenizer = read_json(folder / "config.json"), read_json(folder / "tokenizer_config.json")
     own = settings.max_seq_length or tokenizer.get("model_max_length") or tokenizer.get("max_len")
     positions = None
     if config.get("model_type") not in ENCODER_CLASSES:
-        positions = settings.config.get("max_position_embeddings") or config.get("max_position_embeddings") or config.get("n_positions")
+        positions = (
+            settings.config.get("max_position_embeddings")
+            or config.get("max_position_embeddings")
+            or config.get("n_positions")
+        )
     if positions and positions > 0 and config.get("model_type") in OFFSET_TYPES:
         pad = config.get("pad_token_id")
         positions -= (1 if pad is None else pad) + 1
@@ -82,14 +90,19 @@ def _stated(folder: Path, keys: Sequence[str], what: str, trust_remote_code: boo
     for key in keys:
         if isinstance(value := config.get(key), int):
             return value
-    raise ModelError(f"{folder / 'config.json'}: no {what} ({', '.join(keys)}); give a folder of a text model")
+    raise ModelError(
+        f"{folder / 'config.json'}: no {what} ({', '.join(keys)}); give a folder of a text model"
+    )
 
 
 def load_config(folder: Path, changes: Mapping[str, Any], trust_remote_code: bool) -> Any:
-    """Load the transformers configuration, with no cache of keys and values, since nothing is generated.
+    """Load the transformers configuration, with no cache of keys and values.
+
+    Since nothing is generated.
 
     Raises:
-        ModelError: transformers can't read it, or it is an encoder-decoder whose encoder is not known to embed.
+        ModelError: transformers can't read it, or it is an encoder-decoder whose encoder is not
+            known to embed.
     """
     from transformers import AutoConfig
 
@@ -97,9 +110,14 @@ def load_config(folder: Path, changes: Mapping[str, Any], trust_remote_code: boo
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, **changes)
     except Exception as error:  # configuration classes fail in many ways
         reason = (str(error).splitlines() or [repr(error)])[0]
-        raise ModelError(f"{folder / 'config.json'}: transformers can't use it ({reason}); choose another model") from error
+        raise ModelError(
+            f"{folder / 'config.json'}: transformers can't use it ({reason}); choose another model"
+        ) from error
     if getattr(config, "is_encoder_decoder", False) and config.model_type not in ENCODER_CLASSES:
-        raise ModelError(f"{folder}: {config.model_type} is an encoder-decoder; of these only {', '.join(ENCODER_CLASSES)} are supported")
+        raise ModelError(
+            f"{folder}: {config.model_type} is an encoder-decoder; of these only "
+            f"{', '.join(ENCODER_CLASSES)} are supported"
+        )
     config.use_cache = False
     return config
 
@@ -111,7 +129,9 @@ def model_class(config: Any) -> Any:
     return getattr(transformers, ENCODER_CLASSES.get(config.model_type, "AutoModel"))
 
 
-def load_model(folder: Path, changes: Mapping[str, Any], trust_remote_code: bool, device: str, dtype: str) -> Any:
+def load_model(
+    folder: Path, changes: Mapping[str, Any], trust_remote_code: bool, device: str, dtype: str
+) -> Any:
     """Load the transformer for inference.
 
     Raises:
@@ -124,22 +144,37 @@ def load_model(folder: Path, changes: Mapping[str, Any], trust_remote_code: bool
     return model.to(device)
 
 
-def load_weights(kind: Any, config: Any, folder: Path, trust_remote_code: bool, dtype: str) -> tuple[Any, list[str]]:
-    """Load a model of a class for inference, on the CPU, and name the weights that it lacks: transformers fills them with random numbers.
+def load_weights(
+    kind: Any, config: Any, folder: Path, trust_remote_code: bool, dtype: str
+) -> tuple[Any, list[str]]:
+    """Load a model of a class for inference, on the CPU, and name the weights that it lacks.
+
+    Transformers fills them with random numbers.
 
     Raises:
         ModelError: the weights can't be read.
     """
     import torch
 
-    options = {"config": config, "dtype": getattr(torch, dtype), "trust_remote_code": trust_remote_code, "output_loading_info": True}
+    options = {
+        "config": config,
+        "dtype": getattr(torch, dtype),
+        "trust_remote_code": trust_remote_code,
+        "output_loading_info": True,
+    }
     try:
-        # sdpa is named, since a configuration may ask for flash attention, which a CPU does not have.
+        # sdpa is named, since a configuration may ask for flash attention, which a CPU does not
+        # have.
         model, report = _from_pretrained(kind, folder, {"attn_implementation": "sdpa", **options})
     except Exception as error:  # readers of weights fail in many ways
         reason = (str(error).splitlines() or [repr(error)])[0]
-        raise ModelError(f"{folder}: the weights can't be loaded ({reason}); fetch the model again") from error
-    missing = [*sorted(report["missing_keys"]), *sorted(str(key) for key in report.get("mismatched_keys", ()))]
+        raise ModelError(
+            f"{folder}: the weights can't be loaded ({reason}); fetch the model again"
+        ) from error
+    missing = [
+        *sorted(report["missing_keys"]),
+        *sorted(str(key) for key in report.get("mismatched_keys", ())),
+    ]
     return model.eval().requires_grad_(False), missing
 
 
@@ -151,11 +186,16 @@ def require_weights(folder: Path, missing: Sequence[str]) -> None:
     """
     if missing:
         named = ", ".join(missing[:3])
-        raise ModelError(f"{folder}: {len(missing)} weights are missing or misshapen ({named}); fetch the model again")
+        raise ModelError(
+            f"{folder}: {len(missing)} weights are missing or misshapen ({named}); fetch the model again"
+        )
 
 
 def _from_pretrained(kind: Any, folder: Path, options: Mapping[str, Any]) -> Any:
-    """Load without a progress bar and a report, which would fill the logs of workers; with eager attention where there is no other."""
+    """Load without a progress bar and a report, which would fill the logs of workers.
+
+    With eager attention where there is no other.
+    """
     from transformers.utils import logging
 
     shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
@@ -174,11 +214,13 @@ def _from_pretrained(kind: Any, folder: Path, options: Mapping[str, Any]) -> Any
 
 
 def pad(tokens: pa.ChunkedArray | pa.Array, pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Build right-padded ids and mask, both (B, T) int64, from a list<int32> column; T is at least 1.
+    """Build right-padded ids and mask, both (B, T) int64, from a list<int32> column.
 
-    Padding is on the right whatever the tokenizer's configuration says: with the mask, positions of real tokens are then
-    those of the text alone, for encoders and decoders alike (a causal token never sees what stands to its right), and
-    pooling asks the mask where a text ends.
+    T is at least 1.
+
+    Padding is on the right whatever the tokenizer's configuration says: with the mask, positions of
+    real tokens are then those of the text alone, for encoders and decoders alike (a causal token
+    never sees what stands to its right), and pooling asks the mask where a text ends.
     """
     import torch
 
@@ -201,25 +243,37 @@ def to_device(values: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a forward pass costs: weights of linear layers used per token, and each layer's attention (width, keys seen or None: all)."""
+    """What a forward pass costs.
+
+    Weights of linear layers used per token, and each layer's attention (width, keys seen or None:
+    all).
+    """
 
     linear: int
     attention: tuple[tuple[int, int | None], ...]
 
     def flops(self, lengths: IntArray) -> float:
-        """Count 2 * weights per token, and per layer 4 * width * T * min(T, keys): two products of queries with keys and values.
+        """Count 2 * weights per token, and per layer 4 * width * T * min(T, keys).
 
-        A causal layer is counted whole, as is usual; norms, softmax, embeddings and the modules after the transformer are left out.
+        Two products of queries with keys and values.
+
+        A causal layer is counted whole, as is usual; norms, softmax, embeddings and the modules
+        after the transformer are left out.
         """
         tokens = lengths.astype(np.float64)
         total = 2.0 * self.linear * tokens.sum()
         for width, keys in self.attention:
-            total += 4.0 * width * float((tokens * (tokens if keys is None else np.minimum(tokens, keys))).sum())
+            total += (
+                4.0 * width * float((tokens * (tokens if keys is None else np.minimum(tokens, keys))).sum())
+            )
         return float(total)
 
 
 def cost(model: Any) -> Cost:
-    """Read the cost off a loaded (or weightless) model: its nn.Linear layers but poolers and language-model heads."""
+    """Read the cost off a loaded (or weightless) model.
+
+    Its nn.Linear layers but poolers and language-model heads.
+    """
     config = model.config
     linear = sum(
         int(module.weight.numel())
@@ -231,7 +285,9 @@ def cost(model: Any) -> Cost:
     layers = _first(config, LAYER_KEYS)
     kinds = getattr(config, "layer_types", None) or ["full_attention"] * layers
     window = getattr(config, "sliding_window", None) or getattr(config, "local_attention", None)
-    return Cost(linear, tuple((heads * head, window if kind == "sliding_attention" else None) for kind in kinds))
+    return Cost(
+        linear, tuple((heads * head, window if kind == "sliding_attention" else None) for kind in kinds)
+    )
 
 
 def weightless_cost(folder: Path, changes: Mapping[str, Any], trust_remote_code: bool) -> Cost:
@@ -241,7 +297,11 @@ def weightless_cost(folder: Path, changes: Mapping[str, Any], trust_remote_code:
     config = load_config(folder, changes, trust_remote_code)
     kind = model_class(config)
     with torch.device("meta"):
-        return cost(kind.from_config(config, trust_remote_code=trust_remote_code) if hasattr(kind, "from_config") else kind(config))
+        return cost(
+            kind.from_config(config, trust_remote_code=trust_remote_code)
+            if hasattr(kind, "from_config")
+            else kind(config)
+        )
 
 
 def _first(config: Any, names: Iterable[str]) -> int:

@@ -1,7 +1,8 @@
 """Long texts in windows, and vectors of the windows, chunks, words and tokens of texts.
 
-A text is one window, or several that overlap. Each window is an input of its own; what an output has a vector for lies in
-one window, or in several, whose parts are put together. Importing this module imports no torch: CPU workers call `prepare` only.
+A text is one window, or several that overlap. Each window is an input of its own; what an output
+has a vector for lies in one window, or in several, whose parts are put together. Importing this
+module imports no torch: CPU workers call `prepare` only.
 """
 
 from __future__ import annotations
@@ -18,7 +19,16 @@ from embed_ops.encoders.text.backbone import Backbone
 from embed_ops.encoders.text.modules import Normalize
 from embed_ops.encoders.text.tokenizer import TextTokenizer
 from embed_ops.encoders.text.tokens import TOKENS, blank_tokens, distinct, token_counts
-from embed_ops.encoders.windows.parts import BEGIN, DOCUMENT, END, LISTED, PART, TEXT_TOKENS, inputs_of, parts_of
+from embed_ops.encoders.windows.parts import (
+    BEGIN,
+    DOCUMENT,
+    END,
+    LISTED,
+    PART,
+    TEXT_TOKENS,
+    inputs_of,
+    parts_of,
+)
 from embed_ops.encoders.windows.segments import Segmenter
 from embed_ops.encoders.windows.windows import Windows
 from embed_ops.errors import ModelError
@@ -34,17 +44,21 @@ _LEAST_NORM = 1e-12
 
 
 class WindowedEncoder:
-    """Families text and words in windows; implements `embed_ops.encoders.base.Encoder` and `InWindows`.
+    """Families text and words in windows.
+
+    Implements `embed_ops.encoders.base.Encoder` and `InWindows`.
 
     Raises:
-        ModelError: the folder misses a part, its tokenizer knows no offsets or no words, or the window does not fit the model.
+        ModelError: the folder misses a part, its tokenizer knows no offsets or no words, or the
+            window does not fit the model.
     """
 
     def __init__(self, spec: EncoderSpec) -> None:
         self._spec = spec
         self._backbone = Backbone(spec)
         self._columns = tuple(
-            column.model_copy(update={"pooling": "mean"}) if column.pooling == "auto" else column for column in spec.named
+            column.model_copy(update={"pooling": "mean"}) if column.pooling == "auto" else column
+            for column in spec.named
         )
         self._kinds = tuple(dict.fromkeys(map(spec.each, spec.named)))
         self._segmenters: dict[bool, Segmenter] = {}
@@ -65,25 +79,35 @@ class WindowedEncoder:
         """Give the tokens of a window without special ones and prompt, and those from one window to the next."""
         limit, asked = self._backbone.limit, self._spec.window
         if asked is not None and limit is not None and asked > limit:
-            raise ModelError(f"{self._spec.model}: encoder.window is {asked}, and the model takes {limit} tokens; make the window smaller")
+            raise ModelError(
+                f"{self._spec.model}: encoder.window is {asked}, and the model takes {limit} tokens; "
+                "make the window smaller"
+            )
         total = asked or limit
         if total is None:
             return None, 1
         width = total - sum(map(len, segmenter.special)) - segmenter.prompt_length()
         if width < 1:
-            raise ModelError(f"{self._spec.model}: a window of {total} tokens leaves no room beside special tokens and prompt; enlarge it")
+            raise ModelError(
+                f"{self._spec.model}: a window of {total} tokens leaves no room beside special tokens "
+                "and prompt; enlarge it"
+            )
         stride = self._spec.stride or max(1, width // 2)
         if stride > width:
             raise ModelError(
-                f"{self._spec.model}: encoder.stride is {stride}, and a window holds {width} tokens of text: those between would be lost"
+                f"{self._spec.model}: encoder.stride is {stride}, and a window holds {width} tokens of "
+                "text: those between would be lost"
             )
         return width, stride
 
     def prepare(self, column: pa.Array) -> Prepared:
-        """Tokenize texts or lists of words, each distinct one once, and cut them to windows; nulls become rejects.
+        """Tokenize texts or lists of words, each distinct one once, and cut them to windows.
+
+        Nulls become rejects.
 
         Returns:
-            inputs, one for each window: `tokens`, and where the parts of its text are (see `parts`); and beside them a row for
+            inputs, one for each window: `tokens`, and where the parts of its text are (see
+                `parts`); and beside them a row for
             each distinct text with the columns that stand beside lists of vectors.
 
         Raises:
@@ -99,8 +123,14 @@ class WindowedEncoder:
         texts = list(segmenter(found.texts))
         windows = Windows.of(np.array([len(text.ids) for text in texts], np.int64), width, stride)
         parts = {kind: parts_of(kind, texts, windows, self._spec) for kind in self._kinds if kind != "row"}
-        inputs = inputs_of(texts, windows, parts, segmenter.special, segmenter.prompt_length(), whole="row" in self._kinds)
-        beside = pa.table({name: column for part in parts.values() for name, column in part.beside.items()}) if parts else None
+        inputs = inputs_of(
+            texts, windows, parts, segmenter.special, segmenter.prompt_length(), whole="row" in self._kinds
+        )
+        beside = (
+            pa.table({name: column for part in parts.values() for name, column in part.beside.items()})
+            if parts
+            else None
+        )
         return Prepared(inputs, found.index, np.zeros(len(texts), np.bool_), found.rejects, beside=beside)
 
     def most_rows(self, modality: str, asked: int) -> int:
@@ -124,7 +154,10 @@ class WindowedEncoder:
         self._backbone.load(device, dtype, self._columns, compiled=compiled)
 
     def counts(self, inputs: pa.Table, output: str) -> Places | None:
-        """Count the vectors that each window gives to an output, (inputs,) int64; None: one each."""
+        """Count the vectors that each window gives to an output, (inputs,) int64.
+
+        None: one each.
+        """
         kind = self._kind(output)
         if kind not in LISTED:
             return None
@@ -134,7 +167,8 @@ class WindowedEncoder:
         """Start embedding a batch of windows.
 
         Returns:
-            a function that waits for {output: (vectors, dim) float32}, those of each window as `counts` tells, not normalised.
+            a function that waits for {output: (vectors, dim) float32}, those of each window as
+            `counts` tells, not normalised.
 
         Raises:
             ModelError: `load` was not called.
@@ -148,7 +182,9 @@ class WindowedEncoder:
             found = {column.name: self._vectors(column, batch, states, mask) for column in self._columns}
         return lambda: {name: vectors.cpu().numpy() for name, vectors in found.items()}
 
-    def _vectors(self, column: OutputSpec, batch: pa.Table, states: Mapping[int, torch.Tensor], mask: torch.Tensor) -> torch.Tensor:
+    def _vectors(
+        self, column: OutputSpec, batch: pa.Table, states: Mapping[int, torch.Tensor], mask: torch.Tensor
+    ) -> torch.Tensor:
         from embed_ops.encoders.text.pooling import pool, pool_pieces
 
         at, kind = self._backbone, self._spec.each(column)
@@ -160,29 +196,43 @@ class WindowedEncoder:
         if kind in LISTED:
             begin, counts = offsets_of_lists(batch.column(kind + BEGIN))
             window = np.repeat(np.arange(batch.num_rows), counts)
-            found = pool_pieces(column.pooling, hidden, window, begin, offsets_of_lists(batch.column(kind + END))[0])
+            found = pool_pieces(
+                column.pooling, hidden, window, begin, offsets_of_lists(batch.column(kind + END))[0]
+            )
         else:
             found = pool(column.pooling, hidden, mask).masked_fill(none, float("nan"))
         return found[:, : column.dim]
 
-    def gather(self, inputs: pa.Table, vectors: Mapping[str, FloatArray], documents: int) -> dict[str, FloatArray | Ragged]:
-        """Put the vectors of windows together to those of distinct texts: (documents, dim), or a list for each.
+    def gather(
+        self, inputs: pa.Table, vectors: Mapping[str, FloatArray], documents: int
+    ) -> dict[str, FloatArray | Ragged]:
+        """Put the vectors of windows together to those of distinct texts.
 
-        What lies in several windows has the mean of their vectors by tokens, summed in float64; with pooling max the greatest
-        values, with first and last those of the first and last window. Normalisation comes last.
+        (documents, dim), or a list for each.
+
+        What lies in several windows has the mean of their vectors by tokens, summed in float64;
+        with pooling max the greatest values, with first and last those of the first and last
+        window. Normalisation comes last.
         """
         of_window = inputs.column(DOCUMENT).to_numpy().astype(np.int64)
         found: dict[str, FloatArray | Ragged] = {}
         for column in self._columns:
             kind, values = self._spec.each(column), vectors[column.name]
             if kind == "window":
-                found[column.name] = Ragged(self._normalized(column, values), offsets_of(np.bincount(of_window, minlength=documents)))
+                found[column.name] = Ragged(
+                    self._normalized(column, values), offsets_of(np.bincount(of_window, minlength=documents))
+                )
             elif kind == "row":
                 weights = np.maximum(1, inputs.column(TEXT_TOKENS).to_numpy())
-                found[column.name] = self._normalized(column, _joined(column.pooling, values, of_window, weights))
+                found[column.name] = self._normalized(
+                    column, _joined(column.pooling, values, of_window, weights)
+                )
             else:
                 begin, counts = offsets_of_lists(inputs.column(kind + BEGIN))
-                part, end = offsets_of_lists(inputs.column(kind + PART))[0], offsets_of_lists(inputs.column(kind + END))[0]
+                part, end = (
+                    offsets_of_lists(inputs.column(kind + PART))[0],
+                    offsets_of_lists(inputs.column(kind + END))[0],
+                )
                 text = np.repeat(of_window, counts)
                 order = np.lexsort((part, text))
                 text, part = text[order], part[order]
@@ -190,7 +240,8 @@ class WindowedEncoder:
                 whole = np.repeat(np.arange(len(new)), np.diff(np.r_[new, len(text)]))
                 joined = _joined(column.pooling, values[order], whole, (end - begin)[order])
                 found[column.name] = Ragged(
-                    self._normalized(column, joined), offsets_of(np.bincount(text[new], minlength=documents).astype(np.int64))
+                    self._normalized(column, joined),
+                    offsets_of(np.bincount(text[new], minlength=documents).astype(np.int64)),
                 )
         return found
 
@@ -224,14 +275,18 @@ class WindowedEncoder:
         return tuple(column.name for column in self._columns)
 
     def flops(self, lengths: IntArray) -> float:
-        """Count useful floating-point operations of windows of these lengths; padding is not counted."""
+        """Count useful floating-point operations of windows of these lengths.
+
+        Padding is not counted.
+        """
         return self._backbone.flops(lengths)
 
     def reference(self, column: pa.Array) -> tuple[str, Mapping[str, FloatArray | Ragged]]:
         """Embed rows one window at a time through transformers in float32.
 
         Returns:
-            the reference's name, and {output: (rows, dim) float32, or a list for each row}; rejects are NaN, or have no vectors.
+            the reference's name, and {output: (rows, dim) float32, or a list for each row}; rejects
+            are NaN, or have no vectors.
         """
         from embed_ops.encoders.windows.reference import WindowedReference
 
@@ -245,24 +300,37 @@ class WindowedEncoder:
         """Say what the model became, for `run.json`; all JSON values."""
         own = bool(self._backbone.modules)
         outputs = {
-            column.name: {"dim": self.dim(column.name), "each": self._spec.each(column), **({} if own else column.told())}
+            column.name: {
+                "dim": self.dim(column.name),
+                "each": self._spec.each(column),
+                **({} if own else column.told()),
+            }
             for column in self._columns
         }
-        return self._backbone.describe(outputs) | {"window": self.window, "stride": self.stride, "chunk": self._spec.chunk}
+        return self._backbone.describe(outputs) | {
+            "window": self.window,
+            "stride": self.stride,
+            "chunk": self._spec.chunk,
+        }
 
     def weight_bytes(self) -> int:
         """Give the size of the transformer's weight files, 0 where they are not on this machine yet."""
         return self._backbone.weight_bytes()
 
     def fingerprint(self) -> dict[str, str]:
-        """Hash everything of the model folder that changes vectors, {file: sha256}; a hub model's weights stand as `commit`."""
+        """Hash everything of the model folder that changes vectors, {file: sha256}.
+
+        A hub model's weights stand as `commit`.
+        """
         return self._backbone.fingerprint()
 
 
 def offsets_of_lists(column: pa.ChunkedArray) -> tuple[npt.NDArray[np.int64], Places]:
     """Give the values of a list column, one after the other, and how many each row has."""
     array = column.combine_chunks()
-    return array.flatten().to_numpy(zero_copy_only=False).astype(np.int64), np.diff(array.offsets.to_numpy()).astype(np.int64)
+    return array.flatten().to_numpy(zero_copy_only=False).astype(np.int64), np.diff(
+        array.offsets.to_numpy()
+    ).astype(np.int64)
 
 
 def _joined(pooling: str, vectors: FloatArray, of: Places, weights: npt.NDArray[Any]) -> FloatArray:

@@ -1,4 +1,7 @@
-"""What outputs have vectors for, of segmented texts: windows, chunks, words and tokens, and the columns that tell which they are."""
+"""What outputs have vectors for, of segmented texts.
+
+Windows, chunks, words and tokens, and the columns that tell which they are.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +23,11 @@ from embed_ops.spec.encoder import COMPANIONS, EncoderSpec
 LISTED = ("word", "token", "chunk")
 """Kinds of which a window has any number; of rows and windows it has one."""
 BEGIN, END, PART = "_begin", "_end", "_part"
-"""Behind the kind's name: list columns of the inputs. Tokens of the window, the special ones too; which part of the text."""
+"""Behind the kind's name: list columns of the inputs. Tokens of the window, the special ones too;
+which part of the text."""
 DOCUMENT, TEXT_TOKENS = "document", "text_tokens"
-"""Columns of the inputs: the distinct text of each window, and its tokens without special ones and prompt."""
+"""Columns of the inputs: the distinct text of each window, and its tokens without special ones and
+prompt."""
 _EDGES = re.compile(r"^\W+|\W+$")
 
 
@@ -46,7 +51,10 @@ class Targets:
 
 
 def folded(word: str) -> str:
-    """Give what two spellings of a word have in common; a word of punctuation alone stays as it is."""
+    """Give what two spellings of a word have in common.
+
+    A word of punctuation alone stays as it is.
+    """
     plain = word.casefold()
     return _EDGES.sub("", plain) or plain
 
@@ -59,12 +67,21 @@ def parts_of(kind: str, texts: Sequence[Segmented], windows: Windows, spec: Enco
     for place, name in enumerate(COMPANIONS[kind]):
         values = [columns[place] for _, _, columns in found]
         strings = name == kind
-        flat = pa.array([word for part in values for word in part], pa.string()) if strings else pa.array(_join(values), pa.int32())
+        flat = (
+            pa.array([word for part in values for word in part], pa.string())
+            if strings
+            else pa.array(_join(values), pa.int32())
+        )
         beside[name] = pa.ListArray.from_arrays(pa.array(offsets_of(counts), pa.int32()), flat)
     if kind == "window":
         return Parts(None, beside)
     of_text = np.repeat(np.arange(len(texts)), counts)
-    return Parts(pieces_of(windows, of_text, _join([begin for begin, _, _ in found]), _join([end for _, end, _ in found])), beside)
+    return Parts(
+        pieces_of(
+            windows, of_text, _join([begin for begin, _, _ in found]), _join([end for _, end, _ in found])
+        ),
+        beside,
+    )
 
 
 _Found = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Sequence[Any]]
@@ -93,7 +110,11 @@ def _chunks(text: Segmented, spec: EncoderSpec) -> _Found:
     return first, behind, (begin, end, behind - first)
 
 
-_OF_KIND: Mapping[str, Callable[[Segmented, EncoderSpec], _Found]] = {"word": _words, "token": _tokens, "chunk": _chunks}
+_OF_KIND: Mapping[str, Callable[[Segmented, EncoderSpec], _Found]] = {
+    "word": _words,
+    "token": _tokens,
+    "chunk": _chunks,
+}
 
 
 def _windows(texts: Sequence[Segmented], windows: Windows) -> list[_Found]:
@@ -106,10 +127,15 @@ def _windows(texts: Sequence[Segmented], windows: Windows) -> list[_Found]:
     return found
 
 
-def _characters(text: Segmented, first: npt.NDArray[np.int64], behind: npt.NDArray[np.int64]) -> tuple[Any, Any]:
-    """Give the characters of stretches of tokens: from where the first begins to where the token behind the last does.
+def _characters(
+    text: Segmented, first: npt.NDArray[np.int64], behind: npt.NDArray[np.int64]
+) -> tuple[Any, Any]:
+    """Give the characters of stretches of tokens.
 
-    What no token stands for belongs to the stretch before it, at the start of a text to the first: nothing is left out.
+    From where the first begins to where the token behind the last does.
+
+    What no token stands for belongs to the stretch before it, at the start of a text to the first:
+    nothing is left out.
     """
     starts = np.r_[np.maximum.accumulate(text.begin), len(text.text)].astype(np.int64)
     starts[0] = 0
@@ -150,7 +176,10 @@ def inputs_of(
         middle = text.ids[windows.begin[place] : windows.end[place]]
         ids.append(np.r_[special[0], text.prompt[:prompt_tokens], middle, special[1]].astype(np.int32))
     columns = {
-        TOKENS: _lists(np.array([len(part) for part in ids], np.int64), np.concatenate(ids) if ids else np.zeros(0, np.int32)),
+        TOKENS: _lists(
+            np.array([len(part) for part in ids], np.int64),
+            np.concatenate(ids) if ids else np.zeros(0, np.int32),
+        ),
         DOCUMENT: pa.array(windows.text[keep], pa.int32()),
         TEXT_TOKENS: pa.array((windows.end - windows.begin)[keep], pa.int32()),
     }

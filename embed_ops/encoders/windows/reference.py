@@ -1,6 +1,9 @@
-"""The reference of texts in windows: plain loops over one text at a time, through transformers' own tokenizer and model.
+"""The reference of texts in windows.
 
-Every window goes through the model alone, un-padded, in float32; what lies where is found token by token.
+Plain loops over one text at a time, through transformers' own tokenizer and model.
+
+Every window goes through the model alone, un-padded, in float32; what lies where is found token by
+token.
 """
 
 from __future__ import annotations
@@ -33,11 +36,24 @@ class WindowedReference:
         stride: tokens from one window to the next.
     """
 
-    def __init__(self, spec: EncoderSpec, backbone: Backbone, outputs: tuple[OutputSpec, ...], width: int | None, stride: int) -> None:
+    def __init__(
+        self,
+        spec: EncoderSpec,
+        backbone: Backbone,
+        outputs: tuple[OutputSpec, ...],
+        width: int | None,
+        stride: int,
+    ) -> None:
         import transformers
 
         self.name = f"transformers {transformers.__version__}"
-        self._spec, self._at, self._outputs, self._width, self._stride = spec, backbone, outputs, width, stride
+        self._spec, self._at, self._outputs, self._width, self._stride = (
+            spec,
+            backbone,
+            outputs,
+            width,
+            stride,
+        )
 
     @cached_property
     def _tokenizer(self) -> Any:
@@ -58,10 +74,17 @@ class WindowedReference:
 
         config = load_config(self._at.path, self._at.settings.config, self._spec.trust_remote_code)
         trusted = {"trust_remote_code": self._spec.trust_remote_code}
-        return model_class(config).from_pretrained(self._at.path, config=config, dtype=torch.float32, **trusted).eval()
+        return (
+            model_class(config)
+            .from_pretrained(self._at.path, config=config, dtype=torch.float32, **trusted)
+            .eval()
+        )
 
     def embed(self, texts: Sequence[Any], dims: Mapping[str, int]) -> dict[str, FloatArray | Ragged]:
-        """Embed texts, or lists of words, None for a reject: {output: (texts, dim) float32, or a list for each}."""
+        """Embed texts, or lists of words, None for a reject: {output.
+
+        (texts, dim) float32, or a list for each}.
+        """
         found: dict[str, list[list[Vector]]] = {output.name: [] for output in self._outputs}
         for text in texts:
             missing = text is None or (not isinstance(text, str) and None in text)
@@ -72,7 +95,9 @@ class WindowedReference:
         for output in self._outputs:
             lists, dim = found[output.name], dims[output.name]
             if self._spec.each(output) == "row":
-                result[output.name] = np.array([of[0] if of else np.full(dim, np.nan) for of in lists], np.float32).reshape(-1, dim)
+                result[output.name] = np.array(
+                    [of[0] if of else np.full(dim, np.nan) for of in lists], np.float32
+                ).reshape(-1, dim)
             else:
                 flat = np.array([vector for of in lists for vector in of], np.float32).reshape(-1, dim)
                 result[output.name] = Ragged(flat, offsets_of(np.array([len(of) for of in lists], np.int64)))
@@ -82,13 +107,22 @@ class WindowedReference:
         lists = not isinstance(text, str)
         tokenizer, prompt = (self._tokenizer_of_lists, "") if lists else (self._tokenizer, self._at.prompt)
         given = list(text) if lists else prompt + text
-        whole = tokenizer(given, is_split_into_words=lists, return_offsets_mapping=True, truncation=False, verbose=False)
+        whole = tokenizer(
+            given, is_split_into_words=lists, return_offsets_mapping=True, truncation=False, verbose=False
+        )
         own = [place for place, of in enumerate(whole.sequence_ids(0)) if of == 0]
-        front, behind = ([], whole["input_ids"]) if not own else (whole["input_ids"][: own[0]], whole["input_ids"][own[-1] + 1 :])
+        front, behind = (
+            ([], whole["input_ids"])
+            if not own
+            else (whole["input_ids"][: own[0]], whole["input_ids"][own[-1] + 1 :])
+        )
         spans, ids, words = whole["offset_mapping"], whole["input_ids"], whole.word_ids(0)
         before = [place for place in own if prompt and spans[place][1] <= len(prompt)]
         own = own[len(before) :]
-        front = front + [ids[place] for place in before][: len(tokenizer.encode(prompt, add_special_tokens=False))]
+        front = (
+            front
+            + [ids[place] for place in before][: len(tokenizer.encode(prompt, add_special_tokens=False))]
+        )
         windows, states = [], []
         begin = 0
         while True:
@@ -101,7 +135,10 @@ class WindowedReference:
         at = {"windows": windows, "states": states, "front": len(front), "count": len(own)}
         labels = [words[place] for place in own]
         spelled = {word: self._spelled(given, spans, words, word) for word in labels}
-        return {output.name: [self._finish(output, vector) for vector in self._of(output, at, labels, spelled)] for output in self._outputs}
+        return {
+            output.name: [self._finish(output, vector) for vector in self._of(output, at, labels, spelled)]
+            for output in self._outputs
+        }
 
     @staticmethod
     def _spelled(given: Any, spans: list[tuple[int, int]], words: list[Any], word: Any) -> str:
@@ -117,9 +154,13 @@ class WindowedReference:
         with torch.inference_mode():
             given = torch.tensor([ids], dtype=torch.int64)
             inner = any(output.layer != -1 for output in self._outputs)
-            return self._model(input_ids=given, attention_mask=torch.ones_like(given), output_hidden_states=inner)
+            return self._model(
+                input_ids=given, attention_mask=torch.ones_like(given), output_hidden_states=inner
+            )
 
-    def _of(self, output: OutputSpec, at: Mapping[str, Any], labels: list[Any], spelled: Mapping[Any, str]) -> list[Vector]:
+    def _of(
+        self, output: OutputSpec, at: Mapping[str, Any], labels: list[Any], spelled: Mapping[Any, str]
+    ) -> list[Vector]:
         """Give the vectors of one text, not normalised."""
         each, windows = self._spec.each(output), at["windows"]
         if each in ("row", "window"):
@@ -131,10 +172,16 @@ class WindowedReference:
             groups = [[place] for place in range(at["count"])]
         elif each == "chunk":
             step = self._spec.chunk or 1
-            groups = [list(range(first, min(first + step, at["count"]))) for first in range(0, at["count"], step)]
+            groups = [
+                list(range(first, min(first + step, at["count"]))) for first in range(0, at["count"], step)
+            ]
         else:
             wanted = {folded(word) for word in self._spec.targets}
-            kept = [word for word in dict.fromkeys(labels) if spelled[word] and (not wanted or folded(spelled[word]) in wanted)]
+            kept = [
+                word
+                for word in dict.fromkeys(labels)
+                if spelled[word] and (not wanted or folded(spelled[word]) in wanted)
+            ]
             groups = [[place for place, of in enumerate(labels) if of == word] for word in kept]
         return [self._group(output, at, group) for group in groups]
 
@@ -176,7 +223,11 @@ class WindowedReference:
 
             hidden = found.last_hidden_state
             heads = Heads(self._at.modules, self._at.folder.path, "cpu")
-            vector: Vector = heads(hidden, torch.ones(hidden.shape[:2], dtype=torch.int64), self._at.prompt_tokens)[0].double().numpy()
+            vector: Vector = (
+                heads(hidden, torch.ones(hidden.shape[:2], dtype=torch.int64), self._at.prompt_tokens)[0]
+                .double()
+                .numpy()
+            )
             return vector
         return POOL[output.pooling](layer_of(output.layer, found))
 
@@ -197,5 +248,7 @@ def _joined(pooling: str, vectors: list[Vector], weights: list[int]) -> Vector:
     if len(vectors) == 1:
         return vectors[0]
     counted = np.maximum(1, weights)
-    joined: Vector = sum(weight * vector for weight, vector in zip(counted, vectors, strict=True)) / counted.sum()
+    joined: Vector = (
+        sum(weight * vector for weight, vector in zip(counted, vectors, strict=True)) / counted.sum()
+    )
     return joined

@@ -1,6 +1,7 @@
 """Texts, or lists of words, to tokens that know which characters and which word they come from.
 
-Offsets count Unicode code points, as Python's slices do. A list of words stands for its words joined by single spaces.
+Offsets count Unicode code points, as Python's slices do. A list of words stands for its words
+joined by single spaces.
 """
 
 from __future__ import annotations
@@ -75,7 +76,8 @@ class Segmenter:
 
     Args:
         tokenizer: that cuts nothing.
-        prompt: text in front of every text, of which no token is given; for lists of words there is none.
+        prompt: text in front of every text, of which no token is given; for lists of words there is
+            none.
         lists: texts are lists of words.
 
     Raises:
@@ -85,7 +87,10 @@ class Segmenter:
     def __init__(self, tokenizer: TextTokenizer, prompt: str, *, lists: bool = False) -> None:
         backend = tokenizer.backend
         if backend is None:
-            raise ModelError(f"the tokenizer {tokenizer.source} knows no offsets: words, tokens and windows need a fast one")
+            raise ModelError(
+                f"the tokenizer {tokenizer.source} knows no offsets: words, tokens and windows need a "
+                "fast one"
+            )
         self._backend, self._prompt, self._lists = backend, prompt, lists
         if lists:
             space_first(backend)
@@ -106,7 +111,9 @@ class Segmenter:
     def __call__(self, texts: Sequence[Text]) -> Iterator[Segmented]:
         """Tokenize texts, a portion at a time."""
         sizes = np.cumsum([sum(map(len, text)) for text in texts]) // _AT_ONCE
-        for _, portion in itertools.groupby(zip(sizes.tolist(), texts, strict=True), key=lambda pair: pair[0]):
+        for _, portion in itertools.groupby(
+            zip(sizes.tolist(), texts, strict=True), key=lambda pair: pair[0]
+        ):
             given = [text for _, text in portion]
             told: list[Any] = [list(text) if self._lists else self._prompt + str(text) for text in given]
             found = self._backend.encode_batch(told, is_pretokenized=self._lists)
@@ -116,20 +123,26 @@ class Segmenter:
         front, behind = len(self.special[0]), len(encoding.ids) - len(self.special[1])
         spans = np.array(encoding.offsets[front:behind], np.int64).reshape(-1, 2)
         ids = np.array(encoding.ids[front:behind], np.int32)
-        word = np.array([-1 if place is None else place for place in encoding.word_ids[front:behind]], np.int64)
+        word = np.array(
+            [-1 if place is None else place for place in encoding.word_ids[front:behind]], np.int64
+        )
         pieces = encoding.tokens[front:behind]
         prompt = 0
         if self._lists:
             starts = offsets_of(np.array([len(part) + 1 for part in text], np.int64))
             spans = spans + starts[word][:, None]
-            # Some tokenizers trim a space that no list has; a word's first token begins where the word does.
+            # Some tokenizers trim a space that no list has; a word's first token begins where the
+            # word does.
             first = np.r_[True, np.diff(word) != 0][: len(word)]
             spans[first, 0] = starts[word[first]]
             text = " ".join(text)
         else:
             text = str(text)
-            # A token that begins in the prompt, with the space between, and ends in the text is the text's.
+            # A token that begins in the prompt, with the space between, and ends in the text is the
+            # text's.
             prompt = int((spans[:, 1] <= len(self._prompt)).sum()) if self._prompt else 0
             spans = np.maximum(spans[prompt:] - len(self._prompt), 0)
         begin, end = trimmed(text, spans[:, 0], spans[:, 1])
-        return Segmented(ids[prompt:], ids[:prompt].tolist(), begin, end, word[prompt:], pieces[prompt:], text)
+        return Segmented(
+            ids[prompt:], ids[:prompt].tolist(), begin, end, word[prompt:], pieces[prompt:], text
+        )

@@ -1,7 +1,8 @@
 """Long texts in overlapping windows, and which window speaks for a part of a text. Pure.
 
-Legend: texts, tokens of a text without special ones, windows of all texts in order, parts (words, tokens, chunks).
-A window that is cut off at the end of its text is shorter; the others are `width` tokens, and begin `stride` tokens apart.
+Legend: texts, tokens of a text without special ones, windows of all texts in order, parts (words,
+tokens, chunks). A window that is cut off at the end of its text is shorter; the others are `width`
+tokens, and begin `stride` tokens apart.
 """
 
 from __future__ import annotations
@@ -40,7 +41,11 @@ class Windows:
     @classmethod
     def of(cls, counts: npt.NDArray[np.int64], width: int | None, stride: int) -> Windows:
         """Cut texts of so many tokens each; a text without tokens has one window without tokens."""
-        number = np.ones(len(counts), np.int64) if width is None else np.maximum(0, -((width - counts) // stride)) + 1
+        number = (
+            np.ones(len(counts), np.int64)
+            if width is None
+            else np.maximum(0, -((width - counts) // stride)) + 1
+        )
         text = np.repeat(np.arange(len(counts)), number)
         begin = runs(np.zeros(len(counts), np.int64), number) * stride
         end = counts[text] if width is None else np.minimum(counts[text], begin + width)
@@ -49,7 +54,8 @@ class Windows:
     def best(self, text: Places, begin: Places, end: Places) -> Places:
         """Find for each part (its text, first token, token behind) the window that gives it most context: (parts,), -1 for none.
 
-        Context is the shorter of the two sides; where the text ends on one, the other. The first of equals.
+        Context is the shorter of the two sides; where the text ends on one, the other. The first of
+        equals.
         """
         found, most = np.full(len(text), -1, np.int64), np.full(len(text), -1, np.int64)
         if self.width is None:
@@ -68,10 +74,13 @@ class Windows:
 
 @dataclass(frozen=True)
 class Pieces:
-    """Stretches of windows, in the order of windows: a part that no window holds whole is several pieces.
+    """Stretches of windows, in the order of windows.
+
+    A part that no window holds whole is several pieces.
 
     Attributes:
-        window: (pieces,) where each is; `begin` and `end`: its tokens, counted from the window's first.
+        window: (pieces,) where each is; `begin` and `end`: its tokens, counted from the window's
+            first.
         part: (pieces,) the part that each belongs to, counted in its text.
     """
 

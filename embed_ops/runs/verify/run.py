@@ -1,4 +1,7 @@
-"""Verify: law 1 and the checksums, proved from the run's files; with the source at hand, recounted there too."""
+"""Verify: law 1 and the checksums, proved from the run's files.
+
+With the source at hand, recounted there too.
+"""
 
 from __future__ import annotations
 
@@ -81,14 +84,25 @@ def verify(path: str, *, source: bool = False) -> Verification:
     listed = {name for name, _ in walk(place.root, DATA)}
     stock = take_stock(plan, records, ANY_UNITS)
     chained, broken = _check_chains(plan, records, listed, result)
-    # Behind a missing unit of a chain the others still count: they are found once it is computed again.
-    found_once = [record.unit for record in stock.done if record.unit in chained or record.unit.rpartition(".")[0] in broken]
+    # Behind a missing unit of a chain the others still count: they are found once it is computed
+    # again.
+    found_once = [
+        record.unit
+        for record in stock.done
+        if record.unit in chained or record.unit.rpartition(".")[0] in broken
+    ]
     planned = {f"{unit}{SUFFIX}" for unit in found_once}
-    result.differences += [Difference(f"{DATA}/{name}", "no unit of the plan has this file") for name in sorted(listed - planned)]
+    result.differences += [
+        Difference(f"{DATA}/{name}", "no unit of the plan has this file") for name in sorted(listed - planned)
+    ]
     named = {record.reject_file for record in stock.done}
     # Where units are missing, their reject files may stand already: they are written first.
-    unnamed = [] if stock.works else sorted(name for name, _ in walk(place.root, REJECTS) if name not in named)
-    result.differences += [Difference(f"{REJECTS}/{name}", "no data file names this reject file") for name in unnamed]
+    unnamed = (
+        [] if stock.works else sorted(name for name, _ in walk(place.root, REJECTS) if name not in named)
+    )
+    result.differences += [
+        Difference(f"{REJECTS}/{name}", "no data file names this reject file") for name in unnamed
+    ]
     places: dict[str, Places] = {}
     digest = digest_of(run.header["fingerprint"])
     lists = () if run.is_stage else lists_of(run.spec.encoder)
@@ -97,7 +111,9 @@ def verify(path: str, *, source: bool = False) -> Verification:
         return (record, *_check_unit(place, record, digest, lists))
 
     with ThreadPoolExecutor(_THREADS) as pool:
-        for record, found, rows in pool.map(check, [record for record in stock.done if f"{record.unit}{SUFFIX}" in listed]):
+        for record, found, rows in pool.map(
+            check, [record for record in stock.done if f"{record.unit}{SUFFIX}" in listed]
+        ):
             result.differences += found
             result.units += 1
             result.rows += record.rows
@@ -114,11 +130,16 @@ def verify(path: str, *, source: bool = False) -> Verification:
 
 
 def _nominal_roots(run: Run, place: RunDir) -> tuple[Any, ...]:
-    """Stand-ins for the source roots: without `--source` the source is not looked at and may be gone."""
+    """Stand-ins for the source roots.
+
+    Without `--source` the source is not looked at and may be gone.
+    """
     return (place.root,) if run.is_stage else tuple(place.root for _ in run.spec.source.paths)
 
 
-def _check_chains(plan: Plan, records: Mapping[str, Record], listed: set[str], result: Verification) -> tuple[set[str], set[str]]:
+def _check_chains(
+    plan: Plan, records: Mapping[str, Record], listed: set[str], result: Verification
+) -> tuple[set[str], set[str]]:
     """Follow every span from unit to unit: none is missing, and their ranges tile the pieces.
 
     Returns:
@@ -132,24 +153,33 @@ def _check_chains(plan: Plan, records: Mapping[str, Record], listed: set[str], r
         for item in chain(span, records):
             unit = item if isinstance(item, str) else item.unit
             if isinstance(item, str):
-                result.differences.append(Difference(f"{DATA}/{unit}{SUFFIX}", "missing: no record of this unit"))
+                result.differences.append(
+                    Difference(f"{DATA}/{unit}{SUFFIX}", "missing: no record of this unit")
+                )
                 broken |= {piece.source for piece in span.pieces}
                 break
             met.add(unit)
             if f"{unit}{SUFFIX}" not in listed:
-                result.differences.append(Difference(f"{DATA}/{unit}{SUFFIX}", "missing: the file is not there"))
+                result.differences.append(
+                    Difference(f"{DATA}/{unit}{SUFFIX}", "missing: the file is not there")
+                )
             ranges += item.ranges
             file_rejects += item.file_rejects
         else:
             for piece in span.pieces:
-                found = _untiled(piece, [part for part in ranges if part["source"] == piece.source], file_rejects > 0)
+                found = _untiled(
+                    piece, [part for part in ranges if part["source"] == piece.source], file_rejects > 0
+                )
                 if found:
                     result.differences.append(Difference(piece.source, found))
     return met, broken
 
 
 def _untiled(piece: Piece, ranges: list[dict[str, Any]], unreadable: bool) -> str | None:
-    """Say where the ranges of the units leave a gap in a piece or overlap; None where they tile it."""
+    """Say where the ranges of the units leave a gap in a piece or overlap.
+
+    None where they tile it.
+    """
     position = piece.begin
     for part in ranges:
         if part["begin"] != position:
@@ -163,7 +193,9 @@ def _untiled(piece: Piece, ranges: list[dict[str, Any]], unreadable: bool) -> st
     return None
 
 
-def _check_unit(place: RunDir, record: Record, digest: str, lists: tuple[tuple[str, ...], ...]) -> tuple[list[Difference], Places]:
+def _check_unit(
+    place: RunDir, record: Record, digest: str, lists: tuple[tuple[str, ...], ...]
+) -> tuple[list[Difference], Places]:
     """Check the files of one unit, and list where its rows and rejects come from, in order."""
     name = f"{DATA}/{record.unit}{SUFFIX}"
     try:
@@ -172,7 +204,12 @@ def _check_unit(place: RunDir, record: Record, digest: str, lists: tuple[tuple[s
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         return [Difference(name, f"can't be read: {error}")], []
     found = found + more
-    expected = {"unit": record.unit, "fingerprint": digest, "reject_file": record.reject_file, "rows": record.rows}
+    expected = {
+        "unit": record.unit,
+        "fingerprint": digest,
+        "reject_file": record.reject_file,
+        "rows": record.rows,
+    }
     found += [
         Difference(name, f"footer says {key} = {footer.get(key)!r}, should be {value!r}")
         for key, value in expected.items()
@@ -186,13 +223,21 @@ def _check_unit(place: RunDir, record: Record, digest: str, lists: tuple[tuple[s
     return found, sorted(of_rows + of_rejects, key=_order(record))
 
 
-def _read(place: RunDir, name: str, size: int, digest: str | None) -> tuple[pa.Table, dict[str, Any], list[Difference]]:
+def _read(
+    place: RunDir, name: str, size: int, digest: str | None
+) -> tuple[pa.Table, dict[str, Any], list[Difference]]:
     content = read_bytes(place.root.child(name))
     if content is None:
         raise OSError("the file is not there")
     found = []
     if len(content) != size or hashlib.sha256(content).hexdigest() != digest:
-        found.append(Difference(name, f"changed since it was written: {len(content)} bytes with another sha256 than the {size} recorded"))
+        found.append(
+            Difference(
+                name,
+                f"changed since it was written: {len(content)} bytes with another sha256 than the {size} "
+                "recorded",
+            )
+        )
     try:
         file = pq.ParquetFile(pa.BufferReader(content))
         return file.read(), read_footer(file.metadata), found
@@ -202,7 +247,17 @@ def _read(place: RunDir, name: str, size: int, digest: str | None) -> tuple[pa.T
 
 def _read_rejects(place: RunDir, record: Record) -> tuple[pa.Table, dict[str, Any], list[Difference]]:
     if record.reject_file is None:
-        return pa.table({SOURCE: pa.array([], pa.string()), ROW: pa.array([], pa.int64()), REASON: pa.array([], pa.string())}), {}, []
+        return (
+            pa.table(
+                {
+                    SOURCE: pa.array([], pa.string()),
+                    ROW: pa.array([], pa.int64()),
+                    REASON: pa.array([], pa.string()),
+                }
+            ),
+            {},
+            [],
+        )
     return _read(place, f"{REJECTS}/{record.reject_file}", record.reject_bytes, record.reject_sha256)
 
 
@@ -215,7 +270,9 @@ def _order(record: Record) -> Any:
     return lambda where: (rank.get(where[0], -1), where[1])
 
 
-def _check_places(name: str, record: Record, rows: Places, rejects: Places, file_level: int) -> list[Difference]:
+def _check_places(
+    name: str, record: Record, rows: Places, rejects: Places, file_level: int
+) -> list[Difference]:
     """Check that rows and rejects are in source order, inside the unit, none twice, none missing."""
     found: list[Difference] = []
     order = _order(record)
@@ -234,7 +291,9 @@ def _check_places(name: str, record: Record, rows: Places, rejects: Places, file
     records = sum(part["records"] for part in record.ranges)
     counted = len(rows) + len(rejects) - file_level + record.filtered
     if counted != records:
-        found.append(Difference(name, f"{records} records were read, but rows + rejects + filtered = {counted}"))
+        found.append(
+            Difference(name, f"{records} records were read, but rows + rejects + filtered = {counted}")
+        )
     return found
 
 
@@ -243,12 +302,20 @@ def _within(where: tuple[str, int], inside: Mapping[str, tuple[int, int]]) -> bo
     return begin <= where[1] <= end
 
 
-def _check_source(corpus: Corpus, plan: Plan, records: Mapping[str, Record], places: Mapping[str, Places], result: Verification) -> None:
+def _check_source(
+    corpus: Corpus,
+    plan: Plan,
+    records: Mapping[str, Record],
+    places: Mapping[str, Places],
+    result: Verification,
+) -> None:
     """Read the source again and compare every position with the run."""
     changes = compare(plan, corpus.files)
     result.differences += [Difference(name, f"source file {what}") for name, what in changes.changed.items()]
     if corpus.spec.limit is None:
-        result.differences += [Difference(name, "source file is new: it is not in this run") for name in changes.new]
+        result.differences += [
+            Difference(name, "source file is new: it is not in this run") for name in changes.new
+        ]
     at = {file.name: corpus.place(file) for file in corpus.files}
     for span in plan.spans:
         if any(piece.source in changes.changed for piece in span.pieces):
@@ -259,18 +326,26 @@ def _check_source(corpus: Corpus, plan: Plan, records: Mapping[str, Record], pla
                 break
             found = list(_positions(cursor, item))
             if found != places[item.unit]:
-                result.differences.append(Difference(f"{DATA}/{item.unit}{SUFFIX}", _first_difference(found, places[item.unit])))
+                result.differences.append(
+                    Difference(f"{DATA}/{item.unit}{SUFFIX}", _first_difference(found, places[item.unit]))
+                )
 
 
 def _positions(cursor: Cursor, record: Record) -> Iterator[tuple[str, int]]:
-    """Read the positions of a unit's rows from the source; the cursor stands where the unit begins."""
+    """Read the positions of a unit's rows from the source.
+
+    The cursor stands where the unit begins.
+    """
     for part in record.ranges:
         while cursor.piece.source != part["source"]:
             cursor.next_piece()
         while (chunk := cursor.peek()) is not None:
-            # The mark of an unreadable rest stands at the end of its range, and there the next unit may begin.
+            # The mark of an unreadable rest stands at the end of its range, and there the next unit
+            # may begin.
             of_next = (record.next_source, record.next_position) == (part["source"], cursor.position)
-            count = int(np.searchsorted(chunk.positions, part["end"])) if chunk.is_record else int(not of_next)
+            count = (
+                int(np.searchsorted(chunk.positions, part["end"])) if chunk.is_record else int(not of_next)
+            )
             if count == 0:
                 break
             taken = cursor.take(count)
@@ -280,6 +355,17 @@ def _positions(cursor: Cursor, record: Record) -> Iterator[tuple[str, int]]:
 
 def _first_difference(source: Places, run: Places) -> str:
     missing, extra = sorted(set(source) - set(run)), sorted(set(run) - set(source))
-    parts = [f"{len(missing)} rows of the source are not in it, the first is row {missing[0][1]} of {missing[0][0]}"] if missing else []
-    parts += [f"{len(extra)} rows in it are not in the source, the first is row {extra[0][1]} of {extra[0][0]}"] if extra else []
+    parts = (
+        [
+            f"{len(missing)} rows of the source are not in it, the first is row {missing[0][1]} of "
+            f"{missing[0][0]}"
+        ]
+        if missing
+        else []
+    )
+    parts += (
+        [f"{len(extra)} rows in it are not in the source, the first is row {extra[0][1]} of {extra[0][0]}"]
+        if extra
+        else []
+    )
     return "; ".join(parts) or "the rows are in another order than in the source"

@@ -1,4 +1,7 @@
-"""What `verify` asks of a stage's run beside what it asks of any: the units and rows of the run that it was made from."""
+"""What `verify` asks of a stage's run beside what it asks of any.
+
+The units and rows of the run that it was made from.
+"""
 
 from __future__ import annotations
 
@@ -22,14 +25,20 @@ def places_of(table: pa.Table) -> Places:
 
 
 def against_parent(place: RunDir, run: Run, records: Mapping[str, Record]) -> list[tuple[str, str]]:
-    """Compare a stage's units with those of the run that it was made from: the same ones, with as many rows."""
+    """Compare a stage's units with those of the run that it was made from.
+
+    The same ones, with as many rows.
+    """
     parent = RunDir(parent_of(place.root, run.header["parent"]))
     if parent.read_header() is None:
         return [("run.json", f"its parent {parent.root.path} is not there: it can't be compared")]
     of_parent = {name: record.rows for name, record in parent.read_manifest(timed=False).items()}
     of_stage = {name: record.rows for name, record in records.items()}
     return [
-        (f"{DATA}/{unit}{SUFFIX}", f"has {of_stage.get(unit, 'no')} rows, its parent {of_parent.get(unit, 'no such unit')}")
+        (
+            f"{DATA}/{unit}{SUFFIX}",
+            f"has {of_stage.get(unit, 'no')} rows, its parent {of_parent.get(unit, 'no such unit')}",
+        )
         for unit in sorted({*of_parent, *of_stage})
         if of_parent.get(unit) != of_stage.get(unit)
     ]

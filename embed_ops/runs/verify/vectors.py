@@ -1,4 +1,7 @@
-"""What verify asks of the columns of a data file: finite vectors, and lists that belong together as long as each other."""
+"""What verify asks of the columns of a data file.
+
+Finite vectors, and lists that belong together as long as each other.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +16,22 @@ from embed_ops.spec.encoder import COMPANIONS, EncoderSpec
 
 
 def lists_of(spec: EncoderSpec) -> tuple[tuple[str, ...], ...]:
-    """Name the columns of lists that belong together: for each kind those beside the vectors, and the vectors."""
+    """Name the columns of lists that belong together.
+
+    For each kind those beside the vectors, and the vectors.
+    """
     kinds = dict.fromkeys(kind for output in spec.named if (kind := spec.each(output)) in COMPANIONS)
-    return tuple((*COMPANIONS[kind], *(output.name for output in spec.named if spec.each(output) == kind)) for kind in kinds)
+    return tuple(
+        (*COMPANIONS[kind], *(output.name for output in spec.named if spec.each(output) == kind))
+        for kind in kinds
+    )
 
 
 def differences(data: pa.Table, lists: tuple[tuple[str, ...], ...]) -> Iterator[str]:
     """Say what is wrong with the vectors of a data file."""
-    for column in (name for name, kind in zip(data.schema.names, data.schema.types, strict=True) if holds_vectors(kind)):
+    for column in (
+        name for name, kind in zip(data.schema.names, data.schema.types, strict=True) if holds_vectors(kind)
+    ):
         vectors = read_vectors(data.column(column))
         values = vectors.values if isinstance(vectors, Ragged) else vectors
         fine = np.atleast_1d(np.isfinite(values.astype(np.float32)).all(axis=1))
@@ -32,7 +43,9 @@ def differences(data: pa.Table, lists: tuple[tuple[str, ...], ...]) -> Iterator[
         for name, found in lengths.items():
             if found is None:
                 yield f"column {name!r}, with a list in each row, is missing"
-            elif (first := lengths[names[0]]) is not None and len(differing := np.flatnonzero(found != first)):
+            elif (first := lengths[names[0]]) is not None and len(
+                differing := np.flatnonzero(found != first)
+            ):
                 row = differing[0]
                 yield f"row {row} has {found[row]} entries in column {name!r}, and {first[row]} in {names[0]!r}"
 
@@ -40,5 +53,7 @@ def differences(data: pa.Table, lists: tuple[tuple[str, ...], ...]) -> Iterator[
 def _lengths(data: pa.Table, name: str) -> np.ndarray[tuple[int], np.dtype[np.int64]] | None:
     if name not in data.schema.names or not pa.types.is_list(data.schema.field(name).type):
         return None
-    found: np.ndarray[tuple[int], np.dtype[np.int64]] = np.diff(data.column(name).combine_chunks().offsets.to_numpy()).astype(np.int64)
+    found: np.ndarray[tuple[int], np.dtype[np.int64]] = np.diff(
+        data.column(name).combine_chunks().offsets.to_numpy()
+    ).astype(np.int64)
     return found

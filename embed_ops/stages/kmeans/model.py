@@ -21,7 +21,8 @@ class KMeansModel:
     Attributes:
         centers: (k, dim); of length 1 where `spherical`.
         sample_rows: rows that were fitted on.
-        steps: mini-batches; `inertia`: mean squared distance of a row in the last pass over the sample.
+        steps: mini-batches; `inertia`: mean squared distance of a row in the last pass over the
+            sample.
     """
 
     kind: ClassVar[str] = "kmeans"
@@ -42,7 +43,9 @@ class KMeansModel:
         return nearest(unit_length(x) if self.spherical else x, self.centers).astype(np.int32)
 
     def columns(self, x: Vectors, name: str) -> dict[str, npt.NDArray[Any]]:
-        """Give cluster, and distance to the nearest and the second nearest centre: L2, or 1 - cosine where spherical.
+        """Give cluster, and distance to the nearest and the second nearest centre.
+
+        L2, or 1 - cosine where spherical.
 
         With one cluster the second distance is infinite.
         """
@@ -52,7 +55,9 @@ class KMeansModel:
         first = squared_distances(x, centers, labels[:, 0])
         second = squared_distances(x, centers, labels[:, 1]) if len(centers) > 1 else np.full(len(x), np.inf)
         # Half of the squared distance of two vectors of length 1 is 1 - cosine.
-        distances = [found / 2 if self.spherical else np.sqrt(found) for found in (first, np.maximum(first, second))]
+        distances = [
+            found / 2 if self.spherical else np.sqrt(found) for found in (first, np.maximum(first, second))
+        ]
         return {
             "cluster": labels[:, 0].astype(np.int32),
             "distance": distances[0].astype(np.float32),
@@ -71,7 +76,9 @@ class KMeansModel:
 
     def measure(self, columns: pa.Table, labels: pa.Array | None) -> ClusterQuality:
         """Count clusters, distances, and what labels they have."""
-        clusters, first, second = (columns[name].to_numpy().astype(kind) for name, kind in zip(self.measured, "qdd", strict=True))
+        clusters, first, second = (
+            columns[name].to_numpy().astype(kind) for name, kind in zip(self.measured, "qdd", strict=True)
+        )
         inertia = float((2 * first if self.spherical else first**2).sum())
         return ClusterQuality.of(clusters, len(self.centers), inertia, first, second, labels)
 

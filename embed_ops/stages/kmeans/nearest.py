@@ -1,7 +1,9 @@
-"""Nearest centres: the product, fused with the search tile by tile, so that no (rows, centres) matrix is ever held.
+"""Nearest centres: the product, fused with the search tile by tile.
 
-numpy and not torch: both reach about the same share of a matrix product's rate on a CPU (`bench/stages.py`), and workers need not
-load torch.
+So that no (rows, centres) matrix is ever held.
+
+numpy and not torch: both reach about the same share of a matrix product's rate on a CPU
+(`bench/stages.py`), and workers need not load torch.
 """
 
 from __future__ import annotations
@@ -33,15 +35,23 @@ def nearest(x: npt.NDArray[Any], centers: npt.NDArray[Any]) -> Ints:
 
 
 def two_nearest(x: npt.NDArray[Any], centers: npt.NDArray[Any], count: int = 2) -> Ints:
-    """Find the nearest and the second nearest centre of each row: (rows, count) int64; second -1 where there is one centre."""
+    """Find the nearest and the second nearest centre of each row: (rows, count) int64.
+
+    Second -1 where there is one centre.
+    """
     kind = np.float64 if x.dtype == np.float64 else np.float32
-    # Seen from the middle of the centres: far from the origin, products would lose the digits that tell centres apart.
-    # Rows and centres are seen from the very same point, so it is rounded first.
+    # Seen from the middle of the centres: far from the origin, products would lose the digits that
+    # tell centres apart. Rows and centres are seen from the very same point, so it is rounded
+    # first.
     middle = centers.mean(axis=0, dtype=np.float64).astype(kind)
     shifted = centers.astype(np.float64) - middle
     half = (0.5 * np.einsum("ij,ij->i", shifted, shifted)).astype(kind)
-    # Each tile of centres on its own: a slice of all of them would have rows so far apart that they displace each other in the cache.
-    across = [np.ascontiguousarray(shifted[first : first + _CENTERS].T.astype(kind)) for first in range(0, len(shifted), _CENTERS)]
+    # Each tile of centres on its own: a slice of all of them would have rows so far apart that they
+    # displace each other in the cache.
+    across = [
+        np.ascontiguousarray(shifted[first : first + _CENTERS].T.astype(kind))
+        for first in range(0, len(shifted), _CENTERS)
+    ]
     # One buffer for all tiles: memory that is new to the process costs as much as the search.
     scores = np.empty(TILE_ROWS * min(_CENTERS, len(centers)), kind)
 
@@ -52,7 +62,13 @@ def two_nearest(x: npt.NDArray[Any], centers: npt.NDArray[Any], count: int = 2) 
     return found
 
 
-def _search(x: npt.NDArray[Any], across: list[npt.NDArray[Any]], half: npt.NDArray[Any], count: int, scores: npt.NDArray[Any]) -> Ints:
+def _search(
+    x: npt.NDArray[Any],
+    across: list[npt.NDArray[Any]],
+    half: npt.NDArray[Any],
+    count: int,
+    scores: npt.NDArray[Any],
+) -> Ints:
     rows = np.arange(len(x))
     best = np.full((len(x), count), -np.inf, x.dtype)
     found = np.full((len(x), count), -1, np.int64)
@@ -69,7 +85,10 @@ def _search(x: npt.NDArray[Any], across: list[npt.NDArray[Any]], half: npt.NDArr
 
 
 def _insert(best: npt.NDArray[Any], found: Ints, value: npt.NDArray[Any], place: Ints) -> None:
-    """Put a candidate of each row where it belongs among the best; an equal one that came earlier stays before it."""
+    """Put a candidate of each row where it belongs among the best.
+
+    An equal one that came earlier stays before it.
+    """
     first = value > best[:, 0]
     if best.shape[1] > 1:
         second = ~first & (value > best[:, 1])
@@ -79,12 +98,16 @@ def _insert(best: npt.NDArray[Any], found: Ints, value: npt.NDArray[Any], place:
 
 
 def squared_distances(x: npt.NDArray[Any], centers: npt.NDArray[Any], labels: Ints) -> Floats:
-    """Compute the squared distance of each row to its centre, from the difference itself: exact where the two are equal."""
+    """Compute the squared distance of each row to its centre, from the difference itself.
+
+    Exact where the two are equal.
+    """
     if len(centers) <= len(labels):
         centers = centers.astype(x.dtype, copy=False)
     apart = centers[labels].astype(x.dtype, copy=False)
     np.subtract(x, apart, out=apart)
-    # Row by row: a sum over several rows at once would be split where a buffer ends, beyond 8,192 dimensions.
+    # Row by row: a sum over several rows at once would be split where a buffer ends, beyond 8,192
+    # dimensions.
     found: Floats = np.vecdot(apart, apart).astype(np.float64)
     return found
 
@@ -97,7 +120,8 @@ class ClusterSums:
         ids: (clusters,) ascending; `counts`: rows of each; `sums`: (clusters, dim) of their rows.
         inertia: sum of squared distances to the nearest centre.
         rows: how many.
-        drawn: (spares,) uint64 ascending, the least draws among the rows; `spares`: (spares, dim) those rows.
+        drawn: (spares,) uint64 ascending, the least draws among the rows; `spares`: (spares, dim)
+            those rows.
         most: spares that are kept.
     """
 
@@ -111,8 +135,13 @@ class ClusterSums:
     most: int
 
     @classmethod
-    def of(cls, x: npt.NDArray[Any], centers: npt.NDArray[Any], drawn: npt.NDArray[np.uint64] | None, most: int) -> Self:
-        """Assign (rows, dim) to (k, dim) centres and sum; keeps the `most` rows of the least draws as spares."""
+    def of(
+        cls, x: npt.NDArray[Any], centers: npt.NDArray[Any], drawn: npt.NDArray[np.uint64] | None, most: int
+    ) -> Self:
+        """Assign (rows, dim) to (k, dim) centres and sum.
+
+        Keeps the `most` rows of the least draws as spares.
+        """
         labels = nearest(x, centers)
         order = np.argsort(labels, kind="stable")
         counts = np.bincount(labels, minlength=len(centers))
@@ -136,7 +165,16 @@ class ClusterSums:
         drawn = np.concatenate([self.drawn, other.drawn])
         least = np.argsort(drawn, kind="stable")[: self.most]
         spares = np.concatenate([self.spares, other.spares])[least]
-        return type(self)(ids, counts, sums, self.inertia + other.inertia, self.rows + other.rows, drawn[least], spares, self.most)
+        return type(self)(
+            ids,
+            counts,
+            sums,
+            self.inertia + other.inertia,
+            self.rows + other.rows,
+            drawn[least],
+            spares,
+            self.most,
+        )
 
 
 @dataclass(frozen=True)

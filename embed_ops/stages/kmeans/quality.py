@@ -1,7 +1,8 @@
 """How good clusters are: inertia, balance, simplified silhouette, and how far they agree with labels. A mergeable summary.
 
-Agreement is computed from the contingency table, as in scikit-learn: adjusted Rand index (Hubert and Arabie 1985), normalised
-mutual information (arithmetic mean), homogeneity, completeness and V-measure (Rosenberg and Hirschberg 2007).
+Agreement is computed from the contingency table, as in scikit-learn: adjusted Rand index (Hubert
+and Arabie 1985), normalised mutual information (arithmetic mean), homogeneity, completeness and
+V-measure (Rosenberg and Hirschberg 2007).
 """
 
 from __future__ import annotations
@@ -38,13 +39,27 @@ class ClusterQuality:
     pairs: pa.Table | None
 
     @classmethod
-    def of(cls, clusters: npt.NDArray[Any], k: int, inertia: float, first: Floats, second: Floats, labels: pa.Array | None) -> Self:
+    def of(
+        cls,
+        clusters: npt.NDArray[Any],
+        k: int,
+        inertia: float,
+        first: Floats,
+        second: Floats,
+        labels: pa.Array | None,
+    ) -> Self:
         """Count (rows,) clusters, distances to the nearest and second nearest centre, and labels."""
-        share = np.divide(second - first, second, out=np.zeros(len(first)), where=second > 0) if k > 1 else np.zeros(len(first))
+        share = (
+            np.divide(second - first, second, out=np.zeros(len(first)), where=second > 0)
+            if k > 1
+            else np.zeros(len(first))
+        )
         pairs = None
         if labels is not None:
             named = pa.array([labels[0].as_py()] * len(clusters), labels.type) if len(labels) == 1 else labels
-            pairs = pa.table({_CLUSTER: clusters.astype(np.int64), _LABEL: named, _ROWS: np.ones(len(clusters), np.int64)})
+            pairs = pa.table(
+                {_CLUSTER: clusters.astype(np.int64), _LABEL: named, _ROWS: np.ones(len(clusters), np.int64)}
+            )
             pairs = _summed(pairs.filter(pairs[_LABEL].is_valid()))
         return cls(np.bincount(clusters, minlength=k), inertia, float(share.sum()), pairs)
 
@@ -58,8 +73,13 @@ class ClusterQuality:
         if self.pairs is not None and other.pairs is not None:
             pairs = _summed(pa.concat_tables([self.pairs, other.pairs]))
             if len(pairs) > _MOST_PAIRS:
-                raise StageError(f"kmeans: label has more than {_MOST_PAIRS:,} pairs with clusters: name a column with fewer values")
-        return type(self)(self.rows + other.rows, self.inertia + other.inertia, self.silhouette + other.silhouette, pairs)
+                raise StageError(
+                    f"kmeans: label has more than {_MOST_PAIRS:,} pairs with clusters: name a column "
+                    "with fewer values"
+                )
+        return type(self)(
+            self.rows + other.rows, self.inertia + other.inertia, self.silhouette + other.silhouette, pairs
+        )
 
     def report(self) -> dict[str, Any]:
         """Give the figures of `report.json`."""
@@ -71,7 +91,10 @@ class ClusterQuality:
             "smallest_cluster": int(self.rows.min()),
             "largest_cluster": int(self.rows.max()),
             "empty_clusters": int((self.rows == 0).sum()),
-            "largest_clusters": {str(cluster): int(self.rows[cluster]) for cluster in np.argsort(-self.rows, kind="stable")[:_LARGEST]},
+            "largest_clusters": {
+                str(cluster): int(self.rows[cluster])
+                for cluster in np.argsort(-self.rows, kind="stable")[:_LARGEST]
+            },
             "simplified_silhouette": self.silhouette / max(1, total) if k > 1 else None,
         }
         return found if self.pairs is None else found | agreement(self.pairs)
@@ -83,7 +106,10 @@ def _summed(pairs: pa.Table) -> pa.Table:
 
 
 def agreement(pairs: pa.Table) -> dict[str, Any]:
-    """Compare clusters with labels: `ari`, `nmi`, `homogeneity`, `completeness`, `v_measure`, and the rows that have a label."""
+    """Compare clusters with labels.
+
+    `ari`, `nmi`, `homogeneity`, `completeness`, `v_measure`, and the rows that have a label.
+    """
     counts = pairs[_ROWS].to_numpy().astype(np.float64)
     total = counts.sum()
     if total == 0:
@@ -113,11 +139,18 @@ def _entropy(counts: npt.NDArray[Any]) -> float:
     return float(-(shares * np.log(shares)).sum())
 
 
-def _adjusted_rand(counts: npt.NDArray[Any], of_cluster: npt.NDArray[Any], of_label: npt.NDArray[Any]) -> float:
+def _adjusted_rand(
+    counts: npt.NDArray[Any], of_cluster: npt.NDArray[Any], of_label: npt.NDArray[Any]
+) -> float:
     def within(rows: npt.NDArray[Any]) -> float:
         return float((rows * (rows - 1) / 2).sum())
 
-    together, clusters, labels, everything = within(counts), within(of_cluster), within(of_label), within(counts.sum()[None])
+    together, clusters, labels, everything = (
+        within(counts),
+        within(of_cluster),
+        within(of_label),
+        within(counts.sum()[None]),
+    )
     expected = clusters * labels / everything if everything else 0.0
     most = (clusters + labels) / 2
     return 1.0 if most == expected else (together - expected) / (most - expected)

@@ -21,20 +21,24 @@ from embed_ops.stages.kmeans.nearest import nearest
 
 ROUNDS = 5
 OVERSAMPLING, OVERSAMPLING_IN_CELLS = 1.0, 0.5
-"""Candidates that a round draws for each cluster; fewer in cells, since they are many and the driver holds them all."""
+"""Candidates that a round draws for each cluster; fewer in cells, since they are many and the
+driver holds them all."""
 LEAST_DRAWN = 256
-"""Candidates that a round draws at least: of few clusters one is easily missed, and they cost nothing."""
+"""Candidates that a round draws at least: of few clusters one is easily missed, and they cost
+nothing."""
 _LLOYD = 30
 _STARTS, _FLOP_OF_STARTS = 4, 2e10
-"""Of several starts over the candidates the best is kept, where they are half a second's work: one may miss a cluster for good."""
+"""Of several starts over the candidates the best is kept, where they are half a second's work: one
+may miss a cluster for good."""
 
 
 @dataclass(frozen=True)
 class Drawn:
     """Rows that a round of k-means|| draws.
 
-    A row is drawn if u < wanted * d^2 / potential, the potential being that of all rows. A part of the rows has a smaller one
-    and so keeps more than will be drawn in the end: about `wanted` rows, whatever its size.
+    A row is drawn if u < wanted * d^2 / potential, the potential being that of all rows. A part of
+    the rows has a smaller one and so keeps more than will be drawn in the end: about `wanted` rows,
+    whatever its size.
 
     Attributes:
         x: (drawn, dim); `ids`: (drawn,) row indexes; `ratio`: (drawn,) u / d^2.
@@ -57,13 +61,17 @@ class Drawn:
 
     def _pruned(self) -> Self:
         # Without a potential every row is a candidate already.
-        kept = self.ratio * self.potential < self.wanted if self.potential > 0 else np.zeros(len(self.ids), bool)
+        kept = (
+            self.ratio * self.potential < self.wanted if self.potential > 0 else np.zeros(len(self.ids), bool)
+        )
         return type(self)(self.x[kept], self.ids[kept], self.ratio[kept], self.potential, self.wanted)
 
     def __add__(self, other: Self) -> Self:
         """Merge."""
         parts = (self, other)
-        x, ids, ratio = (np.concatenate([getattr(part, name) for part in parts]) for name in ("x", "ids", "ratio"))
+        x, ids, ratio = (
+            np.concatenate([getattr(part, name) for part in parts]) for name in ("x", "ids", "ratio")
+        )
         return type(self)(x, ids, ratio, self.potential + other.potential, self.wanted)._pruned()
 
 
@@ -117,18 +125,24 @@ def clustered(candidates: Vectors, weights: npt.NDArray[Any], k: int, seed: int)
     from sklearn.exceptions import ConvergenceWarning
     from threadpoolctl import threadpool_limits
 
-    # A candidate to which no row is nearest any more still may be a centre: k-means++ can't draw from weights of zero alone.
+    # A candidate to which no row is nearest any more still may be a centre: k-means++ can't draw
+    # from weights of zero alone.
     weights = np.maximum(weights, 1e-3)
-    starts = int(np.clip(_FLOP_OF_STARTS / (2.0 * len(candidates) * k * candidates.shape[1] * _LLOYD), 1, _STARTS))
+    starts = int(
+        np.clip(_FLOP_OF_STARTS / (2.0 * len(candidates) * k * candidates.shape[1] * _LLOYD), 1, _STARTS)
+    )
     best: Any = None
     with threadpool_limits(1), warnings.catch_warnings():
         # Fewer distinct candidates than clusters: empty clusters are repaired later.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        # In float64: for float32 scikit-learn copies all candidates anew for each centre that it draws, which takes twice as long.
+        # In float64: for float32 scikit-learn copies all candidates anew for each centre that it
+        # draws, which takes twice as long.
         wide = candidates.astype(np.float64)
         for start in range(starts):
             first, _ = kmeans_plusplus(wide, k, sample_weight=weights, random_state=(seed + start) % 2**32)
-            found = KMeans(k, init=first.astype(candidates.dtype), n_init=1, max_iter=_LLOYD).fit(candidates, sample_weight=weights)
+            found = KMeans(k, init=first.astype(candidates.dtype), n_init=1, max_iter=_LLOYD).fit(
+                candidates, sample_weight=weights
+            )
             best = found if best is None or found.inertia_ < best.inertia_ else best
     of_clusters: Floats = np.bincount(best.labels_, weights, k).astype(np.float64)
     return best.cluster_centers_.astype(np.float64), of_clusters
@@ -156,8 +170,8 @@ def shared_out(k: int, weights: Ints, most: Ints) -> Ints:
 def merged_down(cells: list[tuple[Floats, Floats]], k: int) -> tuple[Floats, Floats]:
     """Join clusters until k are left, each time the two of one cell whose union costs least inertia (Ward 1963).
 
-    Cells get clusters by their rows in a sample, which is off by a few: where each has some too many, those that are least
-    needed go, whatever cell they are in.
+    Cells get clusters by their rows in a sample, which is off by a few: where each has some too
+    many, those that are least needed go, whatever cell they are in.
 
     Args:
         cells: (clusters, dim) centres and (clusters,) weights of each cell.
@@ -188,9 +202,16 @@ def merged_down(cells: list[tuple[Floats, Floats]], k: int) -> tuple[Floats, Flo
 
 
 def _price(cost: npt.NDArray[np.float32], centers: Floats, weights: Floats, place: int) -> None:
-    """Compute what joining a cluster with each other one of its cell costs; those that are gone (negative weight) are left out."""
+    """Compute what joining a cluster with each other one of its cell costs.
+
+    Those that are gone (negative weight) are left out.
+    """
     there = weights >= 0
     apart = centers[there] - centers[place]
-    share = weights[there] * weights[place] / np.maximum(weights[there] + weights[place], np.finfo(np.float64).tiny)
+    share = (
+        weights[there]
+        * weights[place]
+        / np.maximum(weights[there] + weights[place], np.finfo(np.float64).tiny)
+    )
     cost[place, there] = cost[there, place] = share * np.vecdot(apart, apart)
     cost[place, place] = np.inf

@@ -6,7 +6,8 @@
     step      mini-batches in turn: c <- (v c + sum x) / (v + m), v <- v + m; stops as scikit-learn's MiniBatchKMeans
     polish    full Lloyd passes over the sample; an empty cluster takes half of the largest
 
-Sculley 2010; update, reassignment and stopping as in scikit-learn's MiniBatchKMeans, splitting as in FAISS.
+Sculley 2010; update, reassignment and stopping as in scikit-learn's MiniBatchKMeans, splitting as
+in FAISS.
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ _SURPLUS = 0.15
 """Clusters that a cell gets beyond its share, before those that are least needed anywhere go."""
 _SPLIT = 1 / 1024
 _FLOP_PER_TASK = 4e9
-"""A task of a round is about this much work: less would be overhead, more would leave nodes idle."""
+"""A task of a round is about this much work: less would be overhead, more would leave nodes
+idle."""
 _SEED_TAG, _CELL_TAG, _SPARE_TAG = 100, 200, 5000
 
 
@@ -70,7 +72,10 @@ class KMeansStage:
         """
         k = self._spec.k
         if k > facts.rows:
-            raise StageError(f"kmeans: k = {k:,}, but the run has {facts.rows:,} rows; give k = {max(1, facts.rows)} or less")
+            raise StageError(
+                f"kmeans: k = {k:,}, but the run has {facts.rows:,} rows; give k = {max(1, facts.rows)} "
+                "or less"
+            )
         if self._spec.sample_rows != "auto" and self._spec.sample_rows < k:
             raise StageError(f"kmeans: sample_rows = {self._spec.sample_rows:,} is less than k = {k:,}")
         return State("collect", facts.rows, facts.dim, facts.seed)
@@ -106,7 +111,10 @@ class KMeansStage:
             return Round(phase, "sample", state.turn * batch, batch, self._tasks(state, batch, self._spec.k))
         if phase == "polish":
             return Round(phase, "sample", tasks=self._tasks(state, None, self._spec.k))
-        read, across = self._seeding(state), self._seeds if state.candidates is None else len(state.candidates)
+        read, across = (
+            self._seeding(state),
+            self._seeds if state.candidates is None else len(state.candidates),
+        )
         return Round(phase, "sample", rows=read, tasks=self._tasks(state, read, across))
 
     def summarize(self, block: Block, state: State) -> Any:
@@ -145,7 +153,10 @@ class KMeansStage:
     def _collected(self, state: State, found: Collected) -> State:
         rows = int(found.sizes.sum())
         if rows < self._spec.k:
-            raise StageError(f"kmeans: the sample has {rows:,} rows, fewer than k = {self._spec.k:,}; give a larger sample_rows")
+            raise StageError(
+                f"kmeans: the sample has {rows:,} rows, fewer than k = {self._spec.k:,}; give a larger "
+                "sample_rows"
+            )
         return replace(state, phase="reserve", sizes=found.sizes)
 
     def _reserved(self, state: State, found: DrawnRows) -> State:
@@ -180,8 +191,11 @@ class KMeansStage:
         if not self._two_level:
             return self._begin(state, centers, weights)
         coarse = centers.astype(np.float32)
-        none = replace(state, phase="cell-seed", coarse=coarse, candidates=coarse[:0], ids=np.empty(0, np.int64))
-        # The centres themselves are the first candidates, so that no cell is without one; they are no rows.
+        none = replace(
+            state, phase="cell-seed", coarse=coarse, candidates=coarse[:0], ids=np.empty(0, np.int64)
+        )
+        # The centres themselves are the first candidates, so that no cell is without one; they are
+        # no rows.
         return self._with_candidates(none, coarse, np.full(len(coarse), -1))
 
     def _weighed_in_cells(self, state: State, found: Counts) -> State:
@@ -198,8 +212,13 @@ class KMeansStage:
         return self._begin(state, *merged_down(found_in_cells, self._spec.k))
 
     def _begin(self, state: State, centers: Floats, counts: Floats) -> State:
-        """Begin the steps with the rows that each centre stands for already; what seeding needed is forgotten."""
-        fresh = State("step", state.rows, state.dim, state.seed, sizes=state.sizes, scale=state.scale, counts=counts)
+        """Begin the steps with the rows that each centre stands for already.
+
+        What seeding needed is forgotten.
+        """
+        fresh = State(
+            "step", state.rows, state.dim, state.seed, sizes=state.sizes, scale=state.scale, counts=counts
+        )
         return replace(fresh, centers=self._on_sphere(centers))
 
     def _on_sphere(self, centers: Floats) -> Floats:
@@ -239,14 +258,28 @@ class KMeansStage:
         return min(int((counts < _REASSIGN_RATIO * counts.max()).sum()), batch // 2) if due else 0
 
     def _judged(self, state: State, batch: int, moved: float) -> State:
-        """Stop as scikit-learn does: by the movement of the centres, or when the average inertia improves no more."""
+        """Stop as scikit-learn does.
+
+        By the movement of the centres, or when the average inertia improves no more.
+        """
         last = state.turn >= self._spec.max_epochs * max(1, state.sampled // batch)
         if state.turn > 1:
             share = min(1.0, 2 * batch / (state.sampled + 1))
-            average = state.inertia if state.average is None else state.average * (1 - share) + state.inertia * share
+            average = (
+                state.inertia
+                if state.average is None
+                else state.average * (1 - share) + state.inertia * share
+            )
             better = state.least is None or average < state.least
-            state = replace(state, average=average, least=average if better else state.least, stale=0 if better else state.stale + 1)
-            last |= state.stale >= self._spec.patience or (self._spec.tol > 0 and moved <= self._spec.tol * state.scale)
+            state = replace(
+                state,
+                average=average,
+                least=average if better else state.least,
+                stale=0 if better else state.stale + 1,
+            )
+            last |= state.stale >= self._spec.patience or (
+                self._spec.tol > 0 and moved <= self._spec.tol * state.scale
+            )
         if not last:
             return state
         return replace(state, phase="polish" if self._spec.polish else "done", turn=0, spares=0)
@@ -262,11 +295,20 @@ class KMeansStage:
             counts[empty] = counts[largest] = counts[largest] / 2
         turn = state.turn + 1
         phase: Phase = "polish" if turn < self._spec.polish else "done"
-        return replace(state, phase=phase, turn=turn, centers=self._on_sphere(centers), counts=counts, inertia=found.inertia / found.rows)
+        return replace(
+            state,
+            phase=phase,
+            turn=turn,
+            centers=self._on_sphere(centers),
+            counts=counts,
+            inertia=found.inertia / found.rows,
+        )
 
     def model(self, state: State) -> KMeansModel:
         """Give the model."""
-        return KMeansModel(there(state.centers), self._spec.spherical, state.sampled, state.steps, state.inertia)
+        return KMeansModel(
+            there(state.centers), self._spec.spherical, state.sampled, state.steps, state.inertia
+        )
 
     def progress(self, state: State) -> str:
         """Say the phase and the inertia of a row."""

@@ -26,10 +26,13 @@ class State:
         sizes: (SHARDS,) rows of the sample.
         reserve: random rows of the sample; `scale`: mean variance of a dimension in them.
         candidates: (candidates, dim) of the seeding; `ids`: their row indexes.
-        coarse: (cells, dim) coarse centres; `cells`: (candidates,) the cell of each candidate, ascending.
+        coarse: (cells, dim) coarse centres; `cells`: (candidates,) the cell of each candidate,
+            ascending.
         centers: (k, dim); `counts`: (k,) rows that each has seen.
-        seen: rows since low clusters were last reassigned; `spares`: rows that the next step is to offer for them.
-        average: moving average of the inertia of a row; `least`: its least so far; `stale`: steps since.
+        seen: rows since low clusters were last reassigned; `spares`: rows that the next step is to
+            offer for them.
+        average: moving average of the inertia of a row; `least`: its least so far; `stale`: steps
+            since.
         inertia: of a row in the latest round.
     """
 
@@ -78,5 +81,7 @@ def there(value: Any) -> Any:
         StageError: it has not.
     """
     if value is None:
-        raise StageError("kmeans: the state of the fit lacks what an earlier phase finds; begin anew with --refit")
+        raise StageError(
+            "kmeans: the state of the fit lacks what an earlier phase finds; begin anew with --refit"
+        )
     return value
