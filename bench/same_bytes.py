@@ -28,7 +28,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -186,7 +186,9 @@ class FixedRuns:
         self._embed("static", self._corpus, {"family": "static", "model": table})
         weights = self._work / "weights"
         source = [f"source.path={self._corpus['path']}", "source.column=text"]
-        self._command("fit-weights", *source, "encoder.family=static", f"encoder.model={table}", "--output", weights)
+        # What is written names the model as it was named.
+        model = f"encoder.model={Path(table).relative_to(self._work)}"
+        self._command("fit-weights", *source, "encoder.family=static", model, "--output", weights)
         self._made("weights", weights)
         self._embed("static-weighted", self._corpus, {"family": "static", "model": table, "weights": str(weights)})
         self._command("vocabulary", table, "--output", self._work / "runs" / "vocabulary", "--frequencies", weights)
@@ -243,7 +245,7 @@ def work_folder(kept: Path | None) -> Iterator[Path]:
     """Give an empty folder: the named one, which is kept, or one that is deleted at the end."""
     if kept is None:
         with tempfile.TemporaryDirectory() as folder:
-            yield Path(folder)
+            yield Path(folder).resolve()
         return
     kept.mkdir(parents=True)
     yield kept.resolve()
@@ -275,11 +277,12 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, help="make the runs in this new folder and keep them")
     options = parser.parse_args()
     before: Runs | None = None if options.against is None else json.loads(options.against.read_text())
+    output: Path = options.output.absolute()
     _this_tree()
-    with work_folder(options.folder) as folder:
+    with work_folder(options.folder) as folder, chdir(folder):
         after = make_runs(folder)
-    options.output.write_text(json.dumps(after, indent=1) + "\n")
-    sys.stdout.write(f"{sum(map(len, after.values()))} files of {len(after)} runs: {options.output}\n")
+    output.write_text(json.dumps(after, indent=1) + "\n")
+    sys.stdout.write(f"{sum(map(len, after.values()))} files of {len(after)} runs: {output}\n")
     if before is None:
         return 0
     lines, differs = compare(before, after)
