@@ -47,10 +47,10 @@ def tell(file: Path) -> Told:
     """Say what a file holds.
 
     Returns:
-        `sha256` of its bytes; `pages`, the hash of a Parquet file's bytes before its metadata; `table`,
-        the hash of what it means, with `columns` for a table's columns; `footer`, what it says of
-        itself: the `embed_ops` entry of a Parquet file, or all of a JSON file, whose `table` leaves the
-        names of classes out.
+        `sha256` of its bytes; `pages`, the hash of a Parquet file's bytes before its metadata;
+        `table`, the hash of what it means, with `columns` for a table's columns; `footer`, what it
+        says of itself: the `embed_ops` entry of a Parquet file, or all of a JSON file, whose
+        `table` leaves the names of classes out.
     """
     content = file.read_bytes()
     told: Told = {"sha256": _sha256(content)}
@@ -64,7 +64,10 @@ def tell(file: Path) -> Told:
         return told | {"table": table_hash(table), "columns": columns, "footer": footer}
     if file.suffix == ".json":
         footer = json.loads(content)
-        return told | {"table": _sha256(json.dumps(_without_classes(footer), sort_keys=True).encode()), "footer": footer}
+        return told | {
+            "table": _sha256(json.dumps(_without_classes(footer), sort_keys=True).encode()),
+            "footer": footer,
+        }
     return told | {"table": told["sha256"], "footer": {}}
 
 
@@ -126,7 +129,10 @@ def _compare_files(before: Told, after: Told) -> str:
 def _compare_run(before: dict[str, Told], after: dict[str, Told]) -> tuple[list[str], bool]:
     """Say what differs in a run, a line each, and whether more than footers does."""
     old, new = _by_unit(before), _by_unit(after)
-    differing = [f"  {name}: is there only {'before' if name in old else 'after'}" for name in sorted(old.keys() ^ new.keys())]
+    differing = [
+        f"  {name}: is there only {'before' if name in old else 'after'}"
+        for name in sorted(old.keys() ^ new.keys())
+    ]
     footers: Counter[str] = Counter()
     examples: dict[str, str] = {}
     equal = of_footer = 0
@@ -141,7 +147,9 @@ def _compare_run(before: dict[str, Told], after: dict[str, Told]) -> tuple[list[
         footers.update(entries.keys())
         examples = entries | examples
     counts = f"{equal} files equal, {of_footer} differ in the footer only, {len(differing)} in what they hold"
-    entries_said = [f"  footer {name} in {files} files: {examples[name]}" for name, files in sorted(footers.items())]
+    entries_said = [
+        f"  footer {name} in {files} files: {examples[name]}" for name, files in sorted(footers.items())
+    ]
     return [counts, *differing, *entries_said], bool(differing)
 
 

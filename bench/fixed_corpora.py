@@ -18,7 +18,15 @@ from PIL import Image
 ROWS = 240
 _CHANGED = 1_700_000_000
 """Seconds since 1970 at which all files were changed last."""
-_ODD = ["", "   spaces   around   ", "ÉCOLE, Straße", "emoji 😀 inside", "中文文本", "[CLS] the [SEP] fox", "zzqx qqq"]
+_ODD = [
+    "",
+    "   spaces   around   ",
+    "ÉCOLE, Straße",
+    "emoji 😀 inside",
+    "中文文本",
+    "[CLS] the [SEP] fox",
+    "zzqx qqq",
+]
 
 
 def texts(rows: int = ROWS, seed: int = 0) -> list[str]:
@@ -50,7 +58,9 @@ def write_parquet(folder: Path) -> str:
     column = pa.array(contents, pa.binary()).view(pa.string())
     numbers = np.arange(ROWS)
     topics = pa.array([f"topic {number % 3}" for number in numbers.tolist()])
-    table = pa.table({"id": numbers, "topic": topics, "text": column, "half": pa.array(numbers / 2, mask=numbers % 5 == 0)})
+    table = pa.table(
+        {"id": numbers, "topic": topics, "text": column, "half": pa.array(numbers / 2, mask=numbers % 5 == 0)}
+    )
     for part, rows in enumerate(_shares(ROWS, 3)):
         place = folder / f"part={part}"
         place.mkdir(parents=True)
@@ -61,14 +71,28 @@ def write_parquet(folder: Path) -> str:
 
 def write_lines_of_json(folder: Path) -> str:
     """Write texts as JSON lines with every kind of broken record, plain and compressed."""
-    bad = [b"{not json", b'{"text": null, "id": 1}', b'{"text": 7, "id": 2}', b'{"text": "caf\xe9", "id": 3}', b"[1, 2]", b'{"id": 4}']
-    bad += [b'{"text": "", "id": 5}', b"", b'{"text": "half \\ud800", "id": 6}', b'{"text": "kept is wrong", "id": "seven"}']
+    bad = [
+        b"{not json",
+        b'{"text": null, "id": 1}',
+        b'{"text": 7, "id": 2}',
+        b'{"text": "caf\xe9", "id": 3}',
+        b"[1, 2]",
+        b'{"id": 4}',
+    ]
+    bad += [
+        b'{"text": "", "id": 5}',
+        b"",
+        b'{"text": "half \\ud800", "id": 6}',
+        b'{"text": "kept is wrong", "id": "seven"}',
+    ]
     lines = [json.dumps({"text": text, "id": number}).encode() for number, text in enumerate(texts(120, 1))]
     content = b"\n".join([*lines[:10], *bad, *lines[10:]])
     for language, packing in (("en", None), ("de", "gzip")):
         place = folder / f"lang={language}"
         place.mkdir(parents=True)
-        with pa.output_stream(str(place / ("a.jsonl.gz" if packing else "a.jsonl")), compression=packing) as stream:
+        with pa.output_stream(
+            str(place / ("a.jsonl.gz" if packing else "a.jsonl")), compression=packing
+        ) as stream:
             stream.write(content)
     return str(folder)
 
@@ -96,7 +120,9 @@ def write_lines(folder: Path) -> str:
 def write_word_lists(folder: Path) -> str:
     """Write lists of words, each with a word to keep; some are null, empty or hold a null."""
     folder.mkdir(parents=True)
-    rows: list[dict[str, object]] = [{"words": text.split(), "want": (text.split() or ["x"])[0].upper()} for text in texts(40, 4)]
+    rows: list[dict[str, object]] = [
+        {"words": text.split(), "want": (text.split() or ["x"])[0].upper()} for text in texts(40, 4)
+    ]
     rows += [{"words": None, "want": "x"}, {"words": ["a", None], "want": "a"}, {"words": [], "want": None}]
     schema = pa.schema([("words", pa.list_(pa.string())), ("want", pa.string())])
     pq.write_table(pa.Table.from_pylist(rows, schema), folder / "a.parquet")
@@ -134,10 +160,14 @@ def write_graph(folder: Path, nodes: int = 1500, edges: int = 6000) -> dict[str,
     features = rng.standard_normal((nodes, FEATURES)).astype(np.float32)
     features[40, 3] = np.nan
     x = pa.FixedSizeListArray.from_arrays(pa.array(features.ravel()), FEATURES)
-    of_edges = pa.FixedSizeListArray.from_arrays(pa.array(rng.standard_normal(edges * EDGE_DIM).astype(np.float32)), EDGE_DIM)
+    of_edges = pa.FixedSizeListArray.from_arrays(
+        pa.array(rng.standard_normal(edges * EDGE_DIM).astype(np.float32)), EDGE_DIM
+    )
     tables = {
         "nodes": pa.table({"id": names, "x": x, "half": np.arange(nodes) % 2}),
-        "edges": pa.table({"src": names.take(pa.array(src)), "dst": names.take(pa.array(dst)), "features": of_edges}),
+        "edges": pa.table(
+            {"src": names.take(pa.array(src)), "dst": names.take(pa.array(dst)), "features": of_edges}
+        ),
     }
     for name, table in tables.items():
         (folder / name).mkdir(parents=True)
@@ -151,5 +181,7 @@ def write_edges(folder: Path, ids: Sequence[int]) -> str:
     folder.mkdir(parents=True)
     rng = np.random.default_rng(8)
     src, dst = (rng.choice(np.array(ids), 900) for _ in range(2))
-    pq.write_table(pa.table({"src": src, "dst": dst, "weight": rng.uniform(0.2, 2, 900)}), folder / "a.parquet")
+    pq.write_table(
+        pa.table({"src": src, "dst": dst, "weight": rng.uniform(0.2, 2, 900)}), folder / "a.parquet"
+    )
     return _dated(folder)

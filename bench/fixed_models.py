@@ -22,7 +22,12 @@ LONGEST = 64
 """Tokens that a model takes."""
 WORD_DIM, FEATURES, TEXT_DIM, EDGE_DIM = 12, 12, 32, 2
 """Widths: word vectors, features of nodes, vectors of the text model, features of edges."""
-_LAYERS: dict[str, Any] = {"hidden_size": TEXT_DIM, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+_LAYERS: dict[str, Any] = {
+    "hidden_size": TEXT_DIM,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+}
 _GRID: dict[str, Any] = {"image_size": SIDE, "patch_size": 8}
 _SQUARE = {"height": SIDE, "width": SIDE}
 
@@ -35,7 +40,9 @@ def _save(model: Any, processors: list[Any], folder: Path) -> str:
             # As large as in trained models, so that the vectors of two inputs are far apart.
             scale = 1.0 if "embedding" in name and weight.ndim > 1 else 0.2 if weight.ndim > 1 else 0.05
             middle = 1.0 if "norm" in name.lower() and name.endswith("weight") else 0.0
-            weight.copy_(torch.from_numpy(np.asarray(rng.normal(middle, scale, tuple(weight.shape)), np.float32)))
+            weight.copy_(
+                torch.from_numpy(np.asarray(rng.normal(middle, scale, tuple(weight.shape)), np.float32))
+            )
     model.eval().save_pretrained(folder)
     for processor in processors:
         processor.save_pretrained(folder)
@@ -45,7 +52,16 @@ def _save(model: Any, processors: list[Any], folder: Path) -> str:
 def _tokenizer(longest: int) -> Any:
     """Make a WordPiece tokenizer of a few words and of single characters."""
     letters = [chr(code) for code in range(33, 127) if not chr(code).isupper()]
-    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *letters, *(f"##{letter}" for letter in letters)]
+    pieces = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        *WORDS,
+        *letters,
+        *(f"##{letter}" for letter in letters),
+    ]
     vocabulary = {piece: place for place, piece in enumerate(dict.fromkeys(pieces))}
     return transformers.BertTokenizer(vocab=vocabulary, model_max_length=longest)
 
@@ -76,14 +92,22 @@ def clip_model(folder: Path) -> str:
 def word_table(file: Path) -> str:
     """Write word vectors as GloVe's text, and give the file."""
     vectors = np.random.default_rng(3).standard_normal((len(WORDS), WORD_DIM))
-    lines = (f"{word} {' '.join(f'{value:.5f}' for value in vector)}\n" for word, vector in zip(WORDS, vectors, strict=True))
+    lines = (
+        f"{word} {' '.join(f'{value:.5f}' for value in vector)}\n"
+        for word, vector in zip(WORDS, vectors, strict=True)
+    )
     file.write_text("".join(lines))
     return str(file)
 
 
 _SAGE = {"lin_l.weight": (16, FEATURES), "lin_l.bias": (16,), "lin_r.weight": (16, FEATURES)}
 _SAGE_LAST = {"lin_l.weight": (8, 16), "lin_l.bias": (8,), "lin_r.weight": (8, 16)}
-_HEADS = {"att_src": (1, 2, 8), "att_dst": (1, 2, 8), "att_edge": (1, 2, 8), "lin_edge.weight": (16, EDGE_DIM)}
+_HEADS = {
+    "att_src": (1, 2, 8),
+    "att_dst": (1, 2, 8),
+    "att_edge": (1, 2, 8),
+    "lin_edge.weight": (16, EDGE_DIM),
+}
 _GAT = {**_HEADS, "lin.weight": (16, FEATURES), "bias": (16,)}
 _GAT_LAST = {**_HEADS, "lin.weight": (16, 16), "bias": (8,)}
 _GCN = {"lin.weight": (16, TEXT_DIM), "bias": (16,)}

@@ -2,15 +2,15 @@
 
 Embeds small seeded corpora with tiny seeded models (texts, words, static vectors, images, graphs),
 runs every stage, and writes what each file under data/, rejects/, model/ and clusters/ holds, as
-hashes, to a JSON file. Run it before a change and after it, on the same machine, since the last bits
-of a forward pass differ between processors:
+hashes, to a JSON file. Run it before a change and after it, on the same machine, since the last
+bits of a forward pass differ between processors:
 
     python bench/same_bytes.py before.json
     python bench/same_bytes.py after.json --against before.json
 
 The second call says for each run which files are equal, which differ in their footers only and in
-what entries, and which hold something else. Exit codes: 0, at most footers differ; 1, something else
-does.
+what entries, and which hold something else. Exit codes: 0, at most footers differ; 1, something
+else does.
 
 The programs that run are those of the tree in which this file lies, whatever is installed.
 """
@@ -39,7 +39,7 @@ import transformers
 from file_hashes import Runs, compare, tell_run
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMAND = (sys.executable, "-m", "jobs.cli")
+COMMAND = (sys.executable, "-m", "embed_ops")
 """What stands before a verb."""
 RESOURCES = {"replicas": 1, "threads_per_replica": 1, "token_budget": 512, "unit_rows": 40, "partitions": 3}
 """Nothing is left to be measured."""
@@ -88,7 +88,15 @@ class FixedRuns:
 
     def make_all(self) -> None:
         """Make everything."""
-        for make in (self._texts, self._stages, self._codes, self._lists, self._static, self._images, self._graphs):
+        for make in (
+            self._texts,
+            self._stages,
+            self._codes,
+            self._lists,
+            self._static,
+            self._images,
+            self._graphs,
+        ):
             make()
 
     def _spec(self, name: str, source: dict[str, Any], encoder: dict[str, Any], **fields: Any) -> Any:
@@ -118,14 +126,20 @@ class FixedRuns:
     def _command(self, *words: str | Path) -> None:
         """Run a verb in the session, without a word where it succeeds."""
         line = [*COMMAND, *map(str, words), "--progress", "none"]
-        ended = subprocess.run(line, env=os.environ | {"RAY_ADDRESS": self._address}, capture_output=True, text=True, check=False)
+        ended = subprocess.run(
+            line, env=os.environ | {"RAY_ADDRESS": self._address}, capture_output=True, text=True, check=False
+        )
         if ended.returncode not in (0, 1):
             raise SystemExit(f"{' '.join(line)}: exit code {ended.returncode}\n{ended.stdout}{ended.stderr}")
 
     def _texts(self) -> None:
         """Embed texts of each format, to three outputs and from a template."""
         self._model = models.text_model(self._work / "models" / "text")
-        self._corpus = {"path": corpora.write_parquet(self._work / "parquet"), "column": "text", "keep": ["id", "topic", "half"]}
+        self._corpus = {
+            "path": corpora.write_parquet(self._work / "parquet"),
+            "column": "text",
+            "keep": ["id", "topic", "half"],
+        }
         outputs: list[dict[str, Any]] = [
             {"name": "embedding", "pooling": "mean", "normalize": True},
             {"name": "wide", "layer": "concat(-2:)", "pooling": "max", "dtype": "float16"},
@@ -133,20 +147,33 @@ class FixedRuns:
         ]
         self._text_encoder = {"model": self._model, "outputs": outputs}
         self._embed("text", self._corpus, self._text_encoder)
-        table = {"kind": "csv", "path": corpora.write_csv(self._work / "csv"), "template": "{title}. {text}", "keep": ["id"]}
+        table = {
+            "kind": "csv",
+            "path": corpora.write_csv(self._work / "csv"),
+            "template": "{title}. {text}",
+            "keep": ["id"],
+        }
         chosen = {"types": {"id": "int64"}, "where": "id <> 7"}
         self._embed("csv", table | chosen, {"model": self._model, "prompt": "near "}, dtype="float16")
         lines = {"kind": "text", "path": corpora.write_lines(self._work / "lines"), "column": None}
-        self._embed("lines", lines, {"model": self._model, "max_tokens": 20, "outputs": [{"pooling": "weighted_mean"}]})
+        self._embed(
+            "lines",
+            lines,
+            {"model": self._model, "max_tokens": 20, "outputs": [{"pooling": "weighted_mean"}]},
+        )
 
     def _stages(self) -> None:
         """Run every stage over the run "text"."""
         kept: dict[str, Any] = {"input": "embed", "column": "embedding"}
-        self._postprocess([kept | stage for stage in STAGES] + [kept | stage | {"input": "kmeans"} for stage in ON_CLUSTERS])
+        self._postprocess(
+            [kept | stage for stage in STAGES] + [kept | stage | {"input": "kmeans"} for stage in ON_CLUSTERS]
+        )
         text = self.places["text"]
         self._command("evaluate", text, "--label", "topic", "--column", "embedding")
         self._made("probe", text / "probes" / "topic")
-        self._postprocess([{"kind": "classify", "name": "classify", "probe": str(self.places["probe"]), **kept}])
+        self._postprocess(
+            [{"kind": "classify", "name": "classify", "probe": str(self.places["probe"]), **kept}]
+        )
 
     def _postprocess(self, stages: list[dict[str, Any]]) -> None:
         from embed_ops import postprocess
@@ -162,7 +189,12 @@ class FixedRuns:
             {"name": "half", "layer": 1, "pooling": "cls", "dtype": "float16"},
             {"name": "codes", "pooling": "mean", "normalize": True, "dtype": "int8", "quantizer": coder},
         ]
-        lines = {"kind": "jsonl", "path": corpora.write_lines_of_json(self._work / "jsonl"), "column": "text", "keep": ["id"]}
+        lines = {
+            "kind": "jsonl",
+            "path": corpora.write_lines_of_json(self._work / "jsonl"),
+            "column": "text",
+            "keep": ["id"],
+        }
         self._embed("codes", lines | {"types": {"id": "int64"}}, {"model": self._model, "outputs": outputs})
 
     def _lists(self) -> None:
@@ -175,9 +207,17 @@ class FixedRuns:
             {"name": "early", "each": "word", "layer": 0, "dim": 8},
         ]
         self._embed("words", corpus, {"model": self._model, "outputs": words, "window": 24, "stride": 10})
-        tokens = [{"name": "of_tokens", "each": "token"}, {"name": "of_chunks", "each": "chunk", "normalize": True}]
+        tokens = [
+            {"name": "of_tokens", "each": "token"},
+            {"name": "of_chunks", "each": "chunk", "normalize": True},
+        ]
         self._embed("tokens", corpus, {"model": self._model, "outputs": tokens, "chunk": 16, "window": 40})
-        lists = {"path": corpora.write_word_lists(self._work / "lists"), "column": "words", "keep": ["want"], "modality": "words"}
+        lists = {
+            "path": corpora.write_word_lists(self._work / "lists"),
+            "column": "words",
+            "keep": ["want"],
+            "modality": "words",
+        }
         self._embed("word-lists", lists, {"family": "words", "model": self._model, "targets_column": "want"})
 
     def _static(self) -> None:
@@ -190,15 +230,30 @@ class FixedRuns:
         model = f"encoder.model={Path(table).relative_to(self._work)}"
         self._command("fit-weights", *source, "encoder.family=static", model, "--output", weights)
         self._made("weights", weights)
-        self._embed("static-weighted", self._corpus, {"family": "static", "model": table, "weights": str(weights)})
-        self._command("vocabulary", table, "--output", self._work / "runs" / "vocabulary", "--frequencies", weights)
+        self._embed(
+            "static-weighted", self._corpus, {"family": "static", "model": table, "weights": str(weights)}
+        )
+        self._command(
+            "vocabulary", table, "--output", self._work / "runs" / "vocabulary", "--frequencies", weights
+        )
         self._made("vocabulary", self._work / "runs" / "vocabulary")
 
     def _images(self) -> None:
         """Embed images by a model of images, and images and texts by one of both."""
         images = {"kind": "images", "path": corpora.write_images(self._work / "images")}
-        outputs = [{"name": "embedding"}, {"name": "patches", "pooling": "patches", "layer": 1, "normalize": True, "dtype": "float16"}]
-        self._embed("images", images, {"family": "image", "model": models.image_model(self._work / "models" / "image"), "outputs": outputs})
+        outputs = [
+            {"name": "embedding"},
+            {"name": "patches", "pooling": "patches", "layer": 1, "normalize": True, "dtype": "float16"},
+        ]
+        self._embed(
+            "images",
+            images,
+            {
+                "family": "image",
+                "model": models.image_model(self._work / "models" / "image"),
+                "outputs": outputs,
+            },
+        )
         clip = {"family": "clip", "model": models.clip_model(self._work / "models" / "clip")}
         self._embed("clip-images", images, clip)
         self._embed("clip-texts", self._corpus | {"modality": "text", "limit": 60}, clip)
@@ -207,14 +262,27 @@ class FixedRuns:
         """Embed the nodes of a graph by two models, and the rows of the run "text" by a third."""
         folder = self._work / "models"
         graph = {"kind": "graph", "keep": ["half"], **corpora.write_graph(self._work / "graph")}
-        self._embed("sage", graph, {"family": "graph", "model": models.graph_model("GraphSAGE", folder / "sage")})
+        self._embed(
+            "sage", graph, {"family": "graph", "model": models.graph_model("GraphSAGE", folder / "sage")}
+        )
         attention = {"family": "graph", "model": models.graph_model("GAT", folder / "gat")}
-        self._embed("gat", graph | {"edge_features": ["features"], "undirected": True, "fanout": 9}, attention, dtype="float16")
+        self._embed(
+            "gat",
+            graph | {"edge_features": ["features"], "undirected": True, "fanout": 9},
+            attention,
+            dtype="float16",
+        )
         text = self.places["text"]
         tables = (pq.ParquetFile(file).read(["id"]) for file in sorted((text / "data").rglob("*.parquet")))
         ids = [number for table in tables for number in table["id"].to_pylist()]
         edges = corpora.write_edges(self._work / "edges", sorted(ids))
-        on_run = {"kind": "graph", "features_run": str(text), "features": "embedding", "edges": edges, "weight": "weight"}
+        on_run = {
+            "kind": "graph",
+            "features_run": str(text),
+            "features": "embedding",
+            "edges": edges,
+            "weight": "weight",
+        }
         self._embed("gcn", on_run, {"family": "graph", "model": models.graph_model("GCN", folder / "gcn")})
 
 
@@ -271,9 +339,13 @@ def make_runs(folder: Path) -> Runs:
 
 def main() -> int:
     """Make the runs, write what they hold, and compare."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("output", type=Path, help="JSON file to write")
-    parser.add_argument("--against", type=Path, metavar="JSON", help="what an earlier call has written, to compare with")
+    parser.add_argument(
+        "--against", type=Path, metavar="JSON", help="what an earlier call has written, to compare with"
+    )
     parser.add_argument("--folder", type=Path, help="make the runs in this new folder and keep them")
     options = parser.parse_args()
     before: Runs | None = None if options.against is None else json.loads(options.against.read_text())
