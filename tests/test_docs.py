@@ -1,0 +1,70 @@
+"""The pages: links lead somewhere, prose and examples wrap at 100 columns. Part of `make check`; asks no network."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+from markdown_it import MarkdownIt
+
+ROOT = Path(__file__).parents[1]
+HERE = re.compile(r"https://github\.com/embed-ops/embed-ops/(?:blob|tree)/main/")
+"""How pages of the site name files of this checkout that are not in the site."""
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("*/README.md")])
+EXAMPLES = sorted(ROOT.glob("examples/*.toml"))
+WIDTH = 100
+PARSER = MarkdownIt("commonmark").enable("table")
+
+
+@cache
+def anchors(page: Path) -> frozenset[str]:
+    """Give the anchors of a page's headings, as GitHub and the site make them."""
+    tokens = PARSER.parse(page.read_text(encoding="utf-8"))
+    titles = [after.content for token, after in zip(tokens, tokens[1:], strict=False) if token.type == "heading_open"]
+    return frozenset(re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles)
+
+
+def links(page: Path) -> list[str]:
+    """List the targets of a page's links and pictures."""
+    inline = [child for token in PARSER.parse(page.read_text(encoding="utf-8")) for child in token.children or ()]
+    return [str(child.attrs.get("href") or child.attrs.get("src")) for child in inline if child.type in ("link_open", "image")]
+
+
+def dangling(page: Path, link: str) -> bool:
+    """Tell whether a link names a file of this checkout, or a heading of a page, that is not there."""
+    base = ROOT if HERE.match(link) else page.parent
+    path, _, anchor = HERE.sub("", link).partition("#")
+    if re.match(r"[a-z]+:", path):
+        return False
+    place = (base / path).resolve() if path else page
+    return not place.exists() or bool(anchor and anchor not in anchors(place))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links(page: Path) -> None:
+    """Every link leads to a file that is there, and to a heading that it has."""
+    assert [link for link in links(page) if dangling(page, link)] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_prose_wraps(page: Path) -> None:
+    """No line of prose is wider than 100 columns; tables, code and lines that are a single word may be."""
+    lines = page.read_text(encoding="utf-8").splitlines()
+    prose = [token.map for token in PARSER.parse("\n".join(lines)) if token.type in ("paragraph_open", "heading_open") and token.map]
+    numbers = [number for begin, end in prose for number in range(begin, end)]
+    assert [n + 1 for n in numbers if len(lines[n]) > WIDTH and len(lines[n].lstrip("-* ").split()) > 1] == []
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.stem)
+def test_examples_wrap(example: Path) -> None:
+    """No line of an example is wider than 100 columns."""
+    lines = example.read_text(encoding="utf-8").splitlines()
+    assert [number for number, line in enumerate(lines, 1) if len(line) > WIDTH] == []
+
+
+def test_every_page_is_in_the_site() -> None:
+    """The navigation names every page of `docs/`; the site itself is built by `make docs`."""
+    named = set(re.findall(r"- ([\w-]+\.md)", (ROOT / "mkdocs.yml").read_text(encoding="utf-8")))
+    assert named == {page.name for page in ROOT.glob("docs/*.md")}
