@@ -1,13 +1,15 @@
-"""The pages: links lead somewhere, prose and examples wrap at 100 columns. Part of `make check`; asks no network."""
+"""The pages: links lead somewhere, prose and examples wrap at 100 columns. Asks no network."""
 
 from __future__ import annotations
 
+import itertools
 import re
 from functools import cache
 from pathlib import Path
 
 import pytest
 from markdown_it import MarkdownIt
+from markdown_it.token import Token
 
 ROOT = Path(__file__).parents[1]
 HERE = re.compile(r"https://github\.com/embed-ops/embed-ops/(?:blob|tree)/main/")
@@ -18,18 +20,24 @@ WIDTH = 100
 PARSER = MarkdownIt("commonmark").enable("table")
 
 
+def tokens_of(page: Path) -> list[Token]:
+    """Parse a page."""
+    return PARSER.parse(page.read_text(encoding="utf-8"))
+
+
 @cache
 def anchors(page: Path) -> frozenset[str]:
     """Give the anchors of a page's headings, as GitHub and the site make them."""
-    tokens = PARSER.parse(page.read_text(encoding="utf-8"))
-    titles = [after.content for token, after in zip(tokens, tokens[1:], strict=False) if token.type == "heading_open"]
-    return frozenset(re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles)
+    pairs = itertools.pairwise(tokens_of(page))
+    titles = [after.content.lower() for token, after in pairs if token.type == "heading_open"]
+    return frozenset(re.sub(r"[^\w\- ]", "", title).replace(" ", "-") for title in titles)
 
 
 def links(page: Path) -> list[str]:
     """List the targets of a page's links and pictures."""
-    inline = [child for token in PARSER.parse(page.read_text(encoding="utf-8")) for child in token.children or ()]
-    return [str(child.attrs.get("href") or child.attrs.get("src")) for child in inline if child.type in ("link_open", "image")]
+    parts = [child for token in tokens_of(page) for child in token.children or ()]
+    named = {"link_open": "href", "image": "src"}
+    return [str(part.attrs[named[part.type]]) for part in parts if part.type in named]
 
 
 def dangling(page: Path, link: str) -> bool:
@@ -52,9 +60,10 @@ def test_links(page: Path) -> None:
 def test_prose_wraps(page: Path) -> None:
     """No line of prose is wider than 100 columns; tables, code and lines that are a single word may be."""
     lines = page.read_text(encoding="utf-8").splitlines()
-    prose = [token.map for token in PARSER.parse("\n".join(lines)) if token.type in ("paragraph_open", "heading_open") and token.map]
-    numbers = [number for begin, end in prose for number in range(begin, end)]
-    assert [n + 1 for n in numbers if len(lines[n]) > WIDTH and len(lines[n].lstrip("-* ").split()) > 1] == []
+    blocks = [token.map for token in tokens_of(page) if token.type in ("paragraph_open", "heading_open")]
+    numbers = [number for block in blocks if block for number in range(*block)]
+    wide = [number + 1 for number in numbers if len(lines[number]) > WIDTH]
+    assert [number for number in wide if " " in lines[number - 1].lstrip("-* ")] == []
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.stem)
