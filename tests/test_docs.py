@@ -77,3 +77,11 @@ def test_every_page_is_in_the_site() -> None:
     """The navigation names every page of `docs/`; the site itself is built by `make docs`."""
     named = set(re.findall(r"- ([\w-]+\.md)", (ROOT / "mkdocs.yml").read_text(encoding="utf-8")))
     assert named == {page.name for page in ROOT.glob("docs/*.md")}
+
+
+@pytest.mark.parametrize("page", ROOT.glob("docs/*.md"), ids=lambda page: page.stem)
+def test_named_modules(page: Path) -> None:
+    """Every module that a page names by its folder is there."""
+    named = set(re.findall(r"(?<![\w/])[\w/]+/\w+\.py\b", page.read_text(encoding="utf-8")))
+    there = {name for name in named for folder in (ROOT, ROOT / "embed_ops") if (folder / name).is_file()}
+    assert sorted(name for name in named - there if "NAME" not in name) == []
