@@ -41,7 +41,7 @@ def links(page: Path) -> list[str]:
 
 
 def dangling(page: Path, link: str) -> bool:
-    """Tell whether a link names a file of this checkout, or a heading of a page, that is not there."""
+    """Tell whether a link names a file of this checkout or a heading that is not there."""
     base = ROOT if HERE.match(link) else page.parent
     path, _, anchor = HERE.sub("", link).partition("#")
     if re.match(r"[a-z]+:", path):
@@ -58,7 +58,7 @@ def test_links(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_prose_wraps(page: Path) -> None:
-    """No line of prose is wider than 100 columns; tables, code and lines that are a single word may be."""
+    """No line of prose is wider than 100 columns; tables, code and single words may be."""
     lines = page.read_text(encoding="utf-8").splitlines()
     blocks = [token.map for token in tokens_of(page) if token.type in ("paragraph_open", "heading_open")]
     numbers = [number for block in blocks if block for number in range(*block)]
@@ -79,7 +79,7 @@ def test_every_page_is_in_the_site() -> None:
     assert named == {page.name for page in ROOT.glob("docs/*.md")}
 
 
-@pytest.mark.parametrize("page", ROOT.glob("docs/*.md"), ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", sorted(ROOT.glob("docs/*.md")), ids=lambda page: page.stem)
 def test_named_modules(page: Path) -> None:
     """Every module that a page names by its folder is there."""
     named = set(re.findall(r"(?<![\w/])[\w/]+/\w+\.py\b", page.read_text(encoding="utf-8")))
