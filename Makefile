@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+READY_DOCS := $(VENV)/.ready-docs
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all check bench clean
+.PHONY: help setup demo test test-all check docs bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -14,6 +15,10 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $(READY)
+
+$(READY_DOCS): $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	touch $(READY_DOCS)
 
 setup: $(READY)  ## make .venv and install everything
 
@@ -28,11 +33,15 @@ test-all: $(READY)  ## all tests, and a record of what came of each injected fau
 	$(BIN)/python -m pytest --junitxml=build/test-all.xml
 	$(BIN)/python bench/faults.py build/test-all.xml
 
-check: $(READY)  ## style, types, import directions
+check: $(READY)  ## style, types, import directions, links and widths of the pages
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m pytest --quiet tests/test_docs.py
+
+docs: $(READY_DOCS)  ## build the site from docs/ into build/site
+	$(BIN)/mkdocs build --strict
 
 bench: $(READY)  ## measure, and append records to bench/results/
 	$(BIN)/python bench/text.py
