@@ -1,9 +1,17 @@
 # Every target sets up first what it needs: .venv, with the versions of constraints.txt.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+READY_DEMO := $(VENV)/.ready-demo
 READY := $(VENV)/.ready
 READY_DOCS := $(VENV)/.ready-docs
+# A package a line as pip comes to it, so that minutes of set-up are no silence.
+SHOWN := awk '/^(Collecting|Obtaining)/ { print "  " $$2; fflush() } /^Installing|ERROR|error:/ { print substr($$0, 1, 100); fflush() }'
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --constraint constraints.txt --editable
+# Laws once more as on an older machine: the kernels of a processor with AVX2 and nothing newer.
+OLDER := OPENBLAS_CORETYPE=Haswell ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-all check docs bench clean
@@ -11,18 +19,28 @@ READY_DOCS := $(VENV)/.ready-docs
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-$(READY): pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
-	touch $(READY)
+$(BIN)/python:
+	@echo "1. a virtual environment in $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(READY_DEMO): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "2. what embed-ops and its demo need, about 2 GB"
+	@$(INSTALL) '.[demo,where]' | $(SHOWN)
+	@touch $@
+
+$(READY): $(READY_DEMO)
+	@echo "3. what its tests and checks need"
+	@$(INSTALL) '.[dev]' | $(SHOWN)
+	@touch $@
 
 $(READY_DOCS): $(READY)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
-	touch $(READY_DOCS)
+	@echo "4. what its site needs"
+	@$(INSTALL) '.[docs]' | $(SHOWN)
+	@touch $@
 
-setup: $(READY)  ## make .venv and install everything
+setup: $(READY)  ## make .venv and install all but what the site needs
 
-demo: $(READY)  ## embed real docstrings with a real model, verify, search
+demo: $(READY_DEMO)  ## embed real docstrings with a real model, verify, search
 	$(BIN)/embed-ops demo
 
 test: $(READY)  ## all tests but the long ones

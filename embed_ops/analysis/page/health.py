@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from embed_ops.errors import SpecError
+from embed_ops.lazy import require
 from embed_ops.numerics.topk import Ints, TopK, Vectors
 
 _PAIRS = 20_000
@@ -210,7 +210,7 @@ def layout(x: Vectors, method: str, seed: int) -> tuple[npt.NDArray[np.float64],
     Auto: UMAP where it is installed, else t-SNE.
 
     Raises:
-        SpecError: UMAP is asked for and not installed.
+        PackageError: UMAP is asked for and not installed.
     """
     if len(x) < 5 or x.shape[1] < 2 or np.allclose(x, x[0]):
         method = "pca"
@@ -219,12 +219,7 @@ def layout(x: Vectors, method: str, seed: int) -> tuple[npt.NDArray[np.float64],
 
         method = "umap" if importlib.util.find_spec("umap") else "tsne"
     if method == "umap":
-        try:
-            import umap
-        except ImportError as error:
-            raise SpecError(
-                "--layout umap: UMAP is not installed: pip install 'embed-ops[umap]', or choose tsne or pca"
-            ) from error
+        umap = require("umap", "umap", "--layout umap")
         near = min(_UMAP_NEIGHBORS, len(x) - 1)
         fit = umap.UMAP(n_neighbors=near, metric="cosine", random_state=seed, n_jobs=1)
         return np.asarray(fit.fit_transform(x), np.float64), "UMAP"

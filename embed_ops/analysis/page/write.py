@@ -14,7 +14,8 @@ from embed_ops.analysis.page.health import clusters_of, drift, health, layout, o
 from embed_ops.analysis.page.verdict import completeness, course, soundness, stage_course, throughput
 from embed_ops.analysis.predict import compared
 from embed_ops.engine.progress import Reporter, Silent
-from embed_ops.errors import SpecError, StageError
+from embed_ops.errors import StageError
+from embed_ops.lazy import require
 from embed_ops.runs.columns import positions, read_unit
 from embed_ops.runs.heartbeat import new_attempt
 from embed_ops.runs.record import Record
@@ -60,13 +61,12 @@ def write_page(
 
     Raises:
         RunError, StageError: there is no run, or no such column.
-        SpecError: Bokeh is not installed.
+        PackageError: Bokeh is not installed.
         StorageError: the page can't be written.
     """
-    try:
-        from embed_ops.analysis.page import draw
-    except ImportError as error:
-        raise SpecError("the page is drawn by Bokeh: pip install 'embed-ops[report]'") from error
+    require("bokeh", "report", "the page")
+    from embed_ops.analysis.page import draw
+
     reporter = reporter or Silent()
     reporter.say(f"reading {path}")
     found = gather(path, most, seed, column)
