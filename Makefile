@@ -10,6 +10,8 @@ READY_DOCS := $(VENV)/.ready-docs
 # A package a line as pip comes to it, so that minutes of set-up are no silence.
 SHOWN := awk '/^(Collecting|Obtaining)/ { print "  " $$2; fflush() } /^Installing|ERROR|error:/ { print substr($$0, 1, 100); fflush() }'
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --constraint constraints.txt --editable
+# Two processes: one has the session's Ray, the other all that needs none.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 # Laws once more as on an older machine: the kernels of a processor with AVX2 and nothing newer.
 OLDER := OPENBLAS_CORETYPE=Haswell ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2
 
@@ -44,11 +46,11 @@ demo: $(READY_DEMO)  ## embed real docstrings with a real model, verify, search
 	$(BIN)/embed-ops demo
 
 test: $(READY)  ## all tests but the long ones
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-all: $(READY)  ## all tests, and a record of what came of each injected fault
 	mkdir -p build
-	$(BIN)/python -m pytest --junitxml=build/test-all.xml
+	$(PYTEST) --junitxml=build/test-all.xml
 	$(BIN)/python bench/faults.py build/test-all.xml
 
 check: $(READY)  ## style, types, import directions, links and widths of the pages

@@ -41,13 +41,17 @@ def one_thread() -> Iterator[None]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs a Ray by the fixture that starts it.
+    """Mark what needs the session's Ray, and say which tests belong to one process.
 
-    What starts one in a process of its own is marked where it stands.
+    `make test` runs two processes: one of them has the Ray, and tests of one file share what their
+    fixtures make. What starts a Ray in a process of its own is marked where it stands.
     """
     for item in items:
         if "ray_session" in getattr(item, "fixturenames", ()):
             item.add_marker("ray")
+            item.add_marker(pytest.mark.xdist_group("ray"))
+        else:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -1,0 +1,57 @@
+"""The wheel owns one name, brings what it needs beside its code, and runs where there is no checkout."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import embed_ops
+
+ROOT = Path(__file__).parents[2]
+PARTS = ("embed_ops", "jobs", "cluster", "pyproject.toml", "README.md", "LICENSE")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the wheel from a copy: a build writes beside its sources."""
+    copy, out = tmp_path_factory.mktemp("checkout"), tmp_path_factory.mktemp("wheel")
+    for name in PARTS:
+        (copy / name).symlink_to(ROOT / name)
+    line = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(copy)]
+    subprocess.run(line, check=True, capture_output=True)
+    [built] = out.glob("*.whl")
+    return built
+
+
+def test_one_name(wheel: Path) -> None:
+    """`jobs` and `cluster` are names of users' own modules: the wheel holds `embed_ops` alone."""
+    names = zipfile.ZipFile(wheel).namelist()
+    metadata = f"embed_ops-{embed_ops.__version__}.dist-info"
+    assert {name.partition("/")[0] for name in names} == {"embed_ops", metadata}
+    code = {str(path.relative_to(ROOT)) for path in (ROOT / "embed_ops").rglob("*.py")}
+    assert code <= set(names)
+    assert {"embed_ops/py.typed", "embed_ops/analysis/page/page.html"} <= set(names)
+    assert f"{metadata}/licenses/LICENSE" in names
+
+
+def test_runs_without_a_checkout(wheel: Path, tmp_path: Path) -> None:
+    """Unpacked into a folder of its own, it is found there, says its version and knows its verbs."""
+    site = tmp_path / "site"
+    zipfile.ZipFile(wheel).extractall(site)
+    told = {**os.environ, "PYTHONPATH": str(site), "PYTHONSAFEPATH": "1"}
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        line = [sys.executable, *words]
+        return subprocess.run(line, env=told, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    home = run("-c", "import embed_ops; print(embed_ops.__file__)").stdout.strip()
+    assert Path(home).is_relative_to(site)
+    assert run("-m", "embed_ops", "--version").stdout.split() == ["embed-ops", embed_ops.__version__]
+    assert "postprocess" in run("-m", "embed_ops", "--help").stdout
+    for name in ("jobs", "cluster"):
+        assert run("-c", f"import {name}").returncode == 1
