@@ -89,7 +89,7 @@ def compared(
     unit: str,
     figures: Sequence[str],
 ) -> dict[str, Any]:
-    """Give the spread of each side's speed and of our own figures, and how many times as fast as the others we are, and how close."""
+    """Give the spread of each side's speed and of our figures, and our ratio to the others."""
     found: dict[str, Any] = {
         f"{side} {unit}": spread([run["steady"] for run in done]) for side, done in runs.items()
     }

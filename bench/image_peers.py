@@ -1,4 +1,7 @@
-"""Other ways to embed the same images with the same model, each a program of its own (see `peer.py`); vectors are of the class token."""
+"""Other ways to embed the same images with the same model, each a program of its own.
+
+See `peer.py`. Vectors are of the class token.
+"""
 
 from __future__ import annotations
 

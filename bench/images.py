@@ -2,8 +2,8 @@
 
 And what scale does to plan, memory and resume.
 
-speed   JPEG photographs through ViT-B/16 and a small ViT, with seeded weights, beside the others in turn
-decode  how fast one core decodes and resizes, exactly and with draft, and how far draft is from exact
+speed   JPEG photographs through ViT-B/16 and a small ViT, seeded, beside others in turn
+decode  how fast one core decodes and resizes, and how far draft is from exact
 scale   200,000 tiny images in tars, killed and resumed; a folder of 100,000 files planned
 """
 
@@ -66,7 +66,7 @@ def write_model(name: str, folder: Path, side: int = 224, patch: int = 16) -> Pa
 
 
 def write_photographs(folder: Path, count: int) -> Path:
-    """Write JPEG files, each another part of scikit-learn's two photographs, enlarged to about a megapixel."""
+    """Write JPEG files: parts of scikit-learn's two photographs, enlarged to about a megapixel."""
     photos = [Image.fromarray(values) for values in load_sample_images().images]
     rng = np.random.default_rng(0)
     place = folder / "photographs"
@@ -137,7 +137,10 @@ def speed(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def decode(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Decode and resize on one core, exactly and with draft, at the photographs' own size and at twelve megapixels."""
+    """Decode and resize on one core, exactly and with draft.
+
+    At the photographs' own size, and at twelve megapixels.
+    """
     model = write_model("vit-small", folder)
     steps, figures = read_preprocessing(model), {}
     photos = [
@@ -178,7 +181,7 @@ def _column(contents: list[bytes]) -> Any:
 
 
 def write_tars(folder: Path, count: int) -> Path:
-    """Write tiny images, scikit-learn's digits shifted and inverted in many ways, as WebDataset tars of 10,000."""
+    """Write tiny images as WebDataset tars of 10,000: digits, shifted and inverted in many ways."""
     digits = (load_digits().images * 15.9375).astype(np.uint8)
     place = folder / "tars"
     place.mkdir()

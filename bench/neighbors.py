@@ -2,8 +2,8 @@
 
 And clusters against all rows.
 
-kernel     rows that fit in memory against queries, one core: TopK, the bare product, and a product with argpartition, in turn
-job        the whole search of a run on disk, on all cores: rate of the products against the bare product's on as many threads
+kernel     rows in memory, one core: TopK, the bare product, and argpartition, in turn
+job        the whole search of a run on disk, on all cores, against the bare product's rate
 clusters   recall and share of the work on docstrings, for several numbers of clusters
 """
 
@@ -87,7 +87,7 @@ def kernel(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 class Watch(threading.Thread):
-    """Notes the greatest resident bytes of any worker of Ray, and of this process, until it is told to stop."""
+    """Notes the most resident bytes of any Ray worker and of this process, until told to stop."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)

@@ -1,4 +1,7 @@
-"""Other ways to embed the same texts with the same model, each a program of its own (see `peer.py`)."""
+"""Other ways to embed the same texts with the same model, each a program of its own.
+
+See `peer.py`.
+"""
 
 from __future__ import annotations
 

@@ -320,7 +320,7 @@ def work_folder(kept: Path | None) -> Iterator[Path]:
 
 
 def _this_tree() -> None:
-    """Let this process and its children use the tree in which this file lies, and one thread each."""
+    """Let this process and its children use the tree of this file, and one thread each."""
     sys.path.insert(0, str(ROOT))
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")

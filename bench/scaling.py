@@ -1,4 +1,4 @@
-"""How the job scales: rows, nodes, replicas against bare processes, resume, and the ledger of ten billion planned rows."""
+"""How the job scales: rows, nodes, replicas, resume, and the ledger of ten billion rows."""
 
 from __future__ import annotations
 
@@ -204,7 +204,7 @@ def replicas(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def ledger(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Write plan and manifest of ten billion rows, half of them done, then read both and take stock, as a resume does."""
+    """Write plan and manifest of ten billion rows, half of them done; then take stock of both."""
     count, per_span, per_unit = options.ledger_files, 163_840, 16_384
     per_file = options.ledger_rows // count
     files = [

@@ -1,4 +1,4 @@
-"""Whole fits of k-means and PCA against scikit-learn and faiss, on equal cores, in alternating turns."""
+"""Whole fits of k-means and PCA against scikit-learn and faiss, on equal cores, in turns."""
 
 from __future__ import annotations
 
@@ -87,7 +87,8 @@ def kmeans(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     Another seed in each turn.
     """
     figures: dict[str, Any] = {
-        "data": f"mixture of k normal distributions, {options.vectors} x {options.dim}; another seed in each turn"
+        "data": f"mixture of k normal distributions, {options.vectors} x {options.dim}; "
+        "another seed in each turn"
     }
     for k in options.k:
         run = write_run(folder / f"run-k{k}", options.vectors, options.dim, k)
@@ -127,7 +128,10 @@ def _version(package: str) -> str:
 
 
 def _fit_pca(solver: str, kind: str, path: str, dim: int) -> dict[str, float]:
-    """Fit PCA in this process; an empty solver stands for embed-ops, which is given float32 vectors and computes in a type."""
+    """Fit PCA in this process; an empty solver stands for embed-ops.
+
+    It is given float32 vectors and computes in a type.
+    """
     from sklearn.decomposition import PCA
 
     x = np.load(path)
@@ -150,7 +154,10 @@ def _in_child(cores: int, *arguments: Any) -> dict[str, float]:
 
 
 def pca(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Fit PCA in a process of its own, beside scikit-learn's solvers, on one core and on two, and as a job on two."""
+    """Fit PCA beside scikit-learn's solvers, in a process of its own.
+
+    On one core, on two, and as a job on two.
+    """
     sides = {
         "embed-ops in one process": ("", "float64"),
         "embed-ops in one process, precision float32": ("", "float32"),
@@ -161,7 +168,8 @@ def pca(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "scikit-learn covariance_eigh, of float64 vectors": ("covariance_eigh", "float64"),
     }
     figures: dict[str, Any] = {
-        "dtype": "float32 vectors, 64 components; embed-ops multiplies in float64 unless said otherwise; scikit-learn in the type "
+        "dtype": "float32 vectors, 64 components; embed-ops multiplies in float64 unless said otherwise; "
+        "scikit-learn in the type "
         "that it is given: for float64 the vectors are converted first, which is timed"
     }
     for dim in options.pca_dims:
@@ -187,7 +195,7 @@ def pca(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def _errors(x: Vectors) -> dict[str, float]:
-    """Compare explained variances with those of the float64 scatter, as they are and far from the origin."""
+    """Compare explained variances with those of the float64 scatter, near and far from 0."""
     from sklearn.decomposition import PCA
 
     found = {}

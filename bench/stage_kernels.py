@@ -1,4 +1,4 @@
-"""On one core: the machine's own matrix product, and what the kernels of the stages reach of it, in alternating turns."""
+"""On one core, in turns: the machine's matrix product, and what kernels of stages reach of it."""
 
 from __future__ import annotations
 
@@ -94,7 +94,10 @@ def _rate(call: Call, work: float, least_s: float = 0.2) -> float:
 
 
 def kernels(options: argparse.Namespace, folder: object) -> dict[str, Any]:
-    """Give the rate of each kernel, and its share of the float32 product of 2048 cubed that ran in the same turn."""
+    """Give the rate of each kernel, and its share of the product that ran in the same turn.
+
+    That is a float32 product of 2048 cubed.
+    """
     import torch
 
     torch.set_num_threads(1)
@@ -113,7 +116,8 @@ def kernels(options: argparse.Namespace, folder: object) -> dict[str, Any]:
                 rates[name].append(_rate(call, work))
     best = statistics.median(rates["product, float32"])
     figures: dict[str, Any] = {
-        "counting": "FLOP = 2 n k d and 2 n d d over the call's processor time. numpy computes x.T @ x by SYRK, half the operations of a "
+        "counting": "FLOP = 2 n k d and 2 n d d over the call's processor time. "
+        "numpy computes x.T @ x by SYRK, half the operations of a "
         "product, so a scatter may exceed 100 %; its share at n d d is given too",
         "products of 2048 cubed, GFLOP/s": {
             name: spread([rate / 1e9 for rate in rates[name]]) for name in products

@@ -1,4 +1,4 @@
-"""The stages: kernels against the machine's matrix product, k-means and PCA against other libraries, growth with rows, memory."""
+"""The stages: kernels against matrix products, fits against other libraries, growth, memory."""
 
 from __future__ import annotations
 

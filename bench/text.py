@@ -1,4 +1,4 @@
-"""Rows per second of the whole job against other ways to embed the same files with the same model, in turn."""
+"""Rows per second of the whole job against other ways to embed the same files, in turn."""
 
 from __future__ import annotations
 

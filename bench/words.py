@@ -1,7 +1,7 @@
 """Vectors of words, and long documents in windows.
 
-speed   words a second: readers' part and replica's part alone, the whole job, and a plain loop over batches with `word_ids`, in turn
-long    documents of 50,000 tokens, a vector for each document and each window: time and peak memory for three corpus sizes
+speed   words a second: readers alone, a replica alone, the whole job, and a plain loop, in turn
+long    documents of 50,000 tokens: time and peak memory for three corpus sizes
 """
 
 from __future__ import annotations

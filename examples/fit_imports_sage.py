@@ -1,4 +1,4 @@
-"""Which package is a module of? The import graph of the installed packages, docstrings as features, before and after GraphSAGE.
+"""Which package is a module of? The import graph of the installed packages.
 
     python examples/fit_imports_sage.py out/imports        some three minutes on two cores
 

@@ -1,4 +1,4 @@
-"""Train a small ViT on one half of scikit-learn's digits, embed the other half with it through the job, and classify by neighbours.
+"""Train a small ViT on half of the digits, embed the other half, classify by neighbours.
 
     python examples/train_digits_vit.py out/digits        about two minutes on two cores
 

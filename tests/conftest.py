@@ -1,4 +1,4 @@
-"""Settings for all tests, one Ray for the session, a tiny model, and a run of the real model that several laws look at.
+"""Settings for all tests, one Ray for the session, a tiny model, a run of the real one.
 
 Hypothesis draws the same examples every time, no example has a deadline, and no test of this
 process waits for storage.
@@ -29,7 +29,7 @@ faults.FIRST_WAIT_S, faults.LONGEST_WAIT_S, faults.JITTER_S = 0.001, 0.002, 0.0
 
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
-    """Let torch use one thread, for which bits of a row are promised, and check that no test of the module changes that."""
+    """Let torch use one thread, for which bits are promised, and check that no test changes it."""
     import torch
 
     before = torch.get_num_threads()

@@ -33,7 +33,7 @@ LIGHT = (
 
 
 def imported(path: Path) -> set[str]:
-    """List the top-level packages that a module imports anywhere in it, but not for its types alone."""
+    """List the packages that a module imports anywhere, but not for its types alone."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     typing_only = {
         id(inner)
@@ -53,7 +53,7 @@ def imported(path: Path) -> set[str]:
 
 
 def test_light_modules_load_no_engine_and_no_model() -> None:
-    """Importing any module of the plan or of a step loads neither Ray nor torch nor transformers."""
+    """Importing any module of the plan or of a step loads no Ray, torch or transformers."""
     code = """
 import importlib, sys
 for module in sys.argv[1:]:
@@ -65,7 +65,7 @@ for module in sys.argv[1:]:
 
 
 def test_few_modules_know_ray() -> None:
-    """Outside of the engine only the pipeline, what it asks for, the fold and `Run.dataset` import Ray, anywhere in their code."""
+    """Ray is imported in the engine, the pipeline and `Run.dataset`, and nowhere else."""
     knowing = [str(path.relative_to(ROOT)) for path in sorted(ROOT.rglob("*.py")) if "ray" in imported(path)]
     assert [name for name in knowing if not name.startswith("engine/")] == [
         "embedding/pipeline.py",

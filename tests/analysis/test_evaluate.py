@@ -30,7 +30,7 @@ X, Y = (DIGITS.data / 16).astype(np.float32), DIGITS.target
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> RunRows:
-    """Make a run of the digits' pixels, with their labels, one label that stands alone, and some that are missing."""
+    """Make a run of the digits' pixels with labels: one stands alone, some are missing."""
     path = tmp_path_factory.mktemp("digits") / "run"
 
     def keep(first: int, end: int) -> dict[str, pa.Array]:
@@ -48,7 +48,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunRows:
 
 
 def test_probe_and_neighbours_are_those_of_scikit_learn(run: RunRows) -> None:
-    """On the same split the probe predicts what a pipeline of scikit-learn does, and the neighbours score as KNeighborsClassifier."""
+    """On the same split probe and neighbours score as a pipeline of scikit-learn does."""
     vectors = run.vector(None)
     data = sample(run, vectors, run.label("digit"), 50_000, 0)
     assert data.unlabelled == sum(row % 97 == 5 for row in range(1797))

@@ -163,7 +163,7 @@ def test_verify_without_a_run(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("ray_session")
 def test_commands_on_a_run(tiny: str, tmp_path: Path) -> None:
-    """From a file and words to a run, its verification, a damaged byte, and a retry with nothing to do."""
+    """From a file and words to a run, its proof, a damaged byte, and a retry with nothing to do."""
     write_parquet(tmp_path / "corpus", [*docstrings(50), ""], files=1)
     (tmp_path / "run.toml").write_text(
         f"""
@@ -197,7 +197,7 @@ def test_commands_on_a_run(tiny: str, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("ray_session")
 def test_parity_stops_the_job(tiny: str, tmp_path: Path) -> None:
-    """Vectors that miss the limits stop the job before its first unit, with a table of what was found."""
+    """Vectors that miss the limits stop the job before its first unit, with a table of them."""
     write_parquet(tmp_path / "corpus", docstrings(30), files=1)
     source = {"path": str(tmp_path / "corpus"), "column": "text"}
     spec = tiny_spec(
@@ -278,5 +278,8 @@ def test_readers(dtype: str, tiny: str, tmp_path: Path) -> None:
 
 def test_environment_is_left_alone() -> None:
     """Importing the commands sets no environment variable."""
-    code = "import os; before = dict(os.environ); import embed_ops.commands.cli; assert dict(os.environ) == before"
+    code = (
+        "import os; before = dict(os.environ); import embed_ops.commands.cli; "
+        "assert dict(os.environ) == before"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, env=dict(os.environ))

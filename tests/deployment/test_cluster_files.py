@@ -46,7 +46,7 @@ def crd_schema(kind: str) -> dict[str, Any]:
 
 
 def close(schema: Any) -> None:
-    """Refuse unknown fields at every depth, as `kubectl apply --validate=strict` does, and read Kubernetes' own types."""
+    """Refuse unknown fields at every depth, as `kubectl apply --validate=strict` does."""
     if isinstance(schema, list):
         for item in schema:
             close(item)
@@ -88,7 +88,7 @@ def test_kuberay_schema(kuberay: tuple[dict[str, Any], jsonschema.Draft7Validato
 
 
 def test_kuberay_promises(kuberay: tuple[dict[str, Any], jsonschema.Draft7Validator]) -> None:
-    """A token for everyone, a head that only drives, and a GPU group that grows from nothing onto tainted spot nodes."""
+    """A token for everyone, a head that only drives, and a GPU group that grows from nothing."""
     content = kuberay[0]
     cluster = content["spec"].get("rayClusterSpec", content["spec"])
     assert cluster["authOptions"] == {"mode": "token"}
@@ -107,7 +107,7 @@ def test_kuberay_promises(kuberay: tuple[dict[str, Any], jsonschema.Draft7Valida
 
 
 def test_rayjob_entrypoint() -> None:
-    """The job ends its cluster, is tried again, and runs a command that exists, whose words are a valid spec's."""
+    """The job ends its cluster, is tried again, and runs a command that exists."""
     spec = read("kuberay/rayjob.yaml")["spec"]
     assert spec["shutdownAfterJobFinishes"] is True
     assert spec["backoffLimit"] > 0
@@ -139,7 +139,7 @@ def test_ray_up_schema(cloud: str) -> None:
 
 @pytest.mark.parametrize("cloud", RAY_UP)
 def test_ray_up_promises(cloud: str) -> None:
-    """On-demand head, spot GPU workers from zero, a token for everyone, and a dashboard that the network can't reach."""
+    """On-demand head, spot GPU workers from zero, a token for everyone, a private dashboard."""
     content = read(f"ray_up/{cloud}.yaml")
     types = content["available_node_types"]
     head, worker = types[content["head_node_type"]], types["gpu_spot"]

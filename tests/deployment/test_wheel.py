@@ -1,4 +1,4 @@
-"""The wheel owns one name, brings what it needs beside its code, and runs where there is no checkout."""
+"""The wheel owns one name, brings what it needs, and runs where there is no checkout."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_one_name(wheel: Path) -> None:
 
 
 def test_runs_without_a_checkout(wheel: Path, tmp_path: Path) -> None:
-    """Unpacked into a folder of its own, it is found there, says its version and knows its verbs."""
+    """Unpacked into a folder of its own, it is found there, says its version, knows its verbs."""
     site = tmp_path / "site"
     zipfile.ZipFile(wheel).extractall(site)
     told = {**os.environ, "PYTHONPATH": str(site), "PYTHONSAFEPATH": "1"}

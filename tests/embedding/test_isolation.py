@@ -12,7 +12,7 @@ from embed_ops.schema import Reason
 
 
 def child(batches: list[list[int]], deadly: set[int], together: set[int], findings: Findings) -> Death | None:
-    """Embed as a child does, with rows that kill alone, and rows that kill when all of them are in one batch."""
+    """Embed as a child does, with rows that kill alone, and rows that kill together."""
 
     def kills(rows: list[int]) -> bool:
         left = set(rows) - findings.inputs.keys()
@@ -33,7 +33,7 @@ def child(batches: list[list[int]], deadly: set[int], together: set[int], findin
 @settings(max_examples=300, deadline=None)
 @given(some.data())
 def test_finds_the_rows_and_no_others(data: Any) -> None:
-    """Whatever rows kill, in however many batches, they are refused, all others embedded, after few deaths."""
+    """Whatever rows kill are refused, and all others are embedded, after few deaths."""
     sizes = data.draw(some.lists(some.integers(1, 40), min_size=1, max_size=5))
     starts = [sum(sizes[:place]) for place in range(len(sizes))]
     batches = [list(range(start, start + size)) for start, size in zip(starts, sizes, strict=True)]
@@ -49,7 +49,7 @@ def test_finds_the_rows_and_no_others(data: Any) -> None:
 
 
 def test_rows_that_kill_only_together() -> None:
-    """Rows that kill together and not apart are refused together, once halving has shown nothing."""
+    """Rows that kill together and not apart are refused together, once halving shows nothing."""
     findings, blamed, deaths = Findings(), set[tuple[int, ...]](), 0
     while (death := child([[0, 1, 2, 3], [4, 5]], set(), {1, 2}, findings)) is not None:
         learn(findings, death, blamed)

@@ -39,7 +39,7 @@ def blank(unit: str) -> Record:
 
 
 def test_shares_add_up() -> None:
-    """Useful work, padding, the rest of the forward pass, both kinds of waiting and the uneven rest are all there is."""
+    """Useful work, padding, both kinds of waiting and the two rests are all there is."""
     found = measured()
     report = build(found.records, found, 11.0, {})
     assert report["time"] == pytest.approx(

@@ -1,4 +1,7 @@
-"""Graph model folders: every generation of names gives the same vectors, and what does not fit is refused with the key and the setting."""
+"""Graph model folders: every generation of names gives the same vectors.
+
+What does not fit is refused with the key and the setting.
+"""
 
 from __future__ import annotations
 
@@ -549,7 +552,7 @@ def twice() -> State:
 
 @pytest.mark.parametrize("name", BAD_WEIGHTS)
 def test_bad_weights(name: str, states: States) -> None:
-    """Each is refused by one sentence that names the weight, shapes, and what to look at in config.json."""
+    """Each is refused by one sentence: the weight, shapes, and what to look at in config.json."""
     config, change, message = BAD_WEIGHTS[name]
     with pytest.raises(ModelError, match=message) as caught:
         canonical(change(states(PLAIN)), parse_config(config, "config.json"), "weights")

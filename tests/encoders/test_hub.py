@@ -48,7 +48,8 @@ for model, revision in asked:
         found = folder.locate(model, revision, False)
         if weights:
             folder.fetch_weights(found, [""])
-        told.append({"commit": found.commit, "files": {path.name: path.stat().st_size for path in sorted(found.path.iterdir())}})
+        sizes = {path.name: path.stat().st_size for path in sorted(found.path.iterdir())}
+        told.append({"commit": found.commit, "files": sizes})
     except EmbedOpsError as error:
         told.append({"kind": type(error).__name__, "code": error.exit_code, "message": str(error)})
 sys.stdout.write(json.dumps(told))
@@ -164,7 +165,7 @@ def test_once_per_node(fetch: Fetch) -> None:
 
 
 def test_branch(fetch: Fetch) -> None:
-    """The driver asks which commit a branch is, and what it gave to the workers needs no question."""
+    """The driver asks which commit a branch is; workers need no question."""
     driver = fetch(None, weights=False)
     assert driver["commit"] == COMMIT
     assert fetch.hub.count("GET", BRANCH) > 0
@@ -175,7 +176,7 @@ def test_branch(fetch: Fetch) -> None:
 
 
 def test_throttled(fetch: Fetch) -> None:
-    """429, 5xx and connections that break in the middle of the weights are waited out, 429 for as long as it says."""
+    """429, 5xx and connections that break are waited out, 429 for as long as it says."""
     hub = fetch.hub
     hub.fail("GET", BRANCH, 429, retry_after=1)
     hub.fail("GET", BRANCH, 503)

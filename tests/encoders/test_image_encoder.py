@@ -1,4 +1,4 @@
-"""ImageEncoder and ClipEncoder against plain transformers, from files to vectors, on tiny models loaded from real folders."""
+"""ImageEncoder and ClipEncoder against plain transformers, from files to vectors."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def reference(folder: Path, content: bytes) -> Any:
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_pixels_are_the_processors(name: str, folders: dict[str, Path]) -> None:
-    """What the model is given is transformers' own to the bit, for every format, mode and orientation."""
+    """What the model is given is transformers' own to the bit, for every format and mode."""
     steps = read_preprocessing(folders[name])
     processor = transformers.AutoImageProcessor.from_pretrained(folders[name], backend="pil")
     levels = steps.levels()
@@ -206,7 +206,7 @@ def test_what_a_model_has_by_default(folders: dict[str, Path]) -> None:
 
 @pytest.mark.parametrize("name", TEXT_TOO)
 def test_both_towers(name: str, folders: dict[str, Path]) -> None:
-    """Image and text vectors are those of get_image_features and get_text_features, alone and in a batch."""
+    """Vectors are those of get_image_features and get_text_features, alone and in a batch."""
     encoder = make(folders[name], OutputSpec(), OutputSpec(name="unit", normalize=True), family="clip")
     processor = transformers.AutoImageProcessor.from_pretrained(folders[name], backend="pil")
     tokenizer = transformers.AutoTokenizer.from_pretrained(folders[name])
@@ -235,7 +235,7 @@ def test_both_towers(name: str, folders: dict[str, Path]) -> None:
 
 @pytest.mark.parametrize("family", ["image", "clip"])
 def test_reference(family: str, folders: dict[str, Path]) -> None:
-    """The reference that parity uses agrees with the encoder, and gives NaN where there is no image."""
+    """The reference that parity uses agrees with the encoder; NaN where there is no image."""
     encoder = make(folders["clip"], family=family)
     contents = [samples()["jpeg"], None, b"no image", samples()["turned 6"]]
     prepared = encoder.prepare(pa.array(contents, pa.binary()))
@@ -252,7 +252,7 @@ def test_reference(family: str, folders: dict[str, Path]) -> None:
 
 
 def test_same_images_are_embedded_once(folders: dict[str, Path]) -> None:
-    """Equal bytes are decoded and embedded once, and a batch of one gives the vectors of a batch of many."""
+    """Equal bytes are decoded and embedded once; a batch of one is as one of many."""
     encoder = make(folders["vit"])
     first, second = samples()["jpeg"], samples()["webp"]
     prepared = encoder.prepare(pa.array([first, second, first, first], pa.large_binary()))
@@ -266,7 +266,7 @@ def test_same_images_are_embedded_once(folders: dict[str, Path]) -> None:
 
 
 def test_sixteen_bits() -> None:
-    """Of 16 bits the upper eight are kept, where Pillow's own conversion would make everything white."""
+    """Of 16 bits the upper eight are kept; Pillow's own conversion makes everything white."""
     gray = np.asarray(photographs()[0].convert("L")).astype(np.uint16)
     for form in ("PNG", "TIFF"):
         found = to_rgb(open_image(encoded(Image.fromarray(gray * 256 + 7), form), LIMIT))
@@ -330,7 +330,7 @@ def test_draft(folders: dict[str, Path]) -> None:
 
 
 def test_draft_is_chosen_by_parity(folders: dict[str, Path]) -> None:
-    """Drafting is taken where photographs are large and stay close, and neither where it changes nothing nor where it changes too much."""
+    """Drafting is taken where photographs are large and stay close, and nowhere else."""
     large = [encoded(photo.resize((2560, 1708)), "JPEG", quality=92) for photo in photographs()]
     small = [encoded(photo.resize((40, 30)), "JPEG") for photo in photographs()]
     spec = EncoderSpec(family="image", model=str(folders["vit"]), dtype="bfloat16")

@@ -1,4 +1,4 @@
-"""Static vectors of models: model2vec, StaticEmbedding and input embeddings against their own libraries; weights of words against numpy."""
+"""Static vectors of models against their own libraries; weights of words against numpy."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def encoder_of(model: Path, **fields: Any) -> StaticEncoder:
 
 
 def embed(encoder: StaticEncoder, texts: list[str]) -> np.ndarray[Any, Any]:
-    """Embed rows as a replica does, compare them with the reference, and give (rows, dim), NaN for rejects."""
+    """Embed rows as a replica does, and compare: (rows, dim), NaN for rejects."""
     prepared = encoder.prepare(pa.array(texts, pa.string()))
     found = embed_inputs(encoder, prepared.inputs, 4096).vectors
     judged = compare(found, prepared.index, encoder.reference(pa.array(texts)))
@@ -123,7 +123,7 @@ def test_model2vec_folder(folded: bool, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("architecture", ["bert", "t5"])
 def test_input_embeddings(architecture: str, kind: str, tmp_path: Path) -> None:
-    """A transformers folder gives the means of its input embeddings, without its special tokens, in whatever type it is kept."""
+    """A transformers folder gives the means of its input embeddings, without special tokens."""
     folder = build(architecture, tmp_path / "model")
     of = transformers.T5EncoderModel if architecture == "t5" else transformers.AutoModel
     model = of.from_pretrained(folder, dtype=getattr(torch, kind))

@@ -59,7 +59,7 @@ def test_docstrings_match_sentence_transformers() -> None:
 
 
 def test_tokenizer_is_read_directly() -> None:
-    """MiniLM's tokenizer is one that needs no transformers, and is the one that AutoTokenizer builds."""
+    """MiniLM's tokenizer needs no transformers, and is the one that AutoTokenizer builds."""
     direct = read_plain_bert(get_model_path())
     assert direct is not None
     built = transformers.AutoTokenizer.from_pretrained(get_model_path()).backend_tokenizer

@@ -84,7 +84,7 @@ def embed(
 
 
 def test_layers_equal_hidden_states(folder: Path) -> None:
-    """Each layer, sum, mean and concatenation, pooled, is that of `output_hidden_states`, to 1e-6 of the largest value."""
+    """Each layer, sum, mean and concatenation is that of `output_hidden_states`, to 1e-6."""
     texts = [text for text in TEXTS if text.strip()][:6]
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     kind = transformers.AutoConfig.from_pretrained(folder).model_type
@@ -122,7 +122,7 @@ def test_only_needed_layers_are_held(folder: Path) -> None:
 
 
 def test_a_model_whose_blocks_are_not_its_layers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is asked for all hidden states, with the same vectors, and nothing goes on looking into its blocks."""
+    """It is asked for all hidden states, and nothing goes on looking into its blocks."""
     folder = build("bert", tmp_path)
     _, expected = embed(folder, TEXTS[:3], outputs_of([1, "mean(:)"]))
     monkeypatch.setattr(LayerStates, "_same", lambda _: False)
@@ -136,7 +136,7 @@ def test_a_model_whose_blocks_are_not_its_layers(tmp_path: Path, monkeypatch: py
 
 
 def test_the_reference_reads_layers_by_other_code(folder: Path) -> None:
-    """Parity of all outputs with the encoder's reference, which asks transformers for every hidden state."""
+    """Parity of all outputs with the reference, which asks for every hidden state."""
     texts = [text for text in TEXTS if text.strip()][:6]
     outputs = outputs_of(list(LAYERS), normalize=True, dim=7)
     encoder, found = embed(folder, texts, outputs)

@@ -183,7 +183,7 @@ def test_same_as_the_folder(store: Store, model: Path, files: dict[str, bytes]) 
 
 
 def test_once_per_node(store: Store, model: Path, files: dict[str, bytes]) -> None:
-    """Of eight processes that start at once, one reads each object, once, and no object that is not needed."""
+    """Of eight processes that start at once, one reads each object, once, and no needless one."""
     address = store.put("once", files)
     processes = [start(address) for _ in range(8)]
     needed = sorted(path.name for path in model.iterdir())
@@ -197,7 +197,7 @@ def test_once_per_node(store: Store, model: Path, files: dict[str, bytes]) -> No
 
 
 def test_killed_copy(store: Store, model: Path, files: dict[str, bytes], cache: Path) -> None:
-    """A process that is killed while it copies leaves nothing that is taken for a model, and the next one copies all."""
+    """A process killed while it copies leaves no model behind, and the next one copies all."""
     address = store.put("killed", files)
     for die_after in (1, len(list(model.iterdir()))):
         # The second dies when all of the weights are copied, and not yet checked.

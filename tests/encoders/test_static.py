@@ -1,4 +1,4 @@
-"""Static word vectors: GloVe's own published neighbours, every format, means against numpy, and tables that are broken."""
+"""Static word vectors: GloVe's published neighbours, every format, broken tables."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ FORMATS: dict[str, Callable[[Path], Path]] = {
 
 @pytest.mark.parametrize("kind", FORMATS)
 def test_formats(kind: str, tmp_path: Path) -> None:
-    """Each gives the words and vectors that were written, in order, mapped from one file of the cache."""
+    """Each gives the words and vectors that were written, in order, mapped from one file."""
     table = open_table(str(FORMATS[kind](tmp_path)), lowercase=None)
     vectors = table.vectors()
     assert isinstance(vectors, np.memmap)

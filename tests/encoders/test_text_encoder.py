@@ -1,4 +1,4 @@
-"""TextEncoder against plain transformers and sentence-transformers, on tiny models loaded from real folders."""
+"""TextEncoder against plain transformers and sentence-transformers, on tiny models."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def close(found: FloatArray, expected: Any, tolerance: float = 1e-5) -> None:
 
 
 def saved(folder: Path, path: Path, *rest: torch.nn.Module, **options: Any) -> SentenceTransformer:
-    """Build and save a sentence-transformers model over a tiny transformer, and load it again as its users do."""
+    """Save a sentence-transformers model over a tiny transformer, and load it as users do."""
     SentenceTransformer(modules=[st.Transformer(str(folder)), *rest], device="cpu", **options).save(
         str(path), create_model_card=False
     )
@@ -90,7 +90,7 @@ def saved(folder: Path, path: Path, *rest: torch.nn.Module, **options: Any) -> S
 def written(
     folder: Path, modules: dict[str, dict[str, Any]], transformer: dict[str, Any], **config: Any
 ) -> Path:
-    """Write the configurations of an older sentence-transformers release over a transformers folder."""
+    """Write the configurations of an older sentence-transformers release."""
     kinds = ["Transformer", *modules]
     listed = [
         {"idx": i, "name": str(i), "path": f"{i}_{kind}" if i else "", "type": _dotted(kind)}
@@ -127,7 +127,7 @@ def one_by_one(folder: Path, texts: Sequence[str]) -> tuple[FloatArray, FloatArr
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_architectures(architecture: str, folders: dict[str, Path]) -> None:
-    """Every architecture gives the vectors of plain transformers one row at a time, several outputs from one pass."""
+    """Every architecture gives the vectors of plain transformers, several outputs at once."""
     outputs = (
         OutputSpec(name="mean"),
         OutputSpec(name="last", pooling="last"),
@@ -176,7 +176,7 @@ def test_exact_length_is_not_truncated(folders: dict[str, Path]) -> None:
 
 
 def test_direct_tokenizer_is_autotokenizer(folders: dict[str, Path]) -> None:
-    """The tokenizer read without transformers is the one that AutoTokenizer builds, part by part."""
+    """The tokenizer read without transformers is AutoTokenizer's, part by part."""
     for name in ("bert", "distilbert"):
         direct = read_plain_bert(folders[name])
         assert direct is not None
@@ -246,7 +246,7 @@ def test_pooling_modes(mode: str, folders: dict[str, Path], tmp_path: Path) -> N
 
 
 def test_all_modules(folders: dict[str, Path], tmp_path: Path) -> None:
-    """Concatenated pooling, Dense with activation and residual, LayerNorm, Dropout and Normalize in one folder."""
+    """Concatenated pooling, Dense with residual, LayerNorm, Dropout, Normalize in one folder."""
     torch.manual_seed(3)
     norm = st.LayerNorm(24)
     torch.nn.init.normal_(norm.norm.weight)
@@ -318,7 +318,7 @@ def test_prompts(
 
 @pytest.mark.parametrize("lower", [True, False])
 def test_do_lower_case_and_max_seq_length(lower: bool, folders: dict[str, Path], tmp_path: Path) -> None:
-    """do_lower_case and max_seq_length of an older folder are followed, texts are not stripped, and cuts are counted."""
+    """do_lower_case and max_seq_length are followed, texts not stripped, cuts counted."""
     folder = Path(shutil.copytree(folders["roberta"], tmp_path / "model"))
     written(
         folder,
@@ -490,7 +490,7 @@ def test_pickled_weights(copied: Path) -> None:
 
 
 def test_forward_before_load(folders: dict[str, Path]) -> None:
-    """Running before loading is a clear error, as are an unknown output and a limit that leaves no room."""
+    """Running before loading, an unknown output, a limit without room are clear errors."""
     encoder = TextEncoder(EncoderSpec(model=str(folders["bert"])))
     with pytest.raises(ModelError, match="before load"):
         encoder.forward(encoder.prepare(pa.array(["a"])).inputs)
@@ -501,7 +501,7 @@ def test_forward_before_load(folders: dict[str, Path]) -> None:
 
 
 def with_invalid() -> pa.Array:
-    """Make a string column, as Parquet may hold it, of null, bad bytes, empty and repeated texts."""
+    """Make a string column, as Parquet may hold it, of null, bad, empty and repeated texts."""
     raw: list[bytes | None] = [
         b"one",
         None,
@@ -518,7 +518,7 @@ def with_invalid() -> pa.Array:
 
 @pytest.mark.parametrize("form", ["large_string", "string", "chunked", "dictionary", "sliced"])
 def test_null_empty_and_invalid_rows(form: str, folders: dict[str, Path]) -> None:
-    """Null and non-UTF-8 rows are rejects with their reason, others keep their place, in every form of a text column."""
+    """Null and non-UTF-8 rows are rejects, others keep their place, in every form of column."""
     column = with_invalid()
     forms = {
         "large_string": column,
@@ -603,7 +603,7 @@ def test_bfloat16(architecture: str, folders: dict[str, Path]) -> None:
 
 
 def test_flops(folders: dict[str, Path]) -> None:
-    """Operations follow the formula, the same before and after loading, and the longer the text the more."""
+    """Operations follow the formula, before and after loading, and grow with the text."""
     encoder = TextEncoder(EncoderSpec(model=str(folders["bert"])))
     lengths = np.array([3, 10], np.int32)
     linear = 2 * (4 * 32 * 32 + 2 * 32 * 64)

@@ -1,4 +1,4 @@
-"""Words, tokens, windows and chunks against plain computations with transformers, on texts of many scripts."""
+"""Words, tokens, windows and chunks against plain computations, on texts of many scripts."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def listed(vectors: FloatArray | Ragged, row: int) -> FloatArray:
 
 @pytest.mark.parametrize("pooling", ["mean", "first", "last", "max"])
 def test_words_are_those_of_word_ids(folder: Path, pooling: str) -> None:
-    """Each word's vector is that of its tokens by `word_ids`, offsets slice the word, and special tokens are in none."""
+    """Each word's vector is that of its tokens by `word_ids`, and offsets slice the word."""
     spec = EncoderSpec(
         model=str(folder),
         family="words",
@@ -193,7 +193,7 @@ def test_windows_are_those_of_the_tokenizer(folder: Path, window: int, stride: i
 def test_all_kinds_equal_the_reference(
     folder: Path, window: int, stride: int | None, chunk: int, pooling: str
 ) -> None:
-    """Rows, windows, chunks, words and tokens of long texts are what plain loops give, with a prompt in every window."""
+    """Rows, windows, chunks, words and tokens of long texts are what plain loops give."""
     kinds = (
         outputs("word", "chunk", pooling=pooling)
         + outputs("token", "window", normalize=True, dim=8)
@@ -345,7 +345,7 @@ def test_windows_that_do_not_fit_are_refused(bert: Path, fields: dict[str, Any],
 
 
 def test_a_tokenizer_without_words_is_refused(bert: Path, tmp_path: Path) -> None:
-    """A tokenizer that takes whole texts as one word gives words of lists, and tokens, but none of texts."""
+    """A tokenizer that takes a text as one word gives words of lists, and none of texts."""
     copy = tmp_path / "whole"
     copy.mkdir()
     for file in build("xlm-roberta", tmp_path / "there").iterdir():

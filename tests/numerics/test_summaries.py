@@ -1,4 +1,4 @@
-"""Partial results: merging any parts of some rows says what one look at all of them says, also far from the origin."""
+"""Partial results: merging parts of rows says what one look at all of them says."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CUTS = st.lists(st.integers(1, ROWS - 1), max_size=12, unique=True).map(sorted)
 
 
 def made(offset: float = 0.0, rows: int = ROWS, dim: int = DIM) -> Array:
-    """Draw rows of unlike spread per dimension, on a grid that float32 holds exactly also at an offset."""
+    """Draw rows of unlike spread per dimension, on a grid that float32 holds exactly."""
     rng = np.random.default_rng(3)
     x = (
         rng.standard_normal((rows, dim))
@@ -111,7 +111,7 @@ def test_sketch(offset: float, cuts: list[int]) -> None:
 
 @given(cuts=CUTS, scale=st.sampled_from([1e-30, 1.0, 1e4, 1e30]))
 def test_histogram_is_exact(cuts: list[int], scale: float) -> None:
-    """Counts of any parts, added in any order and grouping, are those of the whole, whatever the range of each part."""
+    """Counts of any parts, added in any order, are those of the whole, whatever their range."""
     x = (made() * np.float32(scale)).astype(np.float32)
     x[: ROWS // 3] *= np.float32(1e-3)
     x[:, 0], x[ROWS // 2 :, 1] = 0.0, 0.0
@@ -161,7 +161,7 @@ def test_histogram_of_powers_of_two() -> None:
 
 @given(cuts=CUTS)
 def test_cluster_sums(cuts: list[int]) -> None:
-    """Counts, sums and inertia of any parts are those of the whole, and the spares are the rows of the least draws."""
+    """Counts, sums and inertia of any parts are those of the whole; spares have the least draws."""
     x, ids = made(), np.arange(ROWS)
     centers = x[:40:5].astype(np.float64)
     drawn = splitmix64(0, 1, ids)
@@ -180,7 +180,7 @@ def test_cluster_sums(cuts: list[int]) -> None:
 
 @given(cuts=CUTS)
 def test_drawn(cuts: list[int]) -> None:
-    """A round of k-means|| draws the same rows whatever parts it looks at, about as many as wanted, none without distance."""
+    """A round of k-means|| draws the same rows whatever parts it looks at."""
     x, ids, wanted = made(), np.arange(ROWS), 50
     rng = np.random.default_rng(0)
     apart, u = rng.exponential(size=ROWS), rng.random(ROWS)

@@ -1,4 +1,4 @@
-"""The k best rows against brute force in numpy, ties included, whatever the order and the blocks."""
+"""The k best rows against brute force, ties included, whatever the order and the blocks."""
 
 from __future__ import annotations
 

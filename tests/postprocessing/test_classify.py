@@ -39,7 +39,7 @@ def run(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_row_gets_a_label(run: Path, tmp_path: Path) -> None:
-    """The stage gives what the saved probe gives in plain Python, verifies, and comes back to the byte; another probe is another run."""
+    """The stage gives what the saved probe gives, verifies, and comes back to the byte."""
     code, said = invoke("evaluate", run, "--label", "kind", "--progress", "none")
     assert code == 0, said
     assert "always kind" in said

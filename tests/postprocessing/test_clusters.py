@@ -1,4 +1,4 @@
-"""What follows k-means: near-duplicates within clusters, a folder for each cluster, agreement with labels; through the whole job."""
+"""What follows k-means, through the whole job: duplicates, folders by cluster, labels."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_duplicates_are_found(run: Path) -> None:
 
 @pytest.mark.slow
 def test_the_same_bytes_after_a_kill(run: Path, tmp_path: Path) -> None:
-    """Killed between its passes and in the middle of writing, the same command ends with the bytes of a quiet run."""
+    """Killed between its passes or while writing, the same command ends with the same bytes."""
     line = [
         sys.executable,
         "-m",
@@ -97,7 +97,7 @@ def test_the_same_bytes_after_a_kill(run: Path, tmp_path: Path) -> None:
 
 
 def test_a_folder_for_each_cluster(run: Path) -> None:
-    """The copy by cluster has each row once, in its cluster's folder, with its vector, the most central first in each file."""
+    """The copy by cluster has each row once, in its cluster's folder, most central first."""
     copy = (
         pads.dataset(run / "stages/kmeans/clusters", format="parquet", partitioning="hive")
         .to_table()

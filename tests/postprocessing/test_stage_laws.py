@@ -1,4 +1,4 @@
-"""The laws, held by stages: complete, resumable in the middle of a fit and of an apply, byte-identical on any number of workers."""
+"""The laws, held by stages: complete, resumable, byte-identical on any number of workers."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def many_tasks(set_attribute: Callable[..., None]) -> None:
 
 @pytest.fixture(scope="module")
 def run(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make a run of five files, one of a single row and one of none, with every kind of stage behind it."""
+    """Make a run of five files, one of one row, one of none, with every kind of stage behind."""
     path = tmp_path_factory.mktemp("stages") / "run"
     make_run(str(path), FILES, DRAW, unit_rows=2500)
     with pytest.MonkeyPatch.context() as patch:
@@ -101,7 +101,7 @@ def plain(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], P
 
 @pytest.mark.parametrize("name", NAMES)
 def test_complete(name: str, run: Path) -> None:
-    """A stage's run verifies, against its parent too, has no work left over, and holds what its model gives in plain Python."""
+    """A stage's run verifies, has no work left, and holds what its model gives."""
     path = run / "stages" / name
     found = verify(str(path), source=True)
     assert (found.differences, found.rows) == ([], ROWS)
@@ -128,9 +128,11 @@ from embed_ops.spec import parse_stage
 from embed_ops.stages import kmeans
 kmeans._FLOP_PER_TASK = 2e6
 run, cores, folder, sections = sys.argv[1:]
-options = {"include_dashboard": False, "log_to_driver": False, "_temp_dir": folder, "object_store_memory": 100 * 2**20}
+options = {"include_dashboard": False, "log_to_driver": False, "_temp_dir": folder}
+options["object_store_memory"] = 100 * 2**20
 ray.init(address="local", num_cpus=int(cores), **options)
-postprocess(run, [parse_stage(section) for section in json.loads(sections)], session=lambda: contextlib.nullcontext(True))
+stages = [parse_stage(section) for section in json.loads(sections)]
+postprocess(run, stages, session=lambda: contextlib.nullcontext(True))
 """
 
 
@@ -202,7 +204,10 @@ def test_model_of_another_run(run: Path, tmp_path: Path) -> None:
 
 
 def test_clusters_of_text(minilm_run: tuple[Run, list[str]]) -> None:
-    """On embeddings of MiniLM mean inertia over five seeds is at most 1.02 times that of scikit-learn's MiniBatchKMeans."""
+    """On MiniLM's vectors mean inertia over five seeds is at most 1.02 times scikit-learn's.
+
+    That of MiniBatchKMeans.
+    """
     x = vectors_of(minilm_run[0].open().to_table().column("embedding").combine_chunks()).astype(np.float32)
 
     def inertia(centers: Array) -> float:

@@ -52,7 +52,7 @@ def test_against_mini_batch(data: str) -> None:
 
 @pytest.mark.parametrize("data", DATA)
 def test_against_lloyd(data: str) -> None:
-    """Mean inertia over five seeds is at most 1.03 times that of scikit-learn's KMeans with one start."""
+    """Mean inertia over five seeds is at most 1.03 times that of scikit-learn's KMeans."""
     make, k, _ = DATA[data]
     peers = [KMeans(k, n_init=1, random_state=seed).fit(make()).inertia_ for seed in SEEDS]
     assert ours(data) <= 1.03 * np.mean(peers)
@@ -88,7 +88,7 @@ def test_other_starts(init: str, most: float) -> None:
 
 @pytest.mark.parametrize("sample_rows", ["auto", 1200])
 def test_order_of_rows(sample_rows: Any) -> None:
-    """Rows sorted by class give inertia within 2 % of shuffled rows, also where a part of them is fitted on."""
+    """Rows sorted by class give inertia within 2 % of shuffled rows, also from a sample."""
     x, y = digits()
     orders = {
         "sorted": np.argsort(y, kind="stable"),
@@ -118,7 +118,7 @@ def test_skewed_clusters() -> None:
 
 
 def test_many_clusters() -> None:
-    """Five hundred clusters: both starts find more of them than scikit-learn's MiniBatchKMeans, and none is empty."""
+    """Five hundred clusters: both starts find more of them than MiniBatchKMeans; none is empty."""
     x, _ = blobs(30_000, 32, 500)
     peer = inertia(x, MiniBatchKMeans(500, batch_size=1024, random_state=0).fit(x).cluster_centers_)
     for init, share in (("k-means||", 0.7), ("two-level", 0.9)):

@@ -1,4 +1,4 @@
-"""Near-duplicates against a brute-force search, and clusters against the figures of scikit-learn."""
+"""Near-duplicates against a brute-force search, clusters against scikit-learn's figures."""
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +21,7 @@ def copies(rows: int, of: int, seed: int = 0) -> np.ndarray:
 
 @pytest.mark.parametrize("rows", [1, 2, 700, 1500])
 def test_groups_are_those_of_a_brute_force_search(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows connected by cosines above the threshold are one group, over all tiles, and the first of each is kept."""
+    """Rows connected by cosines above the threshold are one group; the first is kept."""
     monkeypatch.setattr(dedup, "_ROWS", 100)
     monkeypatch.setattr(dedup, "_COLUMNS", 130)
     x = copies(rows, max(1, rows // 5))

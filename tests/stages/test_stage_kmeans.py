@@ -1,4 +1,4 @@
-"""k-means step by step: its update is scikit-learn's to the last digits, its start is k-means||, and no input breaks it."""
+"""k-means step by step: scikit-learn's update, k-means||'s start, and no input breaks it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def inertia(x: Array, centers: Array) -> float:
 
 @pytest.mark.parametrize("offset", [0.0, 100.0])
 def test_step_is_partial_fit(offset: float) -> None:
-    """Twenty steps in float64 from equal centres, counts and batches are those of scikit-learn, to 1e-12."""
+    """Twenty steps in float64 from equal centres are those of scikit-learn, to 1e-12."""
     x = digits()[0].astype(np.float64) / 16 + offset
     k, batch = 10, 256
     start = x[::170][:k].copy()
@@ -70,7 +70,7 @@ def test_step_is_partial_fit(offset: float) -> None:
 @pytest.mark.parametrize("offset", [0.0, 1e4])
 @pytest.mark.parametrize("kind", [np.float32, np.float64])
 def test_nearest_is_brute_force(offset: float, kind: Any) -> None:
-    """The two nearest centres are those of brute force, over tiles of rows and of centres, also far from the origin."""
+    """The two nearest centres are those of brute force, also far from the origin."""
     rng = np.random.default_rng(0)
     x = (np.round(rng.standard_normal((1500, 20)) * 64) / 64 + offset).astype(kind)
     centers = np.round(rng.standard_normal((2100, 20)) * 64) / 64 + offset
@@ -107,7 +107,7 @@ def test_ties_go_to_the_lowest_index() -> None:
 
 
 def test_wide_rows_do_not_depend_on_neighbours() -> None:
-    """The distance of a row has the same bits alone as among others, also where rows are wider than a buffer of numpy."""
+    """The distance of a row has the same bits alone as among others, however wide."""
     x = np.random.default_rng(0).standard_normal((70, 9001)).astype(np.float32)
     labels = np.zeros(len(x), np.int64)
     whole = squared_distances(x, x[:1], labels)
@@ -119,7 +119,7 @@ def test_wide_rows_do_not_depend_on_neighbours() -> None:
 
 @pytest.mark.parametrize("k", [10, 400])
 def test_candidates_of_seeding(k: int) -> None:
-    """k-means|| draws about as many candidates as it is to, all of them rows of the run, none twice."""
+    """k-means|| draws about as many candidates as it is to, all of them rows, none twice."""
     x, _ = blobs(12_000, 8, 40)
     drawn = []
     for seed in range(5):
@@ -145,7 +145,7 @@ def test_cost_after_seeding(data: str, k: int) -> None:
 
 
 def test_model_and_columns() -> None:
-    """Cluster, distance and second distance are those of brute force to the centres of the model."""
+    """Cluster, distance and second distance are those of brute force to the centres."""
     x, _ = digits()
     model = fitted(x, kind="kmeans", k=10)
     apart = np.sqrt(cdist(x.astype(np.float64), model.centers, "sqeuclidean"))
@@ -188,7 +188,7 @@ def test_a_cluster_for_each_row(rows: int, init: str) -> None:
 
 @pytest.mark.parametrize("init", ["auto", "random", "two-level"])
 def test_fewer_distinct_rows_than_clusters(init: str) -> None:
-    """Duplicates that leave clusters without rows give finite centres, and each distinct row its own."""
+    """Duplicates that leave clusters without rows give finite centres."""
     distinct = np.random.default_rng(0).standard_normal((5, 4)).astype(np.float32) * 10
     x = np.tile(distinct, (200, 1))
     for seed in range(3):
@@ -211,7 +211,7 @@ def test_constant_data(value: float, spherical: bool) -> None:
 
 
 def test_spherical() -> None:
-    """By angle: centres have length 1, the length of rows does not matter, and distances are 1 - cosine."""
+    """By angle: centres have length 1, lengths of rows do not matter, distances are 1 - cosine."""
     x, _ = digits()
     model = fitted(x, kind="kmeans", k=10, spherical=True)
     assert np.abs(np.linalg.norm(model.centers, axis=1) - 1).max() <= 1e-12
@@ -225,7 +225,7 @@ def test_spherical() -> None:
 
 
 def test_stops() -> None:
-    """It stops after so many epochs, after so many steps without a better inertia, or when centres hardly move; polish is counted."""
+    """It stops after epochs, steps without a better inertia, or still centres; polish counts."""
     x, _ = blobs(6400, 8, 20)
     common = {"k": 20, "batch_rows": 640, "polish": 0}
     assert watched(x, max_epochs=1, patience=1000, **common)[0].steps == 10
@@ -241,7 +241,7 @@ def test_stops() -> None:
 
 
 def test_sample() -> None:
-    """About as many rows as asked for are fitted on, chosen without regard to their order, and each step reads a batch of them."""
+    """About as many rows as asked for are fitted on, and each step reads a batch of them."""
     x, _ = blobs(20_000, 8, 20)
     model, states = watched(x, k=20, sample_rows=4000, batch_rows=512)
     assert model.sample_rows == pytest.approx(4000, rel=0.05)
@@ -283,7 +283,7 @@ def test_sample_that_falls_short() -> None:
 
 
 def test_cells() -> None:
-    """Clusters are shared among cells by their rows, at least one each, and candidates are searched in a row's own cell."""
+    """Clusters are shared among cells by rows; candidates are searched in a row's own cell."""
     given = shared_out(10, np.array([100, 1, 0, 50]), np.array([20, 3, 2, 2]))
     assert given.tolist() == [7, 1, 0, 2]
     assert shared_out(3, np.array([5, 5, 5]), np.array([1, 1, 1])).tolist() == [1, 1, 1]

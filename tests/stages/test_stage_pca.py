@@ -1,4 +1,4 @@
-"""`pca`, `whiten` and `center` against scikit-learn's full SVD and numpy, in float64, near and far from the origin."""
+"""`pca`, `whiten`, `center` against full SVD and numpy, near and far from the origin."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_published_ratios() -> None:
 @pytest.mark.parametrize("offset", OFFSETS)
 @pytest.mark.parametrize("data", ["digits", "many blocks"])
 def test_full_svd(data: str, offset: float) -> None:
-    """Variances to 1e-10 and signed components to 1e-8 of full SVD in float64, whatever the mean, in one block and in three."""
+    """Variances to 1e-10 and signed components to 1e-8 of full SVD, whatever the mean."""
     x = digits()[0] + np.float32(offset) if data == "digits" else grid(20_000, 24, offset)
     model, wanted = fitted(x, kind="pca", dim=20), reference(x, 20)
     for name in ("explained_variance", "explained_variance_ratio", "singular_values"):
@@ -113,7 +113,7 @@ def test_inverse_and_projection() -> None:
 
 @pytest.mark.parametrize("offset", OFFSETS)
 def test_subspace(offset: float) -> None:
-    """Block subspace iteration comes near the exact solver, also far from the origin, and says how near."""
+    """Block subspace iteration comes near the exact solver, and says how near."""
     x = digits()[0] + np.float32(offset)
     model, wanted = fitted(x, kind="pca", dim=8, solver="subspace"), fitted(x, kind="pca", dim=8)
     assert worst(model.explained_variance / wanted.explained_variance, 1) <= 1e-4
@@ -240,7 +240,7 @@ def test_whiten_without_full_rank() -> None:
 @pytest.mark.parametrize("components", ["auto", 0, 1, 5])
 @pytest.mark.parametrize("offset", [0.0, 1e4])
 def test_all_but_the_top(components: Any, offset: float) -> None:
-    """The mean and the top components are gone, and nothing else is, as in a singular value decomposition."""
+    """The mean and the top components are gone, and nothing else is."""
     x = digits()[0] + np.float32(offset)
     wide = x.astype(np.float64)
     middle = wide - wide.mean(axis=0)

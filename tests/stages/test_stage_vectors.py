@@ -1,4 +1,4 @@
-"""`normalize`, `project`, `truncate` and `quantize` against scikit-learn and sentence-transformers."""
+"""`normalize`, `project`, `truncate`, `quantize` against their reference libraries."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_l2(scale: float) -> None:
 
 @pytest.mark.parametrize("offset", [0.0, 1e4])
 def test_standardize(offset: float) -> None:
-    """Mean and scale are those of scikit-learn's StandardScaler in float64, of one block and of several, at any offset."""
+    """Mean and scale are those of StandardScaler, of one block and of several, at any offset."""
     for x in (digits()[0], np.tile(digits()[0], (12, 1))):
         x = x + np.float32(offset)
         model, wanted = (
@@ -54,7 +54,7 @@ def test_standardize(offset: float) -> None:
 
 
 def test_standardize_one_row_and_constants() -> None:
-    """One row becomes zeros, and a constant dimension is centred only, also where its values can't be averaged exactly."""
+    """One row becomes zeros, and a constant dimension is centred only."""
     row = np.array([[3.0, -2.0, 0.1]], np.float32)
     assert not fitted(row, kind="normalize", method="standardize").transform(row).any()
     x = np.full((9000, 3), [0.1, 1e4 / 3, 0.0], np.float32)
@@ -83,7 +83,7 @@ def test_project_keeps_distances(method: str) -> None:
 
 
 def test_project_scales_as_scikit_learn() -> None:
-    """Entries have the mean square, the share of zeros and the size of those of scikit-learn's matrices."""
+    """Entries have the mean square, share of zeros and size of scikit-learn's matrices."""
     x = np.zeros((10, 900), np.float32)
     for method, kind in (("gaussian", GaussianRandomProjection), ("sparse", SparseRandomProjection)):
         found = fitted(x, kind="project", dim=400, method=method).matrix
@@ -128,7 +128,7 @@ def test_truncate() -> None:
 
 @pytest.mark.parametrize("to", ["int8", "uint8", "binary", "ubinary"])
 def test_quantize_as_sentence_transformers(to: str) -> None:
-    """Codes are those of sentence-transformers with the same ranges, also of rows that lie beyond them."""
+    """Codes are those of sentence-transformers with the same ranges, also beyond them."""
     from sentence_transformers.util import quantize_embeddings
 
     rng = np.random.default_rng(0)

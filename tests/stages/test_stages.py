@@ -59,7 +59,7 @@ OF_STAGES = pytest.mark.parametrize(
 
 
 class Recorded:
-    """A stage that keeps its states and some of its summaries, and goes on from what was packed and unpacked."""
+    """A stage that keeps its states and some summaries, and goes on from what was packed."""
 
     def __init__(self, section: dict[str, Any], *, packed: bool) -> None:
         self.stage = make_stage(parse_stage(section))
@@ -125,7 +125,7 @@ def test_every_kind_is_here() -> None:
 
 @OF_STAGES
 def test_saved_between_rounds(section: dict[str, Any]) -> None:
-    """States and summaries survive being packed bit for bit, so a fit that is resumed at any round is the same fit."""
+    """States and summaries survive being packed, so a resumed fit is the same fit."""
     straight, resumed = Recorded(section, packed=False), Recorded(section, packed=True)
     models = [rounds.fit(stage, rows()) for stage in (straight, resumed)]
     for thing in straight.states + straight.summaries:
@@ -139,7 +139,7 @@ def test_saved_between_rounds(section: dict[str, Any]) -> None:
 
 @OF_STAGES
 def test_summaries_are_added_in_any_grouping(section: dict[str, Any]) -> None:
-    """(a + b) + c and a + (b + c) differ by rounding only, a sum does not change what is added, and repeats itself bit for bit."""
+    """Sums in another grouping differ by rounding only, and repeat themselves bit for bit."""
     recorded = Recorded(section, packed=False)
     x = rows()
     rounds.fit(recorded, x)
@@ -177,7 +177,7 @@ def test_summaries_are_added_in_any_grouping(section: dict[str, Any]) -> None:
 
 @OF_STAGES
 def test_rows_do_not_depend_on_neighbours(section: dict[str, Any]) -> None:
-    """A row's columns have the same bits alone, in a small unit, in a large one, and from memory laid out otherwise."""
+    """A row's columns have the same bits alone, in any unit, and from other memory layouts."""
     model, x = model_of(json.dumps(section)), rows()[:3000]
     whole = model.columns(x, "out")
     for begin, end in ((0, 1), (5, 6), (7, 70), (511, 513), (1000, 2537), (2999, 3000)):
@@ -194,7 +194,7 @@ def test_rows_do_not_depend_on_neighbours(section: dict[str, Any]) -> None:
 
 @OF_STAGES
 def test_columns(section: dict[str, Any]) -> None:
-    """Columns have a value a row and names of their own, none for no rows is lost, and `transform` gives the first of them."""
+    """Columns have a value a row and names of their own; `transform` gives the first."""
     model = model_of(json.dumps(section))
     for count in (0, 1, 2000):
         found = model.columns(rows()[:count], "out")
@@ -243,7 +243,7 @@ print(sorted({name.partition(".")[0] for name in sys.modules} & {"ray", "torch",
 
 
 def test_models_need_neither_ray_nor_torch(tmp_path: Path) -> None:
-    """In a fresh process every model gives the bits that it gave here, and neither Ray nor torch is loaded."""
+    """In a fresh process every model gives the same bits, and loads neither Ray nor torch."""
     np.save(tmp_path / "x.npy", rows()[:200])
     folders = []
     for number, section in enumerate(SECTIONS):
@@ -290,7 +290,7 @@ def _facts() -> Any:
 
 
 def test_folders_without_a_model(tmp_path: Path) -> None:
-    """No model, a model of an unknown kind and a cut file are one sentence that names the folder."""
+    """No model, an unknown kind and a cut file are one sentence that names the folder."""
     with pytest.raises(StageError, match=r"model\.json is missing"):
         load_model(str(tmp_path))
     write_model(locate(str(tmp_path)), model_of(json.dumps(SECTIONS[1])), "attempt")
