@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 import pytest
 from corpora import docstrings
 from fatal_model import POISON, FatalModel
+from nodes import Nodes, nodes_of
 from test_faults import expect_all_but, quiet
-from test_nodes import Nodes, nodes_of
 
 from embed_ops import Run
 

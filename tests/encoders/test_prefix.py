@@ -34,7 +34,7 @@ from embed_ops.storage.files import locate
 
 FETCH = """
 import json, os, sys
-from embed_ops.encoders import fetching, folder, prefix
+from embed_ops.encoders.hub import fetching, folder, prefix
 from embed_ops.errors import EmbedOpsError
 address, die_after = json.loads(sys.argv[1])
 copy, copied = prefix._copy, []

@@ -3,109 +3,25 @@
 from __future__ import annotations
 
 import json
-import os
-import re
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 import pytest
 from corpora import docstrings, write_parquet
 from fatal_model import FatalModel
+from nodes import ROOT, Nodes, nodes_of
 from tiny_runs import contents
 
 from embed_ops import Spec, embed
 from embed_ops.runs.verify.run import verify
 
-ROOT = Path(__file__).parents[2]
 UNITS = 64
 PATIENCE_S = 240
 """Seconds after which a command is asked where it stands. Alone on two cores it takes a fifth of
 that."""
-
-
-class Nodes:
-    """`python -m cluster.local` as a user runs it, in a home where no token lies yet."""
-
-    def __init__(self, home: Path, nodes: int) -> None:
-        self.env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {
-            "HOME": str(home)
-        }
-        self.env["PYTHONFAULTHANDLER"] = "1"
-        line = [sys.executable, "-m", "cluster.local", "--nodes", str(nodes), "--cpus", "1"]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        self._process = subprocess.Popen(
-            line, env=self.env, cwd=ROOT, text=True, start_new_session=True, **pipes
-        )
-        self.address = self._until(r"--address (\S+)")
-        self._until(r"press Ctrl-C")
-
-    def _until(self, pattern: str) -> str:
-        said = ""
-        out: IO[str] = self._process.stdout
-        for line in out:
-            said += line
-            if found := re.search(pattern, line):
-                return found[found.re.groups]
-        raise AssertionError(said)
-
-    def do(self, command: str, answer: str) -> None:
-        """Type a line and wait for what is answered."""
-        self._process.stdin.write(f"{command}\n")
-        self._process.stdin.flush()
-        self._until(answer)
-
-    def stop(self) -> None:
-        """Press Ctrl-C and wait: no process of it may be left."""
-        self._process.send_signal(2)
-        self._process.wait(60)
-
-    def embed(self, *words: str) -> subprocess.Popen[str]:
-        """Start `embed-ops embed` on these nodes."""
-        line = [
-            sys.executable,
-            "-m",
-            "embed_ops",
-            "embed",
-            *words,
-            "--address",
-            self.address,
-            "--progress",
-            "plain",
-        ]
-        return subprocess.Popen(
-            line, env=self.env, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
-
-    def ask(self, program: str) -> str:
-        """Run a few lines of Python that have joined these nodes, and give what they print."""
-        joined = "import json, ray\nfrom embed_ops.engine.session import session\n"
-        joined += f"with session({self.address!r}):\n"
-        code = joined + "\n".join(f"    {line}" for line in program.strip().splitlines())
-        done = subprocess.run(
-            [sys.executable, "-c", code], env=self.env, cwd=ROOT, text=True, capture_output=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-
-@contextmanager
-def nodes_of(count: int) -> Iterator[Nodes]:
-    """Start so many nodes of one CPU and stop them at the end."""
-    home = Path(tempfile.mkdtemp(prefix="m", dir="/tmp"))
-    nodes = Nodes(home, count)
-    try:
-        yield nodes
-    finally:
-        nodes.stop()
-        shutil.rmtree(home, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
@@ -274,8 +190,8 @@ def test_placed_by_resources() -> None:
     requests, but no model.
     """
     program = """
-from embed_ops.pipeline import READER_CPUS, replica_resources
-from embed_ops.spec import ResourcesSpec
+from embed_ops.embedding.resources import READER_CPUS, replica_resources
+from embed_ops.spec.spec import ResourcesSpec
 asked = replica_resources(ResourcesSpec(gpus_per_replica=1.0), threads=1)
 gpu_nodes = {node["NodeID"] for node in ray.nodes() if node["Resources"].get("GPU")}
 where = lambda: ray.get_runtime_context().get_node_id()

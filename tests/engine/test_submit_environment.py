@@ -94,7 +94,7 @@ def test_packages(tmp_path: Path) -> None:
     packages = environment(ROOT)["pip"]["packages"]
     assert packages[0].startswith("-c ${RAY_RUNTIME_ENV_CREATE_WORKING_DIR}/constraints.txt # ")
     assert [line for line in packages if line.startswith("ray")] == []
-    assert any(line.startswith("torch==") for line in packages)
+    assert any(line.startswith("torch>=") for line in packages)
     (tmp_path / "requirements.txt").write_text("# these\nray[data]\nnumpy\n\n  pandas>=2\n")
     assert environment(tmp_path)["pip"]["packages"] == ["numpy", "pandas>=2"]
     digests = set()

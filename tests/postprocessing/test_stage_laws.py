@@ -124,7 +124,7 @@ ON_ITS_OWN = """
 import contextlib, json, sys
 import ray
 from embed_ops import postprocess
-from embed_ops.spec import parse_stage
+from embed_ops.spec.spec import parse_stage
 from embed_ops.stages import kmeans
 kmeans._FLOP_PER_TASK = 2e6
 run, cores, folder, sections = sys.argv[1:]

@@ -342,7 +342,7 @@ def test_an_answer_that_was_lost_is_no_failure(s3: FaultyS3) -> None:
 
 WRITER = """
 import sys
-from embed_ops.filesystem import locate, publish
+from embed_ops.storage.files import locate, publish
 print("ready", flush=True)
 publish(locate(sys.argv[1]), "unit", bytes(int(sys.argv[2])), "a")
 """
