@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
 from record import spread
 from threadpoolctl import threadpool_info, threadpool_limits
 
+from embed_ops.numerics.exact import blocks
 from embed_ops.numerics.summaries import Covariance
-from embed_ops.stages.kmeans.nearest import ClusterSums, nearest, two_nearest
+from embed_ops.numerics.tiles import TILE_ROWS
+from embed_ops.runs.parquet import vector_column, vectors_of
+from embed_ops.stages.kmeans.model import KMeansModel
+from embed_ops.stages.kmeans.nearest import ClusterSums, nearest, nearest_centers
 
 _GEMM = 2048
 _ROWS = 8192
 _TILE_ROWS, _TILE_CENTERS = 512, 1024
+_UNIT = 16_384
 
 Call = Callable[[], object]
+Columns = Callable[[npt.NDArray[Any]], dict[str, npt.NDArray[Any]]]
+Applied = Callable[[Columns], object]
 
 
 def _gemm(kind: type[Any]) -> tuple[Call, float]:
@@ -63,10 +74,72 @@ def _assignments() -> dict[str, tuple[Call, float]]:
         centers = rng.standard_normal((k, dim)).astype(np.float32)
         work, name = 2.0 * _ROWS * k * dim, f"d={dim} k={k}"
         found[f"nearest, {name}"] = (lambda x=x, c=centers: nearest(x, c)), work  # type: ignore[misc]
-        found[f"two nearest, {name}"] = (lambda x=x, c=centers: two_nearest(x, c)), work  # type: ignore[misc]
+        found[f"two nearest, {name}"] = (lambda x=x, c=centers: nearest_centers(x, c, 2)), work  # type: ignore[misc]
         found[f"a step's sums, {name}"] = (lambda x=x, c=centers: ClusterSums.of(x, c, None, 0)), work  # type: ignore[misc]
         found[f"nearest by torch, {name}"] = (lambda x=x, c=centers: _torch_nearest(x, c)), work  # type: ignore[misc]
     return found
+
+
+def _undecided(x: npt.NDArray[Any], centers: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
+    """Do what applying a k-means model does, by float32 products alone.
+
+    What it costs to decide is measured against this.
+    """
+    middle = centers.mean(axis=0, dtype=np.float64).astype(np.float32)
+    shifted = centers.astype(np.float64) - middle
+    half = (0.5 * np.einsum("ij,ij->i", shifted, shifted)).astype(np.float32)
+    across, narrow = np.ascontiguousarray(shifted.T.astype(np.float32)), centers.astype(np.float32)
+    room, labels = np.empty((TILE_ROWS, len(centers)), np.float32), np.empty((len(x), 2), np.int64)
+    for first in range(0, len(x), TILE_ROWS):
+        tile = x[first : first + TILE_ROWS] - middle
+        score, rows = np.matmul(tile, across, out=room[: len(tile)]), np.arange(len(tile))
+        score -= half
+        for rank in range(2):
+            place = score.argmax(axis=1)
+            labels[first : first + len(tile), rank] = place
+            score[rows, place] = -np.inf
+    squares = np.empty((len(x), 2), np.float32)
+    for part in blocks(*x.shape):
+        for rank in range(2):
+            apart = x[part] - narrow[labels[part, rank]]
+            squares[part, rank] = np.vecdot(apart, apart)
+    distances = np.sqrt(squares)
+    return {
+        "cluster": labels[:, 0].astype(np.int32),
+        "distance": distances[:, 0],
+        "second_distance": distances[:, 1],
+    }
+
+
+def _deciding(repeats: int, folder: Path) -> dict[str, Any]:
+    """Give what a decision in float64 adds to the time of applying a k-means model to a unit, in pairs of runs in turn.
+
+    Of the kernel alone, and of what a worker does: read the unit's vectors from Parquet, apply,
+    write the columns.
+    """
+    rng = np.random.default_rng(3)
+    x, centers = rng.standard_normal((_UNIT, 384)).astype(np.float32), rng.standard_normal((1000, 384))
+    model = KMeansModel(centers, False, _UNIT, 1, 0.0)
+    source, target = folder / "unit.parquet", folder / "columns.parquet"
+    pq.write_table(pa.table({"embedding": vector_column(x, "float32")}), source, compression="none")
+
+    def applied(columns: Columns) -> None:
+        read = vectors_of(pq.read_table(source, use_threads=False).column("embedding"))
+        pq.write_table(pa.table(columns(read)), target)
+
+    alone: Columns = lambda rows: _undecided(rows, centers)  # noqa: E731
+    decided: Columns = lambda rows: model.columns(rows, "")  # noqa: E731
+    figures: dict[str, Any] = {
+        "labels that differ": int((alone(x)["cluster"] != decided(x)["cluster"]).sum())
+    }
+    kernel: Applied = lambda columns: columns(x)  # noqa: E731
+    for name, call in (("kernel", kernel), ("unit", applied)):
+        calls = [functools.partial(call, columns) for columns in (alone, decided)]
+        pairs = [[1e6 / _rate(turn, _UNIT, 1.0) for turn in calls] for _ in range(repeats)]
+        figures[f"{name}, by products alone, us a row"] = spread([before for before, _ in pairs])
+        figures[f"{name}, decided in float64, us a row"] = spread([after for _, after in pairs])
+        figures[f"{name}, what deciding adds"] = spread([after / before - 1 for before, after in pairs])
+    return {f"applying k-means, d=384 k=1000, {_UNIT:,} rows": figures}
 
 
 def _scatters() -> dict[str, tuple[Call, float]]:
@@ -93,7 +166,7 @@ def _rate(call: Call, work: float, least_s: float = 0.2) -> float:
     return work * calls / (time.process_time() - began)
 
 
-def kernels(options: argparse.Namespace, folder: object) -> dict[str, Any]:
+def kernels(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Give the rate of each kernel, and its share of the product that ran in the same turn.
 
     That is a float32 product of 2048 cubed.
@@ -114,6 +187,7 @@ def kernels(options: argparse.Namespace, folder: object) -> dict[str, Any]:
         for _ in range(options.repeats):
             for name, (call, work) in cases.items():
                 rates[name].append(_rate(call, work))
+        decided = _deciding(options.repeats, folder)
     best = statistics.median(rates["product, float32"])
     figures: dict[str, Any] = {
         "counting": "FLOP = 2 n k d and 2 n d d over the call's processor time. "
@@ -122,6 +196,7 @@ def kernels(options: argparse.Namespace, folder: object) -> dict[str, Any]:
         "products of 2048 cubed, GFLOP/s": {
             name: spread([rate / 1e9 for rate in rates[name]]) for name in products
         },
+        **decided,
         "BLAS": [
             f"{found['internal_api']} {found['version']} {found.get('architecture', '')}"
             for found in threadpool_info()

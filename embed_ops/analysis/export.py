@@ -21,7 +21,8 @@ import pyarrow.parquet as pq
 from embed_ops.analysis.neighbors import kept_of
 from embed_ops.engine.progress import Reporter, Silent
 from embed_ops.errors import SpecError, StorageError
-from embed_ops.numerics.topk import norms_of, scaled
+from embed_ops.numerics.exact import norms_of
+from embed_ops.numerics.topk import scaled
 from embed_ops.runs.columns import VectorColumn, read_unit
 from embed_ops.runs.rows import RunRows
 from embed_ops.storage.location import locate

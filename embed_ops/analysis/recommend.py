@@ -22,7 +22,8 @@ from embed_ops.analysis.neighbors import searching
 from embed_ops.engine.progress import Reporter, Silent
 from embed_ops.engine.session import OpenSession, default_session
 from embed_ops.errors import SourceError, StageError
-from embed_ops.numerics.topk import Ints, Vectors, norms_of, scaled
+from embed_ops.numerics.exact import dots, norms_of
+from embed_ops.numerics.topk import Ints, Vectors, scaled
 from embed_ops.postprocessing.search import make_search, rows_at, search_run
 from embed_ops.runs.columns import read_columns
 from embed_ops.runs.rows import RunRows
@@ -179,10 +180,11 @@ class _Pools:
         top = np.array([row for row, _ in by_count[: k + _CANDIDATES + longest]], np.int64)
         of_top = self.unit[np.searchsorted(self.known, top)]
         ids, scores = np.full((len(self.names), k), -1, np.int64), np.full((len(self.names), k), np.nan)
+        lengths = norms_of(self.asked)
         for number, user in enumerate(self.names):
             there = self.near[number] >= 0
-            length = float(np.linalg.norm(self.asked[number])) or 1.0
-            cosine = dict(zip(top.tolist(), (of_top @ self.asked[number] / length).tolist(), strict=True))
+            products = dots(of_top, np.arange(len(top)), self.asked, np.full(len(top), number))
+            cosine = dict(zip(top.tolist(), (products / (lengths[number] or 1.0)).tolist(), strict=True))
             cosine |= dict(
                 zip(self.near[number][there].tolist(), self.cosines[number][there].tolist(), strict=True)
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
@@ -46,6 +46,8 @@ class Tasks:
     deadline: float | None = None
     memory: int = 0
     """Greatest resident bytes of a worker."""
+    kernels: set[str] = field(default_factory=set)
+    """Kernels of matrix products of the workers that told theirs."""
 
     @property
     def cores(self) -> int:
@@ -128,4 +130,5 @@ class Tasks:
             raise engine_error(error) from error
         if isinstance(result, dict) and "memory" in result:
             self.memory = max(self.memory, result["memory"])
+            self.kernels |= {result["kernel"]} if "kernel" in result else set()
         return result

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from embed_ops.numerics.exact import norms_of
+
 BLOCK_ROWS = 8192
 """Rows that are summarised together."""
 TILE_ROWS = 1024
@@ -24,6 +26,10 @@ def in_tiles(
     """Compute row by row results in tiles of a fixed height.
 
     So that a row's bits do not depend on how many rows there are.
+
+    Nor on its place in the tile, as long as the function does not let them: float64 products do not
+    (a test rolls the rows under each kernel that the processor can run), float32 products do under
+    some kernels (`exact.py`). The bits still name the kernel that computed them.
 
     Args:
         function: of `(rows, dim)`, gives an array of `rows` rows.
@@ -62,10 +68,10 @@ def product(x: npt.NDArray[Any], mean: Floats | None, matrix: Floats) -> Vectors
 
 
 def unit_length(x: npt.NDArray[Any]) -> Vectors:
-    """Divide each row by its L2 norm, as float32; a row of zeros stays one."""
-    wide = x.astype(np.float64)
-    # Row by row: sums over several rows at once are split where a buffer ends, and so would depend
-    # on a row's place.
-    norms = np.sqrt(np.vecdot(wide, wide))
+    """Divide each row by its L2 norm, as float32, the same on every processor.
+
+    A row of zeros stays one.
+    """
+    norms = norms_of(x)
     found: Vectors = (x / np.where(norms > 0, norms, 1.0)[:, None]).astype(np.float32)
     return found

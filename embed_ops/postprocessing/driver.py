@@ -167,6 +167,11 @@ class _Command:
         ]
         here.model = fold.run(fits[0], fits[1:], tasks)
         here.header["fit"] = {"seconds": time.time() - clock, "rounds": fits[0].progress.rounds}
+        if fits[0].progress.rounds:
+            # What the model's last bits depend on beside the rows, the spec and the versions.
+            here.header["resolved"]["kernels"] = sorted(
+                {*here.header["resolved"].get("kernels", ()), *tasks.kernels}
+            )
         write_model(here.run.root, here.model, here.job.attempt)
 
     def _apply(self, here: StageRun, tasks: Tasks) -> None:

@@ -34,6 +34,7 @@ from embed_ops.postprocessing.stage_job import (
     make_shards,
     measure_units,
     merge,
+    of_worker,
     read_group,
     summarize_shards,
 )
@@ -198,9 +199,13 @@ def _over_sample(fit: Fit, todo: Round, tasks: Tasks) -> Any:
     state = ray.put(fit.progress.state)
     sizes = fit.progress.sizes.tolist()
     found = tasks.all(
-        summarize_shards, [(fit.job, todo, state, list(shards), sizes) for shards in divide(todo.tasks)]
+        _of_shards, [(fit.job, todo, state, list(shards), sizes) for shards in divide(todo.tasks)]
     )
-    return added([summary for summary in found if summary is not None])
+    return added([part["summary"] for part in found if part["summary"] is not None])
+
+
+def _of_shards(*arguments: Any) -> dict[str, Any]:
+    return {"summary": summarize_shards(*arguments), **of_worker()}
 
 
 def _several(fit: Fit, tasks: Tasks) -> None:

@@ -16,11 +16,12 @@ import numpy as np
 
 from embed_ops.engine.memory import peak_memory
 from embed_ops.errors import SpecError, StageError
-from embed_ops.numerics.tiles import BLOCK_ROWS
+from embed_ops.numerics.tiles import BLOCK_ROWS, unit_length
 from embed_ops.numerics.topk import Floats, Ints, Metric, TopK, Vectors
 from embed_ops.runs.columns import Stretch, VectorColumn, blocks, indexes, read_unit, values
 from embed_ops.runs.models import read_model
 from embed_ops.runs.rows import RunRows
+from embed_ops.stages.kmeans.nearest import nearest_centers
 
 if TYPE_CHECKING:
     from embed_ops.engine.tasks import Tasks
@@ -46,14 +47,13 @@ class Search:
     probe: int = 0
 
     def probes(self, queries: Vectors) -> Ints:
-        """Find the clusters to search for each query, nearest first: (queries, probe)."""
+        """Find the clusters to search for each query, nearest first.
+
+        (queries, probe), the same on every processor.
+        """
         centers = np.empty((0, queries.shape[1])) if self.centers is None else self.centers
-        wide = queries.astype(np.float64)
-        if self.metric == "cosine":
-            wide = wide / np.maximum(np.sqrt(np.vecdot(wide, wide)), 1e-300)[:, None]
-        apart = np.vecdot(centers, centers) - 2 * wide @ centers.T
-        found: Ints = np.argsort(apart, axis=1, kind="stable")[:, : self.probe]
-        return found
+        seen = unit_length(queries) if self.metric == "cosine" else queries
+        return nearest_centers(seen, centers, min(self.probe, len(centers)))
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from embed_ops.numerics.exact import norms_of
 from embed_ops.numerics.summaries import Moments
 from embed_ops.runs.parquet import holds_vectors, vectors_of
 from embed_ops.storage.packing import pack, unpack
@@ -42,7 +43,7 @@ class VectorStatistics:
     @classmethod
     def of(cls, x: npt.NDArray[Any]) -> Self:
         """Summarise (rows, dim) with at least one row."""
-        norms = np.sqrt(np.vecdot(x, x, dtype=np.float64))
+        norms = norms_of(x)
         return cls(
             Moments.of(x), int((norms == 0).sum()), float(norms.min()), float(norms.sum()), float(norms.max())
         )

@@ -17,9 +17,13 @@ import scipy.sparse
 from scipy.sparse.csgraph import connected_components
 
 from embed_ops.errors import StageError
+from embed_ops.numerics import exact
 from embed_ops.numerics.tiles import Floats, Ints, Vectors, unit_length
 
 _ROWS, _COLUMNS = 512, 4096
+_DECIDED = 1024
+"""Pairs that are decided at first: of many equal rows these join most, and the others need not be
+looked at."""
 Keep = Literal["first", "central", "outer"]
 
 
@@ -71,7 +75,7 @@ class DedupModel:
 def near_duplicates(
     x: Vectors, ids: Ints, distance: Floats, threshold: float, keep: Keep
 ) -> tuple[Ints, npt.NDArray[np.bool_]]:
-    """Find groups of rows that are connected by cosines of at least `threshold`.
+    """Find groups of rows that are connected by cosines of at least `threshold`, the same on every processor.
 
     Args:
         x: (rows, dim) vectors of a cluster.
@@ -83,21 +87,18 @@ def near_duplicates(
     Returns:
         (rows,) index of the row that is kept of each row's group, and (rows,) whether it is the row itself.
     """
-    unit = unit_length(x)
+    unit, squares = unit_length(x), exact.squared_norms(x)
+    error = 2 * exact.product_error(x.shape[1], np.float32)
     labels = np.arange(len(x))
     for first in range(0, len(x), _ROWS):
         tile = unit[first : first + _ROWS]
         for begin in range(0, first + len(tile), _COLUMNS):
-            end = min(begin + _COLUMNS, first + len(tile))
-            rows, columns = np.nonzero(tile @ unit[begin:end].T >= threshold)
-            rows, columns = labels[rows + first], labels[columns + begin]
-            apart = rows != columns
-            if apart.any():
-                edges = np.unique(np.stack([rows[apart], columns[apart]]), axis=1)
-                graph = scipy.sparse.coo_matrix(
-                    (np.ones(edges.shape[1], bool), edges), shape=(len(x), len(x))
-                )
-                labels = connected_components(graph, directed=False)[1][labels]
+            cosine = unit[begin : min(begin + _COLUMNS, first + len(tile))] @ tile.T
+            one, other = np.nonzero(cosine >= threshold - error)
+            sure = cosine[one, other] >= threshold + error
+            one, other = one + begin, other + first
+            labels = _joined(labels, one[sure], other[sure])
+            labels = _decided(labels, one[~sure], other[~sure], x, squares, threshold)
     order = {"first": ids.astype(np.float64), "central": distance, "outer": -distance}[keep]
     # By group, then by what is kept first, then by order: the first of each group is kept.
     ranked = np.lexsort((ids, order, labels))
@@ -105,3 +106,29 @@ def near_duplicates(
     kept = np.empty(len(x), np.int64)
     kept[ranked] = np.repeat(ids[ranked][begins], np.diff(np.r_[begins, len(x)]))
     return kept, kept == ids
+
+
+def _decided(labels: Ints, one: Ints, other: Ints, x: Vectors, squares: Floats, threshold: float) -> Ints:
+    """Join the groups of pairs whose cosine, in float64, reaches the threshold, if they are not joined yet."""
+    begin, size = 0, _DECIDED
+    while begin < len(one):
+        pairs = np.arange(begin, min(begin + size, len(one)))
+        pairs = pairs[labels[one[pairs]] != labels[other[pairs]]]
+        left, right = one[pairs], other[pairs]
+        norms = np.sqrt(squares[left] * squares[right])
+        near = exact.dots(x, left, x, right) >= threshold * np.where(norms > 0, norms, 1.0)
+        labels = _joined(labels, left[near], right[near])
+        begin, size = begin + size, 2 * size
+    return labels
+
+
+def _joined(labels: Ints, one: Ints, other: Ints) -> Ints:
+    """Join groups, (rows,) labels, along pairs of rows."""
+    one, other = labels[one], labels[other]
+    apart = one != other
+    if not apart.any():
+        return labels
+    edges = np.unique(np.stack([one[apart], other[apart]]), axis=1)
+    graph = scipy.sparse.coo_matrix((np.ones(edges.shape[1], bool), edges), shape=(len(labels), len(labels)))
+    joined: Ints = connected_components(graph, directed=False)[1][labels]
+    return joined

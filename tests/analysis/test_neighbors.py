@@ -19,7 +19,7 @@ from tiny_runs import contents, no_session
 from embed_ops import Run, postprocess
 from embed_ops.analysis.neighbors import kept_of, neighbors
 from embed_ops.errors import EmbedOpsError, ModelError, SpecError, StageError
-from embed_ops.numerics.topk import norms_of
+from embed_ops.numerics.exact import norms_of
 from embed_ops.postprocessing.search import rows_at
 from embed_ops.runs.models import load_model
 from embed_ops.runs.rows import RunRows

@@ -23,6 +23,7 @@ from tiny_runs import no_session
 
 from embed_ops import Run, load_model, postprocess
 from embed_ops.errors import StageError
+from embed_ops.numerics.exact import kernel_name
 from embed_ops.runs.parquet import vectors_of
 from embed_ops.runs.verify.run import verify
 from embed_ops.spec.spec import parse_stage
@@ -106,7 +107,9 @@ def test_complete(name: str, run: Path) -> None:
     found = verify(str(path), source=True)
     assert (found.differences, found.rows) == ([], ROWS)
     assert not (path / "work").exists()
-    assert json.loads((path / "report.json").read_text())["rows"] == ROWS
+    report = json.loads((path / "report.json").read_text())
+    assert report["rows"] == ROWS
+    assert report["resolved"].get("kernels") == ([kernel_name()] if report["rounds"] else None)
     x = rows_of(run / "stages" / "normalize") if name == "kmeans" else DRAW(0, ROWS)
     with threadpool_limits(1):
         for column, values in load_model(str(path)).columns(x, "embedding").items():

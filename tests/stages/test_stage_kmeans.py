@@ -14,7 +14,7 @@ from embed_ops.errors import SpecError, StageError
 from embed_ops.spec.spec import parse_stage
 from embed_ops.stages import rounds
 from embed_ops.stages.base import Block
-from embed_ops.stages.kmeans.nearest import nearest, squared_distances, two_nearest
+from embed_ops.stages.kmeans.nearest import nearest, nearest_centers, squared_distances
 from embed_ops.stages.kmeans.seeding import LEAST_DRAWN, OVERSAMPLING, ROUNDS, nearest_in_cells, shared_out
 from embed_ops.stages.kmeans.stage import KMeansStage
 from embed_ops.stages.kmeans.state import State
@@ -74,7 +74,7 @@ def test_nearest_is_brute_force(offset: float, kind: Any) -> None:
     rng = np.random.default_rng(0)
     x = (np.round(rng.standard_normal((1500, 20)) * 64) / 64 + offset).astype(kind)
     centers = np.round(rng.standard_normal((2100, 20)) * 64) / 64 + offset
-    found = two_nearest(x, centers)
+    found = nearest_centers(x, centers, 2)
     wanted = cdist(x.astype(np.float64), centers, "sqeuclidean")
     near = np.sort(wanted, axis=1)
     rows = np.arange(len(x))
@@ -96,12 +96,12 @@ def test_ties_go_to_the_lowest_index() -> None:
     few = rng.integers(-3, 4, (7, 5)).astype(np.float64)
     centers = np.tile(few, (400, 1))
     x = np.repeat(few, 100, axis=0).astype(np.float32)
-    found = two_nearest(x, centers)
+    found = nearest_centers(x, centers, 2)
     firsts = np.array([np.flatnonzero((few == row).all(axis=1))[0] for row in x])
     assert np.array_equal(found[:, 0], firsts)
     assert (found[:, 1] > found[:, 0]).all()
     assert (squared_distances(x, centers, found[:, 1]) == 0).all()
-    alone = two_nearest(x, few[:1])
+    alone = nearest_centers(x, few[:1], 2)
     assert (alone[:, 0] == 0).all()
     assert (alone[:, 1] == -1).all()
 

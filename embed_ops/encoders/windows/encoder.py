@@ -32,6 +32,7 @@ from embed_ops.encoders.windows.parts import (
 from embed_ops.encoders.windows.segments import Segmenter
 from embed_ops.encoders.windows.windows import Windows
 from embed_ops.errors import ModelError
+from embed_ops.numerics.exact import norms_of
 from embed_ops.numerics.ragged import Places, Ragged, offsets_of
 from embed_ops.spec.encoder import EncoderSpec, OutputSpec
 
@@ -249,7 +250,7 @@ class WindowedEncoder:
         modules = self._backbone.modules
         if not (column.normalize or (modules and isinstance(modules[-1], Normalize))):
             return vectors
-        norms = np.sqrt(np.vecdot(vectors, vectors, dtype=np.float64))
+        norms = norms_of(vectors)
         normal: FloatArray = (vectors / np.maximum(norms, _LEAST_NORM)[:, None]).astype(np.float32)
         return normal
 

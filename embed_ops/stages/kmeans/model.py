@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from embed_ops.numerics.tiles import Floats, Vectors, unit_length
-from embed_ops.stages.kmeans.nearest import nearest, squared_distances, two_nearest
+from embed_ops.stages.kmeans.nearest import nearest, nearest_centers, squared_distances
 from embed_ops.stages.kmeans.quality import ClusterQuality
 
 
@@ -51,7 +51,7 @@ class KMeansModel:
         """
         x = unit_length(x) if self.spherical else x
         centers = self.centers.astype(np.float32)
-        labels = two_nearest(x, self.centers)
+        labels = nearest_centers(x, self.centers, 2)
         first = squared_distances(x, centers, labels[:, 0])
         second = squared_distances(x, centers, labels[:, 1]) if len(centers) > 1 else np.full(len(x), np.inf)
         # Half of the squared distance of two vectors of length 1 is 1 - cosine.
