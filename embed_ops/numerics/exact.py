@@ -6,7 +6,7 @@ as well. `np.vecdot` calls such kernels too. So labels, neighbours and duplicate
 steps:
 
     products choose    all candidates within twice `product_error` of the last rank asked for
-    sums decide        `dots` or `squared_distances` of the few in doubt; of equal ones the lower index
+    sums decide        `dots` or `squared_distances` of the few in doubt; ties: the lower index
 
 Elementwise operations and square roots are rounded correctly (IEEE 754) on every processor, and
 nothing else is used here.
@@ -36,7 +36,7 @@ def row_sums(terms: npt.NDArray[Any]) -> npt.NDArray[Any]:
     if terms.shape[1] % 2 == 0:
         # Two terms as one complex number, whose parts are added separately: numpy is faster at
         # that.
-        pairs = _halved(terms.view(np.result_type(terms, np.complex64)))
+        pairs = _halved(np.ascontiguousarray(terms).view(np.result_type(terms, np.complex64)))
         sums: npt.NDArray[Any] = pairs.real + pairs.imag
         return sums
     return _halved(terms)
@@ -116,7 +116,9 @@ def ranked(group: Ints, place: Ints, score: Floats) -> tuple[Ints, Ints]:
 
 
 def product_error(dim: int, kind: Any) -> float:
-    """Bound the error of a dot product of `dim` terms, added in any order, as a share of the two norms' product.
+    """Bound the error of a dot product of `dim` terms, added in any order.
+
+    It is a share of the product of the two norms.
 
     Higham (2002), section 3.1, and some more for the rounding of what is multiplied and of what is
     done with the product.
@@ -129,7 +131,7 @@ def product_error(dim: int, kind: Any) -> float:
 
 
 def kernel_name() -> str:
-    """Name the kernel that numpy's matrix products run on this processor, such as "openblas Haswell"."""
+    """Name the kernel that numpy's matrix products run on, such as "openblas Haswell"."""
     from threadpoolctl import threadpool_info
 
     libraries = [library for library in threadpool_info() if library["user_api"] == "blas"]
