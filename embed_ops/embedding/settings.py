@@ -41,37 +41,40 @@ TOKEN_BUDGETS = {
     "text": {"cpu": 4_096, "cuda": 65_536},
     "image": {"cpu": 2_048, "cuda": 65_536},
     "node": {"cpu": 1_024, "cuda": 1_024},
+    "static": {"cpu": 262_144, "cuda": 262_144},
 }
-TOKEN_BUDGETS["static"] = {"cpu": 262_144, "cuda": 262_144}
 TOKEN_BUDGETS["words"] = TOKEN_BUDGETS["text"]
-"""Positions of a forward pass, unless a trial on the device finds a faster size; models of images are wider, and leave
-the cache sooner. Nodes go through the model in tiles of a fixed size."""
+"""Positions of a forward pass by family or modality, unless a trial on the device finds a faster
+size. Models of images are wider, and leave the cache sooner. Nodes go through the model in tiles of
+a fixed size."""
 
 
 def fingerprint(spec: Spec, model: Mapping[str, str], edges: str | None = None) -> dict[str, Any]:
     """List what decides the vectors, by field.
 
-    `model` has the hashes of the model's files, `edges` that of a graph's edge files.
+    Args:
+        spec: of the run.
+        model: hashes of the model's files.
+        edges: hash of a graph's edge files, None for what is no graph.
     """
     tree = spec.model_dump(mode="json")
-    found = {f"source.{name}": tree["source"][name] for name in _SOURCE_FIELDS}
+    fields = {f"source.{name}": tree["source"][name] for name in _SOURCE_FIELDS}
     if edges is not None:
-        found |= {f"source.{name}": tree["source"][name] for name in _GRAPH_FIELDS}
-        found |= {
-            "edge files": edges,
-            "encoder.dtype": spec.encoder.dtype,
-            **({"seed": spec.seed} if spec.source.fanout else {}),
-        }
-    found |= {f"encoder.{name}": tree["encoder"][name] for name in _ENCODER_FIELDS}
-    # Runs of before there were windows have none of these fields, and are the same runs.
-    found |= {f"encoder.{name}": tree["encoder"][name] for name in _WINDOW_FIELDS if spec.encoder.in_windows}
+        fields |= {f"source.{name}": tree["source"][name] for name in _GRAPH_FIELDS}
+        fields |= {"edge files": edges, "encoder.dtype": spec.encoder.dtype}
+        if spec.source.fanout:
+            fields["seed"] = spec.seed
+    fields |= {f"encoder.{name}": tree["encoder"][name] for name in _ENCODER_FIELDS}
+    if spec.encoder.in_windows:
+        # Runs of before there were windows have none of these fields, and are the same runs.
+        fields |= {f"encoder.{name}": tree["encoder"][name] for name in _WINDOW_FIELDS}
     # What a quantizer is stands among the hashes; where it lies changes nothing.
-    found["encoder.outputs"] = [
+    fields["encoder.outputs"] = [
         {key: value for key, value in output.items() if key != "quantizer" and (key, value) != ("each", AUTO)}
         for output in tree["encoder"]["outputs"]
     ]
-    found |= {"sink.dtype": spec.sink.dtype, "resources.unit_rows": spec.resources.unit_rows}
-    return found | {f"model {part}": digest for part, digest in sorted(model.items())}
+    fields |= {"sink.dtype": spec.sink.dtype, "resources.unit_rows": spec.resources.unit_rows}
+    return fields | {f"model {part}": digest for part, digest in sorted(model.items())}
 
 
 def resolve(spec: Spec) -> Resolved:
@@ -81,18 +84,21 @@ def resolve(spec: Spec) -> Resolved:
     """
     device = "cuda" if spec.resources.gpus_per_replica > 0 else "cpu"
     budget, threads = spec.resources.token_budget, spec.resources.threads_per_replica
-    versions = {name: importlib.metadata.version(name) for name in _VERSIONED}
+    if budget == AUTO:
+        by_device = TOKEN_BUDGETS.get(spec.encoder.family) or TOKEN_BUDGETS[spec.source.modality]
+        budget = by_device[device]
     return Resolved(
         dtype="float32" if spec.encoder.dtype == AUTO else spec.encoder.dtype,
         compile=spec.encoder.compile is True,
-        token_budget=TOKEN_BUDGETS.get(spec.encoder.family, TOKEN_BUDGETS[spec.source.modality])[device]
-        if budget == AUTO
-        else budget,
+        token_budget=budget,
         batch_rule=RULE,
         threads_per_replica=1 if threads == AUTO else threads,
         device=device,
         draft=spec.encoder.draft is True,
-        versions={"embed-ops": __version__, **versions},
+        versions={
+            "embed-ops": __version__,
+            **{name: importlib.metadata.version(name) for name in _VERSIONED},
+        },
     )
 
 
@@ -129,7 +135,7 @@ def resume(where: str, known: Mapping[str, Any], spec: Spec) -> Resolved:
         "resources.token_budget": (earlier.token_budget, spec.resources.token_budget),
         "resources.threads_per_replica": (earlier.threads_per_replica, spec.resources.threads_per_replica),
     }
-    asked = {
+    both = {
         **{name: (known, known if value == AUTO else value) for name, (known, value) in given.items()},
         "device": (earlier.device, now.device),
         "batch rule": (earlier.batch_rule, now.batch_rule),
@@ -140,15 +146,17 @@ def resume(where: str, known: Mapping[str, Any], spec: Spec) -> Resolved:
     }
     require_same(
         where,
-        {name: pair[0] for name, pair in asked.items()},
-        {name: pair[1] for name, pair in asked.items()},
+        {name: known for name, (known, _) in both.items()},
+        {name: asked for name, (_, asked) in both.items()},
     )
     return earlier
 
 
 @dataclass(frozen=True)
 class Resolved:
-    """What "auto" became: with the spec and the data it decides every byte, so it is kept with the run.
+    """What "auto" became.
+
+    With the spec and the data it decides every byte, so it is kept with the run.
 
     Attributes:
         dtype: compute type.

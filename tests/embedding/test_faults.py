@@ -19,6 +19,7 @@ from embed_ops.embedding.driver import retry
 from embed_ops.embedding.isolation import isolate
 from embed_ops.embedding.job import Job
 from embed_ops.embedding.settings import resolve
+from embed_ops.embedding.unit import Written
 from embed_ops.errors import EngineError, Stopped
 from embed_ops.runs.heartbeat import new_attempt
 from embed_ops.runs.record import ISOLATED
@@ -141,12 +142,13 @@ def test_isolation_of_a_row_that_hangs(fatal: FatalModel, tmp_path: Path) -> Non
     plan = corpus.plan()
     job = Job(spec, locate(spec.sink.path), corpus.roots, plan.columns, resolve(spec), "f", new_attempt())
     fatal.order("hang")
-    records = [record for span in plan.spans for record in isolate(job, Work(span).dump())]
-    assert [(record["rows"], record["rejects"], record["flags"]) for record in records] == [
-        (3, 1, [ISOLATED]),
-        (4, 0, [ISOLATED]),
+    outcomes = [outcome for span in plan.spans for outcome in isolate(job, Work(span))]
+    records = [outcome.record for outcome in outcomes if isinstance(outcome, Written)]
+    assert [(record.rows, record.rejects, record.flags) for record in records] == [
+        (3, 1, (ISOLATED,)),
+        (4, 0, (ISOLATED,)),
     ]
-    rejects = pq.read_table(tmp_path / "run" / "rejects" / records[0]["reject_file"]).to_pylist()
+    rejects = pq.read_table(tmp_path / "run" / "rejects" / str(records[0].reject_file)).to_pylist()
     assert [(row["id"], row["reason"]) for row in rejects] == [(3, "hung")]
 
 
