@@ -28,10 +28,10 @@ from embed_ops.schema import GRAPH
 from embed_ops.spec.spec import Spec
 from embed_ops.storage.files import check_space, remove_folder
 
-_GUESSED_ROW_BYTES = {"text": 200, "words": 200, "image": 20_000, "node": 200}
-"""Bytes of a row in its source file by modality, where only reading would tell."""
-_GUESSED_TOKEN_BYTES = 5
-"""Bytes of a token or word of text, likewise; most are longer, so tokens are rather overcounted."""
+_ROW_BYTES = {"text": 200, "words": 200, "image": 20_000, "node": 200}
+"""Bytes of a row, where only reading would tell."""
+_TOKEN_BYTES = 5
+"""Bytes of a token or word of text, likewise: rather too many."""
 _SAMPLES = 3
 """Samples of first rows to compare: a worker that dies on one is given the next."""
 RunWorks = Callable[[Attempt, Sequence[Work], int, StopRequest], None]
@@ -69,7 +69,7 @@ def embed(
         with attempt.heartbeat:
             if stock.works:
                 check_space(attempt.run.root, _space_needed(attempt, stock))
-                _run(attempt, session, run_works, stock.works, stock.units_left, stop)
+                _work(attempt, session, run_works, stock.works, stock.units_left, stop)
             else:
                 attempt.reporter.say("nothing is left to embed")
                 _start(attempt)
@@ -118,14 +118,14 @@ def retry(
         with attempt.heartbeat:
             if works:
                 attempt.resolved = resume(path, attempt.header["resolved"], attempt.spec)
-                _run(attempt, session, retry_works, works, len(works), stop)
+                _work(attempt, session, retry_works, works, len(works), stop)
             else:
                 attempt.reporter.say("no rejects to retry")
                 _start(attempt)
             return _finish(attempt, path)
 
 
-def _run(
+def _work(
     attempt: Attempt,
     session: OpenSession,
     run: RunWorks,
@@ -167,14 +167,16 @@ def _space_needed(attempt: Attempt, stock: Ledger) -> int:
 
     Unknown row counts are guessed from the bytes of the files.
     """
-    vectors_of_row, vectors_of_token = vector_bytes(attempt.spec, make_encoder(attempt.spec.encoder))
+    encoder = make_encoder(attempt.spec.encoder)
+    of_vectors, of_token = vector_bytes(attempt.spec, encoder)
     pieces = [piece for work in stock.works for piece in work.span.pieces]
-    row_bytes = _GUESSED_ROW_BYTES[attempt.spec.source.modality]
-    rows = stock.rows_left
-    if rows is None:
-        rows = sum(piece.rows or piece.bytes // row_bytes for piece in pieces)
-    tokens = sum(piece.bytes for piece in pieces) // _GUESSED_TOKEN_BYTES
-    return rows * vectors_of_row + tokens * vectors_of_token
+    of_row = _ROW_BYTES[attempt.spec.source.modality]
+    rows = (
+        stock.rows_left
+        if stock.rows_left is not None
+        else sum(piece.rows or piece.bytes // of_row for piece in pieces)
+    )
+    return rows * of_vectors + sum(piece.bytes for piece in pieces) // _TOKEN_BYTES * of_token
 
 
 def _settle(attempt: Attempt, units: int) -> None:

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from embed_ops.encoders.base import FloatArray, IntArray
 from embed_ops.errors import ParityError
@@ -60,24 +59,28 @@ def compare(
         index: (rows,) the input of each row, -1 for a reject.
         reference: its name and {output: (rows, dim) float32, or a list for each row}.
     """
-    name, expected_outputs = reference
-    compared: list[Parity] = []
-    for output, expected in expected_outputs.items() if len(index) else ():
+    found = []
+    for output, expected in reference[1].items() if len(index) else ():
         ours = vectors[output]
         if isinstance(expected, Ragged) or isinstance(ours, Ragged):
-            compared += _compare_lists(output, _listed(ours), _listed(expected), index, name)
+            found += _compare_lists(output, _listed(ours), _listed(expected), index, reference[0])
             continue
         # A text without any token has no vector, here and there.
-        rows = np.flatnonzero(np.isfinite(expected).all(axis=1) & (index >= 0))
-        if len(rows):
-            compared.append(_parity(output, name, cosines(ours[index[rows]], expected[rows]), rows))
-    return compared
-
-
-def _parity(output: str, reference: str, close: FloatArray, rows: npt.NDArray[np.int64]) -> Parity:
-    """Sum up cosines, (vectors,), each of a vector of a row, (vectors,)."""
-    worst = int(close.argmin())
-    return Parity(output, reference, len(close), float(close.mean()), float(close[worst]), int(rows[worst]))
+        finite = np.isfinite(expected).all(axis=1) & (index >= 0)
+        if finite.any():
+            close = cosines(ours[index[finite]], expected[finite])
+            rows = np.flatnonzero(finite)
+            found.append(
+                Parity(
+                    output,
+                    reference[0],
+                    len(rows),
+                    float(close.mean()),
+                    float(close.min()),
+                    int(rows[close.argmin()]),
+                )
+            )
+    return found
 
 
 def _listed(vectors: FloatArray | Ragged) -> Ragged:
@@ -92,15 +95,17 @@ def _compare_lists(output: str, ours: Ragged, expected: Ragged, index: IntArray,
     """Compare lists; those of another length count as opposite in all their vectors."""
     rows = np.flatnonzero(index >= 0)
     mine, theirs = ours.take(index[rows]), expected.take(rows)
-    same = mine.counts == theirs.counts  # (rows,)
-    alike = np.repeat(same, theirs.counts)  # (vectors of theirs,)
+    same = mine.counts == theirs.counts
     close = np.full(len(theirs.values), -1.0, np.float32)
+    alike = np.repeat(same, theirs.counts)
     close[alike] = cosines(mine.take(same).values, theirs.take(same).values)
-    # A list that should be empty and is not has no vector of theirs to stand for it.
-    surplus = rows[~same & (theirs.counts == 0)]
-    close = np.concatenate([close, np.full(len(surplus), -1.0, np.float32)])
-    of_row = np.concatenate([np.repeat(rows, theirs.counts), surplus])
-    return [_parity(output, name, close, of_row)] if len(close) else []
+    close = np.concatenate([close, np.full(int((~same & (theirs.counts == 0)).sum()), -1.0, np.float32)])
+    if not len(close):
+        return []
+    of_row = np.concatenate([np.repeat(rows, theirs.counts), rows[~same & (theirs.counts == 0)]])
+    return [
+        Parity(output, name, len(close), float(close.mean()), float(close.min()), int(of_row[close.argmin()]))
+    ]
 
 
 def within(compared: list[Parity], limits: ParitySpec) -> bool:

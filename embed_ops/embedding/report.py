@@ -121,8 +121,7 @@ def build_report(
         resolved: the settings that "auto" became.
     """
     steady = measured.steady
-    busy = measured.seconds("forward")
-    replica_time = busy + measured.seconds("idle_input") + measured.seconds("idle_output")
+    replica_time = sum(measured.seconds(name) for name in ("forward", "idle_input", "idle_output"))
     flops_per_second = _ratio(measured.sum("flops"), steady)
     # A replica that was replaced has measured too: the rate of one, times as many as ran at once.
     replicas = min(len(measured.gemm), measured.replicas) or len(measured.gemm)

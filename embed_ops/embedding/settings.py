@@ -41,40 +41,37 @@ TOKEN_BUDGETS = {
     "text": {"cpu": 4_096, "cuda": 65_536},
     "image": {"cpu": 2_048, "cuda": 65_536},
     "node": {"cpu": 1_024, "cuda": 1_024},
-    "static": {"cpu": 262_144, "cuda": 262_144},
 }
+TOKEN_BUDGETS["static"] = {"cpu": 262_144, "cuda": 262_144}
 TOKEN_BUDGETS["words"] = TOKEN_BUDGETS["text"]
-"""Positions of a forward pass by family or modality, unless a trial on the device finds a faster
-size. Models of images are wider, and leave the cache sooner. Nodes go through the model in tiles of
-a fixed size."""
+"""Positions of a forward pass, unless a trial on the device finds a faster size; models of images are wider, and leave
+the cache sooner. Nodes go through the model in tiles of a fixed size."""
 
 
 def fingerprint(spec: Spec, model: Mapping[str, str], edges: str | None = None) -> dict[str, Any]:
     """List what decides the vectors, by field.
 
-    Args:
-        spec: of the run.
-        model: hashes of the model's files.
-        edges: hash of a graph's edge files, None for what is no graph.
+    `model` has the hashes of the model's files, `edges` that of a graph's edge files.
     """
     tree = spec.model_dump(mode="json")
-    fields = {f"source.{name}": tree["source"][name] for name in _SOURCE_FIELDS}
+    found = {f"source.{name}": tree["source"][name] for name in _SOURCE_FIELDS}
     if edges is not None:
-        fields |= {f"source.{name}": tree["source"][name] for name in _GRAPH_FIELDS}
-        fields |= {"edge files": edges, "encoder.dtype": spec.encoder.dtype}
-        if spec.source.fanout:
-            fields["seed"] = spec.seed
-    fields |= {f"encoder.{name}": tree["encoder"][name] for name in _ENCODER_FIELDS}
-    if spec.encoder.in_windows:
-        # Runs of before there were windows have none of these fields, and are the same runs.
-        fields |= {f"encoder.{name}": tree["encoder"][name] for name in _WINDOW_FIELDS}
+        found |= {f"source.{name}": tree["source"][name] for name in _GRAPH_FIELDS}
+        found |= {
+            "edge files": edges,
+            "encoder.dtype": spec.encoder.dtype,
+            **({"seed": spec.seed} if spec.source.fanout else {}),
+        }
+    found |= {f"encoder.{name}": tree["encoder"][name] for name in _ENCODER_FIELDS}
+    # Runs of before there were windows have none of these fields, and are the same runs.
+    found |= {f"encoder.{name}": tree["encoder"][name] for name in _WINDOW_FIELDS if spec.encoder.in_windows}
     # What a quantizer is stands among the hashes; where it lies changes nothing.
-    fields["encoder.outputs"] = [
+    found["encoder.outputs"] = [
         {key: value for key, value in output.items() if key != "quantizer" and (key, value) != ("each", AUTO)}
         for output in tree["encoder"]["outputs"]
     ]
-    fields |= {"sink.dtype": spec.sink.dtype, "resources.unit_rows": spec.resources.unit_rows}
-    return fields | {f"model {part}": digest for part, digest in sorted(model.items())}
+    found |= {"sink.dtype": spec.sink.dtype, "resources.unit_rows": spec.resources.unit_rows}
+    return found | {f"model {part}": digest for part, digest in sorted(model.items())}
 
 
 def resolve(spec: Spec) -> Resolved:
@@ -84,21 +81,18 @@ def resolve(spec: Spec) -> Resolved:
     """
     device = "cuda" if spec.resources.gpus_per_replica > 0 else "cpu"
     budget, threads = spec.resources.token_budget, spec.resources.threads_per_replica
-    if budget == AUTO:
-        by_device = TOKEN_BUDGETS.get(spec.encoder.family) or TOKEN_BUDGETS[spec.source.modality]
-        budget = by_device[device]
+    versions = {name: importlib.metadata.version(name) for name in _VERSIONED}
     return Resolved(
         dtype="float32" if spec.encoder.dtype == AUTO else spec.encoder.dtype,
         compile=spec.encoder.compile is True,
-        token_budget=budget,
+        token_budget=TOKEN_BUDGETS.get(spec.encoder.family, TOKEN_BUDGETS[spec.source.modality])[device]
+        if budget == AUTO
+        else budget,
         batch_rule=RULE,
         threads_per_replica=1 if threads == AUTO else threads,
         device=device,
         draft=spec.encoder.draft is True,
-        versions={
-            "embed-ops": __version__,
-            **{name: importlib.metadata.version(name) for name in _VERSIONED},
-        },
+        versions={"embed-ops": __version__, **versions},
     )
 
 
