@@ -108,7 +108,10 @@ def test_a_row_that_kills(fatal: FatalModel, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["SIGKILL", "exit"])
 def test_rows_that_kill(how: str, fatal: FatalModel, tmp_path: Path) -> None:
-    """Several such rows, two of them in one unit and one the first of the corpus, whatever way the process goes."""
+    """Several such rows are found, whatever way the process goes.
+
+    Two of them are in one unit, and one is the first of the corpus.
+    """
     poisoned = (0, 23, 27, 45)
     source = write_corpus(tmp_path / "corpus", poisoned)
     straight = quiet(fatal, source, tmp_path / "straight")
@@ -154,7 +157,10 @@ def test_isolation_of_a_row_that_hangs(fatal: FatalModel, tmp_path: Path) -> Non
 
 def test_a_worker_that_hangs_ends_itself() -> None:
     """It does so from native code, and says what it was doing."""
-    code = "import time; from embed_ops.embedding.workers import call_guarded; call_guarded(0.5, time.sleep, 600)"
+    code = (
+        "import time; from embed_ops.embedding.workers import call_guarded; "
+        "call_guarded(0.5, time.sleep, 600)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=300
     )
@@ -165,7 +171,10 @@ def test_a_worker_that_hangs_ends_itself() -> None:
 
 @pytest.mark.slow
 def test_a_row_that_kills_the_tokenizer(fatal: FatalModel, tmp_path: Path) -> None:
-    """A row on which the reading worker dies is found as well, and the units behind it are embedded."""
+    """A row on which the reading worker dies is found as well.
+
+    The units behind it are embedded.
+    """
     source = write_corpus(tmp_path / "corpus")
     fatal.let_the_tokenizer_kill()
     straight = quiet(fatal, source, tmp_path / "straight")
@@ -180,7 +189,10 @@ def test_a_row_that_kills_the_tokenizer(fatal: FatalModel, tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_poison_among_the_compared_rows(fatal: FatalModel, tmp_path: Path) -> None:
-    """Where the comparison with the reference dies on its rows, others are compared, and isolation deals with the row."""
+    """Where the comparison with the reference dies on its rows, others are compared.
+
+    Isolation deals with the row.
+    """
     source = write_corpus(tmp_path / "corpus", (3,))
     straight = quiet(fatal, source, tmp_path / "straight", parity={"rows": 16})
     fatal.order("exit")
@@ -208,7 +220,7 @@ def test_retry_of_a_row_that_killed(fatal: FatalModel, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_replicas_that_die_now_and_then(fatal: FatalModel, tmp_path: Path) -> None:
-    """A replica that dies once while it loads the model, or once at a unit, costs nothing but time."""
+    """A replica that dies once, while it loads or at a unit, costs nothing but time."""
     source = write_corpus(tmp_path / "corpus", ())
     straight = quiet(fatal, source, tmp_path / "straight")
     fatal.order("SIGKILL", times=1, everywhere=True)
@@ -231,7 +243,10 @@ def test_replicas_that_die_more_often(times: int, loading: bool, fatal: FatalMod
 
 
 def test_every_unit_fails(fatal: FatalModel, tmp_path: Path) -> None:
-    """Where every unit fails, the job says so after a few of them, with the first cause, and does not go on for a night."""
+    """Where every unit fails, the job says so after a few of them, with the first cause.
+
+    It does not go on for a night.
+    """
     source = write_corpus(tmp_path / "corpus", (), rows=200)
     fatal.order("raise", everywhere=True)
     with pytest.raises(
@@ -243,7 +258,10 @@ def test_every_unit_fails(fatal: FatalModel, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_every_unit_kills(fatal: FatalModel, tmp_path: Path) -> None:
-    """Where replicas die on whatever they are given, the job ends with the cause, and resumes when it is mended."""
+    """Where replicas die on whatever they are given, the job ends with the cause.
+
+    It resumes when that is mended.
+    """
     source = write_corpus(tmp_path / "corpus", (), rows=200)
     straight = quiet(fatal, source, tmp_path / "straight")
     fatal.order("exit", everywhere=True)
@@ -259,7 +277,10 @@ def test_every_unit_kills(fatal: FatalModel, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_model_that_never_loads(fatal: FatalModel, tmp_path: Path) -> None:
-    """A model whose loading kills its process ends the job with the reason, not with an empty success."""
+    """A model whose loading kills its process ends the job with the reason.
+
+    Not with an empty success.
+    """
     source = write_corpus(tmp_path / "corpus", ())
     fatal.order("SIGSEGV", loading=True)
     with pytest.raises(EngineError, match="died"):

@@ -55,7 +55,10 @@ def test_finds_the_rows_and_no_others(data: Any) -> None:
 
 
 def test_rows_that_kill_only_together() -> None:
-    """Rows that kill together and not apart are refused together, once halving has shown nothing."""
+    """Rows that kill together and not apart are refused together.
+
+    Once halving has shown nothing.
+    """
     findings, halved, deaths = Findings(), set[tuple[int, ...]](), 0
     while (death := child([[0, 1, 2, 3], [4, 5]], set(), {1, 2}, findings)) is not None:
         learn(findings, death, halved)

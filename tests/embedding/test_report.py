@@ -40,7 +40,10 @@ def blank(unit: str) -> Record:
 
 
 def test_shares_add_up() -> None:
-    """Useful work, padding, the rest of the forward pass, both kinds of waiting and the uneven rest are all there is."""
+    """Shares of the replicas' time add up to all of it.
+
+    Useful work, padding, the rest of the forward pass, both kinds of waiting, the uneven rest.
+    """
     found = measured()
     report = build_report(found.records, found, 11.0, {})
     assert report["time"] == pytest.approx(

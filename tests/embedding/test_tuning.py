@@ -101,7 +101,10 @@ def test_a_small_job_starts_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_large_job_tries_budgets_and_keeps_the_fastest(monkeypatch: pytest.MonkeyPatch, tiny: Spec) -> None:
-    """Every budget is timed; the one that is chosen is as fast as any, and its vectors are compared again."""
+    """Every budget is timed; the one that is chosen is as fast as any.
+
+    Its vectors are compared again.
+    """
     monkeypatch.setattr(tuning, "BUDGETS", {"cpu": (512, 4096)})
     settled = choose("token_budget", planned=MUCH, spec=tiny)
     speeds = settled.measured["token_budget"]["tokens_per_second"]

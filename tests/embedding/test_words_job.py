@@ -49,7 +49,7 @@ def spec_of(model: str, source: dict[str, Any], run: Path, **encoder: Any) -> Sp
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write 200 docstrings, of which some are far longer than the model takes, and three odd texts."""
+    """Write 200 docstrings, some far longer than the model takes, and three odd texts."""
     folder = tmp_path_factory.mktemp("words")
     write_parquet(folder, [*docstrings(200), "", "  ", "naïve 😀 中文\u200b"], files=2)
     return folder
