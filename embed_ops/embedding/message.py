@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from embed_ops.embedding.unit import (
@@ -38,11 +39,10 @@ _KINDS = {kind.__name__: kind for kind in (PreparedUnit, EmbeddedUnit)} | _OUTCO
 
 def to_block(message: Message) -> pa.Table:
     """Make the one-row table that travels."""
-    payloads = {name: getattr(message, name) for name in PAYLOADS if hasattr(message, name)}
-    columns: dict[str, pa.Array] = {"meta": pa.array([_dump(message, leave_out=payloads)])}
+    columns: dict[str, pa.Array] = {"meta": pa.array([_dump(message)])}
     for name in PAYLOADS:
-        stream = _to_stream(payloads[name]) if name in payloads else None
-        columns[name] = pa.array([stream], pa.large_binary())
+        table = getattr(message, name, None)
+        columns[name] = pa.nulls(1, pa.large_binary()) if table is None else _to_stream(table)
     return pa.table(columns)
 
 
@@ -76,12 +76,11 @@ def load_outcome(text: str) -> Outcome:
     return outcome
 
 
-def _dump(message: Message, leave_out: Mapping[str, Any] | None = None) -> str:
-    """Write all fields but some as JSON, and the class beside them."""
-    names = [item.name for item in fields(message) if item.name not in (leave_out or {})]
-    return json.dumps(
-        {"type": type(message).__name__, **{name: getattr(message, name) for name in names}}, default=asdict
-    )
+def _dump(message: Message) -> str:
+    """Write the class and all fields but the payloads as JSON."""
+    names = [item.name for item in fields(message) if item.name not in PAYLOADS]
+    values = {name: getattr(message, name) for name in names}
+    return json.dumps({"type": type(message).__name__, **values}, default=asdict)
 
 
 def _make(kinds: Mapping[str, type[Any]], values: dict[str, Any]) -> Any:
@@ -107,10 +106,11 @@ _READERS = {
 """Fields that are more than JSON values."""
 
 
-def _to_stream(table: pa.Table) -> bytes:
-    """Write a table as an Arrow IPC stream."""
+def _to_stream(table: pa.Table) -> pa.Array:
+    """Write a table as an Arrow IPC stream: an array of that value, which is not copied again."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
-    content: bytes = sink.getvalue().to_pybytes()
-    return content
+    stream = sink.getvalue()
+    offsets = pa.py_buffer(np.array([0, stream.size], np.int64))
+    return pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, stream])
