@@ -135,15 +135,18 @@ def _bare(job: Job, works: list[Work], number: int, processes: int, ready: Any, 
     Units are prepared before the clock starts.
     """
     from embed_ops.embedding.steps import Replica, read_and_prepare, write_unit
+    from embed_ops.embedding.unit import EmbeddedUnit, PreparedUnit, Written
 
-    units = [unit for work in works for unit in read_and_prepare(pa.table({"work": [work.dump()]}), job)][
-        number::processes
-    ]
+    units = [unit for work in works for unit in read_and_prepare(job, work)][number::processes]
     replica = Replica(job)
     ready.wait()
     began, done = time.time(), 0
     for unit in units:
-        done += json.loads(write_unit(replica(unit), job)["record"][0].as_py())["rows"]
+        embedded = replica.embed(unit) if isinstance(unit, PreparedUnit) else unit
+        outcome = write_unit(embedded, job) if isinstance(embedded, EmbeddedUnit) else embedded
+        if not isinstance(outcome, Written):
+            raise RuntimeError(f"a unit failed: {outcome}")
+        done += outcome.record.rows
     results.put((began, time.time(), done))
 
 

@@ -1,1 +1,1 @@
-"""The job: `driver.py` is the command, `pipeline.py` the page to read first, `steps.py` one unit."""
+"""The job: `driver.py` is the command, `pipeline.py` its first page, `steps.py` one unit."""

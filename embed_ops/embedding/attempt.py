@@ -10,6 +10,7 @@ from embed_ops.embedding.job import Job
 from embed_ops.embedding.report import Measured
 from embed_ops.embedding.settings import Resolved, fingerprint, resolve, resume
 from embed_ops.embedding.storing import anchored, quantizers
+from embed_ops.embedding.unit import Written
 from embed_ops.encoders.registry import make_encoder
 from embed_ops.engine.progress import Reporter
 from embed_ops.errors import RunError, SpecError
@@ -18,7 +19,7 @@ from embed_ops.runs.fingerprint import digest_of, listing_digest, require_same
 from embed_ops.runs.heartbeat import Heartbeat, new_attempt
 from embed_ops.runs.journal import Journal
 from embed_ops.runs.ledger import Ledger, take_stock
-from embed_ops.runs.record import COUNTED, Record
+from embed_ops.runs.record import COUNTED, RETRIED, Record
 from embed_ops.schema import GRAPH
 from embed_ops.sources.corpus import Corpus, open_edges
 from embed_ops.sources.plan import Plan, unit_limits
@@ -83,12 +84,12 @@ class Attempt:
         self.header["finished"] = time.time() if status == "finished" else None
         self.run.write_json("run.json", self.header, self.name)
 
-    def take(self, result: dict[str, Any]) -> Record:
+    def take(self, written: Written) -> Record:
         """Keep the record of a unit that is done."""
-        record = Record.parse(result)
+        record = written.record
         earlier = self.records.get(record.unit)
         new = record
-        if "retried" in record.flags and earlier is not None:
+        if RETRIED in record.flags and earlier is not None:
             # The record counts the whole unit; this attempt embedded what came back.
             new = replace(
                 record,
@@ -96,9 +97,9 @@ class Attempt:
             )
         if self.measured.startup is None:
             self.measured.startup = record.seconds["started"] - self.began
-        self.measured.add(new, result)
+        self.measured.add(replace(written, record=new))
         self.records[record.unit] = record
-        self.journal.add(record, result.get("statistics"))
+        self.journal.add(record, written.statistics)
         return record
 
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
 from embed_ops.embedding.attempt import Attempt, open_attempt
 from embed_ops.embedding.parity import require
-from embed_ops.embedding.report import build, counts
+from embed_ops.embedding.report import build_report, count_units
 from embed_ops.embedding.settings import choices, resume
 from embed_ops.embedding.storing import vector_bytes
-from embed_ops.embedding.tuning import Planned, settle
-from embed_ops.embedding.waves import run_works
+from embed_ops.embedding.tuning import Planned, Settled, settle
+from embed_ops.embedding.waves import retry_works, run_works
 from embed_ops.encoders.registry import make_encoder
 from embed_ops.engine.memory import peak_memory
 from embed_ops.engine.progress import Reporter, Silent
@@ -34,6 +34,7 @@ _TOKEN_BYTES = 5
 """Bytes of a token or word of text, likewise: rather too many."""
 _SAMPLES = 3
 """Samples of first rows to compare: a worker that dies on one is given the next."""
+RunWorks = Callable[[Attempt, Sequence[Work], int, StopRequest], None]
 
 GRAPH_WORK = "work/graph"
 
@@ -68,7 +69,7 @@ def embed(
         with attempt.heartbeat:
             if stock.works:
                 check_space(attempt.run.root, _space_needed(attempt, stock))
-                _work(attempt, session, stock.works, stock.units_left, stop)
+                _work(attempt, session, run_works, stock.works, stock.units_left, stop)
             else:
                 attempt.reporter.say("nothing is left to embed")
                 _start(attempt)
@@ -83,7 +84,9 @@ def retry(
     stop_after_s: float | None = None,
     stop: StopRequest | None = None,
 ) -> Run:
-    """Read the rejects of a run again, embed those that can be, and merge them back in source order.
+    """Read the rejects of a run again and embed those that can be.
+
+    They are merged with the rows of their units, in source order.
 
     Raises:
         RunError: there is no finished run at `path`, or its source has changed.
@@ -115,7 +118,7 @@ def retry(
         with attempt.heartbeat:
             if works:
                 attempt.resolved = resume(path, attempt.header["resolved"], attempt.spec)
-                _work(attempt, session, works, len(works), stop)
+                _work(attempt, session, retry_works, works, len(works), stop)
             else:
                 attempt.reporter.say("no rejects to retry")
                 _start(attempt)
@@ -123,7 +126,12 @@ def retry(
 
 
 def _work(
-    attempt: Attempt, session: OpenSession, works: Sequence[Work], units: int, stop: StopRequest
+    attempt: Attempt,
+    session: OpenSession,
+    run: RunWorks,
+    works: Sequence[Work],
+    units: int,
+    stop: StopRequest,
 ) -> None:
     """Open a session, check what can be checked there, and run the works."""
     from embed_ops.embedding.resources import require_room, threads_for
@@ -151,7 +159,7 @@ def _work(
                 "stopped by a request (SIGTERM) before the first unit; run the same command again to go on"
             )
         _start(attempt)
-        run_works(attempt, works, units, stop)
+        run(attempt, works, units, stop)
 
 
 def _space_needed(attempt: Attempt, stock: Ledger) -> int:
@@ -172,57 +180,59 @@ def _space_needed(attempt: Attempt, stock: Ledger) -> int:
 
 
 def _settle(attempt: Attempt, units: int) -> None:
-    """Let a replica compare the first rows with the reference and, on a new run, choose what is "auto"."""
-    from embed_ops.embedding.pipeline import WorkerDied, on_a_replica
-    from embed_ops.embedding.resources import replica_count
+    """Compare the first rows with the reference, and on a new run choose what is "auto".
 
+    Raises:
+        ParityError: the vectors are too far from the reference.
+    """
     spec = attempt.spec
     attempt.header["resolved"] = asdict(attempt.resolved)
     if spec.parity.rows == 0:
         attempt.header["model"] = make_encoder(spec.encoder).describe()
         return
-    contents = attempt.corpus.head(attempt.plan, _SAMPLES * spec.parity.rows)
     open_choices = choices(spec) if attempt.fresh else frozenset()
-    stock = attempt.stock()
-    replicas = replica_count(spec.resources, units, attempt.resolved.threads_per_replica)[1]
-    planned = Planned(stock.rows_left, attempt.plan.bytes, replicas)
-    samples = _samples(contents, spec.parity.rows)
+    settled = _settled_on_a_replica(attempt, open_choices, units)
+    require(settled.parity, spec.parity)
+    attempt.resolved = settled.resolved
+    attempt.measured.parity = [asdict(item) for item in settled.parity]
+    attempt.header |= {"model": settled.model, "resolved": asdict(settled.resolved)}
+    if open_choices:
+        attempt.header["measured"] = settled.measured
+        on = [name for name in ("compile", "draft") if getattr(settled.resolved, name)]
+        attempt.reporter.say(
+            f"computing in {', '.join([settled.resolved.dtype, *on])}, "
+            f"{settled.resolved.token_budget} tokens at a time"
+        )
+        if missing := settled.measured.get("compile", {}).get("not tried"):
+            attempt.reporter.say(f"not compiled: {missing}")
+
+
+def _settled_on_a_replica(attempt: Attempt, open_choices: frozenset[str], units: int) -> Settled:
+    """Let a worker embed a sample of the first rows, where a replica would run.
+
+    Raises:
+        WorkerDied: it did, on each sample.
+    """
+    from embed_ops.embedding.pipeline import WorkerDied, on_a_replica
+    from embed_ops.embedding.resources import replica_count
+
+    spec, resolved = attempt.spec, attempt.resolved
+    replicas = replica_count(spec.resources, units, resolved.threads_per_replica)[1]
+    planned = Planned(attempt.stock().rows_left, attempt.plan.bytes, replicas)
+    samples = _samples(attempt.corpus.head(attempt.plan, _SAMPLES * spec.parity.rows), spec.parity.rows)
     while True:
         sample = samples.pop(0)
         attempt.reporter.say(f"comparing {len(sample)} rows with the reference")
         try:
-            found = on_a_replica(
-                spec.resources,
-                settle,
-                spec.encoder,
-                attempt.resolved,
-                open_choices,
-                spec.parity,
-                sample,
-                planned,
+            return on_a_replica(
+                spec.resources, settle, spec.encoder, resolved, open_choices, spec.parity, sample, planned
             )
-            break
         except WorkerDied as error:
             # A row that kills its process may be among the first ones too: isolation will find it,
             # if other rows are fine.
             if not samples:
                 raise
             attempt.reporter.say(f"{error}; comparing other rows")
-    require(found.found, spec.parity)
-    attempt.resolved = found.resolved
-    attempt.measured.parity = [asdict(item) for item in found.found]
-    attempt.header |= {"model": found.model, "resolved": asdict(found.resolved)}
-    if open_choices:
-        attempt.header["measured"] = found.measured
-        chosen = [
-            found.resolved.dtype,
-            *(name for name in ("compile", "draft") if getattr(found.resolved, name)),
-        ]
-        attempt.reporter.say(
-            f"computing in {', '.join(chosen)}, {found.resolved.token_budget} tokens at a time"
-        )
-        if missing := found.measured.get("compile", {}).get("not tried"):
-            attempt.reporter.say(f"not compiled: {missing}")
 
 
 def _samples(contents: list[Any], rows: int) -> list[list[Any]]:
@@ -255,10 +265,10 @@ def _finish(attempt: Attempt, path: str) -> Run:
     attempt.measured.memory["driver"] = peak_memory()
     total = time.time() - attempt.began
     done = attempt.stock().done
-    report = build(done, attempt.measured, total, asdict(attempt.resolved))
+    report = build_report(done, attempt.measured, total, asdict(attempt.resolved))
     if not attempt.measured.records and (earlier := attempt.run.read_json("report.json")):
         # Rates stay those of the latest attempt that embedded something.
-        report = earlier | counts(done, attempt.measured)
+        report = earlier | count_units(done, attempt.measured)
         report["seconds"]["total"] = total
     report["modality"] = attempt.spec.source.modality
     report["statistics"] = report_of(attempt.run.read_statistics(), report["rows"])

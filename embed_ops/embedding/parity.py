@@ -1,4 +1,7 @@
-"""Parity: the first rows through the job's own path and through the reference, compared before hours are spent."""
+"""Parity: the first rows through the job's own path and through the reference.
+
+They are compared before hours are spent.
+"""
 
 from __future__ import annotations
 
@@ -105,23 +108,23 @@ def _compare_lists(output: str, ours: Ragged, expected: Ragged, index: IntArray,
     ]
 
 
-def within(found: list[Parity], limits: ParitySpec) -> bool:
+def within(compared: list[Parity], limits: ParitySpec) -> bool:
     """Tell whether all outputs keep the limits."""
-    return all(item.mean >= limits.min_mean and item.min >= limits.min for item in found)
+    return all(item.mean >= limits.min_mean and item.min >= limits.min for item in compared)
 
 
-def require(found: list[Parity], limits: ParitySpec) -> None:
+def require(compared: list[Parity], limits: ParitySpec) -> None:
     """Stop the job where an output misses the limits.
 
     Raises:
         ParityError: holds a table of all outputs.
     """
-    if within(found, limits):
+    if within(compared, limits):
         return
     head = f"{'output':<16} {'rows':>5} {'mean cosine':>12} {'min cosine':>12}  reference"
     table = [
         f"{item.output:<16} {item.rows:>5} {item.mean:>12.7f} {item.min:>12.7f}  {item.reference}"
-        for item in found
+        for item in compared
     ]
     raise ParityError(
         "the vectors differ from the reference by more than [parity] allows "

@@ -1,10 +1,10 @@
 """The job on one page: spans in, records out. The only caller of `map_batches`.
 
     Work            a span and its units that are done                       (driver)
-    read_and_prepare  CPU tasks: its missing units, one at a time, tokenised
-    Replica           the actor pool: token batches, forward passes, pooling
-    write_unit        CPU tasks: the reject file, then the data file
-    record          what is known of the unit                                (driver)
+    read            CPU tasks: its missing units, one at a time, tokenised
+    WatchedReplica  the actor pool: token batches, forward passes, pooling
+    write           CPU tasks: the reject file, then the data file
+    Outcome         the unit's record, or why there is none                  (driver)
 
 A unit is one row of the dataset, and `target_max_block_size = 1` makes every row a block: units
 leave a reader while it still reads, are never merged or split, and take the same way to CPU and GPU
@@ -29,7 +29,7 @@ import ray.exceptions
 from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
 
 from embed_ops.embedding.job import Job
-from embed_ops.embedding.message import failure
+from embed_ops.embedding.message import load_outcome
 from embed_ops.embedding.resources import (
     CPUS_PER_READER,
     IMAGE_READER_CPUS,
@@ -45,8 +45,8 @@ from embed_ops.embedding.resources import (
     replica_resources,
 )
 from embed_ops.embedding.settings import Resolved
-from embed_ops.embedding.steps import write_unit
-from embed_ops.embedding.workers import WatchedReplica, call_guarded, isolate_watched, read
+from embed_ops.embedding.unit import Failure, Outcome
+from embed_ops.embedding.workers import WatchedReplica, call_guarded, isolate_watched, read, write
 from embed_ops.engine import pulse
 from embed_ops.engine.errors import engine_error
 from embed_ops.engine.feed import Feed
@@ -61,8 +61,8 @@ Result = TypeVar("Result")
 
 def run_units(
     job: Job, works: Sequence[Work], units: int, control: Control
-) -> Generator[dict[str, Any], None, None]:
-    """Run every unit that the works lack, and yield its record, or the error that it met, as soon as it is known.
+) -> Generator[Outcome, None, None]:
+    """Run every unit that the works lack, and yield its outcome as soon as it is known.
 
     Args:
         job: what to do.
@@ -94,12 +94,10 @@ def run_units(
             gc.collect()
 
 
-def _wave(
-    job: Job, works: Sequence[Work], units: int, control: Control
-) -> Generator[dict[str, Any], None, None]:
+def _wave(job: Job, works: Sequence[Work], units: int, control: Control) -> Generator[Outcome, None, None]:
     try:
         with Feed(_dataset(job, works, units).iter_rows) as feed:
-            yield from Lookout(job.attempt, control).units(feed)
+            yield from map(load_outcome, Lookout(job.attempt, control).units(feed))
     except (
         ray.exceptions.RayError,
         ray.data.exceptions.ExecutionTimeoutError,
@@ -142,7 +140,7 @@ def _dataset(job: Job, works: Sequence[Work], units: int) -> ray.data.Dataset:
             **one_unit,
         )
         .map_batches(
-            write_unit,
+            write,
             fn_args=(job,),
             compute=TaskPoolStrategy(size=helpers),
             num_cpus=WRITER_CPUS,
@@ -152,14 +150,14 @@ def _dataset(job: Job, works: Sequence[Work], units: int) -> ray.data.Dataset:
     )
 
 
-def isolate_units(job: Job, works: Sequence[Work], control: Control) -> Generator[dict[str, Any], None, None]:
+def isolate_units(job: Job, works: Sequence[Work], control: Control) -> Generator[Outcome, None, None]:
     """Embed the units that the works lack in processes of their own, a task for each work.
 
     Yields as `run_units` does.
     """
     claim = replica_resources(job.spec.resources, job.resolved.threads_per_replica)
     task = ray.remote(**claim, max_retries=1)(isolate_watched)
-    waiting = {task.remote(job, work.dump()): work for work in works}
+    waiting = {task.remote(job, work): work for work in works}
     lookout = Lookout(job.attempt, control)
     try:
         while waiting and not control.stop.expired:
@@ -169,7 +167,7 @@ def isolate_units(job: Job, works: Sequence[Work], control: Control) -> Generato
                 try:
                     yield from ray.get(ref)
                 except ray.exceptions.RayError as error:
-                    yield failure(engine_error(error), work.span.first_unit)
+                    yield Failure.of(engine_error(error), work.span.first_unit)
             lookout.look_up()
     finally:
         for ref in waiting:

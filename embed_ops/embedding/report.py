@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from embed_ops.embedding.unit import Written
 from embed_ops.runs.record import HALVED, ISOLATED, Record
 
 
@@ -33,11 +34,11 @@ class Measured:
     deaths: int = 0
     graph: dict[str, Any] | None = None
 
-    def add(self, record: Record, extra: Mapping[str, Any]) -> None:
+    def add(self, written: Written) -> None:
         """Take in one unit."""
-        self.records.append(record)
-        self.gemm[extra["replica"]] = extra["gemm"]
-        for kind, size in extra["memory"].items():
+        self.records.append(written.record)
+        self.gemm[written.replica] = written.gemm
+        for kind, size in written.memory.items():
             self.memory[kind] = max(size, self.memory.get(kind, 0))
 
     def sum(self, name: str) -> float:
@@ -53,9 +54,8 @@ class Measured:
         """Seconds from the first unit in to the last unit out."""
         if not self.records:
             return 0.0
-        return max(r.seconds["finished"] for r in self.records) - min(
-            r.seconds["started"] for r in self.records
-        )
+        begins = [record.seconds["started"] for record in self.records]
+        return max(record.seconds["finished"] for record in self.records) - min(begins)
 
 
 def _time_shares(measured: Measured, gemm: float | None, replicas: int) -> dict[str, float] | None:
@@ -89,7 +89,7 @@ def _ratio(part: float, whole: float) -> float | None:
     return part / whole if whole > 0 else None
 
 
-def counts(done: Sequence[Record], measured: Measured) -> dict[str, Any]:
+def count_units(done: Sequence[Record], measured: Measured) -> dict[str, Any]:
     """Count what the whole run holds, and what this attempt had to do for it."""
     return {
         "rows": sum(record.rows for record in done),
@@ -106,10 +106,13 @@ def counts(done: Sequence[Record], measured: Measured) -> dict[str, Any]:
     }
 
 
-def build(
+def build_report(
     done: Sequence[Record], measured: Measured, total_s: float, resolved: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Make `report.json`: counts over the whole run, rates over what this attempt embedded (null where it had nothing to do).
+    """Make `report.json`.
+
+    Counts are over the whole run, rates over what this attempt embedded: null where it had nothing
+    to do.
 
     Args:
         done: records of all units of the run, in order.
@@ -118,14 +121,13 @@ def build(
         resolved: the settings that "auto" became.
     """
     steady = measured.steady
-    busy = measured.seconds("forward")
-    replica_time = busy + measured.seconds("idle_input") + measured.seconds("idle_output")
+    replica_time = sum(measured.seconds(name) for name in ("forward", "idle_input", "idle_output"))
     flops_per_second = _ratio(measured.sum("flops"), steady)
     # A replica that was replaced has measured too: the rate of one, times as many as ran at once.
     replicas = min(len(measured.gemm), measured.replicas) or len(measured.gemm)
     gemm = replicas * sum(measured.gemm.values()) / len(measured.gemm) if measured.gemm else None
     return {
-        **counts(done, measured),
+        **count_units(done, measured),
         "seconds": {
             "total": total_s,
             "startup": measured.startup,

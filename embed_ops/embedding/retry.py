@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from embed_ops.errors import StorageError
 from embed_ops.runs.directory import RunDir
 from embed_ops.runs.parquet import read_footer
-from embed_ops.runs.record import COUNTED, DATA, REJECTS, SUFFIX, Record
+from embed_ops.runs.record import COUNTED, DATA, REJECTS, RETRIED, SUFFIX, Record
 from embed_ops.runs.work import Again, Work
 from embed_ops.schema import FILE_LEVEL, REASON, ROW, SOURCE
 from embed_ops.sources.plan import Piece, Plan, Span
@@ -76,27 +78,42 @@ def _piece(
     return Piece(part["source"], part["begin"], end, None, 0)
 
 
-def merge(
-    run: RunDir, data: pa.Table, rejects: pa.Table, meta: dict[str, Any]
-) -> tuple[pa.Table, pa.Table, dict[str, Any]]:
+def rows_again(table: pa.Table, again: Mapping[str, Again]) -> pa.Table:
+    """Keep the rows of a unit that are to be read again.
+
+    Raises:
+        StorageError: not all of them can be reached: the file reads worse than it did.
+    """
+    places = list(zip(table.column(SOURCE).to_pylist(), table.column(ROW).to_pylist(), strict=True))
+    keep = [again.get(source, Again()).has(row) for source, row in places]
+    missing = {(source, row) for source, rows in again.items() for row in rows.rows} - set(places)
+    if missing:
+        source, row = min(missing)
+        raise StorageError(
+            f"{source}: row {row} can't be reached, though it was read before; restore the file and run "
+            "`retry` again"
+        )
+    return table.filter(pa.array(keep, pa.bool_()))
+
+
+def merge(run: RunDir, data: pa.Table, record: Record) -> tuple[pa.Table, Record]:
     """Put rows that were embedded on retry among those of the unit's data file.
 
-    The new rejects replace the old ones.
-
     Returns:
-        data, rejects, and `meta` with the unit's counts and its place in the chain.
+        the rows in source order, and the record with the whole unit's counts and its place in the
+        chain.
     """
-    old, footer = read_table(run, f"{DATA}/{meta['unit']}{SUFFIX}")
+    old, footer = read_table(run, f"{DATA}/{record.unit}{SUFFIX}")
     following = footer["next"] or [None, None]
-    sums = {name: footer.get(name, 0) + meta[name] for name in COUNTED}
-    chained = meta | sums | {"next_source": following[0], "next_position": following[1], "flags": ["retried"]}
-    return in_source_order(pa.concat_tables([old, data.cast(old.schema)]), meta["ranges"]), rejects, chained
+    sums = {name: footer.get(name, 0) + getattr(record, name) for name in COUNTED}
+    merged = replace(record, **sums, next_source=following[0], next_position=following[1], flags=(RETRIED,))
+    return in_source_order(pa.concat_tables([old, data.cast(old.schema)]), record.ranges), merged
 
 
-def merged_before(run: RunDir, meta: dict[str, Any]) -> bool:
-    """Tell whether the unit's files are newer than the rejects that were read.
+def merged_before(run: RunDir, unit: str, replaces: str) -> bool:
+    """Tell whether a unit's files are newer than the rejects that were read, `replaces`.
 
     A worker died after it had merged them.
     """
-    with open_file(run.root.child(f"{DATA}/{meta['unit']}{SUFFIX}")) as opened:
-        return bool(read_footer(pq.read_metadata(opened))["reject_file"] != meta["replaces"])
+    with open_file(run.root.child(f"{DATA}/{unit}{SUFFIX}")) as opened:
+        return bool(read_footer(pq.read_metadata(opened))["reject_file"] != replaces)

@@ -129,7 +129,7 @@ def resume(where: str, known: Mapping[str, Any], spec: Spec) -> Resolved:
         "resources.token_budget": (earlier.token_budget, spec.resources.token_budget),
         "resources.threads_per_replica": (earlier.threads_per_replica, spec.resources.threads_per_replica),
     }
-    asked = {
+    both = {
         **{name: (known, known if value == AUTO else value) for name, (known, value) in given.items()},
         "device": (earlier.device, now.device),
         "batch rule": (earlier.batch_rule, now.batch_rule),
@@ -140,15 +140,17 @@ def resume(where: str, known: Mapping[str, Any], spec: Spec) -> Resolved:
     }
     require_same(
         where,
-        {name: pair[0] for name, pair in asked.items()},
-        {name: pair[1] for name, pair in asked.items()},
+        {name: known for name, (known, _) in both.items()},
+        {name: asked for name, (_, asked) in both.items()},
     )
     return earlier
 
 
 @dataclass(frozen=True)
 class Resolved:
-    """What "auto" became: with the spec and the data it decides every byte, so it is kept with the run.
+    """What "auto" became.
+
+    With the spec and the data it decides every byte, so it is kept with the run.
 
     Attributes:
         dtype: compute type.

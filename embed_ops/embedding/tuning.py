@@ -1,8 +1,8 @@
-"""What "auto" becomes: measured on a replica before the first unit, accepted only if the vectors stay close to the reference.
+"""What "auto" becomes: measured on a replica before the first unit.
 
-Each choice costs time on an idle cluster, so it is made only where the planned work repays it; a
-small job starts at once with what is known to be right. What was chosen is kept with the run and
-never chosen again.
+A choice is accepted only if the vectors stay close to the reference. It costs time on an idle
+cluster, so it is made only where the planned work repays it; a small job starts at once with what
+is known to be right. What was chosen is kept with the run and never chosen again.
 """
 
 from __future__ import annotations
@@ -68,13 +68,13 @@ class Settled:
 
     Attributes:
         resolved: the settings, with every choice made.
-        found: how close these settings came to the reference, by output.
+        parity: how close these settings came to the reference, by output.
         model: what the model became (`Encoder.describe`).
         measured: why each choice was made, all JSON values.
     """
 
     resolved: Resolved
-    found: list[Parity]
+    parity: list[Parity]
     model: dict[str, Any]
     measured: dict[str, Any] = field(default_factory=dict)
 
@@ -87,7 +87,7 @@ def settle(
     contents: list[Any],
     planned: Planned,
 ) -> Settled:
-    """Embed the first rows as the job would and through the reference, and make the choices that are open.
+    """Embed the first rows as the job would and through the reference, and make the open choices.
 
     Args:
         spec: of the encoder.
@@ -113,7 +113,7 @@ def settle(
             resolved = trial.choose_budget(resolved, seconds)
         if "compile" in choices:
             resolved = trial.choose_compile(resolved, seconds)
-    return Settled(resolved, trial.found, trial.encoder.describe(), trial.measured)
+    return Settled(resolved, trial.parity, trial.encoder.describe(), trial.measured)
 
 
 class _Trial:
@@ -131,7 +131,7 @@ class _Trial:
         self.encoder: Encoder = make_encoder(spec)
         self.reference: tuple[str, Mapping[str, FloatArray | Ragged]] = self.encoder.reference(self.column)
         self.prepared: Prepared = self.encoder.prepare(self.column)
-        self.found: list[Parity] = []
+        self.parity: list[Parity] = []
         self.first_rows = 0.0
         """Seconds of the first rows."""
         self.measured: dict[str, Any] = {}
@@ -150,8 +150,8 @@ class _Trial:
         embedded = embed_inputs(self.encoder, self.prepared.inputs, budget)
         self.first_rows = self._seconds(self.prepared.inputs, budget)
         vectors = gather(self.encoder, self.prepared.inputs, embedded.vectors, self.prepared.documents)
-        self.found = compare(vectors, self.prepared.index, self.reference)
-        return within(self.found, self.limits)
+        self.parity = compare(vectors, self.prepared.index, self.reference)
+        return within(self.parity, self.limits)
 
     def _seconds(self, inputs: pa.Table, budget: int) -> float:
         started = time.perf_counter()
@@ -171,26 +171,29 @@ class _Trial:
         if len(self.column) and rates["bfloat16"] >= LEAST_GAIN * rates["float32"]:
             if self.run(short):
                 return short
-            self.measured["dtype"]["refused"] = [asdict(item) for item in self.found]
+            self.measured["dtype"]["refused"] = [asdict(item) for item in self.parity]
         plain = replace(resolved, dtype="float32")
         self.run(plain)
         return plain
 
     def choose_draft(self, resolved: Resolved) -> Resolved:
-        """Let the JPEG decoder shrink photographs, where the first rows show that it does and that they stay close enough."""
-        kept = self.spec, self.prepared, self.found
+        """Let the JPEG decoder shrink photographs.
+
+        Where the first rows show that it does, and that their vectors stay close enough.
+        """
+        kept = self.spec, self.prepared, self.parity
         self.spec = self.spec.model_copy(update={"draft": True})
         self.prepared = make_encoder(self.spec).prepare(self.column)
         if not np.array_equal(self.prepared.index, kept[1].index) or self.prepared.inputs.equals(
             kept[1].inputs
         ):
-            self.spec, self.prepared, self.found = kept
+            self.spec, self.prepared, self.parity = kept
             return resolved
         close = self.check(resolved.token_budget)
-        self.measured["draft"] = {"parity": [asdict(item) for item in self.found]}
+        self.measured["draft"] = {"parity": [asdict(item) for item in self.parity]}
         if close:
             return replace(resolved, draft=True)
-        self.spec, self.prepared, self.found = kept
+        self.spec, self.prepared, self.parity = kept
         return resolved
 
     def planned_seconds(self, planned: Planned, contents: list[Any]) -> float:
@@ -207,7 +210,10 @@ class _Trial:
         return pa.concat_tables([self.prepared.inputs] * max(1, -(-positions // tokens)))
 
     def choose_budget(self, resolved: Resolved, seconds: float) -> Resolved:
-        """Take the budget under which typical batches go fastest, if trying costs little beside the work."""
+        """Take the budget under which typical batches go fastest.
+
+        If trying costs little beside the work.
+        """
         from embed_ops.encoders.device import memory_share
 
         budgets = BUDGETS[resolved.device]
@@ -233,7 +239,7 @@ class _Trial:
         return replace(resolved, token_budget=best)
 
     def choose_compile(self, resolved: Resolved, seconds: float) -> Resolved:
-        """Compile where that is expected to repay itself, and keep it if it is faster and close enough."""
+        """Compile where that should repay itself, and keep it if it is faster and close enough."""
         from embed_ops.encoders.text.compiled import compiler_missing
 
         if _EXPECTED_GAIN * seconds < _COMPILE_SECONDS:
@@ -243,19 +249,19 @@ class _Trial:
             return resolved
         inputs = self._typical(2 * resolved.token_budget)
         eager = min(self._seconds(inputs, resolved.token_budget) for _ in range(2))
-        kept, twin = (self.encoder, self.found), replace(resolved, compile=True)
+        kept, twin = (self.encoder, self.parity), replace(resolved, compile=True)
         try:
             close = self.run(twin)
         except ModelError as error:
             self.measured["compile"] = {"not tried": str(error)}
-            self.encoder, self.found = kept
+            self.encoder, self.parity = kept
             return resolved
         compiled = min(self._seconds(inputs, resolved.token_budget) for _ in range(2))
         self.measured["compile"] = {
             "times as fast": eager / compiled,
-            "parity": [asdict(item) for item in self.found],
+            "parity": [asdict(item) for item in self.parity],
         }
         if close and eager >= _COMPILE_GAIN * compiled:
             return twin
-        self.encoder, self.found = kept
+        self.encoder, self.parity = kept
         return resolved

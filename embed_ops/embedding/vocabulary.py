@@ -1,4 +1,7 @@
-"""`vocabulary`: the word vectors of a model as a run, a row for each word, which `verify`, `postprocess` and `Run` read like any other."""
+"""`vocabulary`: the word vectors of a model as a run, a row for each word.
+
+`verify`, `postprocess` and `Run` read it like any other run.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from embed_ops import __version__
-from embed_ops.embedding.report import Measured, build
+from embed_ops.embedding.report import Measured, build_report
 from embed_ops.encoders.static.encoder import StaticEncoder
 from embed_ops.encoders.static.word_weights import WordCounts, hash_weights, read_counts
 from embed_ops.engine.progress import Reporter, Silent
@@ -98,7 +101,7 @@ def write_vocabulary(
         before = len(records)
         _Writer(encoder, run, attempt, digest_of(found), frequencies).write(records)
         done = take_stock(plan, records, ANY_UNITS).done
-        report = build(done, Measured(), time.time() - began, header["resolved"])
+        report = build_report(done, Measured(), time.time() - began, header["resolved"])
         report |= {
             "modality": "text",
             "units_skipped": before,

@@ -1,14 +1,18 @@
-"""Waves: all units at once, those that are missing once more, and the last few in isolation, until none is missing."""
+"""Waves: units run until none is missing.
+
+All of them together, those that are missing once more, and the last few in isolation.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from embed_ops.embedding.attempt import Attempt
+from embed_ops.embedding.unit import Failure, Outcome, Skipped, Written
 from embed_ops.engine.progress import Totals
 from embed_ops.engine.stopping import StopRequest
 from embed_ops.engine.watch import Watch
@@ -18,6 +22,7 @@ from embed_ops.runs.record import Record
 from embed_ops.runs.work import Work
 
 if TYPE_CHECKING:
+    from embed_ops.engine.lookout import Control
     from embed_ops.engine.metrics import Metrics
 
 _UNITS_BEFORE_ABORT = 10
@@ -36,22 +41,16 @@ def run_works(attempt: Attempt, works: Sequence[Work], units: int, stop: StopReq
         StorageError, EngineError, Stopped: the run ended early; everything that is done is kept,
             and `run.json` says "stopped".
     """
-    from embed_ops.embedding.resources import replica_count
+    _Waves(attempt, stop, Totals(units_expected=units)).run(works, units)
 
-    attempt.measured.spans_read += len(works)
-    attempt.measured.replicas = replica_count(
-        attempt.spec.resources, units, attempt.resolved.threads_per_replica
-    )[1]
-    try:
-        _Waves(attempt, stop, Totals(units_expected=units)).run(works, units)
-    except KeyboardInterrupt:
-        raise stopped(attempt, "interrupted") from None
-    except Stopped:
-        raise
-    except BaseException:
-        attempt.journal.flush()
-        attempt.publish("stopped")
-        raise
+
+def retry_works(attempt: Attempt, works: Sequence[Work], units: int, stop: StopRequest) -> None:
+    """Run works that read the rejects of units again, each of a unit that is done.
+
+    Raises:
+        StorageError, EngineError, Stopped: as `run_works`.
+    """
+    _RetryWaves(attempt, stop, Totals(units_expected=units)).run(works, units)
 
 
 def stopped(attempt: Attempt, why: str) -> EmbedOpsError:
@@ -70,21 +69,41 @@ class _Waves:
     stop: StopRequest
     totals: Totals
     metrics: Metrics | None = None
-    errors: list[dict[str, Any]] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
     returned: set[str] = field(default_factory=set)
+    """Units that were written, or need not be."""
 
     def run(self, works: Sequence[Work], units: int) -> None:
+        """Run all waves, and let `run.json` say so if they end early."""
+        from embed_ops.embedding.resources import replica_count
+
+        attempt = self.attempt
+        resources, threads = attempt.spec.resources, attempt.resolved.threads_per_replica
+        attempt.measured.spans_read += len(works)
+        attempt.measured.replicas = replica_count(resources, units, threads)[1]
+        try:
+            self._run(works, units)
+        except KeyboardInterrupt:
+            raise stopped(attempt, "interrupted") from None
+        except Stopped:
+            raise
+        except BaseException:
+            attempt.journal.flush()
+            attempt.publish("stopped")
+            raise
+
+    def _run(self, works: Sequence[Work], units: int) -> None:
         say = self.attempt.reporter.say
-        left = self._wave(works, works, units)
+        left = self._together(works, works, units)
         if len(left) > _FEW:
             say(f"units of {len(left)} spans are missing because workers or nodes died; running them again")
-            left = self._wave(works, left, len(left))
+            left = self._together(works, left, len(left))
         if left:
             say(
                 f"units of {len(left)} spans are missing because workers died on them; looking for the "
                 "rows at fault, each in a process"
             )
-            left = self._wave(works, left, 0)
+            left = self._apart(works, left)
         if left:
             raise stopped(
                 self.attempt,
@@ -92,83 +111,97 @@ class _Waves:
                 "each time",
             )
 
-    def _wave(self, works: Sequence[Work], now: Sequence[Work], units: int) -> Sequence[Work]:
-        """Run some works, in isolation if `units` is 0, and list those that have not come back whole."""
-        from embed_ops.embedding.pipeline import isolate_units, run_units
-        from embed_ops.engine.lookout import Control
-        from embed_ops.engine.metrics import Metrics
+    def _together(self, works: Sequence[Work], now: Sequence[Work], units: int) -> Sequence[Work]:
+        """Run some of the works on the pool, and list those that have not come back whole."""
+        from embed_ops.embedding.pipeline import run_units
 
-        watch = Watch(
-            self.attempt.spec.resources.hang_seconds, self.attempt.measured.replicas, time.monotonic()
-        )
-        self.metrics = self.metrics or Metrics(self.attempt.spec.sink.path)
-        control = Control(self.stop, watch, self.metrics)
-        job = self.attempt.job
-        try:
-            # Closed by hand: an error that ends the wave would keep the generator, and with it the
-            # pool, alive.
-            with closing(
-                run_units(job, now, units, control) if units else isolate_units(job, now, control)
-            ) as results:
-                self._take(results, retrying=works[0].retry is not None)
-        finally:
-            self.attempt.measured.deaths += control.deaths
-            self.attempt.journal.flush()
-        self._raise_first_error()
-        left = self._left(works)
-        if left and self.stop.asked:
-            raise stopped(self.attempt, "stopped by a request (SIGTERM)")
-        if left and job.late():
-            raise stopped(self.attempt, "stopped in time, as asked")
-        if left and not self.totals.units and control.watch.pool.cause and units:
+        control = self._control()
+        left = self._wave(works, control, lambda: run_units(self.attempt.job, now, units, control))
+        if left and not self.totals.units and control.watch.pool.cause:
             self.attempt.reporter.say(f"no unit came through; the first cause: {control.watch.pool.cause}")
         return left
 
-    def _take(self, results: Iterator[dict[str, Any]], *, retrying: bool) -> None:
-        attempt, totals = self.attempt, self.totals
-        for result in results:
-            if "skipped" in result:
+    def _apart(self, works: Sequence[Work], now: Sequence[Work]) -> Sequence[Work]:
+        """Run some of the works in isolation, and list those that have not come back whole."""
+        from embed_ops.embedding.pipeline import isolate_units
+
+        control = self._control()
+        return self._wave(works, control, lambda: isolate_units(self.attempt.job, now, control))
+
+    def _control(self) -> Control:
+        """Make what steers one wave."""
+        from embed_ops.engine.lookout import Control
+        from embed_ops.engine.metrics import Metrics
+
+        attempt = self.attempt
+        self.metrics = self.metrics or Metrics(attempt.spec.sink.path)
+        hang_seconds, replicas = attempt.spec.resources.hang_seconds, attempt.measured.replicas
+        return Control(self.stop, Watch(hang_seconds, replicas, time.monotonic()), self.metrics)
+
+    def _wave(
+        self,
+        works: Sequence[Work],
+        control: Control,
+        run: Callable[[], Generator[Outcome, None, None]],
+    ) -> Sequence[Work]:
+        """Take what a wave gives, and list the works that have not come back whole."""
+        try:
+            # Closed by hand: an error that ends the wave would keep the generator, and with it the
+            # pool, alive.
+            with closing(run()) as outcomes:
+                self._take(outcomes)
+        finally:
+            self.attempt.measured.deaths += control.deaths
+            self.attempt.journal.flush()
+        self._raise_first_failure()
+        left = self._left(works)
+        if left and self.stop.asked:
+            raise stopped(self.attempt, "stopped by a request (SIGTERM)")
+        if left and self.attempt.job.late():
+            raise stopped(self.attempt, "stopped in time, as asked")
+        return left
+
+    def _take(self, outcomes: Iterable[Outcome]) -> None:
+        for outcome in outcomes:
+            if isinstance(outcome, Skipped):
                 continue
-            if "error" in result:
-                for kind in (StorageError, ModelError):
-                    if result["kind"] == kind.__name__:
-                        raise kind(result["error"])
-                self.errors.append(result)
-                if not totals.units and len(self.errors) >= _ERRORS_BEFORE_ABORT:
-                    self._raise_first_error()
+            if isinstance(outcome, Failure):
+                self._keep_failure(outcome)
                 continue
-            self.returned.add(result["unit"])
-            if "unchanged" not in result:
-                record = attempt.take(result)
+            self.returned.add(outcome.unit)
+            if isinstance(outcome, Written):
+                record = self.attempt.take(outcome)
                 self._count(record)
                 if self.metrics is not None:
-                    self.metrics.unit(record, result, totals)
-                attempt.reporter.update(totals)
-                if not retrying:
-                    self._stop_on_rejects()
+                    self.metrics.unit(record, outcome.replica, outcome.gemm, self.totals)
+                self.attempt.reporter.update(self.totals)
+                self._stop_on_rejects()
 
-    def _raise_first_error(self) -> None:
-        if self.errors:
-            first = self.errors[0]
+    def _keep_failure(self, failure: Failure) -> None:
+        """Keep a failure until the wave is over, unless the others would meet it too."""
+        for kind in (StorageError, ModelError):
+            if failure.kind == kind.__name__:
+                raise kind(failure.error)
+        self.failures.append(failure)
+        if not self.totals.units and len(self.failures) >= _ERRORS_BEFORE_ABORT:
+            self._raise_first_failure()
+
+    def _raise_first_failure(self) -> None:
+        if self.failures:
+            first = self.failures[0]
             none = "" if self.totals.units else " and none came through"
             raise stopped(
                 self.attempt,
-                f"{len(self.errors)} units failed{none}, the first ({first['unit']}) with: "
-                f"{first['error']}\n{first['traceback']}",
+                f"{len(self.failures)} units failed{none}, the first ({first.unit}) with: "
+                f"{first.error}\n{first.traceback}",
             )
 
     def _left(self, works: Sequence[Work]) -> Sequence[Work]:
-        """List the works that have not come back whole.
-
-        A retry is of units that are done, so only the answers tell.
-        """
-        if works[0].retry is not None:
-            return [work for work in works if work.span.first_unit not in self.returned]
+        """List the works that have not come back whole: the records tell."""
         return self.attempt.stock().works
 
     def _first_missing(self, work: Work) -> str:
-        missing = (item for item in chain(work.span, self.attempt.records) if isinstance(item, str))
-        return work.span.first_unit if work.retry is not None else next(missing)
+        return next(item for item in chain(work.span, self.attempt.records) if isinstance(item, str))
 
     def _count(self, record: Record) -> None:
         totals = self.totals
@@ -179,7 +212,7 @@ class _Waves:
         totals.rejects += record.rejects + record.file_rejects
 
     def _stop_on_rejects(self) -> None:
-        """Stop a job that burns its hours on rejects; a retry is about rejects, and goes on."""
+        """Stop a job that burns its hours on rejects."""
         limit, totals = self.attempt.spec.abort_reject_fraction, self.totals
         share = totals.rejects / max(1, totals.rejects + totals.rows)
         if totals.units >= _UNITS_BEFORE_ABORT and share > limit:
@@ -188,3 +221,16 @@ class _Waves:
                 f"{share:.0%} of the rows are rejects, more than abort_reject_fraction = {limit}; see "
                 "rejects/ for why",
             )
+
+
+class _RetryWaves(_Waves):
+    """Works of units that are done: only what comes back tells which are left."""
+
+    def _left(self, works: Sequence[Work]) -> Sequence[Work]:
+        return [work for work in works if work.span.first_unit not in self.returned]
+
+    def _first_missing(self, work: Work) -> str:
+        return work.span.first_unit
+
+    def _stop_on_rejects(self) -> None:
+        """Go on: a retry is about rejects."""

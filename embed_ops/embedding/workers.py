@@ -20,10 +20,12 @@ import pyarrow as pa
 from embed_ops.embedding.forward import Batch
 from embed_ops.embedding.isolation import isolate
 from embed_ops.embedding.job import Job
-from embed_ops.embedding.message import failure, message, read_meta
-from embed_ops.embedding.steps import Replica, read_and_prepare
+from embed_ops.embedding.message import dump_outcome, from_block, to_block
+from embed_ops.embedding.steps import Replica, read_and_prepare, write_unit
+from embed_ops.embedding.unit import EmbeddedUnit, Failure, Outcome, PreparedUnit, Skipped
 from embed_ops.engine.pulse import Pulse, asked_to_stop
-from embed_ops.errors import EmbedOpsError
+from embed_ops.errors import EmbedOpsError, EngineError
+from embed_ops.runs.work import Work
 
 Result = TypeVar("Result")
 
@@ -68,21 +70,24 @@ def guard(seconds: float) -> Iterator[Callable[[], None]]:
         faulthandler.cancel_dump_traceback_later()
 
 
-def read(received: pa.Table, job: Job) -> Iterator[pa.Table]:
-    """Read and prepare, watched."""
-    life = _pulse(job)
-    units = read_and_prepare(received, job, lambda: asked_to_stop(job.attempt))
+def read(block: pa.Table, job: Job) -> Iterator[pa.Table]:
+    """Read and prepare the units of a work, watched: a block for each."""
+    life, work = _pulse(job), Work.load(block.column("work")[0].as_py())
+    units = read_and_prepare(job, work, lambda: asked_to_stop(job.attempt))
     while True:
         life.beat("reading")
         with guard(job.spec.resources.hang_seconds):
             unit = next(units, None)
         if unit is None:
             return
-        yield unit
+        yield to_block(unit)
 
 
 class WatchedReplica(Replica):
-    """A replica that gives signs of life, ends itself where a batch hangs, and begins no unit once the job is to stop."""
+    """A replica that gives signs of life and ends itself where a batch hangs.
+
+    It begins no unit once the job is to stop.
+    """
 
     def __init__(self, job: Job) -> None:
         """Load the model; that it takes long is no sign of trouble.
@@ -99,16 +104,18 @@ class WatchedReplica(Replica):
             # beyond recognition.
             self._unusable = error
 
-    def __call__(self, received: pa.Table) -> pa.Table:
+    def __call__(self, block: pa.Table) -> pa.Table:
         """Embed a prepared unit, unless it comes too late."""
-        meta = read_meta(received)
+        unit = from_block(block)
+        if not isinstance(unit, PreparedUnit):
+            return block
         if self._unusable is not None:
-            return received if "error" in meta else message(failure(self._unusable, meta["unit"]))
+            return to_block(Failure.of(self._unusable, unit.head.name))
         if self.job.late() or asked_to_stop(self.job.attempt):
-            return received if "error" in meta else message({"unit": meta["unit"], "skipped": True})
+            return to_block(Skipped(unit.head.name))
         self._life.beat("embedding")
         with guard(self.job.spec.resources.hang_seconds) as self._renew:
-            return super().__call__(received)
+            return to_block(self.embed(unit))
 
     def before_batch(self, batch: Batch) -> None:
         """Give a sign of life, and this batch its time."""
@@ -116,10 +123,22 @@ class WatchedReplica(Replica):
         self._renew()
 
 
-def isolate_watched(job: Job, text: str) -> list[dict[str, Any]]:
-    """Isolate, watched: children that hang are ended by this process, so it is alive for as long as it takes."""
+def write(block: pa.Table, job: Job) -> pa.Table:
+    """Write an embedded unit; its outcome, as JSON in `record`, is all that reaches the driver."""
+    message = from_block(block)
+    if isinstance(message, PreparedUnit):
+        raise EngineError(f"{message.head.name}: prepared and not embedded")
+    outcome = write_unit(message, job) if isinstance(message, EmbeddedUnit) else message
+    return pa.table({"record": [dump_outcome(outcome)]})
+
+
+def isolate_watched(job: Job, work: Work) -> list[Outcome]:
+    """Isolate, watched.
+
+    Children that hang are ended by this process, so it is alive for as long as it takes.
+    """
     with _beating(_pulse(job), "looking for rows at fault"):
-        return isolate(job, text)
+        return isolate(job, work)
 
 
 def call_guarded(patience: float, function: Callable[..., Result], *arguments: Any) -> Result:

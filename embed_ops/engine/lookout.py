@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Iterator
@@ -65,7 +64,7 @@ class Lookout:
         self.control.metrics.pool(self.control.watch.pool)
         return why
 
-    def units(self, feed: Feed[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    def units(self, feed: Feed[dict[str, Any]]) -> Iterator[str]:
         """Yield what the engine's records say, until there are no more, or the time for a stop is over."""
         with first_cause() as cause:
             try:
@@ -73,7 +72,7 @@ class Lookout:
                     row = feed.take(LOOK_UP_S)
                     if row is not None:
                         self.control.watch.came_through(time.monotonic())
-                        yield json.loads(row["record"])
+                        yield row["record"]
                     self.look_up(cause.text)
             except StopIteration:
                 self.judge(cause.text)

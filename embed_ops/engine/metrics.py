@@ -5,9 +5,7 @@ They are for dashboards and alarms while a job runs; the figures that count are 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from ray.util.metrics import Counter, Gauge
 
@@ -51,8 +49,8 @@ class Metrics:
             name: Gauge(name, description=meaning, tag_keys=(_TAG,)) for name, meaning in GAUGES.items()
         }
 
-    def unit(self, record: Record, extra: Mapping[str, Any], totals: Totals) -> None:
-        """Take in a unit that is done; `extra` is what its replica told of itself."""
+    def unit(self, record: Record, replica: str, gemm: float, totals: Totals) -> None:
+        """Take in a unit that is done, by a replica with such a matrix-product rate in FLOP/s."""
         rejects = record.rejects + record.file_rejects
         for name, value in (
             ("rows", record.rows),
@@ -62,7 +60,7 @@ class Metrics:
         ):
             if value:
                 self._counters[f"embed_ops_{name}_total"].inc(value, {_TAG: self.run})
-        self._rates[extra["replica"]] = extra["gemm"]
+        self._rates[replica] = gemm
         self._flops += record.flops
         seconds = record.seconds["finished"] - totals.started
         if seconds > 0:

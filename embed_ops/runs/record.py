@@ -28,6 +28,9 @@ other last bits."""
 ISOLATED = "isolated"
 """Flag of a unit that was embedded in isolation, since workers died or hung on it."""
 
+RETRIED = "retried"
+"""Flag of a unit whose rejects were read again, so that its record counts the whole unit."""
+
 
 @dataclass(frozen=True, slots=True)
 class Record:

@@ -93,7 +93,10 @@ class Chaos:
 @pytest.mark.timeout(1200)
 @pytest.mark.usefixtures("ray_session")
 def test_chaos(tmp_path: Path) -> None:
-    """Random deaths of everything end in the bytes of a quiet run, less the row that kills."""
+    """Random deaths of everything, with a row that kills besides.
+
+    The bytes are those of a quiet run without that row.
+    """
     fatal = FatalModel(tmp_path)
     texts = docstrings(400) * 3
     texts[POISONED] = POISON

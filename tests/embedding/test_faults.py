@@ -19,6 +19,7 @@ from embed_ops.embedding.driver import retry
 from embed_ops.embedding.isolation import isolate
 from embed_ops.embedding.job import Job
 from embed_ops.embedding.settings import resolve
+from embed_ops.embedding.unit import Written
 from embed_ops.errors import EngineError, Stopped
 from embed_ops.runs.heartbeat import new_attempt
 from embed_ops.runs.record import ISOLATED
@@ -107,7 +108,10 @@ def test_a_row_that_kills(fatal: FatalModel, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["SIGKILL", "exit"])
 def test_rows_that_kill(how: str, fatal: FatalModel, tmp_path: Path) -> None:
-    """Several such rows, two in one unit, one the first of the corpus, whatever way they kill."""
+    """Several such rows are found, whatever way the process goes.
+
+    Two of them are in one unit, and one is the first of the corpus.
+    """
     poisoned = (0, 23, 27, 45)
     source = write_corpus(tmp_path / "corpus", poisoned)
     straight = quiet(fatal, source, tmp_path / "straight")
@@ -141,12 +145,13 @@ def test_isolation_of_a_row_that_hangs(fatal: FatalModel, tmp_path: Path) -> Non
     plan = corpus.plan()
     job = Job(spec, locate(spec.sink.path), corpus.roots, plan.columns, resolve(spec), "f", new_attempt())
     fatal.order("hang")
-    records = [record for span in plan.spans for record in isolate(job, Work(span).dump())]
-    assert [(record["rows"], record["rejects"], record["flags"]) for record in records] == [
-        (3, 1, [ISOLATED]),
-        (4, 0, [ISOLATED]),
+    outcomes = [outcome for span in plan.spans for outcome in isolate(job, Work(span))]
+    records = [outcome.record for outcome in outcomes if isinstance(outcome, Written)]
+    assert [(record.rows, record.rejects, record.flags) for record in records] == [
+        (3, 1, (ISOLATED,)),
+        (4, 0, (ISOLATED,)),
     ]
-    rejects = pq.read_table(tmp_path / "run" / "rejects" / records[0]["reject_file"]).to_pylist()
+    rejects = pq.read_table(tmp_path / "run" / "rejects" / str(records[0].reject_file)).to_pylist()
     assert [(row["id"], row["reason"]) for row in rejects] == [(3, "hung")]
 
 
@@ -166,7 +171,10 @@ def test_a_worker_that_hangs_ends_itself() -> None:
 
 @pytest.mark.slow
 def test_a_row_that_kills_the_tokenizer(fatal: FatalModel, tmp_path: Path) -> None:
-    """A row on which the reading worker dies is found too, and the units behind it are embedded."""
+    """A row on which the reading worker dies is found as well.
+
+    The units behind it are embedded.
+    """
     source = write_corpus(tmp_path / "corpus")
     fatal.let_the_tokenizer_kill()
     straight = quiet(fatal, source, tmp_path / "straight")
@@ -181,7 +189,10 @@ def test_a_row_that_kills_the_tokenizer(fatal: FatalModel, tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_poison_among_the_compared_rows(fatal: FatalModel, tmp_path: Path) -> None:
-    """Where the comparison with the reference dies on its rows, others are compared."""
+    """Where the comparison with the reference dies on its rows, others are compared.
+
+    Isolation deals with the row.
+    """
     source = write_corpus(tmp_path / "corpus", (3,))
     straight = quiet(fatal, source, tmp_path / "straight", parity={"rows": 16})
     fatal.order("exit")
@@ -209,7 +220,7 @@ def test_retry_of_a_row_that_killed(fatal: FatalModel, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_replicas_that_die_now_and_then(fatal: FatalModel, tmp_path: Path) -> None:
-    """A replica that dies once, at the model or at a unit, costs nothing but time."""
+    """A replica that dies once, while it loads or at a unit, costs nothing but time."""
     source = write_corpus(tmp_path / "corpus", ())
     straight = quiet(fatal, source, tmp_path / "straight")
     fatal.order("SIGKILL", times=1, everywhere=True)
@@ -232,7 +243,10 @@ def test_replicas_that_die_more_often(times: int, loading: bool, fatal: FatalMod
 
 
 def test_every_unit_fails(fatal: FatalModel, tmp_path: Path) -> None:
-    """Where every unit fails, the job says so after a few of them, with the first cause."""
+    """Where every unit fails, the job says so after a few of them, with the first cause.
+
+    It does not go on for a night.
+    """
     source = write_corpus(tmp_path / "corpus", (), rows=200)
     fatal.order("raise", everywhere=True)
     with pytest.raises(
@@ -244,7 +258,10 @@ def test_every_unit_fails(fatal: FatalModel, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_every_unit_kills(fatal: FatalModel, tmp_path: Path) -> None:
-    """Where replicas die on all that they are given, the job ends with the cause, and resumes."""
+    """Where replicas die on whatever they are given, the job ends with the cause.
+
+    It resumes when that is mended.
+    """
     source = write_corpus(tmp_path / "corpus", (), rows=200)
     straight = quiet(fatal, source, tmp_path / "straight")
     fatal.order("exit", everywhere=True)
@@ -260,7 +277,10 @@ def test_every_unit_kills(fatal: FatalModel, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_model_that_never_loads(fatal: FatalModel, tmp_path: Path) -> None:
-    """A model whose loading kills its process ends the job with the reason."""
+    """A model whose loading kills its process ends the job with the reason.
+
+    Not with an empty success.
+    """
     source = write_corpus(tmp_path / "corpus", ())
     fatal.order("SIGSEGV", loading=True)
     with pytest.raises(EngineError, match="died"):

@@ -63,7 +63,10 @@ def test_what_does_not_change_vectors_does_not(section: dict[str, Any]) -> None:
 
 
 def test_resolved_settings_are_kept() -> None:
-    """What "auto" became stays; another value, device or library version is refused by name."""
+    """What "auto" became stays.
+
+    An explicit other value, another device or library version is refused by name.
+    """
     known = dataclasses.asdict(resolve(spec(resources={"token_budget": 512})))
     assert resume("out", known, spec()).token_budget == 512
     for section, named in (

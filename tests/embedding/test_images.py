@@ -165,7 +165,10 @@ def test_complete_and_invariant(kind: str, vit: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
 def test_alone_is_together_and_faithful(vit: str, tmp_path: Path) -> None:
-    """A vector does not depend on its neighbours, and is that of transformers."""
+    """A vector does not depend on its neighbours, and is that of transformers.
+
+    The check of the first rows says so.
+    """
     source = write_corpus("images", tmp_path / "corpus", 30)
     run = embed(spec_of(vit, source, tmp_path / "run", parity={"rows": 20}))
     [parity] = run.report["parity"]
@@ -186,7 +189,10 @@ def test_alone_is_together_and_faithful(vit: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["images", "webdataset", "parquet"])
 def test_kill_and_go_on(kind: str, vit: str, tmp_path: Path) -> None:
-    """Kill -9 in the middle: the same command computes only what is missing, to the same bytes."""
+    """Kill -9 in the middle: the same command computes only what is missing.
+
+    The bytes are those of a run that was never killed.
+    """
     source = write_corpus(kind, tmp_path / "corpus", 150)
     words = [f"source.{name}={value!r}".replace("'", '"') for name, value in source.items()]
     words += [
@@ -320,7 +326,10 @@ def test_search_by_text(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_example_of_digits(tmp_path: Path) -> None:
-    """A small ViT trained on half of the digits tells the classes of the other half."""
+    """A small ViT, trained on half of the digits, tells the classes of the other half.
+
+    The job embeds them.
+    """
     program = Path(__file__).parents[2] / "examples" / "train_digits_vit.py"
     done = subprocess.run(
         [sys.executable, str(program), str(tmp_path / "digits")], capture_output=True, text=True, check=False

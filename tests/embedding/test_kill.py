@@ -1,4 +1,7 @@
-"""Law 2 with real kills: killed and run again, the bytes are those of an untouched run."""
+"""Law 2 with real kills: the command is killed and run again.
+
+The bytes are those of a run that was never touched.
+"""
 
 from __future__ import annotations
 
@@ -193,7 +196,7 @@ def test_two_commands_at_once(corpus: Path, tiny: str, tmp_path: Path, untouched
 
 @pytest.mark.slow
 def test_kill_with_bad_rows(tiny: str, tmp_path: Path) -> None:
-    """A killed job over a corpus full of bad rows comes to the same data and reject files."""
+    """A killed job over bad rows and cut files comes to the same data and reject files."""
     write_bad(tmp_path / "corpus", "jsonl", docstrings(120))
     words = ["source.kind=jsonl", "max_reject_fraction=1.0"]
     straight, killed = (

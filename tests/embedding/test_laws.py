@@ -46,7 +46,10 @@ REASONS = {
     "kind", ["parquet", "jsonl", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("csv", "text"))]
 )
 def test_complete(kind: str, tiny: str, tmp_path: Path) -> None:
-    """Law 1: every row is embedded or a reject with a reason, and damage is found and named."""
+    """Law 1: every row of a corpus full of bad rows is embedded, or a reject with a reason.
+
+    Damage is found and named.
+    """
     write_bad(tmp_path / "corpus", kind, docstrings(120))
     source = {**BAD_SOURCES[kind], "path": str(tmp_path / "corpus")}
     run = embed(tiny_spec(tiny, source, tmp_path / "run", resources__unit_rows=50, max_reject_fraction=0.9))
@@ -124,7 +127,7 @@ def test_missing_unit_only(tiny: str, plain: Path, copied: Path) -> None:
 
 
 def test_lost_records_are_read_back(tiny: str, plain: Path, copied: Path) -> None:
-    """Law 2: units whose manifest rows were lost are hashed again, not computed again."""
+    """Law 2: units whose manifest rows were lost in a crash are hashed, not computed again."""
     shutil.rmtree(copied / "manifest")
     report = embed(plain_spec(tiny, plain, copied), session=no_session).report
     assert report["spans_read"] == 0
@@ -198,9 +201,9 @@ def test_faithful(minilm_run: tuple[Run, list[str]]) -> None:
 def test_report_leaves_nothing_out(minilm_run: tuple[Run, list[str]]) -> None:
     """Law 7: every figure of the report is measured."""
     report = minilm_run[0].report
-    keys = """rows rejected truncated units units_skipped spans_read seconds rows_per_second tokens
-        tokens_per_second padding_waste
-    flops flops_per_second gemm_flops_per_second utilization idle parity peak_memory resolved""".split()
+    keys = """rows rejected truncated units units_skipped spans_read seconds rows_per_second
+    tokens tokens_per_second padding_waste flops flops_per_second
+    gemm_flops_per_second utilization idle parity peak_memory resolved""".split()
     assert [key for key in keys if report.get(key) is None] == []
     assert set(report["peak_memory"]) == {"driver", "reader", "replica", "writer"}
     assert report["rows"] == 1000
@@ -237,7 +240,10 @@ def test_growing_and_changing_source(tiny: str, tmp_path: Path) -> None:
 
 
 def test_other_spec_is_refused(tiny: str, plain: Path, copied: Path) -> None:
-    """Another fingerprint, unit size or limit names the fields and both values."""
+    """Another fingerprint, unit size or limit on a run names the fields and both values.
+
+    It changes nothing.
+    """
     before = {path: path.stat().st_mtime_ns for path in copied.rglob("*")}
     for fields, named in (
         ({"encoder__max_tokens": 8}, "encoder.max_tokens: the run has null, asked for 8"),
@@ -250,7 +256,10 @@ def test_other_spec_is_refused(tiny: str, plain: Path, copied: Path) -> None:
 
 
 def test_retry_merges_in_order(tiny: str, tmp_path: Path) -> None:
-    """Rows that can be read on retry stand in source order, and the run still verifies."""
+    """Rows that can be read on retry stand in source order, the others stay rejects.
+
+    The run still verifies.
+    """
     corpus = tmp_path / "corpus"
     corpus.mkdir()
     texts = docstrings(60)
@@ -398,7 +407,10 @@ def test_retry_notices_units_that_do_not_come_back(
 
 @pytest.mark.slow
 def test_a_killed_retry_goes_on(tiny: str, tmp_path: Path) -> None:
-    """A unit newer than its record, as after a killed retry, is read back, not computed again."""
+    """A unit that is newer than its record, as after a killed retry, is read back.
+
+    It is not computed again.
+    """
     corpus = tmp_path / "corpus"
     corpus.mkdir()
     lines = [json.dumps({"text": text}) for text in docstrings(20)]
@@ -424,7 +436,10 @@ def test_a_killed_retry_goes_on(tiny: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_moved_run_and_another_limit(tiny: str, tmp_path: Path) -> None:
-    """A moved run is retried where it is now, and the latest reject limit decides the exit code."""
+    """A run that was moved is retried where it is now.
+
+    The latest command's reject limit decides the exit code.
+    """
     (tmp_path / "corpus").mkdir()
     pq.write_table(pa.table({"text": ["one", None, "three"]}), tmp_path / "corpus" / "a.parquet")
     source = {"path": str(tmp_path / "corpus"), "column": "text"}

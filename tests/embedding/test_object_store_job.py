@@ -1,4 +1,7 @@
-"""The whole job in a store that fails now and then, and in one that fails for good."""
+"""The whole job with its source and its run directory in a store.
+
+In one that fails now and then, and in one that fails for good.
+"""
 
 from __future__ import annotations
 
@@ -104,7 +107,10 @@ def test_a_store_that_fails_now_and_then(s3: FaultyS3, tiny: str, tmp_path: Path
 def test_a_store_that_fails_for_good(
     fault: str, method: str, target: str, s3: FaultyS3, tiny: str, tmp_path: Path
 ) -> None:
-    """It ends with exit 3 and the cause, and the next run finishes with the same bytes."""
+    """It ends with exit 3 and the cause, and nothing half-written is visible.
+
+    The next run finishes with the same bytes.
+    """
     prefix = f"never-{fault}-{method}"
     words = ("source.kind=jsonl", "max_reject_fraction=1.0")
     write_bad(tmp_path / "corpus", "jsonl", docstrings(60))

@@ -108,7 +108,10 @@ def test_resumed_and_changed(three: Run, tiny: str, corpus: Path) -> None:
 
 @pytest.mark.slow
 def test_codes_of_a_quantizer(three: Run, coder: str, tiny: str, corpus: Path) -> None:
-    """An int8 output has the codes of the quantize stage, beside the floats, in open files."""
+    """An int8 output has the codes that the quantize stage gives of the same vectors.
+
+    They stand beside the floats, in files that all can open.
+    """
     coded = {"name": "codes", "pooling": "mean", "normalize": True, "dtype": "int8", "quantizer": coder}
     run = embed(spec_of(tiny, corpus, "coded", [OUTPUTS[0], coded]))
     assert verify(run.path).ok
@@ -159,7 +162,10 @@ def test_the_quantizer_is_part_of_the_run(
 
 @pytest.mark.slow
 def test_a_quantizer_that_was_fitted_again(three: Run, tiny: str, corpus: Path, tmp_path: Path) -> None:
-    """Another run in the same session, with another quantizer at the same place, has its codes."""
+    """Another run in the same session has the codes of its own quantizer.
+
+    Though that lies at the same place.
+    """
     coded = {
         "name": "codes",
         "pooling": "mean",

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from embed_ops.analysis.summary import report_rows, where_time_went
-from embed_ops.embedding.report import Measured, build
+from embed_ops.embedding.report import Measured, build_report
+from embed_ops.embedding.unit import Written
 from embed_ops.runs.record import HALVED, Record
 
 RATE = 100.0
@@ -29,7 +30,7 @@ def measured(**parts: Any) -> Measured:
         }
         values = {"rows": 10, "tokens": 90, "positions": 100, "flops": 400.0, "seconds": seconds, **parts}
         record = Record.parse({**asdict(blank(f"a.{number:012d}")), **values})
-        found.add(record, {"replica": str(number), "gemm": RATE, "memory": {}})
+        found.add(Written(record, "", {}, str(number), RATE))
     return found
 
 
@@ -39,9 +40,12 @@ def blank(unit: str) -> Record:
 
 
 def test_shares_add_up() -> None:
-    """Useful work, padding, both kinds of waiting and the two rests are all there is."""
+    """Shares of the replicas' time add up to all of it.
+
+    Useful work, padding, the rest of the forward pass, both kinds of waiting, the uneven rest.
+    """
     found = measured()
-    report = build(found.records, found, 11.0, {})
+    report = build_report(found.records, found, 11.0, {})
     assert report["time"] == pytest.approx(
         {
             "useful": 0.4,
@@ -66,25 +70,25 @@ def test_shares_add_up() -> None:
 def test_the_worst_share_has_a_remedy(parts: dict[str, Any], remedy: str) -> None:
     """The line names what would help most."""
     found = measured(**parts)
-    assert remedy in where_time_went(build(found.records, found, 11.0, {}))
+    assert remedy in where_time_went(build_report(found.records, found, 11.0, {}))
 
 
 def test_a_start_longer_than_the_work_is_told() -> None:
     """Small jobs are told that starting is what they pay for."""
     found = measured()
     found.startup = 12.0
-    assert "starting took longer" in where_time_went(build(found.records, found, 23.0, {}))
+    assert "starting took longer" in where_time_went(build_report(found.records, found, 23.0, {}))
 
 
 def test_halved_batches_are_told() -> None:
     """Running out of memory does not stay hidden."""
     found = measured(flags=(HALVED,))
     resolved = {"dtype": "float32", "compile": False, "token_budget": 64, "threads_per_replica": 1}
-    rows = dict(report_rows(build(found.records, found, 11.0, resolved)))
+    rows = dict(report_rows(build_report(found.records, found, 11.0, resolved)))
     assert rows["out of memory"].startswith("2 units")
     assert rows["computed in"] == "float32, not compiled, 64 tokens a batch, 1 threads"
 
 
 def test_nothing_embedded_has_no_shares() -> None:
     """A run that had nothing left to do tells no rates."""
-    assert build([], Measured(), 1.0, {})["time"] is None
+    assert build_report([], Measured(), 1.0, {})["time"] is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,15 @@ import tiny_models
 
 import embed_ops
 from embed_ops.embedding.job import Job
-from embed_ops.embedding.message import read_meta
+from embed_ops.embedding.message import dump_outcome, from_block, load_outcome, to_block
 from embed_ops.embedding.retry import retry_work
 from embed_ops.embedding.settings import resolve
 from embed_ops.embedding.steps import Replica, read_and_prepare, write_unit
+from embed_ops.embedding.unit import EmbeddedUnit, Failure, Outcome, PreparedUnit, Skipped, Unchanged, Written
 from embed_ops.runs.directory import RunDir
-from embed_ops.runs.record import Record
+from embed_ops.runs.record import HALVED, RETRIED, Record
 from embed_ops.runs.work import Again, Work
+from embed_ops.schema import Reason
 from embed_ops.sources.corpus import Corpus
 from embed_ops.spec.spec import Spec
 from embed_ops.storage.files import locate
@@ -52,14 +55,55 @@ def job_of(model: str, folder: Path, rows: int, attempt: str) -> tuple[Job, list
     return job, [Work(span) for span in plan.spans]
 
 
-def run(job: Job, works: list[Work], replica: Replica) -> list[dict[str, Any]]:
-    """Take every unit through all steps: the records."""
-    found = []
+def prepared(job: Job, work: Work) -> PreparedUnit:
+    """Prepare the first unit of a work."""
+    unit = next(read_and_prepare(job, work))
+    assert isinstance(unit, PreparedUnit)
+    return unit
+
+
+def run(job: Job, works: list[Work], replica: Replica) -> list[Outcome]:
+    """Take every unit through all steps."""
+    outcomes: list[Outcome] = []
     for work in works:
-        for prepared in read_and_prepare(pa.table({"work": [work.dump()]}), job):
-            assert prepared.num_rows == 1
-            found.append(json.loads(write_unit(replica(prepared), job).column("record")[0].as_py()))
-    return found
+        for unit in read_and_prepare(job, work):
+            embedded = unit if isinstance(unit, Failure) else replica.embed(unit)
+            outcomes.append(embedded if isinstance(embedded, Failure) else write_unit(embedded, job))
+    return outcomes
+
+
+def record_of(job: Job, works: list[Work], replica: Replica) -> Record:
+    """Take the first unit through all steps: its record."""
+    outcome = run(job, works, replica)[0]
+    assert isinstance(outcome, Written)
+    return outcome.record
+
+
+def test_units_and_outcomes_travel_whole(model: str, tmp_path: Path) -> None:
+    """A block gives back what it was made of, and JSON an outcome."""
+    job, works = job_of(model, tmp_path, 20, "a-20-1")
+    replica = Replica(job)
+    unit = prepared(job, works[0])
+    embedded = replica.embed(unit)
+    assert isinstance(embedded, EmbeddedUnit)
+    refused = replace(embedded, refused={3: Reason.TOO_LARGE})
+    for message in (unit, embedded, refused):
+        block = to_block(message)
+        assert block.num_rows == 1
+        assert from_block(block) == message
+    name = unit.head.name
+    failure = Failure.of(ValueError("broken"), name)
+    for outcome in (
+        write_unit(embedded, job),
+        Unchanged(name),
+        Skipped(name),
+        failure,
+        Failure.of(OSError(), None),
+    ):
+        assert load_outcome(dump_outcome(outcome)) == outcome
+        assert from_block(to_block(outcome)) == outcome
+    with pytest.raises(ValueError, match="PreparedUnit"):
+        load_outcome(to_block(unit).column("meta")[0].as_py())
 
 
 def test_what_the_driver_gets_does_not_grow_with_rows(model: str, tmp_path: Path) -> None:
@@ -70,9 +114,9 @@ def test_what_the_driver_gets_does_not_grow_with_rows(model: str, tmp_path: Path
     sizes = {}
     for rows in (50, 5000):
         job, works = job_of(model, tmp_path / str(rows), rows, f"a-{rows}-1")
-        records = run(job, works, Replica(job))
-        assert [record["rows"] for record in records] == [rows]
-        sizes[rows] = len(json.dumps(records))
+        outcomes = run(job, works, Replica(job))
+        assert [outcome.record.rows for outcome in outcomes if isinstance(outcome, Written)] == [rows]
+        sizes[rows] = sum(len(dump_outcome(outcome)) for outcome in outcomes)
     assert sizes[5000] < 1.1 * sizes[50] < 4000
 
 
@@ -91,7 +135,7 @@ def test_nothing_asks_for_a_whole_dataset() -> None:
 def test_a_failing_step_reaches_the_driver(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An error in any step becomes the unit's record.
+    """An error in any step becomes the unit's outcome.
 
     With its name, kind and traceback, and nothing is written.
     """
@@ -102,10 +146,11 @@ def test_a_failing_step_reaches_the_driver(
         raise SystemExit("native code left")
 
     monkeypatch.setattr(replica.encoder, "launch", broken)
-    record = run(job, works, replica)[0]
-    assert (record["kind"], record["unit"]) == ("SystemExit", "a.parquet.000000000000")
-    assert "native code left" in record["error"]
-    assert "Traceback" in record["traceback"]
+    failure = run(job, works, replica)[0]
+    assert isinstance(failure, Failure)
+    assert (failure.kind, failure.unit) == ("SystemExit", "a.parquet.000000000000")
+    assert "native code left" in failure.error
+    assert "Traceback" in failure.traceback
     assert not (tmp_path / "run" / "data").exists()
 
 
@@ -122,9 +167,9 @@ def test_non_finite_vectors_are_rejects(model: str, tmp_path: Path, monkeypatch:
         return lambda: found
 
     monkeypatch.setattr(replica.encoder, "launch", poisoned)
-    record = run(job, works, replica)[0]
-    assert (record["rows"] + record["rejects"], record["rejects"] > 0) == (20, True)
-    rejects = pq.read_table(tmp_path / "run" / "rejects" / record["reject_file"]).to_pylist()
+    record = record_of(job, works, replica)
+    assert (record.rows + record.rejects, record.rejects > 0) == (20, True)
+    rejects = pq.read_table(tmp_path / "run" / "rejects" / (record.reject_file or "")).to_pylist()
     assert {row["reason"] for row in rejects} == {"non_finite"}
     kept = pq.read_table(tmp_path / "run" / "data" / "a.parquet.000000000000.parquet")
     assert np.isfinite(kept.column("embedding").combine_chunks().flatten().to_numpy()).all()
@@ -141,10 +186,9 @@ def test_rows_that_memory_cannot_hold_are_rejects(
     job, works = job_of(model, tmp_path, 20, "a-20-6")
     replica = Replica(job)
     launch = replica.encoder.launch
-    longest = (
-        read_meta(replica(next(read_and_prepare(pa.table({"work": [works[0].dump()]}), job))))["tokens"] // 20
-        + 1
-    )
+    embedded = replica.embed(prepared(job, works[0]))
+    assert isinstance(embedded, EmbeddedUnit)
+    longest = embedded.forward.tokens // 20 + 1
 
     def short(batch: pa.Table) -> Any:
         tokens = [len(row) for row in batch.column("tokens").to_pylist()]
@@ -153,12 +197,12 @@ def test_rows_that_memory_cannot_hold_are_rejects(
         return launch(batch)
 
     monkeypatch.setattr(replica.encoder, "launch", short)
-    record = run(job, works, replica)[0]
-    rejects = pq.read_table(tmp_path / "run" / "rejects" / record["reject_file"]).to_pylist()
+    record = record_of(job, works, replica)
+    rejects = pq.read_table(tmp_path / "run" / "rejects" / (record.reject_file or "")).to_pylist()
     assert {row["reason"] for row in rejects} == {"too_large"}
-    assert record["rows"] + len(rejects) == 20
-    assert record["rows"] > 0
-    assert record["flags"] == ["halved"]
+    assert record.rows + len(rejects) == 20
+    assert record.rows > 0
+    assert record.flags == (HALVED,)
 
 
 def test_a_deadline_lets_the_unit_in_hand_finish(
@@ -170,9 +214,7 @@ def test_a_deadline_lets_the_unit_in_hand_finish(
     timed = Job(spec, job.run, job.roots, job.columns, job.resolved, "f", "a-40-5", deadline=10.0)
     answers = iter([False, False, True])
     monkeypatch.setattr(Job, "late", lambda self: next(answers))
-    units = [
-        read_meta(unit)["unit"] for unit in read_and_prepare(pa.table({"work": [works[0].dump()]}), timed)
-    ]
+    units = [unit.head.name for unit in read_and_prepare(timed, works[0]) if isinstance(unit, PreparedUnit)]
     assert units == ["a.parquet.000000000000", "a.parquet.000000000010"]
 
 
@@ -195,16 +237,19 @@ def test_writing_a_retried_unit_twice_changes_nothing(model: str, tmp_path: Path
     plan = corpus.plan()
     job = Job(spec, locate(spec.sink.path), corpus.roots, plan.columns, resolve(spec), "f", "a-1-6")
     replica = Replica(job)
-    first = Record.parse(run(job, [Work(span) for span in plan.spans], replica)[0])
+    first = record_of(job, [Work(span) for span in plan.spans], replica)
     assert (first.rows, first.rejects) == (5, 2)
     source.write_text(good)
     works = retry_work(RunDir(job.run), plan, [first])
-    message = replica(next(read_and_prepare(pa.table({"work": [works[0].dump()]}), job)))
-    records = [json.loads(write_unit(message, job).column("record")[0].as_py()) for _ in range(2)]
+    embedded = replica.embed(prepared(job, works[0]))
+    assert isinstance(embedded, EmbeddedUnit)
+    outcomes = [write_unit(embedded, job) for _ in range(2)]
+    records = [outcome.record for outcome in outcomes if isinstance(outcome, Written)]
+    assert len(records) == 2
     for record in records:
-        assert (record["rows"], record["rejects"], record["flags"]) == (6, 1, ["retried"])
-    assert records[0]["sha256"] == records[1]["sha256"]
-    assert records[0]["tokens"] == 6 * first.tokens // 5
+        assert (record.rows, record.rejects, record.flags) == (6, 1, (RETRIED,))
+    assert records[0].sha256 == records[1].sha256
+    assert records[0].tokens == 6 * first.tokens // 5
     rows = (
         pq.read_table(tmp_path / "run" / "data" / "a.jsonl.000000000000.parquet").column("_row").to_pylist()
     )
@@ -216,6 +261,7 @@ def test_a_retry_that_reaches_less_fails_whole(model: str, tmp_path: Path) -> No
     """A file that reads worse than before fails the unit's retry and leaves its rejects alone."""
     job, works = job_of(model, tmp_path, 20, "a-20-7")
     again = Work(works[0].span, retry={"a.parquet": Again(frozenset({3, 99}))}, replaces="a")
-    meta = read_meta(next(read_and_prepare(pa.table({"work": [again.dump()]}), job)))
-    assert meta["kind"] == "StorageError"
-    assert "row 99 can't be reached" in meta["error"]
+    failure = next(read_and_prepare(job, again))
+    assert isinstance(failure, Failure)
+    assert failure.kind == "StorageError"
+    assert "row 99 can't be reached" in failure.error

@@ -58,56 +58,59 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Spec:
 def test_auto_takes_the_faster_type_that_is_close_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the device speeds bfloat16 up and the vectors keep the limits, auto is bfloat16."""
     set_rates(monkeypatch, 4.0)
-    found = choose("dtype")
-    assert found.resolved.dtype == "bfloat16"
-    assert found.model["dtype"] == "bfloat16"
-    assert 0.9999 <= found.found[0].mean < 1.0, (
+    settled = choose("dtype")
+    assert settled.resolved.dtype == "bfloat16"
+    assert settled.model["dtype"] == "bfloat16"
+    assert 0.9999 <= settled.parity[0].mean < 1.0, (
         "bfloat16 rounds: a cosine of one would mean that it was not used"
     )
-    assert found.found[0].min >= 0.999
-    assert found.found[0].rows == 12
+    assert settled.parity[0].min >= 0.999
+    assert settled.parity[0].rows == 12
 
 
 def test_auto_falls_back_where_the_limits_are_missed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where bfloat16 misses the limits, auto is float32, and what was refused is told."""
     set_rates(monkeypatch, 4.0)
-    found = choose("dtype", limits=ParitySpec(min=0.9999999, min_mean=0.9999999))
-    assert found.resolved.dtype == "float32"
-    assert found.measured["dtype"]["refused"][0]["min"] < 0.9999999 <= found.found[0].min
+    settled = choose("dtype", limits=ParitySpec(min=0.9999999, min_mean=0.9999999))
+    assert settled.resolved.dtype == "float32"
+    assert settled.measured["dtype"]["refused"][0]["min"] < 0.9999999 <= settled.parity[0].min
 
 
 def test_auto_leaves_an_emulated_type_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where bfloat16 is hardly faster, auto is float32."""
     set_rates(monkeypatch, LEAST_GAIN - 0.1)
-    found = choose("dtype")
-    assert (found.resolved.dtype, found.measured["dtype"]["refused"]) == ("float32", [])
+    settled = choose("dtype")
+    assert (settled.resolved.dtype, settled.measured["dtype"]["refused"]) == ("float32", [])
 
 
 def test_what_the_user_names_is_compared_and_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without open choices nothing is timed."""
     monkeypatch.setattr(device, "gemm_flops_per_second", None)
-    found = choose(planned=MUCH)
-    assert found.resolved == resolve(SPEC)
-    assert set(found.measured) == {"planned seconds"}
-    assert found.found[0].min >= 0.99999
+    settled = choose(planned=MUCH)
+    assert settled.resolved == resolve(SPEC)
+    assert set(settled.measured) == {"planned seconds"}
+    assert settled.parity[0].min >= 0.99999
 
 
 def test_a_small_job_starts_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """No budget is tried and nothing compiled where the work would not repay it."""
     monkeypatch.setattr(compiled, "CompiledModel", None)
-    found = choose("compile", "token_budget", planned=LITTLE)
-    assert found.resolved == resolve(SPEC)
-    assert set(found.measured) == {"planned seconds"}
+    settled = choose("compile", "token_budget", planned=LITTLE)
+    assert settled.resolved == resolve(SPEC)
+    assert set(settled.measured) == {"planned seconds"}
 
 
 def test_a_large_job_tries_budgets_and_keeps_the_fastest(monkeypatch: pytest.MonkeyPatch, tiny: Spec) -> None:
-    """Every budget is timed; the chosen one is as fast as any, and its vectors are compared."""
+    """Every budget is timed; the one that is chosen is as fast as any.
+
+    Its vectors are compared again.
+    """
     monkeypatch.setattr(tuning, "BUDGETS", {"cpu": (512, 4096)})
-    found = choose("token_budget", planned=MUCH, spec=tiny)
-    speeds = found.measured["token_budget"]["tokens_per_second"]
+    settled = choose("token_budget", planned=MUCH, spec=tiny)
+    speeds = settled.measured["token_budget"]["tokens_per_second"]
     assert set(speeds) == {512, 4096}
-    assert found.resolved.token_budget == (512 if speeds[512] > 1.03 * speeds[4096] else 4096)
-    assert found.found[0].min >= 0.99999
+    assert settled.resolved.token_budget == (512 if speeds[512] > 1.03 * speeds[4096] else 4096)
+    assert settled.parity[0].min >= 0.99999
 
 
 @pytest.mark.slow
@@ -120,20 +123,20 @@ def test_a_large_job_compiles_if_that_is_faster(
     What is slower is not kept.
     """
     monkeypatch.setattr(tuning, "_COMPILE_GAIN", 0.0 if kept else 1e9)
-    found = choose("compile", planned=MUCH, spec=tiny)
-    assert found.resolved.compile is kept
-    assert found.model["compiled"] is kept
-    assert found.measured["compile"]["times as fast"] > 0
-    assert found.measured["compile"]["parity"][0]["min"] >= 0.99999
-    assert found.found[0].min >= 0.99999
+    settled = choose("compile", planned=MUCH, spec=tiny)
+    assert settled.resolved.compile is kept
+    assert settled.model["compiled"] is kept
+    assert settled.measured["compile"]["times as fast"] > 0
+    assert settled.measured["compile"]["parity"][0]["min"] >= 0.99999
+    assert settled.parity[0].min >= 0.99999
 
 
 def test_without_a_compiler_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine without a C++ compiler goes on, and the reason is told."""
     monkeypatch.setenv("CXX", "no-such-compiler")
-    found = choose("compile", planned=MUCH)
-    assert found.resolved.compile is False
-    assert found.measured["compile"] == {"not tried": "no C++ compiler (no-such-compiler) on this machine"}
+    settled = choose("compile", planned=MUCH)
+    assert settled.resolved.compile is False
+    assert settled.measured["compile"] == {"not tried": "no C++ compiler (no-such-compiler) on this machine"}
 
 
 def test_without_a_check_auto_is_the_safe_value() -> None:

@@ -74,7 +74,10 @@ def spec_of(corpus: Path, run: Path, **fields: Any) -> Spec:
 def test_counts_are_those_of_a_plain_counter(
     weights: tuple[Path, dict[str, Any]], corpus: tuple[Path, list[str | None]], tmp_path: Path
 ) -> None:
-    """Counts are a Counter's, idf is scikit-learn's, however the work is divided."""
+    """Counts and documents are a Counter's, idf is scikit-learn's.
+
+    The bytes do not depend on how the work is divided.
+    """
     folder, told = weights
     spec = spec_of(corpus[0], tmp_path / "run")
     encoder = StaticEncoder(spec.encoder)
@@ -140,7 +143,10 @@ def test_weights_are_part_of_a_run(
 
 
 def test_a_vocabulary_is_a_run(weights: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
-    """GloVe's words as a run: verified, resumed to the byte, with frequencies, normalised."""
+    """GloVe's words as a run: verified, resumed to the byte, normalised by a stage.
+
+    With the frequencies of a corpus.
+    """
     run = write_vocabulary(GLOVE, str(tmp_path / "words"), frequencies=str(weights[0]))
     assert verify(run.path).differences == []
     found = run.open().to_table().sort_by("_row")

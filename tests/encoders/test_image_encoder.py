@@ -363,7 +363,7 @@ def test_draft_is_chosen_by_parity(folders: dict[str, Path]) -> None:
         "small": False,
         "strict": False,
     }
-    assert found["large"].found != found["strict"].found
+    assert found["large"].parity != found["strict"].parity
     assert found["strict"].measured["draft"]["parity"][0]["min"] < 0.9999999
 
 

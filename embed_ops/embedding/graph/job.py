@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from embed_ops.embedding.job import Job
-from embed_ops.embedding.steps import parts_of
+from embed_ops.embedding.parts import parts_of
 from embed_ops.encoders.graph.arrays import read_array, write_array
 from embed_ops.encoders.graph.partition import Csr
 from embed_ops.spec.source import SourceSpec

@@ -15,7 +15,6 @@ order of their sources' rows, and dense products run on whole tiles.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -30,6 +29,8 @@ from embed_ops.embedding.graph import tables as graph_tables
 from embed_ops.embedding.graph import units as graph_units
 from embed_ops.embedding.graph.exchange import Exchange, waves
 from embed_ops.embedding.graph.job import FINAL, GraphJob, Part, model_path, states_name
+from embed_ops.embedding.message import load_outcome
+from embed_ops.embedding.unit import Failure, Outcome, Written
 from embed_ops.embedding.waves import stopped
 from embed_ops.encoders.graph.ids import Ids, bucket_count
 from embed_ops.encoders.graph.partition import TILE, boundaries, partition_count
@@ -325,22 +326,21 @@ class _GraphRun:
                 calls.append((self.graph, span.index, offset, units, bounds, layers))
         attempt.measured.spans_read = len(calls)
         totals = Totals(units_expected=count, started=time.time())
-        for _, records in self.tasks.each(graph_units.write_units, calls):
-            for text in records:
-                self._take(json.loads(text), totals)
+        for _, outcomes in self.tasks.each(graph_units.write_units, calls):
+            for text in outcomes:
+                self._take(load_outcome(text), totals)
         attempt.journal.flush()
         attempt.measured.graph = self.figures
 
-    def _take(self, result: dict[str, Any], totals: Totals) -> None:
-        if "error" in result:
-            kind = StorageError if result["kind"] == "StorageError" else EngineError
-            raise kind(result["error"])
-        of_worker = result["memory"]
-        result["memory"] = {"reader": of_worker["reader"], "worker": of_worker["replica"]}
-        record = self.attempt.take(result)
-        totals.units, totals.rows = totals.units + 1, totals.rows + record.rows
-        totals.rejects += record.rejects + record.file_rejects
-        self.attempt.reporter.update(totals)
+    def _take(self, outcome: Outcome, totals: Totals) -> None:
+        if isinstance(outcome, Failure):
+            kind = StorageError if outcome.kind == StorageError.__name__ else EngineError
+            raise kind(outcome.error)
+        if isinstance(outcome, Written):
+            record = self.attempt.take(outcome)
+            totals.units, totals.rows = totals.units + 1, totals.rows + record.rows
+            totals.rejects += record.rejects + record.file_rejects
+            self.attempt.reporter.update(totals)
 
 
 def note_rows(notes: Sequence[dict[str, Any]]) -> int:

@@ -18,9 +18,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from embed_ops.embedding.graph.job import WORK, GraphJob
-from embed_ops.embedding.message import message, read_meta, unpack
-from embed_ops.embedding.message import pack as packed
-from embed_ops.embedding.steps import parts_of, prepare_unit, units_of
+from embed_ops.embedding.message import to_block
+from embed_ops.embedding.parts import parts_of
+from embed_ops.embedding.steps import prepare_unit, units_of
+from embed_ops.embedding.unit import PreparedUnit
 from embed_ops.encoders.graph import ids as dictionary
 from embed_ops.encoders.graph import partition
 from embed_ops.encoders.graph.arrays import read_batch, write_batches
@@ -63,9 +64,9 @@ def require_same_ids(source: SourceSpec, nodes: pa.Schema, edges: pa.Schema) -> 
 def read_nodes(graph: GraphJob, span: Span, buckets: int) -> dict[str, Any]:
     """Read a span of the node table.
 
-    Features, ids by bucket, and a message for each unit, without its vectors.
+    Features, ids by bucket, and each unit as it will be written, without its vectors.
     """
-    messages: list[pa.RecordBatch] = []
+    blocks: list[pa.RecordBatch] = []
     features: list[npt.NDArray[np.float32]] = []
     ids: list[pa.Array] = []
     places: list[Ints] = []
@@ -77,7 +78,7 @@ def read_nodes(graph: GraphJob, span: Span, buckets: int) -> dict[str, Any]:
         content = unit.table.column(CONTENT).combine_chunks()
         count = len(content)
         numbered = replace(unit, table=unit.table.append_column(_PLACE, pa.array(np.arange(count))))
-        prepared = prepare_unit(numbered, encoder, work)
+        prepared = prepare_unit(numbered, encoder)
         asked = pc.fill_null(content.field("chosen"), True).to_numpy(zero_copy_only=False)
         kept, fine, filtered = _placed(prepared, asked)
         found = _features(prepared)
@@ -89,12 +90,12 @@ def read_nodes(graph: GraphJob, span: Span, buckets: int) -> dict[str, Any]:
         ids.append(content.field("id"))
         places.append(local)
         chosen.append(asked)
-        messages.append(kept.combine_chunks().to_batches()[0])
+        blocks.append(to_block(kept).combine_chunks().to_batches()[0])
         units.append({"unit": unit.name, "first": rows, "rows": count, "filtered": filtered})
         rows += count
     name = f"nodes/{span.index:06d}"
     whole = pa.concat_arrays(ids)
-    write_batches(graph.job.run, f"{WORK}/{name}.units", messages, graph.job.attempt)
+    write_batches(graph.job.run, f"{WORK}/{name}.units", blocks, graph.job.attempt)
     write_batches(
         graph.job.run,
         f"{WORK}/{name}.ids",
@@ -117,9 +118,9 @@ def _first_of_consecutive(ids: pa.Array, places: Ints) -> int | None:
     return int(values[0]) if (np.diff(values) == 1).all() else None
 
 
-def _features(prepared: pa.Table) -> npt.NDArray[np.float32]:
+def _features(prepared: PreparedUnit) -> npt.NDArray[np.float32]:
     """Give the features of the rows that are fine, (rows, width)."""
-    column = unpack(prepared, "inputs").column(X).combine_chunks()
+    column = prepared.inputs.column(X).combine_chunks()
     column = column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
     values: npt.NDArray[np.float32] = (
         column.flatten().to_numpy(zero_copy_only=False).reshape(-1, column.type.list_size)
@@ -127,22 +128,26 @@ def _features(prepared: pa.Table) -> npt.NDArray[np.float32]:
     return values
 
 
-def _placed(prepared: pa.Table, asked: npt.NDArray[np.bool_]) -> tuple[pa.Table, Ints, int]:
+def _placed(prepared: PreparedUnit, asked: npt.NDArray[np.bool_]) -> tuple[PreparedUnit, Ints, int]:
     """Keep the rows that get a vector.
 
-    Gives the unit's message, the places in the unit that are fine, and how many are left out.
+    Gives the unit without its inputs, the places in it that are fine, and how many are left out.
     """
-    meta, rows, rejects = read_meta(prepared), unpack(prepared, "rows"), unpack(prepared, "rejects")
+    rows, rejects = prepared.rows, prepared.rejects
     places = rows.column(_PLACE).to_numpy()
     wanted = asked[places]
     rows = rows.drop_columns([_PLACE, INPUT]).append_column(INPUT, rows.column(_PLACE).cast(pa.int32()))
     # A broken record is a reject whatever `where` says: nobody can tell.
     refused = asked[rejects.column(_PLACE).to_numpy()]
     filtered = int((~wanted).sum() + (~refused).sum())
-    meta["filtered"] += filtered
-    rejects = rejects.filter(pa.array(refused)).drop_columns([_PLACE])
-    kept = message(meta, rows=packed(rows.filter(pa.array(wanted))), rejects=packed(rejects))
-    return kept, places, filtered
+    unit = replace(
+        prepared,
+        head=replace(prepared.head, filtered=prepared.head.filtered + filtered),
+        rows=rows.filter(pa.array(wanted)),
+        inputs=prepared.inputs.slice(0, 0),
+        rejects=rejects.filter(pa.array(refused)).drop_columns([_PLACE]),
+    )
+    return unit, places, filtered
 
 
 def build_ids(graph: GraphJob, bucket: int, spans: Sequence[int], offsets: Sequence[int]) -> dict[str, Any]:

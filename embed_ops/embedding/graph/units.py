@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,15 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from embed_ops.embedding.graph.job import GraphJob, states_name
-from embed_ops.embedding.message import message, read_meta, unpack
-from embed_ops.embedding.message import pack as packed
-from embed_ops.embedding.steps import parts_of, write_unit
+from embed_ops.embedding.message import dump_outcome, from_block
+from embed_ops.embedding.parts import parts_of
+from embed_ops.embedding.steps import write_unit
+from embed_ops.embedding.storing import vector_table
+from embed_ops.embedding.unit import EmbeddedUnit, Outcome, PreparedUnit, Written
 from embed_ops.encoders.graph.arrays import read_batch
 from embed_ops.encoders.graph.partition import Ints
 from embed_ops.engine.memory import private_memory
-from embed_ops.runs.parquet import vector_column
+from embed_ops.errors import StorageError
 from embed_ops.schema import INPUT, MESSAGE, REASON, Reason
 from embed_ops.storage.files import walk
 
@@ -34,7 +37,7 @@ def write_units(
 ) -> list[str]:
     """Write units of a span: (number in the span, first row in it, rows) each.
 
-    Gives their records, as JSON.
+    Gives their outcomes, as `dump_outcome` does.
 
     Args:
         graph: the job.
@@ -45,17 +48,20 @@ def write_units(
         layers: the layer of each output, `FINAL` for what the model gives.
     """
     again = _again(graph)
-    return [
-        write_unit(
-            _unit_message(
-                graph, span, number, (offset + first, offset + first + rows), bounds, layers, again
-            ),
-            graph.job,
-        )
-        .column("record")[0]
-        .as_py()
-        for number, first, rows in units
-    ]
+    outcomes = []
+    for number, first, rows in units:
+        places = offset + first, offset + first + rows
+        unit = _embedded(graph, span, number, places, bounds, layers, again)
+        outcomes.append(dump_outcome(_of_worker(write_unit(unit, graph.job))))
+    return outcomes
+
+
+def _of_worker(outcome: Outcome) -> Outcome:
+    """Name the process that embedded the unit as what it is: no replica, and its own writer."""
+    if not isinstance(outcome, Written):
+        return outcome
+    memory = {"reader": outcome.memory["reader"], "worker": outcome.memory["replica"]}
+    return replace(outcome, memory=memory)
 
 
 def _again(graph: GraphJob) -> Ints:
@@ -65,7 +71,7 @@ def _again(graph: GraphJob) -> Ints:
     return np.concatenate([np.zeros(0, np.int64), *found])
 
 
-def _unit_message(
+def _embedded(
     graph: GraphJob,
     span: int,
     number: int,
@@ -73,40 +79,39 @@ def _unit_message(
     bounds: tuple[int, ...],
     layers: dict[str, int],
     again: Ints,
-) -> pa.Table:
-    """Make the message of a unit as a replica would have sent it."""
+) -> EmbeddedUnit:
+    """Give a unit of `read_nodes` the states of its nodes, as a replica gives vectors."""
     started = time.time()
-    held = pa.Table.from_batches([read_batch(graph.work, f"nodes/{span:06d}.units", number)])
-    meta, rows = read_meta(held), unpack(held, "rows")
-    local = rows.column(INPUT).to_numpy()
+    unit = from_block(pa.Table.from_batches([read_batch(graph.work, f"nodes/{span:06d}.units", number)]))
+    if not isinstance(unit, PreparedUnit):
+        raise StorageError(f"nodes/{span:06d}.units: holds a {type(unit).__name__} and no unit")
+    local = unit.rows.column(INPUT).to_numpy()
     twice = np.isin(local + places[0], again)
-    kept = rows.filter(pa.array(~twice))
-    kept = kept.set_column(
-        kept.schema.get_field_index(INPUT), INPUT, pa.array(np.arange(len(kept), dtype=np.int32))
+    rows = unit.rows.filter(pa.array(~twice))
+    rows = rows.set_column(
+        rows.schema.get_field_index(INPUT), INPUT, pa.array(np.arange(len(rows), dtype=np.int32))
     )
     encoder: Any = parts_of(graph.job).encoder
-    columns = {}
+    vectors = {}
     for column in encoder.outputs():
-        found = _states_of(graph, layers[column], places, bounds, encoder.dim(column))[local[~twice]]
+        states = _states_of(graph, layers[column], places, bounds, encoder.dim(column))[local[~twice]]
         if encoder.column(column).normalize:
-            found = found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), _LEAST_NORM)
-        columns[column] = vector_column(found.astype(np.float32), "float32")
-    refused = rows.filter(pa.array(twice)).drop_columns([INPUT])
+            states = states / np.maximum(np.linalg.norm(states, axis=1, keepdims=True), _LEAST_NORM)
+        vectors[column] = states.astype(np.float32)
+    refused = unit.rows.filter(pa.array(twice)).drop_columns([INPUT])
     values = {REASON: Reason.DUPLICATE, MESSAGE: "an earlier row has the same node id"}
-    rejects = unpack(held, "rejects")
     for name, value in values.items():
         refused = refused.append_column(name, pa.array([str(value)] * len(refused), pa.string()))
-    rejects = pa.concat_tables([rejects, refused.select(rejects.schema.names).cast(rejects.schema)])
-    zero = dict.fromkeys(("idle_input", "idle_output", "forward", "tokens", "positions", "flops", "gemm"), 0)
-    meta |= zero | {
-        "flags": [],
-        "refused": {},
-        "replica": "",
-        "inputs": len(kept),
-        "replica_memory": private_memory(),
-        "started": started,
-    }
-    return message(meta, rows=packed(kept), vectors=packed(pa.table(columns)), rejects=packed(rejects))
+    schema = unit.rejects.schema
+    return EmbeddedUnit(
+        head=unit.head,
+        rows=rows,
+        vectors=vector_table(vectors),
+        rejects=pa.concat_tables([unit.rejects, refused.select(schema.names).cast(schema)]),
+        number_of_inputs=len(rows),
+        started=started,
+        memory=private_memory(),
+    )
 
 
 def _states_of(
