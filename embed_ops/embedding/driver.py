@@ -10,11 +10,20 @@ from typing import Any
 from embed_ops.embedding.attempt import Attempt, open_attempt
 from embed_ops.embedding.parity import require
 from embed_ops.embedding.report import build, counts
+from embed_ops.embedding.resources import (
+    TRIAL_PATIENCE,
+    replica_claim,
+    replica_count,
+    require_room,
+    threads_for,
+)
 from embed_ops.embedding.settings import choices, resume
 from embed_ops.embedding.storing import vector_bytes
 from embed_ops.embedding.tuning import Planned, settle
 from embed_ops.embedding.waves import run_works
 from embed_ops.encoders.registry import make_encoder
+from embed_ops.engine.base import Engine
+from embed_ops.engine.errors import WorkerDied
 from embed_ops.engine.memory import peak_memory
 from embed_ops.engine.progress import Reporter, Silent
 from embed_ops.engine.session import OpenSession, default_session
@@ -50,7 +59,7 @@ def embed(
 
     Args:
         spec: the run.
-        session: opens the Ray session; called only when something is left to embed.
+        session: opens the engine; called only when something is left to embed.
         reporter: shows progress; by default nothing is shown.
         stop_after_s: seconds after which no further unit is begun.
         stop: asks the job to stop early; by default one that SIGTERM asks.
@@ -126,9 +135,8 @@ def _work(
     attempt: Attempt, session: OpenSession, works: Sequence[Work], units: int, stop: StopRequest
 ) -> None:
     """Open a session, check what can be checked there, and run the works."""
-    from embed_ops.embedding.resources import require_room, threads_for
-
-    with session() as alone:
+    with session() as opened:
+        engine = opened.until(stop, attempt.deadline)
         # Ray takes SIGTERM for itself when it starts.
         stop.listen()
         if attempt.spec.source.kind == GRAPH:
@@ -136,22 +144,20 @@ def _work(
 
             attempt.header["model"] = make_encoder(attempt.spec.encoder).describe()
             _start(attempt)
-            run_graph(attempt, stop)
+            run_graph(attempt, engine)
             return
-        if alone:
-            require_room(attempt.spec.resources)
+        require_room(engine.capacity(), attempt.spec.resources)
         if attempt.fresh:
             weights = make_encoder(attempt.spec.encoder).weight_bytes()
-            attempt.resolved = replace(
-                attempt.resolved, threads_per_replica=threads_for(attempt.spec.resources, units, weights)
-            )
-        _settle(attempt, units)
+            threads = threads_for(engine.capacity(), attempt.spec.resources, units, weights)
+            attempt.resolved = replace(attempt.resolved, threads_per_replica=threads)
+        _settle(attempt, engine, units)
         if stop.asked:
             raise Stopped(
                 "stopped by a request (SIGTERM) before the first unit; run the same command again to go on"
             )
         _start(attempt)
-        run_works(attempt, works, units, stop)
+        run_works(attempt, engine, works, units, stop)
 
 
 def _space_needed(attempt: Attempt, stock: Ledger) -> int:
@@ -171,11 +177,11 @@ def _space_needed(attempt: Attempt, stock: Ledger) -> int:
     return rows * of_vectors + sum(piece.bytes for piece in pieces) // _TOKEN_BYTES * of_token
 
 
-def _settle(attempt: Attempt, units: int) -> None:
-    """Let a replica compare the first rows with the reference and, on a new run, choose what is "auto"."""
-    from embed_ops.embedding.pipeline import WorkerDied, on_a_replica
-    from embed_ops.embedding.resources import replica_count
+def _settle(attempt: Attempt, engine: Engine, units: int) -> None:
+    """Let a replica compare the first rows with the reference.
 
+    On a new run it also chooses what is "auto".
+    """
     spec = attempt.spec
     attempt.header["resolved"] = asdict(attempt.resolved)
     if spec.parity.rows == 0:
@@ -184,15 +190,15 @@ def _settle(attempt: Attempt, units: int) -> None:
     contents = attempt.corpus.head(attempt.plan, _SAMPLES * spec.parity.rows)
     open_choices = choices(spec) if attempt.fresh else frozenset()
     stock = attempt.stock()
-    replicas = replica_count(spec.resources, units, attempt.resolved.threads_per_replica)[1]
+    capacity, threads = engine.capacity(), attempt.resolved.threads_per_replica
+    replicas = replica_count(capacity, spec.resources, units, threads)[1]
     planned = Planned(stock.rows_left, attempt.plan.bytes, replicas)
     samples = _samples(contents, spec.parity.rows)
     while True:
         sample = samples.pop(0)
         attempt.reporter.say(f"comparing {len(sample)} rows with the reference")
         try:
-            found = on_a_replica(
-                spec.resources,
+            settled = engine.once(
                 settle,
                 spec.encoder,
                 attempt.resolved,
@@ -200,28 +206,30 @@ def _settle(attempt: Attempt, units: int) -> None:
                 spec.parity,
                 sample,
                 planned,
+                claim=replica_claim(capacity, spec.resources, threads),
+                patience=TRIAL_PATIENCE * spec.resources.hang_seconds,
             )
             break
         except WorkerDied as error:
             # A row that kills its process may be among the first ones too: isolation will find it,
             # if other rows are fine.
             if not samples:
-                raise
+                raise WorkerDied(f"comparing the first rows: {error}") from error
             attempt.reporter.say(f"{error}; comparing other rows")
-    require(found.found, spec.parity)
-    attempt.resolved = found.resolved
-    attempt.measured.parity = [asdict(item) for item in found.found]
-    attempt.header |= {"model": found.model, "resolved": asdict(found.resolved)}
+    require(settled.found, spec.parity)
+    attempt.resolved = settled.resolved
+    attempt.measured.parity = [asdict(item) for item in settled.found]
+    attempt.header |= {"model": settled.model, "resolved": asdict(settled.resolved)}
     if open_choices:
-        attempt.header["measured"] = found.measured
+        attempt.header["measured"] = settled.measured
         chosen = [
-            found.resolved.dtype,
-            *(name for name in ("compile", "draft") if getattr(found.resolved, name)),
+            settled.resolved.dtype,
+            *(name for name in ("compile", "draft") if getattr(settled.resolved, name)),
         ]
         attempt.reporter.say(
-            f"computing in {', '.join(chosen)}, {found.resolved.token_budget} tokens at a time"
+            f"computing in {', '.join(chosen)}, {settled.resolved.token_budget} tokens at a time"
         )
-        if missing := found.measured.get("compile", {}).get("not tried"):
+        if missing := settled.measured.get("compile", {}).get("not tried"):
             attempt.reporter.say(f"not compiled: {missing}")
 
 

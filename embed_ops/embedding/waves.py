@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from embed_ops.embedding.attempt import Attempt
+from embed_ops.embedding.resources import replica_count
+from embed_ops.engine.base import Engine
 from embed_ops.engine.progress import Totals
 from embed_ops.engine.stopping import StopRequest
 from embed_ops.engine.watch import Watch
@@ -29,21 +31,19 @@ _FEW = 8
 many units."""
 
 
-def run_works(attempt: Attempt, works: Sequence[Work], units: int, stop: StopRequest) -> None:
+def run_works(attempt: Attempt, engine: Engine, works: Sequence[Work], units: int, stop: StopRequest) -> None:
     """Run the works until none of their units is missing.
 
     Raises:
         StorageError, EngineError, Stopped: the run ended early; everything that is done is kept,
             and `run.json` says "stopped".
     """
-    from embed_ops.embedding.resources import replica_count
-
     attempt.measured.spans_read += len(works)
     attempt.measured.replicas = replica_count(
-        attempt.spec.resources, units, attempt.resolved.threads_per_replica
+        engine.capacity(), attempt.spec.resources, units, attempt.resolved.threads_per_replica
     )[1]
     try:
-        _Waves(attempt, stop, Totals(units_expected=units)).run(works, units)
+        _Waves(attempt, engine, stop, Totals(units_expected=units)).run(works, units)
     except KeyboardInterrupt:
         raise stopped(attempt, "interrupted") from None
     except Stopped:
@@ -67,6 +67,7 @@ class _Waves:
     """The works of one attempt on their way."""
 
     attempt: Attempt
+    engine: Engine
     stop: StopRequest
     totals: Totals
     metrics: Metrics | None = None
@@ -108,7 +109,9 @@ class _Waves:
             # Closed by hand: an error that ends the wave would keep the generator, and with it the
             # pool, alive.
             with closing(
-                run_units(job, now, units, control) if units else isolate_units(job, now, control)
+                run_units(self.engine, job, now, units, control)
+                if units
+                else isolate_units(self.engine, job, now, control)
             ) as results:
                 self._take(results, retrying=works[0].retry is not None)
         finally:

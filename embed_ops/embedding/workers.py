@@ -6,14 +6,12 @@ starts another.
 
 from __future__ import annotations
 
-import faulthandler
 import os
 import socket
-import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 import pyarrow as pa
 
@@ -22,10 +20,9 @@ from embed_ops.embedding.isolation import isolate
 from embed_ops.embedding.job import Job
 from embed_ops.embedding.message import failure, message, read_meta
 from embed_ops.embedding.steps import Replica, read_and_prepare
+from embed_ops.engine.guard import guard
 from embed_ops.engine.pulse import Pulse, asked_to_stop
 from embed_ops.errors import EmbedOpsError
-
-Result = TypeVar("Result")
 
 _BEAT_S = 1.0
 
@@ -50,24 +47,6 @@ def _beating(life: Pulse, doing: str) -> Iterator[None]:
         done.set()
 
 
-@contextmanager
-def guard(seconds: float) -> Iterator[Callable[[], None]]:
-    """End this worker process where it does not come to an end in time; gives what renews the time.
-
-    The timer runs in native code: it ends a process that holds the interpreter's lock, too. What
-    the process was doing goes to the worker's log.
-    """
-
-    def renew() -> None:
-        faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__ or sys.stderr)
-
-    renew()
-    try:
-        yield renew
-    finally:
-        faulthandler.cancel_dump_traceback_later()
-
-
 def read(received: pa.Table, job: Job) -> Iterator[pa.Table]:
     """Read and prepare, watched."""
     life = _pulse(job)
@@ -82,7 +61,10 @@ def read(received: pa.Table, job: Job) -> Iterator[pa.Table]:
 
 
 class WatchedReplica(Replica):
-    """A replica that gives signs of life, ends itself where a batch hangs, and begins no unit once the job is to stop."""
+    """A replica that gives signs of life and ends itself where a batch hangs.
+
+    It begins no unit once the job is to stop.
+    """
 
     def __init__(self, job: Job) -> None:
         """Load the model; that it takes long is no sign of trouble.
@@ -117,12 +99,9 @@ class WatchedReplica(Replica):
 
 
 def isolate_watched(job: Job, text: str) -> list[dict[str, Any]]:
-    """Isolate, watched: children that hang are ended by this process, so it is alive for as long as it takes."""
+    """Isolate, watched.
+
+    Children that hang are ended by this process, so it is alive for as long as it takes.
+    """
     with _beating(_pulse(job), "looking for rows at fault"):
         return isolate(job, text)
-
-
-def call_guarded(patience: float, function: Callable[..., Result], *arguments: Any) -> Result:
-    """Call a function in a worker that ends itself where that takes longer."""
-    with guard(patience):
-        return function(*arguments)

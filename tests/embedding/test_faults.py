@@ -262,6 +262,6 @@ def test_a_model_that_never_loads(fatal: FatalModel, tmp_path: Path) -> None:
     fatal.order("SIGSEGV", loading=True)
     with pytest.raises(EngineError, match="died"):
         embed(fatal_spec(fatal, source, tmp_path / "run"))
-    with pytest.raises(EngineError, match="the worker process that compares the first rows died"):
+    with pytest.raises(EngineError, match="comparing the first rows: a worker process died"):
         embed(fatal_spec(fatal, source, tmp_path / "compared", parity={"rows": 4}))
     assert not (tmp_path / "compared").exists()
