@@ -70,7 +70,7 @@ for module in sys.argv[1:]:
 
 
 def test_few_modules_know_ray() -> None:
-    """Outside of the engine only the pipeline and `Run.dataset` import Ray, anywhere in their code."""
+    """Outside of the engine only the pipeline and `Run.dataset` import Ray, at any depth."""
     knowing = [str(path.relative_to(ROOT)) for path in sorted(ROOT.rglob("*.py")) if "ray" in imported(path)]
     assert [name for name in knowing if not name.startswith("engine/")] == [
         "embedding/pipeline.py",

@@ -92,7 +92,7 @@ def retry(
     stop_after_s: float | None = None,
     stop: StopRequest | None = None,
 ) -> Run:
-    """Read the rejects of a run again, embed those that can be, and merge them back in source order.
+    """Read the rejects of a run again, embed those that can be, and merge them in source order.
 
     Raises:
         RunError: there is no finished run at `path`, or its source has changed.
@@ -137,7 +137,7 @@ def _work(
     """Open a session, check what can be checked there, and run the works."""
     with session() as opened:
         engine = opened.until(stop, attempt.deadline)
-        # Ray takes SIGTERM for itself when it starts.
+        # A session that opens may take SIGTERM for itself.
         stop.listen()
         if attempt.spec.source.kind == GRAPH:
             from embed_ops.embedding.graph.run import run_graph

@@ -87,20 +87,16 @@ def replica_claim(capacity: Capacity, resources: ResourcesSpec, threads: int, re
 
 
 def require_room(capacity: Capacity, resources: ResourcesSpec) -> None:
-    """Refuse what can never be placed, where no node will join.
+    """Refuse a replica that can never be placed, where no node will join.
+
+    Claims of cores always fit (`replica_claim`).
 
     Raises:
         SpecError: names what is asked for and what is there.
     """
-    if capacity.elastic:
-        return
-    threads = resources.threads_per_replica
-    claim = replica_claim(capacity, resources, 1 if threads == AUTO else threads)
-    for needed, there, what, field in (
-        (claim.devices, capacity.devices, "GPU", "gpus_per_replica"),
-        (claim.cores, capacity.cores, "CPU", "threads_per_replica"),
-    ):
-        if needed > there:
-            raise SpecError(
-                f"resources.{field}: a replica needs {needed:g} {what}, this machine has {there:g}"
-            )
+    needed = resources.gpus_per_replica
+    if needed > capacity.devices and not capacity.elastic:
+        raise SpecError(
+            f"resources.gpus_per_replica: a replica needs {needed:g} GPU, this machine has "
+            f"{capacity.devices:g}"
+        )

@@ -1,4 +1,4 @@
-"""Waves: all units at once, those that are missing once more, and the last few in isolation, until none is missing."""
+"""Waves: all units at once, those that are missing once more, the last few in isolation."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class _Waves:
             )
 
     def _wave(self, works: Sequence[Work], now: Sequence[Work], units: int) -> Sequence[Work]:
-        """Run some works, in isolation if `units` is 0, and list those that have not come back whole."""
+        """Run some works, in isolation if `units` is 0; list those that did not come back whole."""
         from embed_ops.embedding.pipeline import isolate_units, run_units
         from embed_ops.engine.lookout import Control
         from embed_ops.engine.metrics import Metrics

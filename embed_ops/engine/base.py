@@ -84,7 +84,7 @@ class Engine(Protocol):
         look_up: Callable[[], None] | None = None,
         failed: Callable[[int, EmbedOpsError], Any] | None = None,
     ) -> Generator[tuple[int, Any], None, None]:
-        """Call a function for each tuple of arguments; yield (number of the call, value) as they end.
+        """Call a function for each tuple of arguments; yield (number, value) as calls end.
 
         Args:
             function: runs in a worker, where products use one thread.

@@ -72,10 +72,10 @@ class JobServer:
         )
         with _explained(self.address):
             try:
-                found: str = starting(self._client.submit_job, entrypoint=entrypoint, runtime_env=runtime)
+                job: str = starting(self._client.submit_job, entrypoint=entrypoint, runtime_env=runtime)
             except ValueError as error:
                 raise AddressError(f"--working-dir {runtime.get('working_dir')}: {error}") from error
-        return found
+        return job
 
     def follow(self, job: str, show: Callable[[str], None]) -> int:
         """Show a job's log from its start, line by line, until the job ends; gives its exit code.

@@ -1,4 +1,4 @@
-"""The driver's lookout between two units: is the job to stop, do the workers live?"""
+"""The driver's lookout: asks between two units whether to stop, and whether workers live."""
 
 from __future__ import annotations
 

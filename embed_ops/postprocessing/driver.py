@@ -98,7 +98,7 @@ class _Command:
         self._engine: Engine | None = None
 
     def run_stage(self, number: int, *, refit: bool) -> Run:
-        """Run one stage to its end, and let those that read the same rows share its passes over them."""
+        """Run one stage to its end; others that read the same rows share its passes over them."""
         asked = self._asked[number]
         here = open_stage(asked, refit=refit)
         if here.finished:
@@ -132,13 +132,16 @@ class _Command:
         """Open the session where there is none yet."""
         if self._engine is None:
             opened = self._open_session.enter_context(self._session())
-            # Ray takes SIGTERM for itself when it starts.
+            # A session that opens may take SIGTERM for itself.
             self._stop.listen()
             self._engine = opened.until(self._stop, self._deadline)
         return self._engine
 
     def _companions(self, number: int, here: StageRun, hearts: ExitStack) -> list[tuple[StageRun, Any]]:
-        """Open the later stages that read the same vectors and are not fitted yet, each with its first state."""
+        """Open the later stages that read the same vectors and are not fitted yet.
+
+        Each with its first state.
+        """
         found = []
         for asked in self._asked[number + 1 :]:
             if asked.input != here.asked.input or not fitted_by_rounds(asked.spec):
@@ -201,7 +204,10 @@ def _find(here: StageRun, engine: Engine) -> None:
 
 
 def _judge_search(here: StageRun, engine: Engine) -> NeighborsModel:
-    """Measure, by a sample of rows, how many neighbours are found where not all rows are searched, and at which share of the work."""
+    """Measure, by a sample of rows, what a search of some clusters finds.
+
+    Which share of the exact neighbours, at which share of the work.
+    """
     spec, rows, vectors = here.asked.spec, here.rows, here.job.vectors
     assert isinstance(spec, NeighborsSpec)
     if spec.probe is None:

@@ -1,6 +1,6 @@
 """The one loop that fits stages and applies them, as plain calls of an engine.
 
-    a round over the run      a task for each group of blocks, then a tree of tasks that add what they found
+    a round over the run      a task for each group of blocks, then a tree of tasks that add
     a round over the sample   a task for each range of shards
     applying                  a task for each unit
 
@@ -50,7 +50,7 @@ _STATE = "state"
 
 @dataclass(frozen=True)
 class FitProgress:
-    """How far a fit has come: rounds that are done, rows of the sample's shards, and the state (packed)."""
+    """How far a fit has come: rounds done, rows of the sample's shards, and the state (packed)."""
 
     rounds: int
     sizes: Ints
@@ -59,7 +59,7 @@ class FitProgress:
 
 @dataclass
 class Fit:
-    """A fit on its way; what it has found is kept in `work/`, and a later command goes on from there."""
+    """A fit on its way, kept in `work/`: a later command goes on from there."""
 
     job: StageJob
     rows: RunRows
@@ -213,7 +213,7 @@ def _several(fit: Fit, engine: Engine) -> None:
 def apply(
     job: StageJob, rows: RunRows, model: Any, done: set[str], engine: Engine
 ) -> Iterator[dict[str, Any]]:
-    """Apply a model to the units that are not done, and yield the record of each as it is written."""
+    """Apply a model to the units that are not done; yield the record of each as it is written."""
     if job.spec.kind == "neighbors":
         search = engine.share(make_search(rows, job.vectors, job.spec.k, job.spec.metric, job.spec.probe))
         stretches = engine.share(stretches_of(rows))

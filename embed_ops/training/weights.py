@@ -1,4 +1,7 @@
-"""`fit-weights`: counts the words of a corpus in one pass, with the tokenisation of a spec, for weighted means of word vectors."""
+"""`fit-weights`: counts the words of a corpus in one pass, for weighted means of word vectors.
+
+Words are those of a spec's tokenisation.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +56,9 @@ def fit_weights(
     reporter: Reporter | None = None,
     stop: StopRequest | None = None,
 ) -> dict[str, Any]:
-    """Count words, write `words.parquet` and `weights.json` to `output`, and give what `weights.json` says.
+    """Count words, and write `words.parquet` and `weights.json` to `output`.
+
+    Gives what `weights.json` says.
 
     Raises:
         SpecError: the encoder is not of family static, or `output` has weights already.
@@ -77,7 +82,7 @@ def fit_weights(
     plan = corpus.plan()
     job = CountJob(source, plain, tuple(corpus.roots), plan.columns)
     with restored_sigterm(), session() as engine:
-        # Ray takes SIGTERM for itself when it starts.
+        # A session that opens may take SIGTERM for itself.
         stop.listen()
         counts = _added(engine.until(stop), job, plan.spans, words.words, reporter)
     if not counts.counts.any():
@@ -133,12 +138,7 @@ def _columns(job: CountJob, span: Span) -> Iterator[pa.ChunkedArray]:
     places = {piece.source: place_of(job.roots, piece.source) for piece in span.pieces}
     cursor = Cursor(make_source(job.source), Rows(job.source, job.columns), places, span)
     held: list[pa.ChunkedArray] = []
-    while not cursor.exhausted:
-        chunk = cursor.peek()
-        if chunk is None:
-            cursor.next_piece()
-            continue
-        taken = cursor.take(min(len(chunk), _ROWS_AT_ONCE))
+    for taken in cursor.chunks(_ROWS_AT_ONCE):
         fine = taken.kept & taken.table.column(REASON).is_null().to_numpy()
         held.append(taken.table.column(CONTENT).filter(pa.array(fine)))
         if sum(map(len, held)) >= _ROWS_AT_ONCE:

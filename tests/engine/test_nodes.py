@@ -1,4 +1,7 @@
-"""Several nodes: the same bytes as on one, also when a node dies or joins in the middle, and placement by resources."""
+"""Several nodes: the same bytes as on one, and placement by resources.
+
+Also when a node dies or joins in the middle.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,7 @@ that."""
 
 
 class Nodes:
-    """`python -m cluster.local` in a process of its own, as a user runs it, in a home where no token lies yet."""
+    """`python -m cluster.local` in a process of its own, in a home where no token lies yet."""
 
     def __init__(self, home: Path, nodes: int) -> None:
         self.env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {
@@ -86,7 +89,8 @@ class Nodes:
 
     def ask(self, program: str) -> str:
         """Run a few lines of Python that have joined these nodes, and give what they print."""
-        joined = f"import json, ray\nfrom embed_ops.engine.session import session\nwith session({self.address!r}):\n"
+        imports = "import json, ray\nfrom embed_ops.engine.session import session\n"
+        joined = f"{imports}with session({self.address!r}):\n"
         code = joined + "\n".join(f"    {line}" for line in program.strip().splitlines())
         done = subprocess.run(
             [sys.executable, "-c", code], env=self.env, cwd=ROOT, text=True, capture_output=True, check=False
@@ -190,7 +194,10 @@ def test_a_node_dies(
 
 @pytest.mark.slow
 def test_three_nodes(words: list[str], on_one_node: dict[str, bytes], tmp_path: Path) -> None:
-    """Law 3 over nodes: three replicas, of three quarters of a CPU each and so on three nodes, write what one wrote."""
+    """Law 3 over nodes: three replicas write what one wrote.
+
+    Each claims three quarters of a CPU, so they are on three nodes.
+    """
     with nodes_of(3) as nodes:
         process = nodes.embed(*words, f"sink.path={tmp_path / 'run'}", "resources.replicas=3")
         assert finished(process, tmp_path / "run")["replicas"] == 3
@@ -199,7 +206,7 @@ def test_three_nodes(words: list[str], on_one_node: dict[str, bytes], tmp_path: 
 
 @pytest.mark.slow
 def test_a_late_node_is_used(ray_session: None, tmp_path: Path) -> None:
-    """With replicas = [1, 3], nodes that join while the run goes on get replicas, and the bytes are those of one node."""
+    """With replicas = [1, 3], nodes that join get replicas, and the bytes are those of one node."""
     fatal = FatalModel(tmp_path)
     write_parquet(tmp_path / "corpus", docstrings(400) * 3, files=8)
     words = [
@@ -232,7 +239,10 @@ def test_a_late_node_is_used(ray_session: None, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_tokens(words: list[str], tmp_path: Path) -> None:
-    """A session brings its token where one is asked for, leaves the cluster as it was, and names a wrong token in one sentence."""
+    """A session brings its token where one is asked for, and leaves the cluster as it was.
+
+    A wrong token is named in one sentence.
+    """
     with nodes_of(1) as nodes:
         for _ in range(2):
             assert nodes.ask("print('joined')") == "joined\n"
@@ -245,7 +255,7 @@ def test_tokens(words: list[str], tmp_path: Path) -> None:
 
 
 def test_no_cluster_there(words: list[str], tmp_path: Path) -> None:
-    """The command ends with 3 and one sentence where nothing answers, and with 2 where the address can't be meant."""
+    """The command ends with 3 where nothing answers, with 2 where the address can't be meant."""
     for address, code, sentence in (
         ("127.0.0.1:1", 3, "no Ray cluster answers there"),
         ("http://head:8265", 2, "embed-ops submit"),
@@ -267,7 +277,7 @@ def test_no_cluster_there(words: list[str], tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_placed_by_resources() -> None:
-    """On a mixed cluster what a replica with a GPU claims is placed on the node that has one, and what a reader claims anywhere.
+    """A replica with a GPU is placed on the node that has one, and a reader anywhere.
 
     The machine has no GPU and the node only says so: real actors and tasks with the pipeline's own
     requests, but no model.
