@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import time
 from collections.abc import Iterator
@@ -15,7 +16,9 @@ from embed_ops.engine.errors import WorkerDied
 from embed_ops.engine.progress import SAY_EVERY_S, Ticker, Totals
 from embed_ops.engine.session import kept, session
 from embed_ops.engine.stopping import StopRequest
-from embed_ops.errors import EmbedOpsError, SourceError, Stopped
+from embed_ops.errors import EmbedOpsError, SourceError, SpecError, Stopped
+from embed_ops.spec.spec import parse_stage
+from embed_ops.spec.stage import CenterSpec, NormalizeSpec
 
 SMALL = Claim(cores=0.5)
 
@@ -27,27 +30,12 @@ def engine(ray_session: None) -> Iterator[Engine]:
         yield opened
 
 
-def _add(left: np.ndarray, right: int) -> int:
-    return int(left.sum()) + right
-
-
-def _refuse(number: int) -> int:
-    if number == 1:
-        raise SourceError("number 1")
-    return number
-
-
-def _die() -> None:
-    os._exit(1)
-
-
 def test_each_hands_over_shared_values(engine: Engine) -> None:
     """A call is given a shared value itself, values come with their number, memory is measured."""
-    shared = engine.share(np.arange(5))
-    assert dict(engine.each(_add, [(shared, number) for number in range(6)])) == {
-        number: 10 + number for number in range(6)
-    }
-    assert engine.all(_add, [(shared, 7), (shared, 1)]) == [17, 11]
+    shared = engine.share(np.arange(6) * 10)
+    calls = [(shared, number) for number in range(6)]
+    assert dict(engine.each(operator.getitem, calls)) == {number: 10 * number for number in range(6)}
+    assert engine.all(operator.getitem, [(shared, 4), (shared, 1)]) == [40, 10]
     assert engine.memory > 2**20
 
 
@@ -55,20 +43,22 @@ def test_each_hands_over_shared_values(engine: Engine) -> None:
 def test_values_go_from_call_to_call(engine: Engine, parts: int) -> None:
     """What `begin` gives arrives as the member it stands for, also where there is only one."""
     members = engine.begin(np.split, (np.arange(6), parts), parts)
-    sums = engine.all(_add, [(member, 0) for member in members])
+    sums = engine.all(np.sum, [(member,) for member in members])
     assert sums == [int(part.sum()) for part in np.split(np.arange(6), parts)]
 
 
 def test_errors(engine: Engine) -> None:
     """An error of ours is raised as it was, or becomes the value of its call."""
-    with pytest.raises(SourceError, match="number 1"):
-        engine.all(_refuse, [(0,), (1,)])
+    calls = [({"kind": kind},) for kind in ("normalize", "nothing", "center")]
+    with pytest.raises(SpecError, match="nothing"):
+        engine.all(parse_stage, calls)
 
     def noted(number: int, error: EmbedOpsError) -> str:
-        return f"{number}: {error}"
+        return f"{number} failed: {type(error).__name__}"
 
-    calls = engine.each(_refuse, [(0,), (1,), (2,)], failed=noted)
-    assert dict(calls) == {0: 0, 1: "1: number 1", 2: 2}
+    values = dict(engine.each(parse_stage, calls, failed=noted))
+    fine = {0: NormalizeSpec(kind="normalize"), 2: CenterSpec(kind="center")}
+    assert values == fine | {1: "1 failed: SpecError"}
 
 
 def test_stop(engine: Engine) -> None:
@@ -77,7 +67,7 @@ def test_stop(engine: Engine) -> None:
     ended = []
 
     def stop_at_the_first() -> None:
-        for number, _ in engine.until(stop).each(_refuse, [(0,)] * 1000):
+        for number, _ in engine.until(stop).each(abs, [(-1,)] * 1000):
             stop.ask()
             ended.append(number)
 
@@ -85,8 +75,8 @@ def test_stop(engine: Engine) -> None:
         stop_at_the_first()
     assert 0 < len(ended) <= 2 * engine.capacity().cores
     with pytest.raises(Stopped):
-        engine.until(StopRequest(), time.time() - 1).all(_refuse, [(0,)])
-    assert engine.all(_refuse, [(0,)]) == [0], "the engine of another command is not asked to stop"
+        engine.until(StopRequest(), time.time() - 1).all(abs, [(-1,)])
+    assert engine.all(abs, [(-1,)]) == [1], "the engine of another command is not asked to stop"
 
 
 def test_lookout(engine: Engine) -> None:
@@ -102,11 +92,11 @@ def test_lookout(engine: Engine) -> None:
 
 def test_once(engine: Engine) -> None:
     """It gives the value, an error of ours as it was, and says that a process died or hung."""
-    assert engine.once(_add, np.arange(3), 1, claim=SMALL, patience=60) == 4
-    with pytest.raises(SourceError, match="number 1"):
-        engine.once(_refuse, 1, claim=SMALL, patience=60)
+    assert engine.once(operator.add, 3, 1, claim=SMALL, patience=60) == 4
+    with pytest.raises(SpecError, match="nothing"):
+        engine.once(parse_stage, {"kind": "nothing"}, claim=SMALL, patience=60)
     with pytest.raises(WorkerDied):
-        engine.once(_die, claim=SMALL, patience=60)
+        engine.once(os._exit, 1, claim=SMALL, patience=60)
     with pytest.raises(WorkerDied):
         engine.once(time.sleep, 60, claim=SMALL, patience=0.2)
 
