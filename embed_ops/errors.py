@@ -10,6 +10,7 @@
     ├── ParityError    2   the vectors differ from the reference
     ├── StorageError   3   reading or writing failed for a reason that is not the data
     ├── EngineError    3   Ray gave up: replicas that can't start, no progress, a lost cluster
+    │   └── WorkerDied   3 a worker's process died (in `engine/errors.py`)
     ├── ClusterError   3   no cluster answers, it refuses, or it broke off
     │   └── AddressError 2 what was asked for can't be meant: an address without a port
     ├── HeldError      3   another command is at work on the run directory

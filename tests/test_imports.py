@@ -23,6 +23,11 @@ LIGHT = (
     "embed_ops.runs.verify.run",
     "embed_ops.embedding.job",
     "embed_ops.embedding.steps",
+    "embed_ops.embedding.resources",
+    "embed_ops.embedding.driver",
+    "embed_ops.postprocessing.driver",
+    "embed_ops.engine.base",
+    "embed_ops.engine.session",
     "embed_ops.sources.registry",
     "embed_ops.sources.corpus",
     "embed_ops.sources.parquet",
@@ -33,7 +38,7 @@ LIGHT = (
 
 
 def imported(path: Path) -> set[str]:
-    """List the packages that a module imports anywhere, but not for its types alone."""
+    """List the top-level packages that a module imports, but not for its types alone."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     typing_only = {
         id(inner)
@@ -53,7 +58,7 @@ def imported(path: Path) -> set[str]:
 
 
 def test_light_modules_load_no_engine_and_no_model() -> None:
-    """Importing any module of the plan or of a step loads no Ray, torch or transformers."""
+    """A module of the plan or of a step loads neither Ray nor torch nor transformers."""
     code = """
 import importlib, sys
 for module in sys.argv[1:]:
@@ -65,12 +70,10 @@ for module in sys.argv[1:]:
 
 
 def test_few_modules_know_ray() -> None:
-    """Ray is imported in the engine, the pipeline and `Run.dataset`, and nowhere else."""
+    """Outside of the engine only the pipeline and `Run.dataset` import Ray, at any depth."""
     knowing = [str(path.relative_to(ROOT)) for path in sorted(ROOT.rglob("*.py")) if "ray" in imported(path)]
     assert [name for name in knowing if not name.startswith("engine/")] == [
         "embedding/pipeline.py",
-        "embedding/resources.py",
-        "postprocessing/fold.py",
         "runs/run.py",
     ]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,9 +16,9 @@ import pyarrow as pa
 from embed_ops.embedding.forward import embed_inputs
 from embed_ops.encoders.base import gather
 from embed_ops.encoders.registry import make_encoder
+from embed_ops.engine.base import Engine
 from embed_ops.engine.progress import Reporter, Silent
 from embed_ops.engine.session import OpenSession, default_session
-from embed_ops.engine.stopping import StopRequest
 from embed_ops.errors import ModelError, SpecError, StageError
 from embed_ops.numerics.ragged import Ragged
 from embed_ops.numerics.topk import Ints, Metric, Vectors
@@ -31,9 +31,6 @@ from embed_ops.sources.base import hive_columns
 from embed_ops.spec.spec import Spec
 from embed_ops.spec.stage import KINDS
 from embed_ops.storage.location import locate
-
-if TYPE_CHECKING:
-    from embed_ops.engine.tasks import Tasks
 
 _ALONE_ROWS = 262_144
 """Runs of so many rows are searched in this process: a Ray session takes ten seconds to open."""
@@ -87,7 +84,7 @@ def neighbors(
         column: vector column, where there are several.
         probe: search only so many clusters; `run` must be that of a kmeans stage, or of one behind
             it.
-        session: opens the Ray session for runs of many rows.
+        session: opens the engine for runs of many rows.
         reporter: told what is done.
 
     Raises:
@@ -112,8 +109,8 @@ def neighbors(
             raise SpecError(
                 f"queries: expected finite vectors of shape (queries, {vectors.dim}), found {queries.shape}"
             )
-    with searching(rows.rows, session, reporter) as tasks:
-        found = search_run(rows, search, x, itself, tasks)
+    with searching(rows.rows, session) as engine:
+        found = search_run(rows, search, x, itself, engine)
         share = None
         if search.clusters is not None:
             some = np.arange(min(len(x), _SAMPLE))
@@ -122,7 +119,7 @@ def neighbors(
                 make_search(rows, vectors, k, metric, None),
                 x[some],
                 None if itself is None else itself[some],
-                tasks,
+                engine,
             )
             share = recall(Best(found.ids[some], found.scores[some], 0, 0), exact)
     return Neighbors(
@@ -130,28 +127,9 @@ def neighbors(
     )
 
 
-def searching(rows: int, session: OpenSession, reporter: Reporter) -> AbstractContextManager[Tasks | None]:
-    """Open what a search of so many rows needs.
-
-    Tasks on the cluster, or nothing where this process will do.
-    """
-    return nullcontext() if rows <= _ALONE_ROWS else _Cluster(session, reporter)
-
-
-class _Cluster:
-    """Tasks on a session, for as long as it is entered."""
-
-    def __init__(self, session: OpenSession, reporter: Reporter) -> None:
-        self._session, self._reporter = session(), reporter
-
-    def __enter__(self) -> Tasks:
-        from embed_ops.engine.tasks import Tasks
-
-        self._session.__enter__()
-        return Tasks(StopRequest(), self._reporter)
-
-    def __exit__(self, *error: Any) -> None:
-        self._session.__exit__(*error)
+def searching(rows: int, session: OpenSession) -> AbstractContextManager[Engine | None]:
+    """Open what a search of so many rows needs: an engine, or nothing where this process will do."""
+    return nullcontext() if rows <= _ALONE_ROWS else session()
 
 
 def kept_of(rows: RunRows, ids: Ints, columns: Sequence[str] | None = None) -> pa.Table:

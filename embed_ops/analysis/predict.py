@@ -105,7 +105,7 @@ def predict(
         spec: of the run.
         price: of an hour on the machines that will run it.
         most: rows of the sample.
-        session: opens the Ray session.
+        session: opens the engine.
         reporter: told what is done.
 
     Raises:

@@ -82,7 +82,7 @@ def recommend(
         hold_out: leave one item of each user out, and judge.
         seed: of the hash that chooses it.
         column: vector column, where there are several.
-        session: opens the Ray session for runs of many rows.
+        session: opens the engine for runs of many rows.
         reporter: told what is done.
 
     Raises:
@@ -112,8 +112,8 @@ def recommend(
     asked = np.stack([unit[np.searchsorted(known, baskets[user])].mean(axis=0) for user in names])
     reporter.say(f"recommending to {len(names):,} users")
     most = min(rows.rows, k + _CANDIDATES + max(map(len, baskets.values())))
-    with searching(rows.rows, session, reporter) as tasks:
-        found = search_run(rows, make_search(rows, vectors, most, "cosine", None), asked, None, tasks)
+    with searching(rows.rows, session) as engine:
+        found = search_run(rows, make_search(rows, vectors, most, "cosine", None), asked, None, engine)
     frequent = Counter(row for basket in baskets.values() for row in basket)
     pools = _Pools(baskets, names, found.ids, found.scores, asked, known, unit, frequent)
     ids, scores = pools.best(k, popularity)

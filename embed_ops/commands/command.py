@@ -8,14 +8,13 @@ import re
 import signal
 import traceback
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import Annotated, Any, Literal, ParamSpec
 
 import typer
 from rich.console import Console
 
 from embed_ops.engine.progress import Style
-from embed_ops.engine.session import session
+from embed_ops.engine.session import OpenSession, session
 from embed_ops.errors import EmbedOpsError, SpecError
 from embed_ops.spec.spec import Spec, fields
 
@@ -98,8 +97,8 @@ def load_spec(words: list[str] | None) -> Spec:
     return Spec.load(path, given)
 
 
-def opener(address: str | None) -> Callable[[], AbstractContextManager[bool]]:
-    """Give what opens the Ray session, once it is needed."""
+def opener(address: str | None) -> OpenSession:
+    """Give what opens the engine, once it is needed."""
     return functools.partial(session, address)
 
 

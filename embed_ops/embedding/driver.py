@@ -10,11 +10,20 @@ from typing import Any
 from embed_ops.embedding.attempt import Attempt, open_attempt
 from embed_ops.embedding.parity import require
 from embed_ops.embedding.report import build_report, count_units
+from embed_ops.embedding.resources import (
+    TRIAL_PATIENCE,
+    replica_claim,
+    replica_count,
+    require_room,
+    threads_for,
+)
 from embed_ops.embedding.settings import choices, resume
 from embed_ops.embedding.storing import vector_bytes
 from embed_ops.embedding.tuning import Planned, Settled, settle
 from embed_ops.embedding.waves import retry_works, run_works
 from embed_ops.encoders.registry import make_encoder
+from embed_ops.engine.base import Engine
+from embed_ops.engine.errors import WorkerDied
 from embed_ops.engine.memory import peak_memory
 from embed_ops.engine.progress import Reporter, Silent
 from embed_ops.engine.session import OpenSession, default_session
@@ -34,7 +43,7 @@ _TOKEN_BYTES = 5
 """Bytes of a token or word of text, likewise: rather too many."""
 _SAMPLES = 3
 """Samples of first rows to compare: a worker that dies on one is given the next."""
-RunWorks = Callable[[Attempt, Sequence[Work], int, StopRequest], None]
+RunWorks = Callable[[Attempt, Engine, Sequence[Work], int, StopRequest], None]
 
 GRAPH_WORK = "work/graph"
 
@@ -51,7 +60,7 @@ def embed(
 
     Args:
         spec: the run.
-        session: opens the Ray session; called only when something is left to embed.
+        session: opens the engine; called only when something is left to embed.
         reporter: shows progress; by default nothing is shown.
         stop_after_s: seconds after which no further unit is begun.
         stop: asks the job to stop early; by default one that SIGTERM asks.
@@ -134,32 +143,29 @@ def _work(
     stop: StopRequest,
 ) -> None:
     """Open a session, check what can be checked there, and run the works."""
-    from embed_ops.embedding.resources import require_room, threads_for
-
-    with session() as alone:
-        # Ray takes SIGTERM for itself when it starts.
+    with session() as opened:
+        engine = opened.until(stop, attempt.deadline)
+        # A session that opens may take SIGTERM for itself.
         stop.listen()
         if attempt.spec.source.kind == GRAPH:
             from embed_ops.embedding.graph.run import run_graph
 
             attempt.header["model"] = make_encoder(attempt.spec.encoder).describe()
             _start(attempt)
-            run_graph(attempt, stop)
+            run_graph(attempt, engine)
             return
-        if alone:
-            require_room(attempt.spec.resources)
+        require_room(engine.capacity(), attempt.spec.resources)
         if attempt.fresh:
             weights = make_encoder(attempt.spec.encoder).weight_bytes()
-            attempt.resolved = replace(
-                attempt.resolved, threads_per_replica=threads_for(attempt.spec.resources, units, weights)
-            )
-        _settle(attempt, units)
+            threads = threads_for(engine.capacity(), attempt.spec.resources, units, weights)
+            attempt.resolved = replace(attempt.resolved, threads_per_replica=threads)
+        _settle(attempt, engine, units)
         if stop.asked:
             raise Stopped(
                 "stopped by a request (SIGTERM) before the first unit; run the same command again to go on"
             )
         _start(attempt)
-        run(attempt, works, units, stop)
+        run(attempt, engine, works, units, stop)
 
 
 def _space_needed(attempt: Attempt, stock: Ledger) -> int:
@@ -179,7 +185,7 @@ def _space_needed(attempt: Attempt, stock: Ledger) -> int:
     return rows * of_vectors + sum(piece.bytes for piece in pieces) // _TOKEN_BYTES * of_token
 
 
-def _settle(attempt: Attempt, units: int) -> None:
+def _settle(attempt: Attempt, engine: Engine, units: int) -> None:
     """Compare the first rows with the reference, and on a new run choose what is "auto".
 
     Raises:
@@ -191,7 +197,7 @@ def _settle(attempt: Attempt, units: int) -> None:
         attempt.header["model"] = make_encoder(spec.encoder).describe()
         return
     open_choices = choices(spec) if attempt.fresh else frozenset()
-    settled = _settled_on_a_replica(attempt, open_choices, units)
+    settled = _settled_on_a_replica(attempt, engine, open_choices, units)
     require(settled.parity, spec.parity)
     attempt.resolved = settled.resolved
     attempt.measured.parity = [asdict(item) for item in settled.parity]
@@ -207,31 +213,39 @@ def _settle(attempt: Attempt, units: int) -> None:
             attempt.reporter.say(f"not compiled: {missing}")
 
 
-def _settled_on_a_replica(attempt: Attempt, open_choices: frozenset[str], units: int) -> Settled:
+def _settled_on_a_replica(
+    attempt: Attempt, engine: Engine, open_choices: frozenset[str], units: int
+) -> Settled:
     """Let a worker embed a sample of the first rows, where a replica would run.
 
     Raises:
         WorkerDied: it did, on each sample.
     """
-    from embed_ops.embedding.pipeline import WorkerDied, on_a_replica
-    from embed_ops.embedding.resources import replica_count
-
     spec, resolved = attempt.spec, attempt.resolved
-    replicas = replica_count(spec.resources, units, resolved.threads_per_replica)[1]
+    capacity, threads = engine.capacity(), resolved.threads_per_replica
+    replicas = replica_count(capacity, spec.resources, units, threads)[1]
     planned = Planned(attempt.stock().rows_left, attempt.plan.bytes, replicas)
     samples = _samples(attempt.corpus.head(attempt.plan, _SAMPLES * spec.parity.rows), spec.parity.rows)
     while True:
         sample = samples.pop(0)
         attempt.reporter.say(f"comparing {len(sample)} rows with the reference")
         try:
-            return on_a_replica(
-                spec.resources, settle, spec.encoder, resolved, open_choices, spec.parity, sample, planned
+            return engine.once(
+                settle,
+                spec.encoder,
+                resolved,
+                open_choices,
+                spec.parity,
+                sample,
+                planned,
+                claim=replica_claim(capacity, spec.resources, threads),
+                patience=TRIAL_PATIENCE * spec.resources.hang_seconds,
             )
         except WorkerDied as error:
             # A row that kills its process may be among the first ones too: isolation will find it,
             # if other rows are fine.
             if not samples:
-                raise
+                raise WorkerDied(f"comparing the first rows: {error}") from error
             attempt.reporter.say(f"{error}; comparing other rows")
 
 

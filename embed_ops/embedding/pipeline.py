@@ -19,10 +19,9 @@ from __future__ import annotations
 
 import gc
 import warnings
-from collections.abc import Callable, Generator, Sequence
-from typing import Any, TypeVar
+from collections.abc import Generator, Sequence
+from contextlib import closing, suppress
 
-import ray
 import ray.data
 import ray.data.exceptions
 import ray.exceptions
@@ -39,32 +38,29 @@ from embed_ops.embedding.resources import (
     READERS_PER_CORE,
     SPANS_PER_WAVE,
     TASK_RETRIES,
-    TRIAL_PATIENCE,
     WRITER_CPUS,
+    replica_claim,
     replica_count,
-    replica_resources,
 )
-from embed_ops.embedding.settings import Resolved
 from embed_ops.embedding.unit import Failure, Outcome
-from embed_ops.embedding.workers import WatchedReplica, call_guarded, isolate_watched, read, write
+from embed_ops.embedding.workers import WatchedReplica, isolate_watched, read, write
 from embed_ops.engine import pulse
+from embed_ops.engine.base import Engine
 from embed_ops.engine.errors import engine_error
 from embed_ops.engine.feed import Feed
-from embed_ops.engine.lookout import LOOK_UP_S, Control, Lookout
-from embed_ops.errors import EngineError
+from embed_ops.engine.lookout import Control, Lookout
+from embed_ops.engine.ray_tasks import ray_options
+from embed_ops.errors import Stopped
 from embed_ops.runs.work import Work
-from embed_ops.spec.encoder import EncoderSpec
-from embed_ops.spec.spec import ResourcesSpec
-
-Result = TypeVar("Result")
 
 
 def run_units(
-    job: Job, works: Sequence[Work], units: int, control: Control
+    engine: Engine, job: Job, works: Sequence[Work], units: int, control: Control
 ) -> Generator[Outcome, None, None]:
     """Run every unit that the works lack, and yield its outcome as soon as it is known.
 
     Args:
+        engine: where to run.
         job: what to do.
         works: spans to read.
         units: about how many units that makes; "auto" loads no more replicas.
@@ -86,7 +82,7 @@ def run_units(
         if job.late() or control.stop.asked:
             return
         try:
-            yield from _wave(job, works[first : first + SPANS_PER_WAVE], units, control)
+            yield from _wave(engine, job, works[first : first + SPANS_PER_WAVE], units, control)
         finally:
             # The pool's actors go when nothing refers to them, and the engine's objects refer to
             # each other in circles: until they are collected, actors that are done would keep the
@@ -94,9 +90,11 @@ def run_units(
             gc.collect()
 
 
-def _wave(job: Job, works: Sequence[Work], units: int, control: Control) -> Generator[Outcome, None, None]:
+def _wave(
+    engine: Engine, job: Job, works: Sequence[Work], units: int, control: Control
+) -> Generator[Outcome, None, None]:
     try:
-        with Feed(_dataset(job, works, units).iter_rows) as feed:
+        with Feed(_dataset(engine, job, works, units).iter_rows) as feed:
             yield from map(load_outcome, Lookout(job.attempt, control).units(feed))
     except (
         ray.exceptions.RayError,
@@ -106,13 +104,13 @@ def _wave(job: Job, works: Sequence[Work], units: int, control: Control) -> Gene
         raise engine_error(error) from error
 
 
-def _dataset(job: Job, works: Sequence[Work], units: int) -> ray.data.Dataset:
+def _dataset(engine: Engine, job: Job, works: Sequence[Work], units: int) -> ray.data.Dataset:
     """Describe the pipeline: nothing runs yet."""
-    threads = job.resolved.threads_per_replica
-    least, most = replica_count(job.spec.resources, units, threads)
+    capacity, threads = engine.capacity(), job.resolved.threads_per_replica
+    least, most = replica_count(capacity, job.spec.resources, units, threads)
     one_unit = {"batch_size": 1, "batch_format": "pyarrow"}
     # Nodes that join later bring replicas and want readers.
-    cores = max(int(ray.cluster_resources().get("CPU", 1)), most * threads if least < most else 0)
+    cores = max(capacity.cores, most * threads if least < most else 0)
     helpers = max(1, cores // CPUS_PER_READER)
     readers, reader_cpus = (
         (READERS_PER_CORE * cores, IMAGE_READER_CPUS)
@@ -136,7 +134,7 @@ def _dataset(job: Job, works: Sequence[Work], units: int) -> ray.data.Dataset:
             compute=ActorPoolStrategy(min_size=least, max_size=most),
             max_task_retries=1,
             max_restarts=-1,
-            **replica_resources(job.spec.resources, threads, least),
+            **ray_options(replica_claim(capacity, job.spec.resources, threads, least)),
             **one_unit,
         )
         .map_batches(
@@ -150,56 +148,24 @@ def _dataset(job: Job, works: Sequence[Work], units: int) -> ray.data.Dataset:
     )
 
 
-def isolate_units(job: Job, works: Sequence[Work], control: Control) -> Generator[Outcome, None, None]:
+def isolate_units(
+    engine: Engine, job: Job, works: Sequence[Work], control: Control
+) -> Generator[Outcome, None, None]:
     """Embed the units that the works lack in processes of their own, a task for each work.
 
     Yields as `run_units` does.
     """
-    claim = replica_resources(job.spec.resources, job.resolved.threads_per_replica)
-    task = ray.remote(**claim, max_retries=1)(isolate_watched)
-    waiting = {task.remote(job, work): work for work in works}
-    lookout = Lookout(job.attempt, control)
-    try:
-        while waiting and not control.stop.expired:
-            done, _ = ray.wait(list(waiting), timeout=LOOK_UP_S)
-            for ref in done:
-                work = waiting.pop(ref)
-                try:
-                    yield from ray.get(ref)
-                except ray.exceptions.RayError as error:
-                    yield Failure.of(engine_error(error), work.span.first_unit)
-            lookout.look_up()
-    finally:
-        for ref in waiting:
-            ray.cancel(ref, force=True)
-        pulse.forget(job.attempt)
-
-
-class WorkerDied(EngineError):
-    """The process of a task died, or ended itself since it hung."""
-
-
-def on_a_replica(
-    resources: ResourcesSpec,
-    function: Callable[[EncoderSpec, Resolved, Any, Any, Any, Any], Result],
-    *arguments: Any,
-) -> Result:
-    """Call `settle` once where a replica would run.
-
-    Raises:
-        WorkerDied: its process died twice.
-    """
-    resolved: Resolved = arguments[1]
-    patience = TRIAL_PATIENCE * resources.hang_seconds
-    task = ray.remote(**replica_resources(resources, resolved.threads_per_replica), max_retries=1)(
-        call_guarded
+    each = engine.each(
+        isolate_watched,
+        [(job, work) for work in works],
+        claim=replica_claim(engine.capacity(), job.spec.resources, job.resolved.threads_per_replica),
+        look_up=Lookout(job.attempt, control).look_up,
+        failed=lambda number, error: [Failure.of(error, works[number].span.first_unit)],
     )
     try:
-        result: Result = ray.get(task.remote(patience, function, *arguments))
-    except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
-        raise WorkerDied(
-            f"the worker process that compares the first rows died: {' '.join(str(error).split())[:300]}"
-        ) from error
-    except ray.exceptions.RayError as error:
-        raise engine_error(error) from error
-    return result
+        # What is missing because of a stop is told by the units that are missing.
+        with closing(each), suppress(Stopped):
+            for _, outcomes in each:
+                yield from outcomes
+    finally:
+        pulse.forget(job.attempt)

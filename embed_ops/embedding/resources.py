@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import ray
-import ray.data
-import ray.data.exceptions
-import ray.exceptions
-
+from embed_ops.engine.base import Capacity, Claim
 from embed_ops.errors import SpecError
 from embed_ops.spec.encoder import AUTO
 from embed_ops.spec.spec import ResourcesSpec
@@ -44,7 +40,7 @@ TRIAL_PATIENCE = 8
 times, one by one too."""
 
 
-def threads_for(resources: ResourcesSpec, units: int, weight_bytes: int) -> int:
+def threads_for(capacity: Capacity, resources: ResourcesSpec, units: int, weight_bytes: int) -> int:
     """Decide the CPU threads of a replica.
 
     One, unless units or memory allow fewer replicas than there are cores.
@@ -56,22 +52,12 @@ def threads_for(resources: ResourcesSpec, units: int, weight_bytes: int) -> int:
         return resources.threads_per_replica
     if resources.gpus_per_replica > 0 or resources.replicas != AUTO:
         return 1
-    cluster = ray.cluster_resources()
-    cores = int(cluster.get("CPU", 1))
-    in_memory = int(cluster.get("memory", 0) / (REPLICA_BYTES + WEIGHT_COPIES * weight_bytes))
-    replicas = max(1, min(units, cores, in_memory))
-    of_a_node = min(
-        (
-            int(node["Resources"].get("CPU", 1))
-            for node in ray.nodes()
-            if node["Alive"] and node["Resources"].get("CPU")
-        ),
-        default=1,
-    )
-    return max(1, min(cores // replicas, of_a_node, MOST_THREADS))
+    in_memory = capacity.memory // (REPLICA_BYTES + WEIGHT_COPIES * weight_bytes)
+    replicas = max(1, min(units, capacity.cores, in_memory))
+    return max(1, min(capacity.cores // replicas, capacity.cores_of_a_node, MOST_THREADS))
 
 
-def replica_count(resources: ResourcesSpec, units: int, threads: int) -> tuple[int, int]:
+def replica_count(capacity: Capacity, resources: ResourcesSpec, units: int, threads: int) -> tuple[int, int]:
     """Decide least and most replicas.
 
     "auto": what the cluster has room for beside its readers, and no more than units.
@@ -80,41 +66,37 @@ def replica_count(resources: ResourcesSpec, units: int, threads: int) -> tuple[i
         return resources.replicas, resources.replicas
     if isinstance(resources.replicas, tuple):
         return resources.replicas
-    cluster = ray.cluster_resources()
     if resources.gpus_per_replica > 0:
-        fitting = int(cluster.get("GPU", 0) / resources.gpus_per_replica)
+        places = int(capacity.devices / resources.gpus_per_replica)
     else:
-        fitting = int(cluster.get("CPU", 1) / threads)
-    fitting = max(1, min(fitting, units))
-    return fitting, fitting
+        places = capacity.cores // threads
+    places = max(1, min(places, units))
+    return places, places
 
 
-def replica_resources(resources: ResourcesSpec, threads: int, replicas: int = 1) -> dict[str, float]:
+def replica_claim(capacity: Capacity, resources: ResourcesSpec, threads: int, replicas: int = 1) -> Claim:
     """Say what each of so many replicas claims.
 
     Where they are more than the cores, less, so that readers find room.
     """
     if resources.gpus_per_replica > 0:
-        return {"num_gpus": resources.gpus_per_replica, "num_cpus": READER_CPUS}
-    room = max(0.5, ray.cluster_resources().get("CPU", 1) - READER_CPUS - WRITER_CPUS)
+        return Claim(cores=READER_CPUS, devices=resources.gpus_per_replica)
+    room = max(0.5, capacity.cores - READER_CPUS - WRITER_CPUS)
     share = min(REPLICA_CPU_SHARE, room / (replicas * threads))
-    return {"num_cpus": round(threads * share, 3)}
+    return Claim(cores=round(threads * share, 3))
 
 
-def require_room(resources: ResourcesSpec) -> None:
-    """Refuse what this machine alone can never place; on a cluster more nodes may come.
+def require_room(capacity: Capacity, resources: ResourcesSpec) -> None:
+    """Refuse a replica that can never be placed, where no node will join.
+
+    Claims of cores always fit (`replica_claim`).
 
     Raises:
         SpecError: names what is asked for and what is there.
     """
-    threads = resources.threads_per_replica
-    needed, there = replica_resources(resources, 1 if threads == AUTO else threads), ray.cluster_resources()
-    for name, key, field in (
-        ("num_gpus", "GPU", "gpus_per_replica"),
-        ("num_cpus", "CPU", "threads_per_replica"),
-    ):
-        if needed.get(name, 0) > there.get(key, 0):
-            raise SpecError(
-                f"resources.{field}: a replica needs {needed[name]:g} {key}, this machine has "
-                f"{there.get(key, 0):g}"
-            )
+    needed = resources.gpus_per_replica
+    if needed > capacity.devices and not capacity.elastic:
+        raise SpecError(
+            f"resources.gpus_per_replica: a replica needs {needed:g} GPU, this machine has "
+            f"{capacity.devices:g}"
+        )

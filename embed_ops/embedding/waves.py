@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from embed_ops.embedding.attempt import Attempt
+from embed_ops.embedding.resources import replica_count
 from embed_ops.embedding.unit import Failure, Outcome, Skipped, Written
+from embed_ops.engine.base import Engine
 from embed_ops.engine.progress import Totals
 from embed_ops.engine.stopping import StopRequest
 from embed_ops.engine.watch import Watch
@@ -34,23 +36,25 @@ _FEW = 8
 many units."""
 
 
-def run_works(attempt: Attempt, works: Sequence[Work], units: int, stop: StopRequest) -> None:
+def run_works(attempt: Attempt, engine: Engine, works: Sequence[Work], units: int, stop: StopRequest) -> None:
     """Run the works until none of their units is missing.
 
     Raises:
         StorageError, EngineError, Stopped: the run ended early; everything that is done is kept,
             and `run.json` says "stopped".
     """
-    _Waves(attempt, stop, Totals(units_expected=units)).run(works, units)
+    _Waves(attempt, engine, stop, Totals(units_expected=units)).run(works, units)
 
 
-def retry_works(attempt: Attempt, works: Sequence[Work], units: int, stop: StopRequest) -> None:
+def retry_works(
+    attempt: Attempt, engine: Engine, works: Sequence[Work], units: int, stop: StopRequest
+) -> None:
     """Run works that read the rejects of units again, each of a unit that is done.
 
     Raises:
         StorageError, EngineError, Stopped: as `run_works`.
     """
-    _RetryWaves(attempt, stop, Totals(units_expected=units)).run(works, units)
+    _RetryWaves(attempt, engine, stop, Totals(units_expected=units)).run(works, units)
 
 
 def stopped(attempt: Attempt, why: str) -> EmbedOpsError:
@@ -66,6 +70,7 @@ class _Waves:
     """The works of one attempt on their way."""
 
     attempt: Attempt
+    engine: Engine
     stop: StopRequest
     totals: Totals
     metrics: Metrics | None = None
@@ -75,12 +80,10 @@ class _Waves:
 
     def run(self, works: Sequence[Work], units: int) -> None:
         """Run all waves, and let `run.json` say so if they end early."""
-        from embed_ops.embedding.resources import replica_count
-
         attempt = self.attempt
         resources, threads = attempt.spec.resources, attempt.resolved.threads_per_replica
         attempt.measured.spans_read += len(works)
-        attempt.measured.replicas = replica_count(resources, units, threads)[1]
+        attempt.measured.replicas = replica_count(self.engine.capacity(), resources, units, threads)[1]
         try:
             self._run(works, units)
         except KeyboardInterrupt:
@@ -116,7 +119,9 @@ class _Waves:
         from embed_ops.embedding.pipeline import run_units
 
         control = self._control()
-        left = self._wave(works, control, lambda: run_units(self.attempt.job, now, units, control))
+        left = self._wave(
+            works, control, lambda: run_units(self.engine, self.attempt.job, now, units, control)
+        )
         if left and not self.totals.units and control.watch.pool.cause:
             self.attempt.reporter.say(f"no unit came through; the first cause: {control.watch.pool.cause}")
         return left
@@ -126,7 +131,7 @@ class _Waves:
         from embed_ops.embedding.pipeline import isolate_units
 
         control = self._control()
-        return self._wave(works, control, lambda: isolate_units(self.attempt.job, now, control))
+        return self._wave(works, control, lambda: isolate_units(self.engine, self.attempt.job, now, control))
 
     def _control(self) -> Control:
         """Make what steers one wave."""

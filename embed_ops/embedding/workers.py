@@ -6,14 +6,11 @@ starts another.
 
 from __future__ import annotations
 
-import faulthandler
 import os
 import socket
-import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
 
 import pyarrow as pa
 
@@ -23,11 +20,10 @@ from embed_ops.embedding.job import Job
 from embed_ops.embedding.message import dump_outcome, from_block, to_block
 from embed_ops.embedding.steps import Replica, read_and_prepare, write_unit
 from embed_ops.embedding.unit import EmbeddedUnit, Failure, Outcome, PreparedUnit, Skipped
+from embed_ops.engine.guard import guard
 from embed_ops.engine.pulse import Pulse, asked_to_stop
 from embed_ops.errors import EmbedOpsError, EngineError
 from embed_ops.runs.work import Work
-
-Result = TypeVar("Result")
 
 _BEAT_S = 1.0
 
@@ -50,24 +46,6 @@ def _beating(life: Pulse, doing: str) -> Iterator[None]:
         yield
     finally:
         done.set()
-
-
-@contextmanager
-def guard(seconds: float) -> Iterator[Callable[[], None]]:
-    """End this worker process where it does not come to an end in time; gives what renews the time.
-
-    The timer runs in native code: it ends a process that holds the interpreter's lock, too. What
-    the process was doing goes to the worker's log.
-    """
-
-    def renew() -> None:
-        faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__ or sys.stderr)
-
-    renew()
-    try:
-        yield renew
-    finally:
-        faulthandler.cancel_dump_traceback_later()
 
 
 def read(block: pa.Table, job: Job) -> Iterator[pa.Table]:
@@ -139,9 +117,3 @@ def isolate_watched(job: Job, work: Work) -> list[Outcome]:
     """
     with _beating(_pulse(job), "looking for rows at fault"):
         return isolate(job, work)
-
-
-def call_guarded(patience: float, function: Callable[..., Result], *arguments: Any) -> Result:
-    """Call a function in a worker that ends itself where that takes longer."""
-    with guard(patience):
-        return function(*arguments)

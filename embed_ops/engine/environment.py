@@ -64,15 +64,15 @@ def environment(
     Raises:
         AddressError: the folder is not there or says nothing about what to install.
     """
-    found: dict[str, Any] = {"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(GRACE_S)}}
+    described: dict[str, Any] = {"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(GRACE_S)}}
     if image is not None:
-        return found | {"image_uri": image}
+        return described | {"image_uri": image}
     if folder is None or not folder.is_dir():
         raise AddressError(f"--working-dir {folder}: no such folder; give the one that the job is to run in")
-    found |= {"working_dir": str(folder), "excludes": [*EXCLUDES, *_inside(folder, leave_out)]}
+    described |= {"working_dir": str(folder), "excludes": [*EXCLUDES, *_inside(folder, leave_out)]}
     if install:
-        found["pip"] = {"packages": _packages(folder)}
-    return found
+        described["pip"] = {"packages": _packages(folder)}
+    return described
 
 
 def _inside(folder: Path, paths: Iterable[str]) -> Iterator[str]:

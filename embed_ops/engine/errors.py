@@ -1,8 +1,12 @@
-"""What Ray raises, as errors of ours."""
+"""What an engine raises, as errors of ours."""
 
 from __future__ import annotations
 
 from embed_ops.errors import EmbedOpsError, EngineError
+
+
+class WorkerDied(EngineError):
+    """The process of a worker died, or ended itself since it hung."""
 
 
 def engine_error(error: Exception) -> EmbedOpsError:

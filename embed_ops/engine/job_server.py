@@ -72,10 +72,10 @@ class JobServer:
         )
         with _explained(self.address):
             try:
-                found: str = starting(self._client.submit_job, entrypoint=entrypoint, runtime_env=runtime)
+                job: str = starting(self._client.submit_job, entrypoint=entrypoint, runtime_env=runtime)
             except ValueError as error:
                 raise AddressError(f"--working-dir {runtime.get('working_dir')}: {error}") from error
-        return found
+        return job
 
     def follow(self, job: str, show: Callable[[str], None]) -> int:
         """Show a job's log from its start, line by line, until the job ends; gives its exit code.
@@ -181,7 +181,7 @@ def _code(job: str, details: Any) -> int:
 
 
 def _require_server(address: str | None) -> str:
-    """Check the form of the address, that the parts of Ray for it are installed, and that something answers.
+    """Check the address: its form, that Ray's job client is installed, that something answers.
 
     Raises:
         AddressError, ClusterError: which of these is not so.
@@ -217,7 +217,7 @@ def _outages() -> tuple[type[Exception], ...]:
     """List what a server that is away for a moment raises; part of it comes with `ray[default]`."""
     import requests
 
-    found: list[type[Exception]] = [
+    outages: list[type[Exception]] = [
         requests.exceptions.ConnectionError,
         requests.exceptions.Timeout,
         OSError,
@@ -226,15 +226,18 @@ def _outages() -> tuple[type[Exception], ...]:
     with suppress(ImportError):
         import aiohttp
 
-        found.append(aiohttp.ClientError)
-    return tuple(found)
+        outages.append(aiohttp.ClientError)
+    return tuple(outages)
 
 
 _OUTAGES = _outages()
 
 
 def _is_outage(error: BaseException) -> bool:
-    """Whether to ask again: Ray raises RuntimeError for every answer but 200, and 404 is an answer."""
+    """Tell whether to ask again.
+
+    Ray raises RuntimeError for every answer but 200, and 404 is an answer.
+    """
     return isinstance(error, _OUTAGES) and "status code 404" not in str(error)
 
 

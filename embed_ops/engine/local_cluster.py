@@ -46,13 +46,13 @@ class LocalCluster:
     @property
     def address(self) -> str:
         """What `--address` takes."""
-        found: str = self._cluster.address
-        return found
+        address: str = self._cluster.address
+        return address
 
     def add(self, cpus: int = 1, gpus: int = 0) -> int:
-        """Start a node that says it has so many CPUs and GPUs, wait until the cluster knows it, and give its number.
+        """Start a node that says it has so many CPUs and GPUs, and give its number.
 
-        Works in the main thread only: Ray sets signal handlers.
+        Returns when the cluster knows it. Works in the main thread only: Ray sets signal handlers.
         """
         self._nodes.append(
             self._cluster.add_node(num_cpus=cpus, num_gpus=gpus, object_store_memory=STORE_BYTES)
@@ -103,10 +103,10 @@ def local_cluster(nodes: int = 3, cpus: int = 1) -> Iterator[LocalCluster]:
     cluster = None
     try:
         cluster = Cluster(initialize_head=True, head_node_args=head)
-        found = LocalCluster(cluster)
+        started = LocalCluster(cluster)
         for _ in range(nodes - 1):
-            found.add(cpus)
-        yield found
+            started.add(cpus)
+        yield started
     finally:
         if cluster is not None:
             cluster.shutdown()

@@ -1,4 +1,4 @@
-"""The driver's lookout: between two units it asks whether the job is to stop, and whether the workers live."""
+"""The driver's lookout: asks between two units whether to stop, and whether workers live."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from typing import Any
 from embed_ops.engine import pulse
 from embed_ops.engine.feed import Feed
 from embed_ops.engine.metrics import Metrics
-from embed_ops.engine.stopping import StopRequest
+from embed_ops.engine.stopping import LOOK_UP_S, StopRequest
 from embed_ops.engine.watch import Watch
 from embed_ops.errors import EngineError
 
-LOOK_UP_S = 0.5
 WATCH_EVERY_S = 5.0
 
 
@@ -65,7 +64,7 @@ class Lookout:
         return why
 
     def units(self, feed: Feed[dict[str, Any]]) -> Iterator[str]:
-        """Yield what the engine's records say, until there are no more, or the time for a stop is over."""
+        """Yield what the engine's records say, until none is left or a stop's grace is over."""
         with first_cause() as cause:
             try:
                 while not self.control.stop.expired:

@@ -8,7 +8,10 @@ from pathlib import Path
 
 
 def private_memory() -> int:
-    """Measure the most bytes this process has held, without those that it shares with the object store now."""
+    """Measure the most bytes this process has held.
+
+    Without those that it shares with the object store now.
+    """
     shared = 0
     with contextlib.suppress(OSError), Path("/proc/self/status").open() as status:
         shared = next((int(line.split()[1]) * 1024 for line in status if line.startswith("RssShmem:")), 0)

@@ -25,12 +25,16 @@ from rich.progress import Task as RichTask
 from rich.text import Text
 
 Style = Literal["auto", "rich", "plain", "none"]
-PLAIN_EVERY_S = 10.0
+SAY_EVERY_S = 10.0
+"""Between two sentences about the same loop."""
 
 
 @dataclass
 class Totals:
-    """Where a job stands: units and rows done of about so many, and what this attempt has counted since `started`."""
+    """Where a job stands.
+
+    Units and rows done of about so many, and what this attempt has counted since `started`.
+    """
 
     units: int = 0
     units_expected: int = 0
@@ -83,6 +87,21 @@ class Silent:
         """Show nothing."""
 
 
+class Ticker:
+    """Says how a long loop goes on, every ten seconds at most."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+        self._last = time.monotonic()
+
+    def say(self, sentence: str) -> None:
+        """Show a sentence, unless the last one is younger than that."""
+        now = time.monotonic()
+        if now - self._last >= SAY_EVERY_S:
+            self._last = now
+            self._reporter.say(sentence)
+
+
 class Plain:
     """Writes a line every ten seconds to standard error, for logs."""
 
@@ -97,7 +116,7 @@ class Plain:
     def update(self, totals: Totals) -> None:
         """Write a line where the last one is old, or the job is over."""
         now = time.monotonic()
-        if now - self._last >= PLAIN_EVERY_S:
+        if now - self._last >= SAY_EVERY_S:
             self._last = now
             self.say(totals.line())
 

@@ -37,8 +37,8 @@ def asked_to_stop(attempt: str) -> bool:
 def pulses(attempt: str) -> dict[str, str]:
     """Read the latest sign of life of every worker of an attempt."""
     keys = internal_kv._internal_kv_list(f"{attempt}/pulse/", namespace=_NAMESPACE)
-    found = {key.decode(): internal_kv._internal_kv_get(key, namespace=_NAMESPACE) for key in keys}
-    return {key: value.decode() for key, value in found.items() if value is not None}
+    values = {key.decode(): internal_kv._internal_kv_get(key, namespace=_NAMESPACE) for key in keys}
+    return {key: value.decode() for key, value in values.items() if value is not None}
 
 
 def forget(attempt: str) -> None:
@@ -83,8 +83,8 @@ class FirstCause(logging.Handler):
         # it actors and their cores.
         record.exc_info = None
         if not self.text:
-            found = record.getMessage() if error is None else f"{type(error).__name__}: {error}"
-            self.text = re.sub(r"\x1b\[[0-9;]*m", "", " ".join(found.split()))[:_MOST_CAUSE]
+            text = record.getMessage() if error is None else f"{type(error).__name__}: {error}"
+            self.text = re.sub(r"\x1b\[[0-9;]*m", "", " ".join(text.split()))[:_MOST_CAUSE]
 
 
 def actors_of_this_job() -> dict[str, dict[str, Any]]:

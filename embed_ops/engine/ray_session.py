@@ -18,6 +18,7 @@ import ray
 import ray.exceptions
 from ray._private.authentication import authentication_token_setup
 
+from embed_ops.engine.ray_tasks import RayEngine
 from embed_ops.errors import AddressError, ClusterError
 
 LOCAL = "local"
@@ -25,28 +26,28 @@ AUTO = "auto"
 PATIENCE_S = 5.0
 """How long an address may take to answer: a head that lives answers in milliseconds."""
 _IDLE_WORKERS = 16
-"""Idle worker processes that a Ray of its own keeps. By default it keeps as many as there are cores, actors counted, so that
-on a small machine full of replicas every reading or writing task would start a process anew: two
-seconds of a core."""
+"""Idle worker processes that a Ray of its own keeps. By default it keeps as many as there are
+cores, actors counted, so that on a small machine full of replicas every reading or writing task
+would start a process anew: two seconds of a core."""
 _HOST_AND_PORT = re.compile(r"(?P<host>\[[^\]]+\]|[^:\[\]/\s]+):(?P<port>\d{1,5})")
 TOKEN_PLACES = "RAY_AUTH_TOKEN, the file that RAY_AUTH_TOKEN_PATH names, or ~/.ray/auth_token"
 
 
 @contextmanager
-def ray_session(address: str | None = None) -> Iterator[bool]:
+def ray_session(address: str | None = None) -> Iterator[RayEngine]:
     """Open a session for the time of a `with`.
 
     A Ray that this process has joined already is used as it is. Otherwise `address`, then
-    `RAY_ADDRESS` (set inside a Ray job), then a Ray of its own on this machine. Gives whether it is
-    such a one, to which no node will be added. At the end a Ray of its own is stopped; a cluster
-    that was joined is left as it was found.
+    `RAY_ADDRESS` (set inside a Ray job), then a Ray of its own on this machine, to which no node
+    will be added. At the end a Ray of its own is stopped; a cluster that was joined is left as it
+    was found.
 
     Raises:
         AddressError: `address` has no form that Ray knows.
         ClusterError: nothing answers there within seconds, or it refuses.
     """
     if ray.is_initialized():
-        yield False
+        yield RayEngine(elastic=True)
         return
     no_usage_statistics()
     # Ray's C++ side warns on every actor pool of Ray Data (ray issue 53727): noise that no user can
@@ -60,13 +61,16 @@ def ray_session(address: str | None = None) -> Iterator[bool]:
     for name in ("ray.data", "ray.tune"):
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
-        yield place == LOCAL
+        yield RayEngine(elastic=place != LOCAL)
     finally:
         ray.shutdown()
 
 
 def no_usage_statistics() -> None:
-    """Keep Ray from sending usage statistics, unless the user has turned them on by variable or `ray enable-usage-stats`."""
+    """Keep Ray from sending usage statistics.
+
+    Unless the user has turned them on, by variable or `ray enable-usage-stats`.
+    """
     config = Path(os.environ.get("RAY_USAGE_STATS_CONFIG_PATH") or Path.home() / ".ray" / "config.json")
     try:
         wanted = json.loads(config.read_text(encoding="utf-8")).get("usage_stats") is True
@@ -80,8 +84,8 @@ def _place(address: str | None) -> tuple[str, str]:
     """Give where to go, and what named it."""
     if address is not None:
         return address.strip(), "--address"
-    if found := os.environ.get("RAY_ADDRESS", "").strip():
-        return found, "RAY_ADDRESS"
+    if address := os.environ.get("RAY_ADDRESS", "").strip():
+        return address, "RAY_ADDRESS"
     return LOCAL, "default"
 
 
@@ -146,13 +150,13 @@ def _host_and_port(place: str, named_by: str) -> tuple[str, int]:
             f"{named_by} {place}: Ray Client is not supported; give the head node as host:port, usually "
             "port 6379"
         )
-    found = _HOST_AND_PORT.fullmatch(place)
-    if found is None or not 0 < int(found["port"]) < 2**16:
+    parts = _HOST_AND_PORT.fullmatch(place)
+    if parts is None or not 0 < int(parts["port"]) < 2**16:
         raise AddressError(
             f"{named_by} {place!r}: give the head node as host:port, for example 10.0.0.1:6379, or auto, "
             "or local"
         )
-    return found["host"].strip("[]"), int(found["port"])
+    return parts["host"].strip("[]"), int(parts["port"])
 
 
 def _greet(place: str, named_by: str) -> None:
@@ -190,7 +194,10 @@ def _greet(place: str, named_by: str) -> None:
 
 
 def use_token() -> bool:
-    """Turn token authentication on in this process if the user has not chosen a mode and a token is there; say whether it is on."""
+    """Turn token authentication on in this process; say whether it is on.
+
+    It stays as it is where the user has chosen a mode, or no token is there.
+    """
     logging.getLogger(authentication_token_setup.__name__).setLevel(logging.ERROR)
     on: bool = authentication_token_setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
     return on

@@ -1,4 +1,4 @@
-"""How a command gets its session.
+"""How a command gets its engine.
 
 Opened when the first step needs it, and kept for the steps that follow.
 
@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 
-OpenSession = Callable[[], AbstractContextManager[bool]]
-"""Opens a session, and says whether it is a Ray of its own, to which no node will be added."""
+from embed_ops.engine.base import Engine
+
+OpenSession = Callable[[], AbstractContextManager[Engine]]
+"""Opens a session, and gives the engine that it runs on."""
 
 
-def session(address: str | None = None) -> AbstractContextManager[bool]:
+def session(address: str | None = None) -> AbstractContextManager[Engine]:
     """Open a session at an address; None: where `RAY_ADDRESS` says, or a Ray of this machine's own.
 
     Raises:
@@ -26,7 +28,7 @@ def session(address: str | None = None) -> AbstractContextManager[bool]:
     return ray_session(address)
 
 
-def default_session() -> AbstractContextManager[bool]:
+def default_session() -> AbstractContextManager[Engine]:
     """Open a Ray of this machine's own, or the one that `RAY_ADDRESS` names."""
     return session()
 
@@ -37,11 +39,11 @@ def kept(open_session: OpenSession) -> Iterator[OpenSession]:
 
     Gives what each step opens.
     """
-    opened: list[bool] = []
+    opened: list[Engine] = []
     with ExitStack() as stack:
 
         @contextmanager
-        def once() -> Iterator[bool]:
+        def once() -> Iterator[Engine]:
             if not opened:
                 opened.append(stack.enter_context(open_session()))
             yield opened[0]

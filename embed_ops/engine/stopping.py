@@ -13,13 +13,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
 
+LOOK_UP_S = 0.5
+"""How often a driver that waits asks whether it is to stop."""
 GRACE_S = 25.0
 """Kubernetes kills 30 s after SIGTERM, spot machines go 30 s to 120 s after it."""
 
 
 @dataclass
 class StopRequest:
-    """Asks a job to finish the units in flight, and to end with `Stopped` when they are done or the grace is over.
+    """Asks a job to finish what is in flight, and then to end with `Stopped`.
+
+    It ends in any case when the grace is over.
 
     Attributes:
         grace_s: seconds that units in flight get.

@@ -3,7 +3,7 @@
 Pure: what it sees is handed to it.
 
 Workers give signs of life while they are at a unit, since a unit of a large model may take hours. A
-worker that hangs ends itself (`embedding/pipeline.py`); the watch is for what nobody in a worker
+worker that hangs ends itself (`guard.py`); the watch is for what nobody in a worker
 can see: pools whose actors are never placed, replicas that die on whatever they are given, an
 engine that has stopped.
 """
@@ -75,7 +75,10 @@ class Watch:
             self.since = now
         self._pulses, self.pool = dict(pulses), pool
         if self.through == 0 and pool.deaths >= max(LEAST_DEATHS, DEATHS_PER_REPLICA * self.replicas):
-            return f"replicas died {pool.deaths} times and no unit came through; the first: {pool.cause or 'no cause is known'}"
+            return (
+                f"replicas died {pool.deaths} times and no unit came through; the first: "
+                f"{pool.cause or 'no cause is known'}"
+            )
         idle = now - self.since
         if idle > self.hang_seconds + SLACK_S:
             where = f"{pool.alive} replicas are alive, {pool.waiting} wait for a place or start anew"

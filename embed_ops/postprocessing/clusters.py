@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from embed_ops.engine.base import Engine
 from embed_ops.postprocessing.stage_job import WORK, StageJob, read_rows, write_columns
 from embed_ops.runs.columns import Stretch, VectorColumn, blocks, indexes, read_columns, values
 from embed_ops.runs.parquet import encode, vector_column
@@ -30,7 +31,6 @@ from embed_ops.stages.rounds import groups
 from embed_ops.storage.files import publish, walk
 
 if TYPE_CHECKING:
-    from embed_ops.engine.tasks import Tasks
     from embed_ops.runs.record import Record
 
 _BUCKET_BYTES = 128 * 2**20
@@ -103,7 +103,7 @@ def compare(job: StageJob, bucket: int, starts: Sequence[int]) -> None:
     job.keep(f"groups/{bucket:06d}", np.array([duplicates, joined], np.int64).tobytes())
 
 
-def find_duplicates(job: StageJob, rows: RunRows, tasks: Tasks) -> DedupModel:
+def find_duplicates(job: StageJob, rows: RunRows, engine: Engine) -> DedupModel:
     """Bring rows together by cluster and compare them.
 
     What an earlier command has kept is not done again.
@@ -112,16 +112,16 @@ def find_duplicates(job: StageJob, rows: RunRows, tasks: Tasks) -> DedupModel:
     stretches = groups(rows.rows)
     kept = {name for name, _ in walk(job.run, WORK)}
     todo = [number for number in range(len(stretches)) if f"spread/{number:06d}" not in kept]
-    tasks.all(
+    engine.all(
         spread, [(job, rows.stretch(*stretches[number]), places, f"spread/{number:06d}") for number in todo]
     )
     starts = [*(first for first, _ in stretches), rows.rows]
     count = bucket_count(rows.rows, job.vectors.dim)
-    tasks.all(
+    engine.all(
         compare, [(job, bucket, starts) for bucket in range(count) if f"groups/{bucket:06d}" not in kept]
     )
     stretch_numbers = [number for number in range(len(stretches)) if f"marks/{number:06d}" not in kept]
-    tasks.all(gather, [(job, number, stretches[number]) for number in stretch_numbers])
+    engine.all(gather, [(job, number, stretches[number]) for number in stretch_numbers])
     counts = np.stack(
         [np.frombuffer(job.kept(f"groups/{bucket:06d}") or b"", _LONG) for bucket in range(count)]
     ).sum(axis=0)
@@ -199,7 +199,7 @@ def fold_out(job: StageJob, stretch: Stretch, name: str) -> None:
     job.keep(f"{CLUSTERS}/{name}", b"done")
 
 
-def write_by_cluster(job: StageJob, rows: RunRows, tasks: Tasks) -> None:
+def write_by_cluster(job: StageJob, rows: RunRows, engine: Engine) -> None:
     """Write a copy of the run with a folder for each cluster.
 
     Stretches that are done are left alone.
@@ -209,4 +209,4 @@ def write_by_cluster(job: StageJob, rows: RunRows, tasks: Tasks) -> None:
         (job, rows.stretch(first, end), f"{number:06d}")
         for number, (first, end) in enumerate(groups(rows.rows))
     ]
-    tasks.all(fold_out, [call for call in calls if call[2] not in kept])
+    engine.all(fold_out, [call for call in calls if call[2] not in kept])

@@ -8,10 +8,11 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from embed_ops.engine.base import Engine
 from embed_ops.engine.memory import peak_memory
 from embed_ops.engine.progress import Reporter, Silent, Totals
 from embed_ops.engine.session import OpenSession, default_session
@@ -28,9 +29,6 @@ from embed_ops.spec.stage import ClassifySpec, NeighborsSpec, StageSpec
 from embed_ops.stages.base import Facts, MeasuredModel
 from embed_ops.stages.neighbors import NeighborsModel
 from embed_ops.stages.registry import fitted_by_rounds
-
-if TYPE_CHECKING:
-    from embed_ops.engine.tasks import Tasks
 
 _JUDGED = 200
 """Rows by which an approximate search is judged."""
@@ -58,7 +56,7 @@ def postprocess(
         output: run directory of a single stage, by default `<run>/stages/<name>`.
         model: the run of a stage whose model is applied instead of fitting one; for a single stage.
         refit: delete what earlier commands have made and begin anew.
-        session: opens the Ray session; called only when something is left to do.
+        session: opens the engine; called only when something is left to do.
         reporter: shows progress; by default nothing is shown.
         stop_after_s: seconds after which nothing further is begun.
         stop: asks to stop early; by default one that SIGTERM asks.
@@ -97,10 +95,10 @@ class _Command:
         self._deadline = deadline
         self._session = session
         self._open_session = open_session
-        self._tasks: Tasks | None = None
+        self._engine: Engine | None = None
 
     def run_stage(self, number: int, *, refit: bool) -> Run:
-        """Run one stage to its end, and let those that read the same rows share its passes over them."""
+        """Run one stage to its end; others that read the same rows share its passes over them."""
         asked = self._asked[number]
         here = open_stage(asked, refit=refit)
         if here.finished:
@@ -108,19 +106,19 @@ class _Command:
             return Run(asked.path)
         with ExitStack() as hearts:
             hearts.enter_context(here.heartbeat)
-            tasks = self._cluster()
+            engine = self._open()
             by_rounds = fitted_by_rounds(asked.spec)
             start = here.stage.start(_facts(here)) if here.model is None and by_rounds else None
             here.begin()
             try:
                 if here.model is None and by_rounds:
-                    self._fit(here, start, self._companions(number, here, hearts), tasks)
+                    self._fit(here, start, self._companions(number, here, hearts), engine)
                 elif here.model is None:
-                    _find(here, tasks)
-                self._apply(here, tasks)
+                    _find(here, engine)
+                self._apply(here, engine)
                 if getattr(asked.spec, "by_cluster", False):
-                    write_by_cluster(here.job, here.rows, tasks)
-                _finish(here, tasks)
+                    write_by_cluster(here.job, here.rows, engine)
+                _finish(here, engine)
             except KeyboardInterrupt:
                 raise self._stopped(here, "interrupted; run the same command again to go on") from None
             except Stopped as error:
@@ -130,19 +128,20 @@ class _Command:
                 raise
         return Run(asked.path)
 
-    def _cluster(self) -> Tasks:
+    def _open(self) -> Engine:
         """Open the session where there is none yet."""
-        from embed_ops.engine.tasks import Tasks
-
-        if self._tasks is None:
-            self._open_session.enter_context(self._session())
-            # Ray takes SIGTERM for itself when it starts.
+        if self._engine is None:
+            opened = self._open_session.enter_context(self._session())
+            # A session that opens may take SIGTERM for itself.
             self._stop.listen()
-            self._tasks = Tasks(self._stop, self._reporter, self._deadline)
-        return self._tasks
+            self._engine = opened.until(self._stop, self._deadline)
+        return self._engine
 
     def _companions(self, number: int, here: StageRun, hearts: ExitStack) -> list[tuple[StageRun, Any]]:
-        """Open the later stages that read the same vectors and are not fitted yet, each with its first state."""
+        """Open the later stages that read the same vectors and are not fitted yet.
+
+        Each with its first state.
+        """
         found = []
         for asked in self._asked[number + 1 :]:
             if asked.input != here.asked.input or not fitted_by_rounds(asked.spec):
@@ -157,7 +156,7 @@ class _Command:
         return found
 
     def _fit(
-        self, here: StageRun, start: Any, companions: Sequence[tuple[StageRun, Any]], tasks: Tasks
+        self, here: StageRun, start: Any, companions: Sequence[tuple[StageRun, Any]], engine: Engine
     ) -> None:
         from embed_ops.postprocessing import fold
 
@@ -165,22 +164,22 @@ class _Command:
         fits = [
             fold.begin(run.job, run.rows, run.stage, state) for run, state in [(here, start), *companions]
         ]
-        here.model = fold.run(fits[0], fits[1:], tasks)
+        here.model = fold.run(fits[0], fits[1:], engine, self._reporter)
         here.header["fit"] = {"seconds": time.time() - clock, "rounds": fits[0].progress.rounds}
         if fits[0].progress.rounds:
             # What the model's last bits depend on beside the rows, the spec and the versions.
             here.header["resolved"]["kernels"] = sorted(
-                {*here.header["resolved"].get("kernels", ()), *tasks.kernels}
+                {*here.header["resolved"].get("kernels", ()), *fits[0].kernels}
             )
         write_model(here.run.root, here.model, here.job.attempt)
 
-    def _apply(self, here: StageRun, tasks: Tasks) -> None:
+    def _apply(self, here: StageRun, engine: Engine) -> None:
         from embed_ops.postprocessing.fold import apply
 
         totals = Totals(units_expected=len(here.rows.records) - here.skipped, started=time.time())
         if here.asked.model is not None:
             write_model(here.run.root, here.model, here.job.attempt)
-        for result in apply(here.job, here.rows, here.model, here.done, tasks):
+        for result in apply(here.job, here.rows, here.model, here.done, engine):
             record = here.take(result)
             totals.units += 1
             totals.rows += record.rows
@@ -196,21 +195,24 @@ def _facts(here: StageRun) -> Facts:
     return Facts(here.rows.rows, here.job.vectors.dim, here.job.seed)
 
 
-def _find(here: StageRun, tasks: Tasks) -> None:
+def _find(here: StageRun, engine: Engine) -> None:
     """Do what stages do before they write units that are not fitted by rounds."""
     clock = time.time()
     if here.asked.spec.kind == "neighbors":
-        here.model = _judge_search(here, tasks)
+        here.model = _judge_search(here, engine)
     elif isinstance(here.asked.spec, ClassifySpec):
         here.model = read_probe(here.asked.spec.probe)
     else:
-        here.model = find_duplicates(here.job, here.rows, tasks)
+        here.model = find_duplicates(here.job, here.rows, engine)
     here.header["fit"] = {"seconds": time.time() - clock, "rounds": 1}
     write_model(here.run.root, here.model, here.job.attempt)
 
 
-def _judge_search(here: StageRun, tasks: Tasks) -> NeighborsModel:
-    """Measure, by a sample of rows, how many neighbours are found where not all rows are searched, and at which share of the work."""
+def _judge_search(here: StageRun, engine: Engine) -> NeighborsModel:
+    """Measure, by a sample of rows, what a search of some clusters finds.
+
+    Which share of the exact neighbours, at which share of the work.
+    """
     spec, rows, vectors = here.asked.spec, here.rows, here.job.vectors
     assert isinstance(spec, NeighborsSpec)
     if spec.probe is None:
@@ -220,13 +222,13 @@ def _judge_search(here: StageRun, tasks: Tasks) -> NeighborsModel:
     some, all_of_them = (
         make_search(rows, vectors, spec.k, spec.metric, probe) for probe in (spec.probe, None)
     )
-    found, exact = (search_run(rows, search, x, sample, tasks) for search in (some, all_of_them))
+    found, exact = (search_run(rows, search, x, sample, engine) for search in (some, all_of_them))
     return NeighborsModel(
         spec.k, spec.metric, some.probe, recall(found, exact), found.scored / max(1, exact.scored)
     )
 
 
-def _finish(here: StageRun, tasks: Tasks) -> None:
+def _finish(here: StageRun, engine: Engine) -> None:
     """Write the report and the final status, and delete what is not needed any more."""
     here.journal.flush()
     written = [
@@ -250,9 +252,9 @@ def _finish(here: StageRun, tasks: Tasks) -> None:
         "rounds": here.header.get("fit", {}).get("rounds", 0),
         "rows_per_second": sum(record.rows for record in written) / steady if steady else None,
         "model": here.model.report(),
-        "quality": _quality(here, tasks),
+        "quality": _quality(here, engine),
         "statistics": report_of(here.run.read_statistics(), here.rows.rows),
-        "peak_memory": {"driver": peak_memory(), "worker": tasks.memory},
+        "peak_memory": {"driver": peak_memory(), "worker": engine.memory},
         "resolved": here.header["resolved"],
         "spec": here.header["spec"],
     }
@@ -262,11 +264,11 @@ def _finish(here: StageRun, tasks: Tasks) -> None:
     here.clear_work()
 
 
-def _quality(here: StageRun, tasks: Tasks) -> dict[str, Any]:
+def _quality(here: StageRun, engine: Engine) -> dict[str, Any]:
     """Ask how good the model is, where its columns tell."""
     from embed_ops.postprocessing import fold
 
     if not isinstance(here.model, MeasuredModel):
         return {}
-    found = fold.measure(here.job, here.rows, here.model, here.label, tasks)
+    found = fold.measure(here.job, here.rows, here.model, here.label, engine)
     return {} if found is None else here.model.quality(found)

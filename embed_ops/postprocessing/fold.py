@@ -1,6 +1,6 @@
-"""The one loop that fits stages and applies them, as plain Ray tasks.
+"""The one loop that fits stages and applies them, as plain calls of an engine.
 
-    a round over the run      a task for each group of blocks, then a tree of tasks that add what they found
+    a round over the run      a task for each group of blocks, then a tree of tasks that add
     a round over the sample   a task for each range of shards
     applying                  a task for each unit
 
@@ -13,14 +13,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import ray
 
-from embed_ops.engine.tasks import Tasks
+from embed_ops.engine.base import Engine
+from embed_ops.engine.progress import Reporter, Ticker
 from embed_ops.errors import Stopped
+from embed_ops.numerics.exact import kernel_name
 from embed_ops.numerics.tiles import Ints
 from embed_ops.postprocessing.clusters import mark_unit, marking
 from embed_ops.postprocessing.neighbors import neighbors_of_unit
@@ -34,11 +35,10 @@ from embed_ops.postprocessing.stage_job import (
     make_shards,
     measure_units,
     merge,
-    of_worker,
     read_group,
     summarize_shards,
 )
-from embed_ops.runs.columns import Label
+from embed_ops.runs.columns import Label, Stretch
 from embed_ops.runs.rows import RunRows
 from embed_ops.stages.base import SHARDS, Collected, Round, Stage
 from embed_ops.stages.rounds import FAN_IN, added, divide, groups
@@ -46,13 +46,12 @@ from embed_ops.storage.files import walk
 from embed_ops.storage.packing import pack, unpack
 
 _CHECKPOINT_S = 20.0
-_SAY_EVERY_S = 10.0
 _STATE = "state"
 
 
 @dataclass(frozen=True)
 class FitProgress:
-    """How far a fit has come: rounds that are done, rows of the sample's shards, and the state (packed)."""
+    """How far a fit has come: rounds done, rows of the sample's shards, and the state (packed)."""
 
     rounds: int
     sizes: Ints
@@ -61,13 +60,15 @@ class FitProgress:
 
 @dataclass
 class Fit:
-    """A fit on its way; what it has found is kept in `work/`, and a later command goes on from there."""
+    """A fit on its way, kept in `work/`: a later command goes on from there."""
 
     job: StageJob
     rows: RunRows
     stage: Stage
     progress: FitProgress
     saved: float = 0.0
+    kernels: set[str] = field(default_factory=set)
+    """Kernels of matrix products of the workers that took part."""
 
     @property
     def todo(self) -> Round | None:
@@ -111,71 +112,74 @@ def begin(job: StageJob, rows: RunRows, stage: Stage, start: Any) -> Fit:
     return Fit(job, rows, stage, progress)
 
 
-def run(fit: Fit, others: Sequence[Fit], tasks: Tasks) -> Any:
+def run(fit: Fit, others: Sequence[Fit], engine: Engine, reporter: Reporter) -> Any:
     """Go through the rounds of a fit to its end, and give its model.
 
     Args:
         fit: what is fitted.
         others: fits that will want the same rows; a pass over the run serves those that are about
             to read it too.
-        tasks: where to run.
+        engine: where to run.
+        reporter: told how far it is.
     """
     try:
-        _go_through(fit, others, tasks)
+        _go_through(fit, others, engine, reporter)
     except Stopped:
         fit.save()
         raise
     return fit.stage.model(fit.progress.state)
 
 
-def _go_through(fit: Fit, others: Sequence[Fit], tasks: Tasks) -> None:
-    said = time.monotonic()
+def _go_through(fit: Fit, others: Sequence[Fit], engine: Engine, reporter: Reporter) -> None:
+    ticker = Ticker(reporter)
     while (todo := fit.todo) is not None:
         if todo.small:
-            _several(fit, tasks)
+            _several(fit, engine)
         elif todo.over == "sample":
-            fit.take(_over_sample(fit, todo, tasks))
+            fit.take(_over_sample(fit, todo, engine))
         else:
             _read_run(
                 [fit, *(other for other in others if other.todo is not None and other.todo.over != "sample")],
-                tasks,
+                engine,
+                reporter,
             )
             if todo.over == "collect":
-                sizes = _make_sample(fit, tasks)
+                sizes = _make_sample(fit, engine)
                 fit.take(Collected(sizes), sizes)
             else:
-                fit.take(_sum(fit, tasks))
-        if (words := fit.stage.progress(fit.progress.state)) and time.monotonic() - said > _SAY_EVERY_S:
-            tasks.reporter.say(f"{fit.job.spec.folder}: {words}")
-            said = time.monotonic()
+                fit.take(_sum(fit, engine))
+        if words := fit.stage.progress(fit.progress.state):
+            ticker.say(f"{fit.job.spec.folder}: {words}")
 
 
-def _read_run(fits: Sequence[Fit], tasks: Tasks) -> None:
+def _read_run(fits: Sequence[Fit], engine: Engine, reporter: Reporter) -> None:
     """Read the run once for all fits, but for stretches whose findings are kept already."""
     rows = fits[0].rows
     kept = [{name for name, _ in walk(fit.job.run, f"{WORK}/{fit.folder}")} for fit in fits]
-    shared = [ray.put(fit.progress.state) for fit in fits]
+    shared = [engine.share(fit.progress.state) for fit in fits]
     calls = []
     for number, (first, end) in enumerate(groups(rows.rows)):
         missing = [place for place in range(len(fits)) if f"{number:06d}" not in kept[place]]
         if missing:
             wanted = [
-                (fits[place].job, fits[place].todo, shared[place], f"{fits[place].folder}/{number:06d}")
-                for place in missing
+                (fits[place].job, fits[place].todo, f"{fits[place].folder}/{number:06d}") for place in missing
             ]
-            calls.append((wanted, rows.stretch(first, end)))
-    names, said = ", ".join(fit.job.spec.folder for fit in fits), time.monotonic()
-    for count, _ in enumerate(tasks.each(_read_group, calls), start=1):
-        if time.monotonic() - said > _SAY_EVERY_S:
-            tasks.reporter.say(f"{names}: read {count} of {len(calls)} stretches")
-            said = time.monotonic()
+            calls.append((wanted, rows.stretch(first, end), *(shared[place] for place in missing)))
+    names, ticker = ", ".join(fit.job.spec.folder for fit in fits), Ticker(reporter)
+    for count, (_, told) in enumerate(engine.each(_read_group, calls), start=1):
+        for fit in fits:
+            fit.kernels.add(told["kernel"])
+        ticker.say(f"{names}: read {count} of {len(calls)} stretches")
 
 
-def _read_group(wanted: Sequence[tuple[StageJob, Round, Any, str]], stretch: Any) -> dict[str, Any]:
-    return read_group([Task(job, todo, ray.get(state), name) for job, todo, state, name in wanted], stretch)
+def _read_group(
+    wanted: Sequence[tuple[StageJob, Round, str]], stretch: Stretch, *states: Any
+) -> dict[str, Any]:
+    tasks = [Task(job, todo, state, name) for (job, todo, name), state in zip(wanted, states, strict=True)]
+    return read_group(tasks, stretch)
 
 
-def _sum(fit: Fit, tasks: Tasks) -> Any:
+def _sum(fit: Fit, engine: Engine) -> Any:
     """Add what the groups found, in a tree that depends on their number alone."""
     names = [f"{fit.folder}/{number:06d}" for number in range(len(groups(fit.rows.rows)))]
     level = 0
@@ -183,43 +187,47 @@ def _sum(fit: Fit, tasks: Tasks) -> Any:
         level += 1
         parts = [names[first : first + FAN_IN] for first in range(0, len(names), FAN_IN)]
         merged = [f"{fit.folder}/level-{level}-{number:06d}" for number in range(len(parts))]
-        tasks.all(merge, [(fit.job, part, name) for part, name in zip(parts, merged, strict=True)])
+        engine.all(merge, [(fit.job, part, name) for part, name in zip(parts, merged, strict=True)])
         names = merged
     return added([unpack(fit.job.kept(name) or b"") for name in names])
 
 
-def _make_sample(fit: Fit, tasks: Tasks) -> Ints:
+def _make_sample(fit: Fit, engine: Engine) -> Ints:
     """Make the shards of the sample from what the groups kept, and give their rows."""
     count = len(groups(fit.rows.rows))
-    found = tasks.all(make_shards, [(fit.job, fit.folder, count, list(shards)) for shards in divide(FAN_IN)])
+    found = engine.all(make_shards, [(fit.job, fit.folder, count, list(shards)) for shards in divide(FAN_IN)])
     return np.array([size for sizes in found for size in sizes], np.int64)
 
 
-def _over_sample(fit: Fit, todo: Round, tasks: Tasks) -> Any:
-    state = ray.put(fit.progress.state)
+def _over_sample(fit: Fit, todo: Round, engine: Engine) -> Any:
+    state = engine.share(fit.progress.state)
     sizes = fit.progress.sizes.tolist()
-    found = tasks.all(
+    found = engine.all(
         _of_shards, [(fit.job, todo, state, list(shards), sizes) for shards in divide(todo.tasks)]
     )
+    fit.kernels |= {part["kernel"] for part in found}
     return added([part["summary"] for part in found if part["summary"] is not None])
 
 
 def _of_shards(*arguments: Any) -> dict[str, Any]:
-    return {"summary": summarize_shards(*arguments), **of_worker()}
+    return {"summary": summarize_shards(*arguments), "kernel": kernel_name()}
 
 
-def _several(fit: Fit, tasks: Tasks) -> None:
+def _several(fit: Fit, engine: Engine) -> None:
     """Go through small rounds in one task."""
     before = fit.progress
-    [found] = tasks.all(go_on, [(fit.job, before.state, before.sizes.tolist())])
+    [found] = engine.all(go_on, [(fit.job, before.state, before.sizes.tolist())])
+    fit.kernels.add(found["kernel"])
     fit.move(FitProgress(before.rounds + found["rounds"], before.sizes, found["state"]))
 
 
-def apply(job: StageJob, rows: RunRows, model: Any, done: set[str], tasks: Tasks) -> Iterator[dict[str, Any]]:
-    """Apply a model to the units that are not done, and yield the record of each as it is written."""
+def apply(
+    job: StageJob, rows: RunRows, model: Any, done: set[str], engine: Engine
+) -> Iterator[dict[str, Any]]:
+    """Apply a model to the units that are not done; yield the record of each as it is written."""
     if job.spec.kind == "neighbors":
-        search = ray.put(make_search(rows, job.vectors, job.spec.k, job.spec.metric, job.spec.probe))
-        stretches = ray.put(stretches_of(rows))
+        search = engine.share(make_search(rows, job.vectors, job.spec.k, job.spec.metric, job.spec.probe))
+        stretches = engine.share(stretches_of(rows))
         todo = [
             (record, first)
             for record, first in zip(rows.records, rows.starts, strict=False)
@@ -230,26 +238,26 @@ def apply(job: StageJob, rows: RunRows, model: Any, done: set[str], tasks: Tasks
     elif job.spec.kind == "dedup":
         calls, function = marking(job, rows, done), mark_unit
     else:
-        shared = ray.put(model)
+        shared = engine.share(model)
         calls, function = (
             ((job, shared, record) for record in rows.records if record.unit not in done),
             apply_unit,
         )
-    for _, result in tasks.each(function, calls):
+    for _, result in engine.each(function, calls):
         yield result
 
 
 _UNITS_PER_TASK = 32
 
 
-def measure(job: StageJob, rows: RunRows, model: Any, label: Label | None, tasks: Tasks) -> Any:
+def measure(job: StageJob, rows: RunRows, model: Any, label: Label | None, engine: Engine) -> Any:
     """Summarise how good a model is, from the columns it has given all units.
 
     None where there are no rows.
     """
-    shared = ray.put(model)
+    shared = engine.share(model)
     units = rows.records
     parts = [units[first : first + _UNITS_PER_TASK] for first in range(0, len(units), _UNITS_PER_TASK)]
-    found = tasks.all(measure_units, [(job, shared, part, label) for part in parts])
+    found = engine.all(measure_units, [(job, shared, part, label) for part in parts])
     whole = [summary for summary in found if summary is not None]
     return added(whole) if whole else None

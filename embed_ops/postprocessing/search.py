@@ -10,11 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embed_ops.engine.memory import peak_memory
+from embed_ops.engine.base import Engine
 from embed_ops.errors import SpecError, StageError
 from embed_ops.numerics.tiles import BLOCK_ROWS, unit_length
 from embed_ops.numerics.topk import Floats, Ints, Metric, TopK, Vectors
@@ -22,9 +21,6 @@ from embed_ops.runs.columns import Stretch, VectorColumn, blocks, indexes, read_
 from embed_ops.runs.models import read_model
 from embed_ops.runs.rows import RunRows
 from embed_ops.stages.kmeans.nearest import nearest_centers
-
-if TYPE_CHECKING:
-    from embed_ops.engine.tasks import Tasks
 
 _STRETCH = 16 * BLOCK_ROWS
 
@@ -72,16 +68,14 @@ class Best:
     zeros: int
 
 
-def search_stretch(
-    search: Search, stretch: Stretch, queries: Vectors, itself: Ints | None = None
-) -> dict[str, Any]:
+def search_stretch(search: Search, stretch: Stretch, queries: Vectors, itself: Ints | None = None) -> Best:
     """Search one stretch of a run.
 
     `itself`: (queries,) rows that are no neighbours of their query.
     """
     best = TopK(queries, search.k, search.metric, itself)
     _show(best, search, stretch, queries)
-    return {"best": Best(*best.result(), best.scored, best.zeros), "memory": peak_memory()}
+    return Best(*best.result(), best.scored, best.zeros)
 
 
 def _show(best: TopK, search: Search, stretch: Stretch, queries: Vectors) -> None:
@@ -154,18 +148,15 @@ def stretches_of(rows: RunRows) -> list[Stretch]:
 
 
 def search_run(
-    rows: RunRows, search: Search, queries: Vectors, itself: Ints | None, tasks: Tasks | None
+    rows: RunRows, search: Search, queries: Vectors, itself: Ints | None, engine: Engine | None
 ) -> Best:
-    """Search all stretches of a run, in this process or by tasks."""
+    """Search all stretches of a run, by an engine or in this process."""
     stretches = stretches_of(rows)
-    if tasks is None:
-        parts = [search_stretch(search, stretch, queries, itself)["best"] for stretch in stretches]
+    if engine is None:
+        parts = [search_stretch(search, stretch, queries, itself) for stretch in stretches]
     else:
-        shared, own = tasks.share(queries), tasks.share(itself)
-        parts = [
-            found["best"]
-            for found in tasks.all(search_stretch, [(search, stretch, shared, own) for stretch in stretches])
-        ]
+        shared, own = engine.share(queries), engine.share(itself)
+        parts = engine.all(search_stretch, [(search, stretch, shared, own) for stretch in stretches])
     return joined(parts, queries, search)
 
 

@@ -25,7 +25,6 @@ import numpy as np
 import pyarrow as pa
 
 from embed_ops import __version__
-from embed_ops.engine.memory import peak_memory
 from embed_ops.numerics.exact import kernel_name
 from embed_ops.numerics.tiles import Ints, Vectors
 from embed_ops.runs.columns import (
@@ -134,7 +133,7 @@ def read_group(tasks: Sequence[Task], stretch: Stretch) -> dict[str, Any]:
             _keep_rows(task, chosen[place])
         else:
             task.job.keep(task.name, pack(found[place]))
-    return {"seconds": time.perf_counter() - clock, **of_worker()}
+    return {"seconds": time.perf_counter() - clock, "kernel": kernel_name()}
 
 
 def _keep_rows(task: Task, parts: Sequence[Kept]) -> None:
@@ -237,12 +236,7 @@ def go_on(job: StageJob, state: Any, sizes: Sequence[int]) -> dict[str, Any]:
     while todo is not None and todo.small and (rounds == 0 or time.monotonic() - began < _GO_ON_S):
         state = stage.update(state, summarize_shards(job, todo, state, range(SHARDS), sizes))
         rounds, todo = rounds + 1, stage.round(state)
-    return {"rounds": rounds, "state": state, **of_worker()}
-
-
-def of_worker() -> dict[str, Any]:
-    """Say of the process that computed a summary what its bits depend on, and how much memory it took."""
-    return {"memory": peak_memory(), "kernel": kernel_name()}
+    return {"rounds": rounds, "state": state, "kernel": kernel_name()}
 
 
 def apply_unit(job: StageJob, model: Any, of_input: Record) -> dict[str, Any]:
@@ -272,7 +266,6 @@ def write_columns(
     return {
         "record": asdict(replace(written, seconds=seconds)),
         "statistics": dump(statistics_of(data)),
-        "memory": peak_memory(),
     }
 
 

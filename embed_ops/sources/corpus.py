@@ -162,12 +162,7 @@ class Corpus:
         places = {file.name: self.place(file) for file in plan.files}
         for span in plan.spans:
             cursor = Cursor(self.source, Rows(self.spec, plan.columns), places, span)
-            while not cursor.exhausted:
-                chunk = cursor.peek()
-                if chunk is None:
-                    cursor.next_piece()
-                    continue
-                cursor.take(len(chunk))
+            for chunk in cursor.chunks():
                 fine = chunk.kept & chunk.table.column(REASON).is_null().to_numpy()
                 yield len(chunk), chunk.table.column(CONTENT).filter(pa.array(fine)).drop_null().to_pylist()
 

@@ -143,6 +143,15 @@ class Cursor:
         self.position = head.end
         return head
 
+    def chunks(self, most: int | None = None) -> Iterator[Chunk]:
+        """Hand out what is left of the span, at most so many records at a time."""
+        while not self.exhausted:
+            chunk = self.peek()
+            if chunk is None:
+                self.next_piece()
+            else:
+                yield self.take(len(chunk) if most is None else min(len(chunk), most))
+
     def empty_table(self) -> pa.Table:
         """Make the table of a unit without rows."""
         return (

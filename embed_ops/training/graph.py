@@ -132,12 +132,8 @@ def _nodes(corpus: Corpus) -> Iterator[pa.StructArray]:
     places = {file.name: corpus.place(file) for file in plan.files}
     for span in plan.spans:
         cursor = Cursor(corpus.source, Rows(corpus.spec, plan.columns, whole=True), places, span)
-        while not cursor.exhausted:
-            chunk = cursor.peek()
-            if chunk is None:
-                cursor.next_piece()
-                continue
-            table = cursor.take(len(chunk)).table
+        for chunk in cursor.chunks():
+            table = chunk.table
             content = table.filter(pc.is_null(table.column(REASON))).column(CONTENT).combine_chunks()
             content = content.filter(pc.and_(content.field("id").is_valid(), content.field("x").is_valid()))
             if len(content):

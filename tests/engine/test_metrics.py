@@ -30,7 +30,7 @@ def scrape(run: str) -> dict[str, float]:
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
 def test_metrics(tiny: str, tmp_path: Path) -> None:
-    """Rows, tokens, rejects, queue, replicas of a run are served, and agree with its report."""
+    """Metrics of a run are served, and agree with its report."""
     write_parquet(tmp_path / "corpus", [*docstrings(60), ""], files=2)
     pq.write_table(
         pa.table({"text": pa.nulls(3, pa.string()), "id": range(3)}), tmp_path / "corpus" / "nulls.parquet"

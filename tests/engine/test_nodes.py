@@ -1,4 +1,7 @@
-"""Several nodes: the same bytes as on one, also when a node dies or joins in the middle."""
+"""Several nodes: the same bytes as on one, and placement by resources.
+
+Also when a node dies or joins in the middle.
+"""
 
 from __future__ import annotations
 
@@ -107,7 +110,10 @@ def test_a_node_dies(
 
 @pytest.mark.slow
 def test_three_nodes(words: list[str], on_one_node: dict[str, bytes], tmp_path: Path) -> None:
-    """Law 3 over nodes: three replicas on three nodes write what one wrote."""
+    """Law 3 over nodes: three replicas write what one wrote.
+
+    Each claims three quarters of a CPU, so they are on three nodes.
+    """
     with nodes_of(3) as nodes:
         process = nodes.embed(*words, f"sink.path={tmp_path / 'run'}", "resources.replicas=3")
         assert finished(process, tmp_path / "run")["replicas"] == 3
@@ -116,7 +122,7 @@ def test_three_nodes(words: list[str], on_one_node: dict[str, bytes], tmp_path: 
 
 @pytest.mark.slow
 def test_a_late_node_is_used(ray_session: None, tmp_path: Path) -> None:
-    """With replicas = [1, 3], nodes that join get replicas, and the bytes are those of one."""
+    """With replicas = [1, 3], nodes that join get replicas, and the bytes are those of one node."""
     fatal = FatalModel(tmp_path)
     write_parquet(tmp_path / "corpus", docstrings(400) * 3, files=8)
     words = [
@@ -149,7 +155,10 @@ def test_a_late_node_is_used(ray_session: None, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_tokens(words: list[str], tmp_path: Path) -> None:
-    """A session brings its token where one is asked for, and names a wrong one in one sentence."""
+    """A session brings its token where one is asked for, and leaves the cluster as it was.
+
+    A wrong token is named in one sentence.
+    """
     with nodes_of(1) as nodes:
         for _ in range(2):
             assert nodes.ask("print('joined')") == "joined\n"
@@ -162,7 +171,7 @@ def test_tokens(words: list[str], tmp_path: Path) -> None:
 
 
 def test_no_cluster_there(words: list[str], tmp_path: Path) -> None:
-    """Exit 3 where nothing answers, 2 where the address can't be meant, in one sentence."""
+    """The command ends with 3 where nothing answers, with 2 where the address can't be meant."""
     for address, code, sentence in (
         ("127.0.0.1:1", 3, "no Ray cluster answers there"),
         ("http://head:8265", 2, "embed-ops submit"),
@@ -184,15 +193,17 @@ def test_no_cluster_there(words: list[str], tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_placed_by_resources() -> None:
-    """On a mixed cluster a replica with a GPU goes to the node that has one.
+    """A replica with a GPU is placed on the node that has one, and a reader anywhere.
 
     The machine has no GPU and the node only says so: real actors and tasks with the pipeline's own
     requests, but no model.
     """
     program = """
-from embed_ops.embedding.resources import READER_CPUS, replica_resources
+from embed_ops.embedding.resources import READER_CPUS, replica_claim
+from embed_ops.engine.ray_tasks import RayEngine, ray_options
 from embed_ops.spec.spec import ResourcesSpec
-asked = replica_resources(ResourcesSpec(gpus_per_replica=1.0), threads=1)
+capacity = RayEngine(elastic=True).capacity()
+asked = ray_options(replica_claim(capacity, ResourcesSpec(gpus_per_replica=1.0), threads=1))
 gpu_nodes = {node["NodeID"] for node in ray.nodes() if node["Resources"].get("GPU")}
 where = lambda: ray.get_runtime_context().get_node_id()
 class Replica:

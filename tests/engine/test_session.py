@@ -22,7 +22,7 @@ from embed_ops.errors import AddressError, ClusterError
 
 @pytest.fixture(autouse=True)
 def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Keep what a session sets from other tests, and the user's home out of this one."""
+    """Keep what a session sets from other tests, and the user's home and cluster out of this."""
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(os, "environ", {**os.environ, "HOME": str(tmp_path)})
     os.environ.pop("RAY_ADDRESS", None)

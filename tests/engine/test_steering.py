@@ -55,7 +55,7 @@ def test_feed_raises_what_the_iterator_raises() -> None:
 
 @pytest.mark.parametrize("full", [False, True])
 def test_feed_can_be_left(full: bool) -> None:
-    """Leaving ends an iterator that waits or that nobody takes from; its `finally` runs."""
+    """Leaving ends an iterator that waits, or whose items nobody takes; its `finally` runs."""
     ended = threading.Event()
 
     def endless() -> Iterator[int]:

@@ -116,7 +116,7 @@ def test_ray_takes_it(options: dict[str, Any]) -> None:
 
 
 def test_the_spec_survives_as_words(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The words of the job's command make the same spec, with paths that hold everywhere."""
+    """The words of the job's command make the same spec, with paths that mean the same anywhere."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "model").mkdir()
     spec = Spec.parse(

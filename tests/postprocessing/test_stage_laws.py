@@ -124,7 +124,7 @@ def test_nothing_is_left_to_do(run: Path) -> None:
 
 
 ON_ITS_OWN = """
-import contextlib, json, sys
+import json, sys
 import ray
 from embed_ops import postprocess
 from embed_ops.spec.spec import parse_stage
@@ -134,8 +134,7 @@ run, cores, folder, sections = sys.argv[1:]
 options = {"include_dashboard": False, "log_to_driver": False, "_temp_dir": folder}
 options["object_store_memory"] = 100 * 2**20
 ray.init(address="local", num_cpus=int(cores), **options)
-stages = [parse_stage(section) for section in json.loads(sections)]
-postprocess(run, stages, session=lambda: contextlib.nullcontext(True))
+postprocess(run, [parse_stage(section) for section in json.loads(sections)])
 """
 
 

@@ -1,16 +1,19 @@
-"""How many replicas of how many threads, on the session's two cores."""
+"""How many replicas of how many threads, on two cores."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from embed_ops.embedding.resources import replica_count, replica_resources, threads_for
+from embed_ops.embedding.resources import replica_claim, replica_count, require_room, threads_for
+from embed_ops.engine.base import Capacity
+from embed_ops.errors import SpecError
 from embed_ops.spec.spec import ResourcesSpec
 
-pytestmark = pytest.mark.usefixtures("ray_session")
 GIB = 2**30
+HERE = Capacity(cores=2, devices=0, memory=8 * GIB, store=GIB, cores_of_a_node=2, elastic=False)
 
 
 @pytest.mark.parametrize(
@@ -30,6 +33,15 @@ def test_layout(fields: dict[str, Any], units: int, weights: int, threads: int, 
     All fit beside their readers.
     """
     resources = ResourcesSpec(**fields)
-    assert threads_for(resources, units, weights) == threads
-    assert replica_count(resources, units, threads)[1] == replicas
-    assert replicas * replica_resources(resources, threads, replicas)["num_cpus"] <= 1.5
+    assert threads_for(HERE, resources, units, weights) == threads
+    assert replica_count(HERE, resources, units, threads)[1] == replicas
+    assert replicas * replica_claim(HERE, resources, threads, replicas).cores <= 1.5
+
+
+def test_room() -> None:
+    """A replica that can never be placed is refused, but not where nodes may join."""
+    half = ResourcesSpec(gpus_per_replica=0.5)
+    require_room(replace(HERE, elastic=True), half)
+    require_room(replace(HERE, devices=1), half)
+    with pytest.raises(SpecError, match=r"a replica needs 0\.5 GPU, this machine has 0"):
+        require_room(HERE, half)

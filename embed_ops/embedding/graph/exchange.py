@@ -8,7 +8,7 @@ from typing import Any
 
 from embed_ops.embedding.graph.job import GraphJob, Part, states_name
 from embed_ops.embedding.graph.partitions import pack
-from embed_ops.engine.tasks import Tasks
+from embed_ops.engine.base import Engine
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Exchange:
 
     Attributes:
         graph: the job.
-        tasks: where `pack` runs.
+        engine: where `pack` runs.
         parts: all partitions.
         layer: that receives.
         prefix: of the names of the halos.
@@ -25,7 +25,7 @@ class Exchange:
     """
 
     graph: GraphJob
-    tasks: Tasks
+    engine: Engine
     parts: Sequence[Part]
     layer: int
     prefix: str
@@ -51,7 +51,7 @@ class Exchange:
                 continue
             asked = [(self._halo(part), *slices[part.number]) for part in receivers]
             arguments = (self.graph, sender, f"{states_name(self.layer - 1, sender.number)}.{kind}", asked)
-            for part, sent in zip(receivers, self.tasks.begin(pack, arguments, len(receivers)), strict=True):
+            for part, sent in zip(receivers, self.engine.begin(pack, arguments, len(receivers)), strict=True):
                 inbox[part.number].append(sent)
         return [(self.graph, part, self.layer, self._halo(part), *inbox[part.number]) for part in wave]
 

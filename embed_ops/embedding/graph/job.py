@@ -24,7 +24,6 @@ from embed_ops.storage.files import Location, publish, read_bytes
 
 if TYPE_CHECKING:
     from embed_ops.encoders.graph.model import GraphModel
-from embed_ops.engine.memory import private_memory
 
 WORK = "work/graph"
 FINAL = 999
@@ -76,9 +75,9 @@ class GraphJob:
         return Csr(*(self.kept(f"{name}.{field}") for field in _CSR))
 
     def note(self, name: str, values: dict[str, Any]) -> dict[str, Any]:
-        """Write what a task has found, when all else that it writes is there; gives it back."""
+        """Write what a task tells, when all else that it writes is there; gives it back."""
         publish(self.job.run, f"{WORK}/{name}.json", json.dumps(values).encode(), self.job.attempt)
-        return values | {"memory": private_memory()}
+        return values
 
     def noted(self, name: str) -> dict[str, Any] | None:
         """Read a note, None where the task has not ended yet."""

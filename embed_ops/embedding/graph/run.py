@@ -34,9 +34,8 @@ from embed_ops.embedding.unit import Failure, Outcome, Written
 from embed_ops.embedding.waves import stopped
 from embed_ops.encoders.graph.ids import Ids, bucket_count
 from embed_ops.encoders.graph.partition import TILE, boundaries, partition_count
-from embed_ops.engine.progress import Totals
-from embed_ops.engine.stopping import StopRequest
-from embed_ops.engine.tasks import Tasks
+from embed_ops.engine.base import Engine
+from embed_ops.engine.progress import Ticker, Totals
 from embed_ops.errors import EngineError, ModelError, SourceError, Stopped, StorageError
 from embed_ops.sources.corpus import Corpus, open_edges
 from embed_ops.spec.encoder import AUTO, OutputSpec
@@ -48,21 +47,19 @@ _ROW_BYTES = 16
 """Bytes of a node's row, where only reading would tell how many there are."""
 _STORE_SHARE = 0.3
 """Share of the object store that one wave of packed rows may fill."""
-_SAY_EVERY_S = 10.0
 _LOOKED_AT = 100
 """First nodes whose features are counted before anything is read whole."""
 
 
-def run_graph(attempt: Attempt, stop: StopRequest) -> None:
+def run_graph(attempt: Attempt, engine: Engine) -> None:
     """Compute the vectors of a graph's nodes, and write the units that are missing.
 
     Raises:
         SourceError: edges lead to nodes that are not there, or the tables can't be read.
         StorageError, EngineError, Stopped: the run ended early; what is done is kept.
     """
-    tasks = Tasks(stop, attempt.reporter, attempt.deadline)
     try:
-        _GraphRun.open(attempt, tasks).run()
+        _GraphRun.open(attempt, engine).run()
     except KeyboardInterrupt:
         raise stopped(attempt, "interrupted") from None
     except Stopped as error:
@@ -72,7 +69,7 @@ def run_graph(attempt: Attempt, stop: StopRequest) -> None:
         attempt.publish("stopped")
         raise
     finally:
-        attempt.measured.memory["worker"] = tasks.memory
+        attempt.measured.memory["worker"] = engine.memory
 
 
 @dataclass
@@ -80,14 +77,14 @@ class _GraphRun:
     """One command at work on a graph."""
 
     attempt: Attempt
-    tasks: Tasks
+    engine: Engine
     graph: GraphJob
     model: GraphModel
     edges: Corpus
     figures: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, attempt: Attempt, tasks: Tasks) -> _GraphRun:
+    def open(cls, attempt: Attempt, engine: Engine) -> _GraphRun:
         from embed_ops.encoders.graph.weights import load_graph_model
 
         source = attempt.spec.source
@@ -97,7 +94,7 @@ class _GraphRun:
         graph_tables.require_same_ids(source, attempt.plan.columns, plan.columns)
         model = load_graph_model(model_path(graph), attempt.resolved.dtype)
         _require_width(attempt, model.in_width)
-        return cls(attempt, tasks, graph, model, edges, {"layers": []})
+        return cls(attempt, engine, graph, model, edges, {"layers": []})
 
     def run(self) -> None:
         began = time.time()
@@ -123,14 +120,12 @@ class _GraphRun:
         """
         found = [self.graph.noted(name) for name, _ in calls]
         missing = [place for place, note in enumerate(found) if note is None]
-        said = time.monotonic()
+        ticker = Ticker(self.attempt.reporter)
         for count, (number, note) in enumerate(
-            self.tasks.each(function, [calls[place][1] for place in missing]), start=1
+            self.engine.each(function, [calls[place][1] for place in missing]), start=1
         ):
             found[missing[number]] = note
-            if time.monotonic() - said > _SAY_EVERY_S:
-                self.attempt.reporter.say(f"{what}: {count} of {len(missing)}")
-                said = time.monotonic()
+            ticker.say(f"{what}: {count} of {len(missing)}")
         return [note for note in found if note is not None]
 
     def _nodes(self) -> tuple[list[int], Ids]:
@@ -211,7 +206,7 @@ class _GraphRun:
             message = max(model.message_width(layer) for layer in range(1, model.depth + 1))
             states = max(model.width(layer - 1) + model.width(layer) for layer in range(1, model.depth + 1))
             count = (
-                partition_count(nodes, int(in_edges.sum()), (message, states), self.tasks.cores)
+                partition_count(nodes, int(in_edges.sum()), (message, states), self.engine.capacity().cores)
                 if asked == AUTO
                 else asked
             )
@@ -279,19 +274,15 @@ class _GraphRun:
         kept = [self.graph.noted(states_name(layer, part.number)) for part in parts]
         left = [part for part in parts if kept[part.number] is None]
         width = self.model.message_width(layer) * np.dtype(self.attempt.resolved.dtype).itemsize
-        exchange = Exchange(self.graph, self.tasks, parts, layer, prefix, halos)
-        received, edges, count, said = 0, 0, 0, time.monotonic()
+        exchange = Exchange(self.graph, self.engine, parts, layer, prefix, halos)
+        received, edges, count, ticker = 0, 0, 0, Ticker(self.attempt.reporter)
         for wave in waves(
-            left, [note["sends"][-1] * width for note in halos], _STORE_SHARE * self.tasks.store_bytes
+            left, [note["sends"][-1] * width for note in halos], _STORE_SHARE * self.engine.capacity().store
         ):
             calls = exchange.calls(wave, "states" if self.model.sends_input(layer) else "message")
-            for _, note in self.tasks.each(graph_layers.aggregate, calls):
+            for _, note in self.engine.each(graph_layers.aggregate, calls):
                 received, edges, count = received + note["received"], edges + note["edges"], count + 1
-                if time.monotonic() - said > _SAY_EVERY_S:
-                    self.attempt.reporter.say(
-                        f"layer {layer} of {self.model.depth}: {count} of {len(left)} partitions"
-                    )
-                    said = time.monotonic()
+                ticker.say(f"layer {layer} of {self.model.depth}: {count} of {len(left)} partitions")
             # Nothing may hold what a wave has received while the next one packs.
             del calls
         seconds = time.time() - began
@@ -326,7 +317,7 @@ class _GraphRun:
                 calls.append((self.graph, span.index, offset, units, bounds, layers))
         attempt.measured.spans_read = len(calls)
         totals = Totals(units_expected=count, started=time.time())
-        for _, outcomes in self.tasks.each(graph_units.write_units, calls):
+        for _, outcomes in self.engine.each(graph_units.write_units, calls):
             for text in outcomes:
                 self._take(load_outcome(text), totals)
         attempt.journal.flush()
