@@ -91,6 +91,7 @@ class _Command:
     ) -> None:
         self._asked = asked
         self._reporter = reporter
+        self._kernels: set[str] = set()
         self._stop = stop
         self._deadline = deadline
         self._session = session
@@ -166,10 +167,12 @@ class _Command:
         ]
         here.model = fold.run(fits[0], fits[1:], engine, self._reporter)
         here.header["fit"] = {"seconds": time.time() - clock, "rounds": fits[0].progress.rounds}
+        # Of all fits: a companion finds later what was read for it now.
+        self._kernels |= {kernel for fit in fits for kernel in fit.kernels}
         if fits[0].progress.rounds:
             # What the model's last bits depend on beside the rows, the spec and the versions.
             here.header["resolved"]["kernels"] = sorted(
-                {*here.header["resolved"].get("kernels", ()), *fits[0].kernels}
+                {*here.header["resolved"].get("kernels", ()), *self._kernels}
             )
         write_model(here.run.root, here.model, here.job.attempt)
 

@@ -142,7 +142,7 @@ def test_invariant(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     embed(tiny_spec(tiny, source, tmp_path / "one", resources__unit_rows=30, resources__replicas=1))
     in_order = pipeline.run_units
     monkeypatch.setattr(
-        pipeline, "run_units", lambda job, works, *others: in_order(job, works[::-1], *others)
+        pipeline, "run_units", lambda engine, job, works, *others: in_order(engine, job, works[::-1], *others)
     )
     embed(tiny_spec(tiny, source, tmp_path / "two", resources__unit_rows=30, resources__replicas=2))
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
