@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -30,9 +29,9 @@ from embed_ops.encoders.registry import make_encoder
 from embed_ops.encoders.windows.parts import DOCUMENT
 from embed_ops.engine.memory import peak_memory
 from embed_ops.errors import StorageError
-from embed_ops.numerics.ragged import Ragged
+from embed_ops.numerics.kinds import Vectors, kind_in_memory
 from embed_ops.runs.directory import RunDir
-from embed_ops.runs.parquet import lists_column, read_vectors, vector_column
+from embed_ops.runs.parquet import read_vectors
 from embed_ops.runs.record import HALVED, REJECTS, Record
 from embed_ops.runs.recovery import recover
 from embed_ops.runs.statistics import dump, statistics_of
@@ -250,8 +249,8 @@ class Replica:
         return pa.table({name: changed.get(name, received.column(name)) for name in received.schema.names})
 
 
-def _column(vectors: npt.NDArray[Any] | Ragged, dtype: str) -> pa.Array:
-    return lists_column(vectors, dtype) if isinstance(vectors, Ragged) else vector_column(vectors, dtype)
+def _column(vectors: Vectors, dtype: str) -> pa.Array:
+    return kind_in_memory(vectors).column(vectors, dtype)
 
 
 def _by_document(inputs: pa.Table, refused: Mapping[int, Reason]) -> dict[int, Reason]:
@@ -281,10 +280,7 @@ def _write(received: pa.Table, meta: dict[str, Any], job: Job) -> dict[str, Any]
     by_document, fine = store(
         job.spec, {name: read_vectors(table.column(name)) for name in table.schema.names}, job.fingerprint
     )
-    stored = {
-        name: values.take(index) if isinstance(values, Ragged) else values[index]
-        for name, values in by_document.items()
-    }
+    stored = {name: kind_in_memory(vectors).take(vectors, index) for name, vectors in by_document.items()}
     finite, data = fine[index], rows.drop_columns([INPUT])
     if not finite.all():
         why = [
@@ -294,10 +290,7 @@ def _write(received: pa.Table, meta: dict[str, Any], job: Job) -> dict[str, Any]
             [rejects, _without_vector(data.filter(pa.array(~finite)), why, rejects.schema)]
         )
         data = data.filter(pa.array(finite))
-        stored = {
-            name: values.take(finite) if isinstance(values, Ragged) else values[finite]
-            for name, values in stored.items()
-        }
+        stored = {name: kind_in_memory(vectors).take(vectors, finite) for name, vectors in stored.items()}
     data, stored = chosen_words(job.spec.encoder, data, stored)
     for name, values in stored.items():
         data = data.append_column(name, _column(values, stored_type(job.spec, name)))
