@@ -13,18 +13,19 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from embed_ops.encoders.base import Encoder, FloatArray
+from embed_ops.encoders.base import Encoder, dims_of
 from embed_ops.encoders.windows.parts import Targets
 from embed_ops.errors import SpecError, StageError
+from embed_ops.numerics.kinds import Vectors, kind_in_memory
+from embed_ops.numerics.norms import finite
 from embed_ops.numerics.ragged import Ragged, offsets_of
 from embed_ops.runs.models import load_model
-from embed_ops.spec.encoder import COMPANIONS, EncoderSpec, OutputSpec
+from embed_ops.spec.encoder import COMPANIONS, EncoderSpec
 from embed_ops.spec.spec import Spec
 from embed_ops.storage.location import full_address
 from embed_ops.storage.packing import content_digest
 
-_BYTES = {"float32": 4, "float16": 2, "int8": 1, "uint8": 1}
-Stored = dict[str, npt.NDArray[Any] | Ragged]
+Stored = dict[str, Vectors]
 
 
 def chosen_words(spec: EncoderSpec, data: pa.Table, stored: Stored) -> tuple[pa.Table, Stored]:
@@ -32,48 +33,41 @@ def chosen_words(spec: EncoderSpec, data: pa.Table, stored: Stored) -> tuple[pa.
     if spec.targets_column is None:
         return data, stored
     words, mask = data.column("word").to_pylist(), []
-    for found, wanted in zip(words, data.column(spec.targets_column).to_pylist(), strict=True):
+    for of_row, wanted in zip(words, data.column(spec.targets_column).to_pylist(), strict=True):
         mask.append(
-            Targets([wanted] if isinstance(wanted, str) else [str(word) for word in wanted or ()]).mask(found)
+            Targets([wanted] if isinstance(wanted, str) else [str(word) for word in wanted or ()]).mask(
+                of_row
+            )
         )
-    keep = np.concatenate(mask) if mask else np.zeros(0, np.bool_)
+    keep = np.concatenate(mask) if mask else np.zeros(0, np.bool_)  # (words of all rows,)
+    counts = np.array([len(of_row) for of_row in words], np.int64)
+    offsets = pa.array(Ragged(keep, offsets_of(counts)).keep(keep).offsets, pa.int32())
     for name in COMPANIONS["word"]:
-        column = data.column(name).combine_chunks()
-        offsets = (
-            Ragged(np.zeros(len(keep)), offsets_of(np.array([len(found) for found in words], np.int64)))
-            .keep(keep)
-            .offsets
+        kept = data.column(name).combine_chunks().flatten().filter(pa.array(keep))
+        data = data.set_column(
+            data.schema.get_field_index(name), name, pa.ListArray.from_arrays(offsets, kept)
         )
-        thin = pa.ListArray.from_arrays(
-            pa.array(offsets, pa.int32()), column.flatten().filter(pa.array(keep))
-        )
-        data = data.set_column(data.schema.get_field_index(name), name, thin)
     of_words = {output.name for output in spec.named if spec.each(output) == "word"}
-    kept = {
-        name: values.keep(keep) if isinstance(values, Ragged) and name in of_words else values
-        for name, values in stored.items()
+    return data, {
+        name: kind_in_memory(vectors).as_lists(vectors).keep(keep) if name in of_words else vectors
+        for name, vectors in stored.items()
     }
-    return data, kept
-
-
-def _outputs(spec: EncoderSpec) -> dict[str, OutputSpec]:
-    return {output.name: output for output in spec.outputs or (OutputSpec(),)}
 
 
 def stored_type(spec: Spec, output: str) -> str:
     """Name the type in which an output is stored."""
-    return _outputs(spec.encoder)[output].dtype or spec.sink.dtype
+    return next(asked.dtype for asked in spec.encoder.named if asked.name == output) or spec.sink.dtype
 
 
 def vector_bytes(spec: Spec, encoder: Encoder) -> tuple[int, int]:
-    """Count the bytes of a row's vectors, as stored, and of those in lists for each token of its text."""
+    """Count the stored bytes of a row's vectors, and of lists those for each token of its text."""
     of_row, of_token = 0, 0
-    for name, output in _outputs(spec.encoder).items():
-        size = encoder.dim(name) * _BYTES[stored_type(spec, name)]
-        if spec.encoder.each(output) in ("row", "window"):
+    for output, asked in zip(encoder.outputs(), spec.encoder.named, strict=True):
+        size = output.kind.dim * np.dtype(output.dtype or spec.sink.dtype).itemsize
+        if spec.encoder.each(asked) in ("row", "window"):
             of_row += size
         else:
-            of_token += size // (spec.encoder.chunk or 1 if output.each == "chunk" else 1)
+            of_token += size // (spec.encoder.chunk or 1 if asked.each == "chunk" else 1)
     return of_row, of_token
 
 
@@ -92,11 +86,11 @@ def quantizers(spec: EncoderSpec, encoder: Encoder) -> dict[str, str]:
     Raises:
         SpecError: one is no 8-bit quantizer, of other codes or of another width.
     """
-    found = {}
-    for name, output in _outputs(spec).items():
+    digests, dims = {}, dims_of(encoder.outputs())
+    for output in spec.named:
         if output.quantizer is None:
             continue
-        where = f"encoder.outputs {name!r}: quantizer {output.quantizer}"
+        where = f"encoder.outputs {output.name!r}: quantizer {output.quantizer}"
         try:
             model = load_model(output.quantizer)
         except StageError as error:
@@ -107,13 +101,13 @@ def quantizers(spec: EncoderSpec, encoder: Encoder) -> dict[str, str]:
                 f"{where}: is of {of}, and dtype is {output.dtype}; give the run of a quantize stage to "
                 f"{output.dtype}"
             )
-        if model.dim != encoder.dim(name):
+        if model.dim != dims[output.name]:
             raise SpecError(
-                f"{where}: takes {model.dim} dimensions, and the output has {encoder.dim(name)}; fit it "
+                f"{where}: takes {model.dim} dimensions, and the output has {dims[output.name]}; fit it "
                 "on such vectors"
             )
-        found[f"quantizer of {name}"] = content_digest(model)
-    return found
+        digests[f"quantizer of {output.name}"] = content_digest(model)
+    return digests
 
 
 def anchored(spec: EncoderSpec) -> EncoderSpec:
@@ -128,28 +122,29 @@ def anchored(spec: EncoderSpec) -> EncoderSpec:
 
 
 def store(
-    spec: Spec, vectors: Mapping[str, FloatArray | Ragged], fingerprint: str
+    spec: Spec, vectors: Mapping[str, Vectors], fingerprint: str
 ) -> tuple[Stored, npt.NDArray[np.bool_]]:
-    """Turn vectors, {output: (rows, dim) float32, or lists}, to what is stored, and tell which rows are finite in all of them: (rows,).
+    """Turn vectors to what is stored, and tell which rows are finite in all outputs: (rows,).
 
     Args:
         spec: of the run, with full addresses.
-        vectors: of a unit.
+        vectors: of a unit, {output: of any kind, float32}.
         fingerprint: digest of the run's, which the quantizers are part of.
     """
     columns: Stored = {}
-    finite = []
-    for name, output in _outputs(spec.encoder).items():
-        found = vectors[name]
-        values = found.values if isinstance(found, Ragged) else found
+    whole = []
+    for output in spec.encoder.named:
+        given = vectors[output.name]
+        kind = kind_in_memory(given)
+        values = kind.values(given)
         if output.quantizer is None:
-            stored = values.astype(stored_type(spec, name))
-            fine = np.isfinite(stored).all(axis=1)
+            stored = values.astype(output.dtype or spec.sink.dtype)
+            fine = finite(stored)
         else:
-            fine = np.atleast_1d(np.isfinite(values).all(axis=1))
+            fine = finite(values)
             stored = _quantizer(output.quantizer, fingerprint).transform(
                 np.where(fine[:, None], values, np.float32(0))
             )
-        columns[name] = Ragged(stored, found.offsets) if isinstance(found, Ragged) else stored
-        finite.append(found.all(fine) if isinstance(found, Ragged) else fine)
-    return columns, np.logical_and.reduce(finite)
+        columns[output.name] = kind.with_values(given, stored)
+        whole.append(kind.rows_where(given, fine))
+    return columns, np.logical_and.reduce(whole)

@@ -17,11 +17,9 @@ from embed_ops.embedding.steps import parts_of, write_unit
 from embed_ops.encoders.graph.arrays import read_batch
 from embed_ops.encoders.graph.partition import Ints
 from embed_ops.engine.memory import private_memory
-from embed_ops.runs.parquet import vector_column
+from embed_ops.numerics.norms import LEAST_NORM
 from embed_ops.schema import INPUT, MESSAGE, REASON, Reason
 from embed_ops.storage.files import walk
-
-_LEAST_NORM = 1e-12
 
 
 def write_units(
@@ -86,11 +84,12 @@ def _unit_message(
     )
     encoder: Any = parts_of(graph.job).encoder
     columns = {}
-    for column in encoder.outputs():
-        found = _states_of(graph, layers[column], places, bounds, encoder.dim(column))[local[~twice]]
-        if encoder.column(column).normalize:
-            found = found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), _LEAST_NORM)
-        columns[column] = vector_column(found.astype(np.float32), "float32")
+    for output in encoder.outputs():
+        name, dim = output.name, output.kind.dim
+        found = _states_of(graph, layers[name], places, bounds, dim)[local[~twice]]
+        if encoder.column(name).normalize:
+            found = found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), LEAST_NORM)
+        columns[name] = output.kind.column(found.astype(np.float32), "float32")
     refused = rows.filter(pa.array(twice)).drop_columns([INPUT])
     values = {REASON: Reason.DUPLICATE, MESSAGE: "an earlier row has the same node id"}
     rejects = unpack(held, "rejects")
