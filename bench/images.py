@@ -35,7 +35,7 @@ from sklearn.datasets import load_digits, load_sample_images
 from embed_ops import Run
 from embed_ops.embedding.parity import cosines
 from embed_ops.encoders.images.encoder import ImageEncoder
-from embed_ops.encoders.images.pixels import read_preprocessing
+from embed_ops.encoders.images.processors import read_preprocessing
 from embed_ops.spec.encoder import EncoderSpec
 
 FIGURES = ("utilization", "gemm_flops_per_second", "flops_per_second")

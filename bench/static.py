@@ -67,7 +67,7 @@ def main() -> None:
     options = parser.parse_args()
     encoder = StaticEncoder(EncoderSpec(family="static", model=str(GLOVE)))
     encoder.load("cpu", "float32")
-    place, vectors = encoder._tokenizer.get_vocab(), np.load(GLOVE)
+    place, vectors = encoder.lookup._tokenizer.get_vocab(), np.load(GLOVE)
     place = {word: number for word, number in place.items() if number < len(vectors)}
     rates: dict[str, list[float]] = {
         "replica": [],

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from embed_ops.embedding.forward import embed_inputs
 from embed_ops.encoders.base import gather
-from embed_ops.encoders.registry import make_encoder
+from embed_ops.encoders.registry import encoder_class, make_encoder
 from embed_ops.engine.base import Engine
 from embed_ops.engine.progress import Reporter, Silent
 from embed_ops.engine.session import OpenSession, default_session
@@ -187,7 +187,7 @@ def encode(rows: RunRows, vectors: VectorColumn, queries: Sequence[str | bytes])
     root, header = rows.lineage[-1]
     spec = Spec.parse(header["spec"])
     texts = bool(queries) and isinstance(queries[0], str)
-    takes = {"image": ("image",), "clip": ("image", "text"), "graph": ()}.get(spec.encoder.family, ("text",))
+    takes = [kind for kind in encoder_class(spec.encoder).takes if kind in ("image", "text")]
     if ("text" if texts else "image") not in takes:
         what = " and ".join(f"{kind}s" for kind in takes) or "nodes of a graph"
         raise ModelError(

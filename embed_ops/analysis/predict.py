@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embed_ops.embedding.driver import embed
+from embed_ops.encoders.base import dims_of
 from embed_ops.encoders.hub.prefix import cache_folder
 from embed_ops.encoders.registry import make_encoder
 from embed_ops.engine.progress import Reporter, Silent
@@ -223,7 +224,7 @@ def _sample_run(
         if len(lengths)
         else {}
     )
-    return run.report | {"dims": {name: encoder.dim(name) for name in encoder.outputs()}}, quantiles
+    return run.report | {"dims": dims_of(encoder.outputs())}, quantiles
 
 
 def _scaled(

@@ -1,4 +1,4 @@
-"""Token batches: from the lengths of a unit's inputs to the padded rectangles of its forward passes. Pure.
+"""Token batches: from the lengths of a unit's inputs to the rectangles of its forward passes. Pure.
 
 Sorted batches under a token budget are the usual way to waste little on padding (fairseq's
 `--max-tokens`, sentence-transformers' sorting by length). The cap on waste is ours: where lengths

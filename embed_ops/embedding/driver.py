@@ -21,7 +21,7 @@ from embed_ops.embedding.settings import choices, resume
 from embed_ops.embedding.storing import vector_bytes
 from embed_ops.embedding.tuning import Planned, Settled, settle
 from embed_ops.embedding.waves import retry_works, run_works
-from embed_ops.encoders.registry import make_encoder
+from embed_ops.encoders.registry import make_encoder, modality_of
 from embed_ops.engine.base import Engine
 from embed_ops.engine.errors import WorkerDied
 from embed_ops.engine.memory import peak_memory
@@ -37,10 +37,8 @@ from embed_ops.schema import GRAPH
 from embed_ops.spec.spec import Spec
 from embed_ops.storage.files import check_space, remove_folder
 
-_ROW_BYTES = {"text": 200, "words": 200, "image": 20_000, "node": 200}
-"""Bytes of a row, where only reading would tell."""
 _TOKEN_BYTES = 5
-"""Bytes of a token or word of text, likewise: rather too many."""
+"""Bytes of a token or word of text, where only reading would tell: rather too many."""
 _SAMPLES = 3
 """Samples of first rows to compare: a worker that dies on one is given the next."""
 RunWorks = Callable[[Attempt, Engine, Sequence[Work], int, StopRequest], None]
@@ -176,7 +174,7 @@ def _space_needed(attempt: Attempt, stock: Ledger) -> int:
     encoder = make_encoder(attempt.spec.encoder)
     of_vectors, of_token = vector_bytes(attempt.spec, encoder)
     pieces = [piece for work in stock.works for piece in work.span.pieces]
-    of_row = _ROW_BYTES[attempt.spec.source.modality]
+    of_row = modality_of(attempt.spec).row_bytes
     rows = (
         stock.rows_left
         if stock.rows_left is not None

@@ -1,6 +1,6 @@
 """The forward pass of a unit: token batches in, vectors in the order of the inputs out.
 
-Halves what memory can't hold.
+What memory can't hold is halved.
 """
 
 from __future__ import annotations
@@ -15,12 +15,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from embed_ops.embedding.batching import padded_positions, token_batches
-from embed_ops.encoders.base import Encoder, FloatArray, IntArray, InWindows
+from embed_ops.encoders.base import Encoder, FloatArray, IntArray, InWindows, Launched, dims_of
 from embed_ops.numerics.ragged import Places, offsets_of, runs
 from embed_ops.schema import Reason
 
 Batch = npt.NDArray[np.int64]
-_Launched = Callable[[], Mapping[str, FloatArray]]
 Result = TypeVar("Result")
 
 
@@ -101,15 +100,10 @@ def embed_inputs(
     """
     lengths = encoder.lengths(inputs)
     batches = token_batches(lengths, budget)
-    counts = (
-        {name: encoder.counts(inputs, name) for name in encoder.outputs()}
-        if isinstance(encoder, InWindows)
-        else {}
-    )
-    offsets = {name: offsets_of(of_input) for name, of_input in counts.items() if of_input is not None}
-    number = {name: int(offsets[name][-1]) if name in offsets else len(inputs) for name in encoder.outputs()}
+    offsets = _offsets(encoder, inputs)
     vectors = {
-        name: np.full((number[name], encoder.dim(name)), np.nan, np.float32) for name in encoder.outputs()
+        name: np.full((int(offsets[name][-1]) if name in offsets else len(inputs), dim), np.nan, np.float32)
+        for name, dim in dims_of(encoder.outputs()).items()
     }
     flight = _Flight(
         encoder, inputs.combine_chunks(), lengths, vectors, offsets, room or Room(), before, overlap
@@ -117,6 +111,22 @@ def embed_inputs(
     flight.run(batches)
     refused = dict.fromkeys(sorted(flight.too_large), Reason.TOO_LARGE)
     return Embedded(vectors, lengths, padded_positions(lengths, batches), flight.halved, refused, offsets)
+
+
+def _offsets(encoder: Encoder, inputs: pa.Table) -> dict[str, Places]:
+    """Find where the vectors of each input begin, of outputs that have not one each."""
+    if not isinstance(encoder, InWindows):
+        return {}
+    counts = {output.name: encoder.counts(inputs, output.name) for output in encoder.outputs()}
+    return {name: offsets_of(of_input) for name, of_input in counts.items() if of_input is not None}
+
+
+@dataclass(frozen=True)
+class _InFlight:
+    """A batch that was launched and is not collected yet."""
+
+    batch: Batch
+    launched: Launched
 
 
 @dataclass
@@ -137,41 +147,49 @@ class _Flight:
     def run(self, batches: list[Batch]) -> None:
         """Embed all batches, halving as needed."""
         queue = deque(batches)
-        waiting: tuple[Batch, _Launched] | None = None
-        while queue or waiting:
-            batch = queue.popleft() if queue else None
-            if batch is not None and len(batch) > 1 and self.room.refuses(self._positions(batch)):
-                self._halve(batch, queue)
-                continue
-            launched = None if batch is None else self._launch(batch)
-            if waiting is not None:
-                self._collect(*waiting, queue)
-                if batch is not None and launched is None:
-                    # What waited held memory too, so the batch is not judged before a second try.
-                    launched = self._launch(batch)
-            if batch is not None and launched is None:
-                self._did_not_fit(batch, queue)
-            waiting = None if batch is None or launched is None else (batch, launched)
-            if waiting is not None and not self.overlap:
-                self._collect(*waiting, queue)
-                waiting = None
+        flying: _InFlight | None = None
+        while queue:
+            flying = self._take(queue, flying)
+            if flying is not None and not (queue and self.overlap):
+                # Nothing is to be launched in front of it. Where it does not fit, its halves are
+                # in the queue now.
+                self._collect(flying, queue)
+                flying = None
+
+    def _take(self, queue: deque[Batch], flying: _InFlight | None) -> _InFlight | None:
+        """Launch the next batch, then collect the one in flight; gives what is in flight now."""
+        batch = queue.popleft()
+        if len(batch) > 1 and self.room.refuses(self._positions(batch)):
+            self._halve(batch, queue)
+            return flying
+        launched = self._launch(batch)
+        if flying is not None:
+            self._collect(flying, queue)
+            if launched is None:
+                # What was in flight held memory too: with it gone the batch has a second try.
+                launched = self._launch(batch)
+        if launched is None:
+            self._did_not_fit(batch, queue)
+        return launched
 
     def _positions(self, batch: Batch) -> int:
         return len(batch) * int(self.lengths[batch].max())
 
-    def _launch(self, batch: Batch) -> _Launched | None:
+    def _launch(self, batch: Batch) -> _InFlight | None:
         """Start a batch; None where memory ran out."""
         if self.before is not None:
             self.before(batch)
-        return self._unless_out_of_memory(lambda: self.encoder.launch(self.inputs.take(pa.array(batch))))
+        launched = self._unless_out_of_memory(lambda: self.encoder.launch(self.inputs.take(pa.array(batch))))
+        return None if launched is None else _InFlight(batch, launched)
 
-    def _collect(self, batch: Batch, launched: _Launched, queue: deque[Batch]) -> None:
-        found = self._unless_out_of_memory(launched)
-        if found is None:
-            self._did_not_fit(batch, queue)
+    def _collect(self, flying: _InFlight, queue: deque[Batch]) -> None:
+        """Wait for a batch and put its vectors in their places; where memory ran out, halve it."""
+        vectors = self._unless_out_of_memory(flying.launched)
+        if vectors is None:
+            self._did_not_fit(flying.batch, queue)
             return
-        for name, part in found.items():
-            self.vectors[name][_places(self.offsets.get(name), batch)] = part
+        for name, part in vectors.items():
+            self.vectors[name][_places(self.offsets.get(name), flying.batch)] = part
 
     def _did_not_fit(self, batch: Batch, queue: deque[Batch]) -> None:
         if len(batch) == 1:

@@ -12,6 +12,8 @@ import numpy as np
 
 from embed_ops.encoders.base import FloatArray, IntArray
 from embed_ops.errors import ParityError
+from embed_ops.numerics.kinds import Vectors, kind_in_memory
+from embed_ops.numerics.norms import finite
 from embed_ops.numerics.ragged import Ragged
 from embed_ops.spec.spec import ParitySpec
 
@@ -46,9 +48,9 @@ def cosines(left: FloatArray, right: FloatArray) -> FloatArray:
 
 
 def compare(
-    vectors: Mapping[str, FloatArray | Ragged],
+    vectors: Mapping[str, Vectors],
     index: IntArray,
-    reference: tuple[str, Mapping[str, FloatArray | Ragged]],
+    reference: tuple[str, Mapping[str, Vectors]],
 ) -> list[Parity]:
     """Compare the vectors of a column's inputs with the reference of its rows, output by output.
 
@@ -59,41 +61,19 @@ def compare(
         index: (rows,) the input of each row, -1 for a reject.
         reference: its name and {output: (rows, dim) float32, or a list for each row}.
     """
-    found = []
+    items = []
     for output, expected in reference[1].items() if len(index) else ():
-        ours = vectors[output]
-        if isinstance(expected, Ragged) or isinstance(ours, Ragged):
-            found += _compare_lists(output, _listed(ours), _listed(expected), index, reference[0])
-            continue
-        # A text without any token has no vector, here and there.
-        finite = np.isfinite(expected).all(axis=1) & (index >= 0)
-        if finite.any():
-            close = cosines(ours[index[finite]], expected[finite])
-            rows = np.flatnonzero(finite)
-            found.append(
-                Parity(
-                    output,
-                    reference[0],
-                    len(rows),
-                    float(close.mean()),
-                    float(close.min()),
-                    int(rows[close.argmin()]),
-                )
-            )
-    return found
+        ours, theirs = (kind_in_memory(given).as_lists(given) for given in (vectors[output], expected))
+        items += _compare(output, ours, theirs, index, reference[0])
+    return items
 
 
-def _listed(vectors: FloatArray | Ragged) -> Ragged:
-    return (
-        vectors
-        if isinstance(vectors, Ragged)
-        else Ragged(vectors, np.arange(len(vectors) + 1, dtype=np.int64))
-    )
-
-
-def _compare_lists(output: str, ours: Ragged, expected: Ragged, index: IntArray, name: str) -> list[Parity]:
+def _compare(output: str, ours: Ragged, expected: Ragged, index: IntArray, name: str) -> list[Parity]:
     """Compare lists; those of another length count as opposite in all their vectors."""
     rows = np.flatnonzero(index >= 0)
+    # A text without any token has no vector, here and there.
+    of_rows = expected.take(rows)
+    rows = rows[of_rows.all(finite(of_rows.values))]
     mine, theirs = ours.take(index[rows]), expected.take(rows)
     same = mine.counts == theirs.counts
     close = np.full(len(theirs.values), -1.0, np.float32)

@@ -9,6 +9,7 @@ from typing import Any
 
 from embed_ops import __version__
 from embed_ops.embedding.batching import RULE
+from embed_ops.encoders.registry import modality_of
 from embed_ops.runs.fingerprint import require_same
 from embed_ops.spec.encoder import AUTO
 from embed_ops.spec.spec import Spec
@@ -37,15 +38,6 @@ _GRAPH_FIELDS = (
     "on_missing",
     "fanout",
 )
-TOKEN_BUDGETS = {
-    "text": {"cpu": 4_096, "cuda": 65_536},
-    "image": {"cpu": 2_048, "cuda": 65_536},
-    "node": {"cpu": 1_024, "cuda": 1_024},
-}
-TOKEN_BUDGETS["static"] = {"cpu": 262_144, "cuda": 262_144}
-TOKEN_BUDGETS["words"] = TOKEN_BUDGETS["text"]
-"""Positions of a forward pass, unless a trial on the device finds a faster size; models of images are wider, and leave
-the cache sooner. Nodes go through the model in tiles of a fixed size."""
 
 
 def fingerprint(spec: Spec, model: Mapping[str, str], edges: str | None = None) -> dict[str, Any]:
@@ -85,9 +77,7 @@ def resolve(spec: Spec) -> Resolved:
     return Resolved(
         dtype="float32" if spec.encoder.dtype == AUTO else spec.encoder.dtype,
         compile=spec.encoder.compile is True,
-        token_budget=TOKEN_BUDGETS.get(spec.encoder.family, TOKEN_BUDGETS[spec.source.modality])[device]
-        if budget == AUTO
-        else budget,
+        token_budget=modality_of(spec).token_budgets[device] if budget == AUTO else budget,
         batch_rule=RULE,
         threads_per_replica=1 if threads == AUTO else threads,
         device=device,
@@ -103,16 +93,14 @@ def choices(spec: Spec) -> frozenset[str]:
     """
     if spec.parity.rows == 0:
         return frozenset()
-    if spec.encoder.family == "static":
-        return frozenset()
     asked = {
         "dtype": spec.encoder.dtype,
         "compile": spec.encoder.compile,
         "token_budget": spec.resources.token_budget,
+        # In float32 the decoder's own pixels are kept.
+        "draft": False if spec.encoder.dtype == "float32" else spec.encoder.draft,
     }
-    if spec.source.modality == "image" and spec.encoder.dtype != "float32":
-        asked["draft"] = spec.encoder.draft
-    return frozenset(name for name, value in asked.items() if value == AUTO)
+    return modality_of(spec).choices & {name for name, value in asked.items() if value == AUTO}
 
 
 def resume(where: str, known: Mapping[str, Any], spec: Spec) -> Resolved:

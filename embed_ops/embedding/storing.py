@@ -14,19 +14,20 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from embed_ops.embedding.unit import EmbeddedUnit
-from embed_ops.encoders.base import Encoder, FloatArray
+from embed_ops.encoders.base import Encoder, dims_of
 from embed_ops.encoders.windows.parts import Targets
 from embed_ops.errors import SpecError, StageError
-from embed_ops.numerics.ragged import Ragged, offsets_of
+from embed_ops.numerics.kinds import Vectors, kind_in_memory
+from embed_ops.numerics.norms import finite
+from embed_ops.numerics.ragged import offsets_of
 from embed_ops.runs.models import load_model
-from embed_ops.runs.parquet import lists_column, read_vectors, vector_column
+from embed_ops.runs.parquet import read_vectors
 from embed_ops.schema import INPUT, MESSAGE, REASON, Reason
-from embed_ops.spec.encoder import COMPANIONS, EncoderSpec, OutputSpec
+from embed_ops.spec.encoder import COMPANIONS, EncoderSpec
 from embed_ops.spec.spec import Spec
 from embed_ops.storage.location import full_address
 from embed_ops.storage.packing import content_digest
 
-_BYTES = {"float32": 4, "float16": 2, "int8": 1, "uint8": 1}
 _WHY = {
     Reason.TOO_LARGE: "the forward pass runs out of memory on this row alone; a smaller "
     "encoder.max_tokens would cut it",
@@ -36,16 +37,16 @@ _WHY = {
     "may help",
 }
 """Why a row that was prepared has no vector, in a sentence."""
-Stored = dict[str, npt.NDArray[Any] | Ragged]
+Stored = dict[str, Vectors]
 
 
-def vector_table(vectors: Mapping[str, FloatArray | Ragged]) -> pa.Table:
-    """Make a table of vectors as encoders give them, {output: (rows, dim) float32, or lists}."""
-    return pa.table({name: _column(values, "float32") for name, values in vectors.items()})
+def vector_table(vectors: Mapping[str, Vectors]) -> pa.Table:
+    """Make a table of vectors as encoders give them, {output: of any kind, float32}."""
+    return pa.table({name: _column(given, "float32") for name, given in vectors.items()})
 
 
-def _column(vectors: npt.NDArray[Any] | Ragged, dtype: str) -> pa.Array:
-    return lists_column(vectors, dtype) if isinstance(vectors, Ragged) else vector_column(vectors, dtype)
+def _column(vectors: Vectors, dtype: str) -> pa.Array:
+    return kind_in_memory(vectors).column(vectors, dtype)
 
 
 def store_rows(unit: EmbeddedUnit, spec: Spec, fingerprint: str) -> tuple[pa.Table, pa.Table]:
@@ -72,10 +73,7 @@ def store_rows(unit: EmbeddedUnit, spec: Spec, fingerprint: str) -> tuple[pa.Tab
 
 def _taken(stored: Stored, rows: npt.NDArray[Any]) -> Stored:
     """Take rows of all outputs, by their places or by a mask."""
-    return {
-        name: values.take(rows) if isinstance(values, Ragged) else values[rows]
-        for name, values in stored.items()
-    }
+    return {name: kind_in_memory(vectors).take(vectors, rows) for name, vectors in stored.items()}
 
 
 def _without_vector(rows: pa.Table, reasons: Sequence[Reason], schema: pa.Schema) -> pa.Table:
@@ -103,20 +101,15 @@ def chosen_words(spec: EncoderSpec, data: pa.Table, stored: Stored) -> tuple[pa.
         )
         data = data.set_column(data.schema.get_field_index(name), name, thin)
     of_words = {output.name for output in spec.named if spec.each(output) == "word"}
-    kept = {
-        name: values.keep(keep) if isinstance(values, Ragged) and name in of_words else values
-        for name, values in stored.items()
+    return data, {
+        name: kind_in_memory(vectors).as_lists(vectors).keep(keep) if name in of_words else vectors
+        for name, vectors in stored.items()
     }
-    return data, kept
-
-
-def _outputs(spec: EncoderSpec) -> dict[str, OutputSpec]:
-    return {output.name: output for output in spec.outputs or (OutputSpec(),)}
 
 
 def stored_type(spec: Spec, output: str) -> str:
     """Name the type in which an output is stored."""
-    return _outputs(spec.encoder)[output].dtype or spec.sink.dtype
+    return next(asked.dtype for asked in spec.encoder.named if asked.name == output) or spec.sink.dtype
 
 
 def vector_bytes(spec: Spec, encoder: Encoder) -> tuple[int, int]:
@@ -126,12 +119,12 @@ def vector_bytes(spec: Spec, encoder: Encoder) -> tuple[int, int]:
         those of a row, and, of vectors in lists, those for each token of its text.
     """
     of_row, of_token = 0, 0
-    for name, output in _outputs(spec.encoder).items():
-        size = encoder.dim(name) * _BYTES[stored_type(spec, name)]
-        if spec.encoder.each(output) in ("row", "window"):
+    for output, asked in zip(encoder.outputs(), spec.encoder.named, strict=True):
+        size = output.kind.dim * np.dtype(output.dtype or spec.sink.dtype).itemsize
+        if spec.encoder.each(asked) in ("row", "window"):
             of_row += size
         else:
-            of_token += size // (spec.encoder.chunk or 1 if output.each == "chunk" else 1)
+            of_token += size // (spec.encoder.chunk or 1 if asked.each == "chunk" else 1)
     return of_row, of_token
 
 
@@ -150,8 +143,9 @@ def quantizers(spec: EncoderSpec, encoder: Encoder) -> dict[str, str]:
     Raises:
         SpecError: one is no 8-bit quantizer, of other codes or of another width.
     """
-    digests = {}
-    for name, output in _outputs(spec).items():
+    digests, dims = {}, dims_of(encoder.outputs())
+    for output in spec.named:
+        name = output.name
         if output.quantizer is None:
             continue
         where = f"encoder.outputs {name!r}: quantizer {output.quantizer}"
@@ -165,9 +159,9 @@ def quantizers(spec: EncoderSpec, encoder: Encoder) -> dict[str, str]:
                 f"{where}: is of {of}, and dtype is {output.dtype}; give the run of a quantize stage to "
                 f"{output.dtype}"
             )
-        if model.dim != encoder.dim(name):
+        if model.dim != dims[name]:
             raise SpecError(
-                f"{where}: takes {model.dim} dimensions, and the output has {encoder.dim(name)}; fit it "
+                f"{where}: takes {model.dim} dimensions, and the output has {dims[name]}; fit it "
                 "on such vectors"
             )
         digests[f"quantizer of {name}"] = content_digest(model)
@@ -186,31 +180,29 @@ def anchored(spec: EncoderSpec) -> EncoderSpec:
 
 
 def store(
-    spec: Spec, vectors: Mapping[str, FloatArray | Ragged], fingerprint: str
+    spec: Spec, vectors: Mapping[str, Vectors], fingerprint: str
 ) -> tuple[Stored, npt.NDArray[np.bool_]]:
-    """Turn vectors to what is stored, and tell which rows are finite in all outputs.
+    """Turn vectors to what is stored, and tell which rows are finite in all outputs: (rows,).
 
     Args:
         spec: of the run, with full addresses.
-        vectors: {output: (rows, dim) float32, or lists}.
+        vectors: of a unit, {output: of any kind, float32}.
         fingerprint: digest of the run's, which the quantizers are part of.
-
-    Returns:
-        {output: (rows, dim) of the stored type, or lists}, and (rows,) bool.
     """
     columns: Stored = {}
-    finite = []
-    for name, output in _outputs(spec.encoder).items():
-        given = vectors[name]
-        values = given.values if isinstance(given, Ragged) else given
+    whole = []
+    for output in spec.encoder.named:
+        given = vectors[output.name]
+        kind = kind_in_memory(given)
+        values = kind.values(given)
         if output.quantizer is None:
-            stored = values.astype(stored_type(spec, name))
-            fine = np.isfinite(stored).all(axis=1)
+            stored = values.astype(output.dtype or spec.sink.dtype)
+            fine = finite(stored)
         else:
-            fine = np.atleast_1d(np.isfinite(values).all(axis=1))
+            fine = finite(values)
             stored = _quantizer(output.quantizer, fingerprint).transform(
                 np.where(fine[:, None], values, np.float32(0))
             )
-        columns[name] = Ragged(stored, given.offsets) if isinstance(given, Ragged) else stored
-        finite.append(given.all(fine) if isinstance(given, Ragged) else fine)
-    return columns, np.logical_and.reduce(finite)
+        columns[output.name] = kind.with_values(given, stored)
+        whole.append(kind.rows_where(given, fine))
+    return columns, np.logical_and.reduce(whole)

@@ -18,10 +18,10 @@ import pyarrow as pa
 from embed_ops.embedding.forward import embed_inputs
 from embed_ops.embedding.parity import Parity, compare, within
 from embed_ops.embedding.settings import Resolved
-from embed_ops.encoders.base import Encoder, FloatArray, Prepared, gather
+from embed_ops.encoders.base import Encoder, InWindows, Prepared, gather
 from embed_ops.encoders.registry import make_encoder
 from embed_ops.errors import ModelError
-from embed_ops.numerics.ragged import Ragged
+from embed_ops.numerics.kinds import Vectors
 from embed_ops.spec.encoder import EncoderSpec
 from embed_ops.spec.spec import ParitySpec
 
@@ -122,14 +122,15 @@ class _Trial:
     def __init__(self, spec: EncoderSpec, limits: ParitySpec, contents: list[Any]) -> None:
         self.spec = spec
         self.limits = limits
-        shortened = [content[:_COMPARED] for content in contents] if spec.in_windows else contents
+        self.encoder: Encoder = make_encoder(spec)
+        windows = isinstance(self.encoder, InWindows)
+        shortened = [content[:_COMPARED] for content in contents] if windows else contents
         images = bool(contents) and isinstance(contents[0], bytes)
         lists = bool(contents) and isinstance(contents[0], list)
         self.column = pa.array(
             shortened, pa.binary() if images else pa.list_(pa.string()) if lists else pa.string()
         )
-        self.encoder: Encoder = make_encoder(spec)
-        self.reference: tuple[str, Mapping[str, FloatArray | Ragged]] = self.encoder.reference(self.column)
+        self.reference: tuple[str, Mapping[str, Vectors]] = self.encoder.reference(self.column)
         self.prepared: Prepared = self.encoder.prepare(self.column)
         self.parity: list[Parity] = []
         self.first_rows = 0.0

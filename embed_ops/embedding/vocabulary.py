@@ -121,7 +121,7 @@ def _publish(run: RunDir, header: dict[str, Any], status: str, attempt: str) -> 
 
 def _plan(encoder: StaticEncoder, run: RunDir) -> Plan:
     """Plan one span over one nominal source file, whose rows are the words."""
-    rows, dim = encoder.vectors().shape
+    rows, dim = encoder.lookup.vectors().shape
     size = rows * dim * 4
     file = SourceFile(_NAME, 0, run.root.child(_NAME).path, size, 0)
     columns = pa.schema([(WORD, pa.string()), (FREQUENCY, pa.int64())])
@@ -135,8 +135,8 @@ class _Writer:
         self, encoder: StaticEncoder, run: RunDir, attempt: str, fingerprint: str, frequencies: str | None
     ) -> None:
         self._run, self._attempt, self._fingerprint = run, attempt, fingerprint
-        self._vectors = encoder.vectors()
-        self._words = encoder.vocabulary()
+        self._vectors = encoder.lookup.vectors()
+        self._words = encoder.lookup.vocabulary()
         self._counts: WordCounts | None = (
             None if frequencies is None else read_counts(frequencies, self._words, None)
         )

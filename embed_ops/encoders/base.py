@@ -2,20 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from embed_ops.errors import ModelError
+from embed_ops.numerics.kinds import Dense, Kind, Lists
+from embed_ops.numerics.norms import normalized
 from embed_ops.numerics.ragged import Places, Ragged
+from embed_ops.spec.encoder import COMPANIONS, EncoderSpec, OutputSpec
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int32]
 BoolArray = npt.NDArray[np.bool_]
+Launched = Callable[[], Mapping[str, FloatArray]]
+"""A batch on its way: waits for it, and gives {output: (vectors, dim) float32}."""
+
+
+@dataclass(frozen=True)
+class Modality:
+    """What a family makes of one of the modalities that it takes (`source.modality`).
+
+    Attributes:
+        row_bytes: of a row, where only reading would tell.
+        token_budgets: {device: positions of a forward pass}, unless a trial finds a faster size.
+        choices: the settings that a trial may choose where they are "auto".
+    """
+
+    row_bytes: int
+    token_budgets: Mapping[str, int]
+    choices: frozenset[str]
+
+
+TEXT = Modality(200, {"cpu": 4_096, "cuda": 65_536}, frozenset({"dtype", "compile", "token_budget"}))
+# Models of images are wider, and leave the cache sooner.
+IMAGE = Modality(
+    20_000, {"cpu": 2_048, "cuda": 65_536}, frozenset({"dtype", "compile", "token_budget", "draft"})
+)
+
+
+@dataclass(frozen=True)
+class Output:
+    """One vector column that an encoder gives.
+
+    Attributes:
+        name: of the column.
+        kind: what it holds.
+        dtype: in which it is stored, None for `sink.dtype`.
+        beside: columns with a list for each row, as long as that of the vectors.
+    """
+
+    name: str
+    kind: Kind[Any]
+    dtype: str | None = None
+    beside: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,7 +112,12 @@ class Encoder(Protocol):
 
     `prepare` and `lengths` run on CPU workers and must not load weights; `load` is called once per
     replica, before `launch`.
+
+    Attributes:
+        takes: {modality: what the family makes of it}, known without a model.
     """
+
+    takes: ClassVar[Mapping[str, Modality]]
 
     def prepare(self, column: pa.Array) -> Prepared:
         """Turn a column (Arrow in, Arrow out) into inputs.
@@ -96,10 +145,13 @@ class Encoder(Protocol):
         ...
 
     def load(self, device: str, dtype: str, *, compiled: bool = False) -> None:
-        """Load the weights to `device` ("cpu", "cuda") in `dtype` ("float32", "bfloat16", "float16"); compile the forward pass if asked."""
+        """Load the weights to `device` ("cpu", "cuda"), and compile the forward pass if asked.
+
+        `dtype` is that of the forward pass: "float32", "bfloat16" or "float16".
+        """
         ...
 
-    def launch(self, batch: pa.Table) -> Callable[[], Mapping[str, FloatArray]]:
+    def launch(self, batch: pa.Table) -> Launched:
         """Start embedding a batch of inputs of similar length.
 
         Returns:
@@ -107,16 +159,16 @@ class Encoder(Protocol):
         """
         ...
 
-    def dim(self, output: str) -> int:
-        """Give the width of an output's vectors."""
-        ...
+    def outputs(self) -> tuple[Output, ...]:
+        """Give the vector columns, in order.
 
-    def outputs(self) -> tuple[str, ...]:
-        """Name the vector columns, in order."""
+        Raises:
+            ModelError: the model gives no such vectors.
+        """
         ...
 
     def flops(self, lengths: IntArray) -> float:
-        """Count the useful floating-point operations of inputs of these lengths (padding not counted)."""
+        """Count useful floating-point operations of inputs of these lengths, without padding."""
         ...
 
     def reference(self, column: pa.Array) -> tuple[str, Mapping[str, FloatArray | Ragged]]:
@@ -144,7 +196,10 @@ class Encoder(Protocol):
 
 @runtime_checkable
 class InWindows(Protocol):
-    """What encoders offer besides, of which an input is a window and a row may have several of them, and lists of vectors."""
+    """What encoders offer besides, of which an input is a window.
+
+    A row may have several windows, and lists of vectors.
+    """
 
     def counts(self, inputs: pa.Table, output: str) -> Places | None:
         """Count the vectors that each input gives to an output, (inputs,) int64; None: one each."""
@@ -153,9 +208,12 @@ class InWindows(Protocol):
     def gather(
         self, inputs: pa.Table, vectors: Mapping[str, FloatArray], documents: int
     ) -> dict[str, FloatArray | Ragged]:
-        """Put the vectors of inputs, {output.
+        """Put the vectors of inputs together to those of `documents` distinct texts.
 
-        (vectors, dim)}, together to those of `documents` distinct texts.
+        Args:
+            inputs: the windows.
+            vectors: {output: (vectors, dim)} of the windows.
+            documents: the number of distinct texts.
         """
         ...
 
@@ -170,12 +228,54 @@ def gather(
     return encoder.gather(inputs, vectors, documents) if isinstance(encoder, InWindows) else vectors
 
 
+def pooled_by(columns: Iterable[OutputSpec], pooling: str) -> tuple[OutputSpec, ...]:
+    """Give vector columns with this pooling where the spec leaves it to the model."""
+    return tuple(
+        column.model_copy(update={"pooling": pooling}) if column.pooling == "auto" else column
+        for column in columns
+    )
+
+
+def outputs_of(
+    spec: EncoderSpec, columns: Iterable[OutputSpec], width: Callable[[OutputSpec], int]
+) -> tuple[Output, ...]:
+    """Make the outputs of an encoder from what the spec asks for.
+
+    Args:
+        spec: of the encoder.
+        columns: the vector columns, what is "auto" decided.
+        width: gives the width of a column's vectors.
+    """
+    return tuple(
+        Output(column.name, Dense(width(column)), column.dtype)
+        if (each := spec.each(column)) == "row"
+        else Output(column.name, Lists(width(column)), column.dtype, COMPANIONS[each])
+        for column in columns
+    )
+
+
+def dims_of(outputs: Iterable[Output]) -> dict[str, int]:
+    """Give the width of each output's vectors, by name."""
+    return {output.name: output.kind.dim for output in outputs}
+
+
 def not_loaded(model: str) -> ModelError:
     """Say that `launch` came before `load`."""
     return ModelError(f"{model}: launch was called before load; call load(device, dtype) first")
 
 
-def no_vectors(encoder: Encoder) -> Callable[[], Mapping[str, FloatArray]]:
+def no_vectors(encoder: Encoder) -> Launched:
     """Give what `launch` gives for a batch without inputs."""
-    empty = {name: np.zeros((0, encoder.dim(name)), np.float32) for name in encoder.outputs()}
+    empty = {name: np.zeros((0, dim), np.float32) for name, dim in dims_of(encoder.outputs()).items()}
     return lambda: empty
+
+
+def on_host(tensors: Mapping[str, Any]) -> Launched:
+    """Give what `launch` gives for a batch whose vectors, {output: a tensor}, are on their way."""
+    return lambda: {name: vectors.cpu().numpy() for name, vectors in tensors.items()}
+
+
+def finished(vector: npt.NDArray[Any], output: OutputSpec) -> npt.NDArray[Any]:
+    """Shorten and normalise a reference's vector as an output asks: (D,) to (dim,) float64."""
+    short = vector[: output.dim]
+    return normalized(short) if output.normalize else short

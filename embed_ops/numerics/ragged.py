@@ -1,4 +1,4 @@
-"""Lists of vectors: several of one row, one after the other, as words and windows of texts have them."""
+"""Lists of vectors: several of one row, one after the other, as words and windows have them."""
 
 from __future__ import annotations
 
@@ -14,16 +14,21 @@ Places = npt.NDArray[np.int64]
 
 def offsets_of(counts: npt.NDArray[np.integer[Any] | np.bool_]) -> Places:
     """Add counts up: (n,) to (n + 1,) int64, from 0."""
-    found = np.zeros(len(counts) + 1, np.int64)
-    np.cumsum(counts, out=found[1:])
-    return found
+    offsets = np.zeros(len(counts) + 1, np.int64)
+    np.cumsum(counts, out=offsets[1:])
+    return offsets
+
+
+def offsets_of_equal(*keys: Places) -> Places:
+    """Find where neighbours of equal keys begin: (n,) each to (groups + 1,) int64, n at the end."""
+    count = len(keys[0])
+    changes = np.logical_or.reduce([np.diff(key) != 0 for key in keys])  # (n - 1,)
+    offsets: Places = np.r_[np.flatnonzero(np.r_[True, changes])[:count], count].astype(np.int64)
+    return offsets
 
 
 def runs(begins: npt.NDArray[np.integer[Any]], counts: npt.NDArray[np.integer[Any]]) -> Places:
-    """Give begin, begin + 1, .
-
-    Of each (begin, count), one after the other: (sum of counts,) int64.
-    """
+    """Give the whole numbers from each begin on, as many as its count: (sum of counts,) int64."""
     offsets = offsets_of(counts)
     return np.arange(offsets[-1]) + np.repeat(np.asarray(begins, np.int64) - offsets[:-1], counts)
 
@@ -63,3 +68,32 @@ class Ragged:
         """Tell of which rows something is true of all vectors: (vectors,) to (rows,)."""
         bad = offsets_of(~of_vector)[self.offsets]
         return np.equal(bad[1:], bad[:-1])
+
+    def first(self) -> Values:
+        """Give the first vector of each list: (rows, dim); no list is empty."""
+        return self.values[self.offsets[:-1]]
+
+    def last(self) -> Values:
+        """Give the last vector of each list: (rows, dim); no list is empty."""
+        return self.values[self.offsets[1:] - 1]
+
+    def max(self) -> Values:
+        """Give the greatest value of each dimension in each list: (rows, dim); no list is empty."""
+        if not len(self):
+            return self.values[:0]
+        greatest: Values = np.maximum.reduceat(self.values, self.offsets[:-1], axis=0)
+        return greatest
+
+    def mean(self, weights: npt.NDArray[Any]) -> Values:
+        """Average each list: (rows, dim); no list is empty.
+
+        A list of one is that vector to the bit; the others are summed in float64.
+
+        Args:
+            weights: (vectors,), positive.
+        """
+        means = self.first().copy()
+        for row in np.flatnonzero(self.counts > 1).tolist():
+            mine = slice(self.offsets[row], self.offsets[row + 1])
+            means[row] = np.average(self.values[mine].astype(np.float64), axis=0, weights=weights[mine])
+        return means

@@ -239,7 +239,7 @@ class RunDir:
             name = reject_name(record.unit, digest)
             publish(self.root, f"{REJECTS}/{name}", content, record.attempt)
             record = replace(record, reject_file=name, reject_bytes=content.size, reject_sha256=digest)
-        content = encode(data, footer_of(record, fingerprint, version))
+        content = encode(data, footer_of(record, data.schema, fingerprint, version))
         publish(self.root, f"{DATA}/{record.unit}{SUFFIX}", content, record.attempt)
         low, high = norms_of(data)
         return replace(

@@ -10,7 +10,8 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 
-from embed_ops.runs.parquet import holds_vectors, vectors_of
+from embed_ops.numerics.kinds import kinds_of, told
+from embed_ops.runs.parquet import vectors_of
 
 DATA, REJECTS, MANIFEST, TMP = "data", "rejects", "manifest", "tmp"
 """Folders of a run directory."""
@@ -132,10 +133,10 @@ def records_of(table: pa.Table, *, timed: bool) -> Iterator[Record]:
             yield Record.parse(row)
 
 
-def footer_of(record: Record, fingerprint: str, version: str) -> dict[str, Any]:
+def footer_of(record: Record, schema: pa.Schema, fingerprint: str, version: str) -> dict[str, Any]:
     """Make the footer of a unit's data file.
 
-    What chains the units, and which reject file counts.
+    What chains the units, which reject file counts, and what the vector columns of `schema` hold.
     """
     return {
         "unit": record.unit,
@@ -145,6 +146,7 @@ def footer_of(record: Record, fingerprint: str, version: str) -> dict[str, Any]:
         "ranges": record.ranges,
         "next": None if record.next_source is None else [record.next_source, record.next_position],
         "last": record.next_source is None,
+        "outputs": told(schema),
         "rows": record.rows,
         "rejects": record.rejects,
         "file_rejects": record.file_rejects,
@@ -165,10 +167,8 @@ def reject_unit(name: str) -> str:
 
 def norms_of(table: pa.Table) -> tuple[float | None, float | None]:
     """Find the least and the greatest L2 norm over all vector columns of a unit."""
-    columns = [
-        name for name, kind in zip(table.schema.names, table.schema.types, strict=True) if holds_vectors(kind)
-    ]
-    norms = [np.linalg.norm(vectors_of(table.column(name)).astype(np.float32), axis=1) for name in columns]
+    columns = [table.column(name) for name in kinds_of(table.schema)]
+    norms = [np.linalg.norm(vectors_of(column).astype(np.float32), axis=1) for column in columns]
     norms = [values for values in norms if len(values)]
     if not norms:
         return None, None

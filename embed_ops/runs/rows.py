@@ -18,10 +18,10 @@ from typing import Any
 import pyarrow as pa
 
 from embed_ops.errors import RunError, StageError
+from embed_ops.numerics.kinds import kind_of_type
 from embed_ops.runs.columns import Label, Stretch, VectorColumn, _checked, _is_vector, _open
 from embed_ops.runs.directory import RunDir
 from embed_ops.runs.ledger import ANY_UNITS, take_stock
-from embed_ops.runs.parquet import holds_vectors
 from embed_ops.runs.record import Record
 from embed_ops.sources.base import hive_columns
 from embed_ops.storage.files import Location
@@ -100,7 +100,7 @@ class RunRows:
             name
             for number in range(len(self.lineage))
             for name in self._schema(number).names
-            if self._holds_lists(number, name)
+            if self._holds_vectors(number, name)
         ]
         if lists:
             raise StageError(
@@ -151,13 +151,13 @@ class RunRows:
             )
         return Label(found.run, column)
 
-    def _holds_lists(self, number: int, name: str) -> bool:
-        return holds_vectors(self._schema(number).field(name).type)
+    def _holds_vectors(self, number: int, name: str) -> bool:
+        return kind_of_type(self._schema(number).field(name).type) is not None
 
     def names(self, number: int) -> list[str]:
         """Name the columns of a run of the lineage that hold no vectors."""
         return (
-            [name for name in self._schema(number).names if not self._holds_lists(number, name)]
+            [name for name in self._schema(number).names if not self._holds_vectors(number, name)]
             if self.records
             else []
         )

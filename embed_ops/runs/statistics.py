@@ -16,8 +16,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from embed_ops.numerics.exact import norms_of
+from embed_ops.numerics.kinds import kinds_of
 from embed_ops.numerics.summaries import Moments
-from embed_ops.runs.parquet import holds_vectors, vectors_of
+from embed_ops.runs.parquet import vectors_of
 from embed_ops.storage.packing import pack, unpack
 
 METADATA_KEY = b"statistics"
@@ -78,14 +79,10 @@ def statistics_of(table: pa.Table) -> dict[str, VectorStatistics]:
 
     Codes of 8 bits and less are left out.
     """
-    found = {
-        field.name: vectors_of(table.column(field.name))
-        for field in table.schema
-        if holds_vectors(field.type)
-    }
+    columns = {name: vectors_of(table.column(name)) for name in kinds_of(table.schema)}
     return {
         name: VectorStatistics.of(x)
-        for name, x in found.items()
+        for name, x in columns.items()
         if len(x) and np.issubdtype(x.dtype, np.floating)
     }
 

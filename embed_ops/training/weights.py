@@ -84,7 +84,7 @@ def fit_weights(
     with restored_sigterm(), session() as engine:
         # A session that opens may take SIGTERM for itself.
         stop.listen()
-        counts = _added(engine.until(stop), job, plan.spans, words.words, reporter)
+        counts = _added(engine.until(stop), job, plan.spans, len(words.lookup), reporter)
     if not counts.counts.any():
         raise SourceError(
             f"none of {counts.texts} texts has a word of {encoder.model}; name another column or table"
@@ -120,11 +120,11 @@ def count_span(job: CountJob, span: Span) -> dict[str, Any]:
     """Count the words of a span; gives the rows of the table that it has, and how often."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     encoder = _encoder(job.encoder)
-    rows = encoder.words
+    rows = len(encoder.lookup)
     counts, documents = np.zeros(rows, np.int64), np.zeros(rows, np.int64)
     texts = unknown = 0
     for column in _columns(job, span):
-        found = encoder.count(column)
+        found = encoder.lookup.count(column)
         counts += found.counts
         documents += found.documents
         texts, unknown = texts + found.texts, unknown + found.unknown
@@ -152,7 +152,7 @@ def write(output: Path, encoder: StaticEncoder, counts: WordCounts, name: str) -
     """Write weights, `weights.json` last: it says that they are whole."""
     told = {
         "model": name,
-        "tokenisation": encoder.tokenisation(),
+        "tokenisation": encoder.lookup.tokenisation(),
         "texts": counts.texts,
         "words": int(counts.counts.sum()),
         "different_words": int((counts.counts > 0).sum()),
@@ -161,7 +161,7 @@ def write(output: Path, encoder: StaticEncoder, counts: WordCounts, name: str) -
     }
     output.mkdir(parents=True, exist_ok=True)
     temporary = output / f".{WORDS}"
-    pq.write_table(counts.table(encoder.vocabulary()), temporary, compression="zstd")
+    pq.write_table(counts.table(encoder.lookup.vocabulary()), temporary, compression="zstd")
     temporary.replace(output / WORDS)
     temporary = output / f".{FACTS}"
     temporary.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pytest
 
 from embed_ops.embedding.forward import Room, embed_inputs
-from embed_ops.encoders.base import Encoder, FloatArray, IntArray
+from embed_ops.encoders.base import Encoder, FloatArray, IntArray, Output
+from embed_ops.numerics.kinds import Dense
 
 
 @pytest.fixture(autouse=True)
@@ -41,13 +42,9 @@ class Narrow:
         """Count the tokens."""
         return np.array([len(row) for row in inputs.column("tokens").to_pylist()], np.int32)
 
-    def outputs(self) -> tuple[str, ...]:
-        """Name one output."""
-        return ("embedding",)
-
-    def dim(self, output: str) -> int:
-        """Give its width."""
-        return 2
+    def outputs(self) -> tuple[Output, ...]:
+        """Give one output."""
+        return (Output("embedding", Dense(2)),)
 
     def launch(self, batch: pa.Table) -> Callable[[], Mapping[str, FloatArray]]:
         """Run out of memory at once, or behind."""

@@ -73,8 +73,8 @@ def test_counts_are_those_of_a_plain_counter(
     folder, told = weights
     spec = spec_of(corpus[0], tmp_path / "run")
     encoder = StaticEncoder(spec.encoder)
-    words = encoder.vocabulary()
-    tokens = [[words[row] for row in encoder.look_up([text]).rows] for text in corpus[1] if text is not None]
+    words = encoder.lookup.vocabulary()
+    tokens = [[words[row] for row in encoder.lookup.look_up([text]).rows] for text in corpus[1] if text is not None]
     counted, documents = (
         Counter(word for text in tokens for word in text),
         Counter(word for text in tokens for word in set(text)),
@@ -92,7 +92,7 @@ def test_counts_are_those_of_a_plain_counter(
     opened = Corpus.open(spec.source)
     plan = opened.plan()
     job = CountJob(spec.source, spec.encoder, tuple(opened.roots), plan.columns)
-    total = WordCounts(np.zeros(encoder.words, np.int64), np.zeros(encoder.words, np.int64), 0, 0)
+    total = WordCounts(np.zeros(len(encoder.lookup), np.int64), np.zeros(len(encoder.lookup), np.int64), 0, 0)
     for span in reversed(plan.spans):
         part = count_span(job, span)
         total.counts[part["rows"]] += part["counts"]

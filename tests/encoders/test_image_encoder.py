@@ -23,9 +23,11 @@ from transformers.image_utils import load_image
 
 from embed_ops.embedding.settings import choices, resolve
 from embed_ops.embedding.tuning import Planned, settle
+from embed_ops.encoders.base import dims_of
 from embed_ops.encoders.clip.encoder import ClipEncoder
 from embed_ops.encoders.images.encoder import ImageEncoder
-from embed_ops.encoders.images.pixels import open_image, read_preprocessing, to_rgb
+from embed_ops.encoders.images.pixels import open_image, to_rgb
+from embed_ops.encoders.images.processors import read_preprocessing
 from embed_ops.errors import ModelError, SourceError
 from embed_ops.spec.encoder import EncoderSpec, OutputSpec
 from embed_ops.spec.spec import ParitySpec, Spec
@@ -163,7 +165,7 @@ def test_vectors_are_those_of_transformers(name: str, folders: dict[str, Path]) 
             "patches": own,
         }
         for mode in modes:
-            assert found[mode].shape[1] == encoder.dim(mode) == wanted[mode].numel()
+            assert found[mode].shape[1] == dims_of(encoder.outputs())[mode] == wanted[mode].numel()
             assert cosine(found[mode][row], wanted[mode]) >= 0.99999, (mode, list(samples())[row])
     assert cosine(found["mean"][0], found["mean"][1]) < 0.9999
 
@@ -199,7 +201,7 @@ def test_what_a_model_has_by_default(folders: dict[str, Path]) -> None:
     ):
         encoder = make(folders[name])
         told = encoder.describe()["outputs"]["embedding"]
-        assert (told["pooling"], told["dim"]) == (mode, encoder.dim("embedding"))
+        assert (told["pooling"], told["dim"]) == (mode, dims_of(encoder.outputs())["embedding"])
     with pytest.raises(ModelError, match="no class token; choose mean, max or pooler"):
         make(folders["siglip"], OutputSpec(pooling="cls"))
 
@@ -230,7 +232,7 @@ def test_both_towers(name: str, folders: dict[str, Path]) -> None:
             given.pop("token_type_ids", None)
             wanted = model.get_text_features(**given).pooler_output
             assert cosine(texts["embedding"][row], wanted) >= 0.99999, text
-    assert encoder.dim("unit") == images["unit"].shape[1] == texts["unit"].shape[1]
+    assert dims_of(encoder.outputs())["unit"] == images["unit"].shape[1] == texts["unit"].shape[1]
 
 
 @pytest.mark.parametrize("family", ["image", "clip"])
@@ -392,7 +394,7 @@ def test_folders_that_lack_something(folders: dict[str, Path], tmp_path: Path) -
     path = broken("vit")
     weights = transformers.ViTModel.from_pretrained(path, add_pooling_layer=False)
     weights.save_pretrained(path)
-    assert make(path).dim("embedding") == 32
+    assert dims_of(make(path).outputs())["embedding"] == 32
     with pytest.raises(ModelError, match="weights are missing or misshapen"):
         make(path, OutputSpec(pooling="pooler"))
     with pytest.raises(ModelError, match="vit is no model of images and texts"):

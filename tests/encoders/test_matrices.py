@@ -130,7 +130,7 @@ def test_input_embeddings(architecture: str, kind: str, tmp_path: Path) -> None:
     model.save_pretrained(folder)
     table = model.get_input_embeddings().weight.detach().float().numpy()
     encoder = encoder_of(folder)
-    np.testing.assert_array_equal(encoder.vectors(), table)
+    np.testing.assert_array_equal(encoder.lookup.vectors(), table)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     for text, found in zip(TEXTS, embed(encoder, TEXTS), strict=True):
         ids = [
@@ -158,7 +158,7 @@ def test_a_matrix_is_converted_once(tmp_path: Path) -> None:
     transformers.AutoModel.from_pretrained(folder, dtype=torch.float16).save_pretrained(folder)
     other = encoder_of(folder)
     assert other.fingerprint() != known
-    assert not np.array_equal(other.vectors(), first.vectors())
+    assert not np.array_equal(other.lookup.vectors(), first.lookup.vectors())
 
 
 def test_broken_folders(tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def test_weights_change_the_mean(tmp_path: Path) -> None:
     listed = zip(["the", "cat", "sat", "mat"], vectors.tolist(), strict=True)
     table.write_text("".join(f"{word} {' '.join(map(repr, row))}\n" for word, row in listed))
     plain = encoder_of(table)
-    counts = plain.count(pa.array(["the cat", "the the sat", None, "the cat", "zebra"]))
+    counts = plain.lookup.count(pa.array(["the cat", "the the sat", None, "the cat", "zebra"]))
     assert (counts.texts, counts.unknown, counts.counts.tolist(), counts.documents[0]) == (
         4,
         1,

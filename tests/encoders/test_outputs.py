@@ -16,6 +16,7 @@ import transformers
 from tiny_models import ARCHITECTURES, LONGEST, TEXTS, build
 
 from embed_ops.embedding.parity import compare
+from embed_ops.encoders.base import dims_of
 from embed_ops.encoders.text.encoder import TextEncoder
 from embed_ops.encoders.text.layers import LayerStates
 from embed_ops.encoders.text.transformer import ENCODER_CLASSES
@@ -98,9 +99,9 @@ def test_layers_equal_hidden_states(folder: Path) -> None:
         given = tokenizer(text, return_tensors="pt", truncation=True, max_length=LONGEST)
         with torch.inference_mode():
             states = model(**given, output_hidden_states=True).hidden_states
-        for name, choose in zip(encoder.outputs(), LAYERS.values(), strict=True):
+        for name, choose in zip(dims_of(encoder.outputs()), LAYERS.values(), strict=True):
             expected = choose(states)[0].mean(0).numpy()
-            assert found[name][row].shape == expected.shape == (encoder.dim(name),)
+            assert found[name][row].shape == expected.shape == (dims_of(encoder.outputs())[name],)
             np.testing.assert_allclose(
                 found[name][row], expected, rtol=0, atol=1e-6 * max(1.0, float(np.abs(expected).max()))
             )
@@ -127,7 +128,7 @@ def test_a_model_whose_blocks_are_not_its_layers(tmp_path: Path, monkeypatch: py
     _, expected = embed(folder, TEXTS[:3], outputs_of([1, "mean(:)"]))
     monkeypatch.setattr(LayerStates, "_same", lambda _: False)
     encoder, found = embed(folder, TEXTS[:3], outputs_of([1, "mean(:)"]))
-    for name in encoder.outputs():
+    for name in dims_of(encoder.outputs()):
         np.testing.assert_array_equal(found[name], expected[name])
     states = encoder._backbone._states
     assert isinstance(states, LayerStates)
@@ -141,7 +142,7 @@ def test_the_reference_reads_layers_by_other_code(folder: Path) -> None:
     outputs = outputs_of(list(LAYERS), normalize=True, dim=7)
     encoder, found = embed(folder, texts, outputs)
     judged = compare(found, np.arange(len(texts), dtype=np.int32), encoder.reference(pa.array(texts)))
-    assert {item.output for item in judged} == set(encoder.outputs())
+    assert {item.output for item in judged} == set(dims_of(encoder.outputs()))
     assert min(item.min for item in judged) > 0.999999
 
 
@@ -154,7 +155,7 @@ def test_dim_cuts_before_normalize(folder: Path) -> None:
     encoder, found = embed(folder, TEXTS[:4], (whole, short))
     cut = found["whole"][:, :5]
     np.testing.assert_allclose(found["short"], cut / np.linalg.norm(cut, axis=1, keepdims=True), atol=1e-6)
-    assert encoder.dim("short") == 5
+    assert dims_of(encoder.outputs())["short"] == 5
 
 
 @pytest.mark.parametrize(
@@ -172,7 +173,7 @@ def test_what_a_model_does_not_have(fields: dict[str, Any], says: str, tmp_path:
         EncoderSpec(model=str(build("bert", tmp_path)), outputs=(OutputSpec(name="own", **fields),))
     )
     with pytest.raises(ModelError, match=says) as caught:
-        encoder.dim("own")
+        encoder.outputs()
     assert "output 'own'" in str(caught.value)
 
 

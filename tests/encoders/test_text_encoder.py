@@ -20,10 +20,11 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer import modules as st
 from tiny_models import ARCHITECTURES, LONGEST, TEXTS, bert_tokenizer, build
 
-from embed_ops.encoders.base import FloatArray
+from embed_ops.encoders.base import FloatArray, Output
 from embed_ops.encoders.text.encoder import TextEncoder
 from embed_ops.encoders.text.tokenizer import TextTokenizer, read_plain_bert
 from embed_ops.errors import ModelError, SourceError
+from embed_ops.numerics.kinds import Dense
 from embed_ops.spec.encoder import EncoderSpec, OutputSpec
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -64,9 +65,7 @@ def embed(encoder: TextEncoder, texts: Sequence[str], batch: int = 4) -> dict[st
         encoder.forward(prepared.inputs.slice(start, batch))
         for start in range(0, prepared.inputs.num_rows, batch)
     ]
-    return {
-        name: np.concatenate([part[name] for part in parts])[prepared.index] for name in encoder.outputs()
-    }
+    return {name: np.concatenate([part[name] for part in parts])[prepared.index] for name in parts[0]}
 
 
 def close(found: FloatArray, expected: Any, tolerance: float = 1e-5) -> None:
@@ -142,7 +141,7 @@ def test_architectures(architecture: str, folders: dict[str, Path]) -> None:
     name, reference = encoder.reference(pa.array(TEXTS))
     assert name == f"transformers {transformers.__version__}"
     close(found["mean"], reference["mean"])
-    assert [encoder.dim(output) for output in encoder.outputs()] == [32, 32, 32]
+    assert [output.kind for output in encoder.outputs()] == [Dense(32)] * 3
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -229,7 +228,7 @@ def test_importing_and_preparing_needs_no_torch(folders: dict[str, Path]) -> Non
         "embed_ops.spec.spec import EncoderSpec;"
         "encoder = TextEncoder(EncoderSpec(model=sys.argv[1])); encoder.prepare(pa.array(['a'])); "
         "encoder.fingerprint();"
-        "encoder.describe(); encoder.dim('embedding');"
+        "encoder.describe(); encoder.outputs();"
         "sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code, str(folders["bert"])], check=False).returncode == 0
@@ -265,7 +264,7 @@ def test_all_modules(folders: dict[str, Path], tmp_path: Path) -> None:
     model.max_seq_length = LONGEST
     encoder = encoder_of(tmp_path)
     close(embed(encoder, TEXTS)["embedding"], model.encode(TEXTS, batch_size=3))
-    assert encoder.dim("embedding") == 24
+    assert encoder.outputs() == (Output("embedding", Dense(24)),)
     name, reference = encoder.reference(pa.array(TEXTS))
     assert name.startswith("sentence-transformers 6")
     close(embed(encoder, TEXTS)["embedding"], reference["embedding"])
@@ -277,7 +276,7 @@ def test_dense_over_tokens(folders: dict[str, Path], tmp_path: Path) -> None:
     model = saved(folders["bert"], tmp_path, dense, st.Normalize("token_embeddings"), st.Pooling(8))
     encoder = encoder_of(tmp_path)
     close(embed(encoder, TEXTS)["embedding"], model.encode(TEXTS))
-    assert encoder.dim("embedding") == 8
+    assert encoder.outputs() == (Output("embedding", Dense(8)),)
 
 
 def test_old_folder(copied: Path) -> None:
@@ -363,7 +362,8 @@ def test_unknown_module(copied: Path, kind: str, settings: dict[str, Any]) -> No
         ModelError, match=rf"{kind}.*1_{kind}.*Transformer, Pooling, Dense, LayerNorm, Normalize, Dropout"
     ):
         TextEncoder(EncoderSpec(model=str(copied)))
-    assert TextEncoder(EncoderSpec(model=str(copied), outputs=(OutputSpec(),))).outputs() == ("embedding",)
+    named = TextEncoder(EncoderSpec(model=str(copied), outputs=(OutputSpec(),))).outputs()
+    assert [output.name for output in named] == ["embedding"]
 
 
 @pytest.mark.parametrize(
@@ -490,12 +490,10 @@ def test_pickled_weights(copied: Path) -> None:
 
 
 def test_forward_before_load(folders: dict[str, Path]) -> None:
-    """Running before loading, an unknown output, a limit without room are clear errors."""
+    """Running before loading is a clear error, as is a limit that leaves no room."""
     encoder = TextEncoder(EncoderSpec(model=str(folders["bert"])))
     with pytest.raises(ModelError, match="before load"):
         encoder.forward(encoder.prepare(pa.array(["a"])).inputs)
-    with pytest.raises(ModelError, match="no output 'x'"):
-        encoder.dim("x")
     with pytest.raises(ModelError, match="no room"):
         TextEncoder(EncoderSpec(model=str(folders["bert"]), max_tokens=2)).prepare(pa.array(["a"]))
 

@@ -16,11 +16,12 @@ from tiny_models import ARCHITECTURES, LONGEST, TEXTS, build
 
 from embed_ops.embedding.forward import embed_inputs
 from embed_ops.embedding.parity import compare
-from embed_ops.encoders.base import FloatArray, gather
+from embed_ops.encoders.base import FloatArray, dims_of, gather
 from embed_ops.encoders.registry import make_encoder
 from embed_ops.encoders.text.transformer import ENCODER_CLASSES
 from embed_ops.encoders.windows.encoder import WindowedEncoder
 from embed_ops.errors import ModelError, SpecError
+from embed_ops.numerics.kinds import Dense, Lists, kind_in_memory
 from embed_ops.numerics.ragged import Ragged
 from embed_ops.schema import Reason
 from embed_ops.spec.encoder import EncoderSpec, OutputSpec
@@ -89,6 +90,18 @@ def listed(vectors: FloatArray | Ragged, row: int) -> FloatArray:
     assert isinstance(vectors, Ragged)
     found: FloatArray = vectors.take(np.array([row])).values
     return found
+
+
+def test_outputs_say_what_they_hold(bert: Path) -> None:
+    """One vector for a row, lists for all else; the columns beside lists are those that are prepared."""
+    kinds = ("row", "word", "token", "window", "chunk")
+    encoder, prepared, vectors = embed(
+        EncoderSpec(model=str(bert), chunk=3, outputs=outputs(*kinds)), SHORT[:2]
+    )
+    given = encoder.outputs()
+    assert [output.kind for output in given] == [Dense(32), *[Lists(32)] * 4]
+    assert [kind_in_memory(vectors[output.name]) for output in given] == [output.kind for output in given]
+    assert prepared.beside.column_names == [name for output in given for name in output.beside]
 
 
 @pytest.mark.parametrize("pooling", ["mean", "first", "last", "max"])
@@ -205,7 +218,7 @@ def test_all_kinds_equal_the_reference(
     )
     encoder, prepared, found = embed(spec, LONG)
     judged = compare(found, prepared.index, encoder.reference(pa.array(LONG)))
-    assert {item.output for item in judged} == set(encoder.outputs())
+    assert {item.output for item in judged} == set(dims_of(encoder.outputs()))
     assert min(item.min for item in judged) > 0.999999, judged
 
 

@@ -183,7 +183,14 @@ def test_a_vector_that_is_not_finite_is_found(value: float, folder: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("unit", "other"), ("fingerprint", "0" * 16), ("reject_file", "other"), ("rows", 99)]
+    ("key", "value"),
+    [
+        ("unit", "other"),
+        ("fingerprint", "0" * 16),
+        ("reject_file", "other"),
+        ("rows", 99),
+        ("outputs", {"embedding": {"dim": 4, "kind": "lists"}}),
+    ],
 )
 def test_a_wrong_footer_is_found(key: str, value: object, folder: Path) -> None:
     """A footer that says something else than the record is found."""

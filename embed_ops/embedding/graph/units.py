@@ -21,10 +21,9 @@ from embed_ops.encoders.graph.arrays import read_batch
 from embed_ops.encoders.graph.partition import Ints
 from embed_ops.engine.memory import private_memory
 from embed_ops.errors import StorageError
+from embed_ops.numerics.norms import LEAST_NORM
 from embed_ops.schema import INPUT, MESSAGE, REASON, Reason
 from embed_ops.storage.files import walk
-
-_LEAST_NORM = 1e-12
 
 
 def write_units(
@@ -93,11 +92,12 @@ def _embedded(
     )
     encoder: Any = parts_of(graph.job).encoder
     vectors = {}
-    for column in encoder.outputs():
-        states = _states_of(graph, layers[column], places, bounds, encoder.dim(column))[local[~twice]]
-        if encoder.column(column).normalize:
-            states = states / np.maximum(np.linalg.norm(states, axis=1, keepdims=True), _LEAST_NORM)
-        vectors[column] = states.astype(np.float32)
+    for output in encoder.outputs():
+        name, dim = output.name, output.kind.dim
+        states = _states_of(graph, layers[name], places, bounds, dim)[local[~twice]]
+        if encoder.column(name).normalize:
+            states = states / np.maximum(np.linalg.norm(states, axis=1, keepdims=True), LEAST_NORM)
+        vectors[name] = states.astype(np.float32)
     refused = unit.rows.filter(pa.array(twice)).drop_columns([INPUT])
     values = {REASON: Reason.DUPLICATE, MESSAGE: "an earlier row has the same node id"}
     for name, value in values.items():

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from embed_ops.encoders.base import FloatArray
+from embed_ops.encoders.base import FloatArray, finished
 from embed_ops.encoders.images.reference import each_image, load_processor
 from embed_ops.encoders.text.tokenizer import load_auto_tokenizer
 from embed_ops.spec.encoder import EncoderSpec, OutputSpec
@@ -72,7 +72,6 @@ class ClipReference:
         import torch
 
         with torch.inference_mode():
-            found = call(**given)
-        vector = getattr(found, "pooler_output", found)[0].double().numpy()
-        unit = vector / max(float(np.linalg.norm(vector)), 1e-12)
-        return {output.name: unit if output.normalize else vector for output in self._outputs}
+            features = call(**given)
+        vector = getattr(features, "pooler_output", features)[0].double().numpy()
+        return {output.name: finished(vector, output) for output in self._outputs}

@@ -1,6 +1,6 @@
 """Nodes of a graph: what the main job asks of their model.
 
-The layers themselves run over the whole graph (`embed_ops/graph/`).
+The layers themselves run over the whole graph (`embedding/graph`).
 
 Importing this module imports no torch: workers that read call `prepare` only.
 """
@@ -8,22 +8,23 @@ Importing this module imports no torch: workers that read call `prepare` only.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embed_ops.encoders.base import Prepared, Rejected
+from embed_ops.encoders.base import TEXT, Modality, Output, Prepared, Rejected, dims_of, outputs_of
 from embed_ops.encoders.graph.config import GraphConfig, read_config
 from embed_ops.encoders.hub import folder as folders
 from embed_ops.errors import ModelError
 from embed_ops.schema import Reason
 from embed_ops.spec.encoder import EncoderSpec, OutputSpec
 
-X, PLACE = "x", "place"
-"""Features of an input, and the row of the column that it is."""
+X = "x"
+"""Column of the inputs: the features."""
 UNIT_BYTES = 64 << 20
 
 
@@ -33,6 +34,11 @@ class GraphEncoder:
     Raises:
         ModelError: the folder misses a part, or has one that is not supported.
     """
+
+    # Nodes go through the model in tiles of a fixed size.
+    takes: ClassVar[Mapping[str, Modality]] = {
+        "node": Modality(200, {"cpu": 1_024, "cuda": 1_024}, TEXT.choices)
+    }
 
     def __init__(self, spec: EncoderSpec) -> None:
         self._spec = spec
@@ -51,15 +57,15 @@ class GraphEncoder:
 
         One for each row that is fine.
         """
-        found = column.field("x")
+        features = column.field("x")
         faults = [
             _null(column.field("id"), "the id is null"),
-            _null(found, "the features are null"),
-            self._wrong_width(found),
+            _null(features, "the features are null"),
+            self._wrong_width(features),
         ]
-        lengths = pc.fill_null(pc.list_value_length(found), -1).to_numpy(zero_copy_only=False)
+        lengths = pc.fill_null(pc.list_value_length(features), -1).to_numpy(zero_copy_only=False)
         right = np.flatnonzero(lengths == self.config.in_channels)
-        values = _values(found.take(pa.array(right)), self.config.in_channels)
+        values = _values(features.take(pa.array(right)), self.config.in_channels)
         faults.append(_non_finite(values, right))
         rejects: dict[int, Rejected] = {}
         for fault in faults:
@@ -76,8 +82,8 @@ class GraphEncoder:
             inputs, index, np.zeros(len(kept), np.bool_), [rejects[row] for row in sorted(rejects)]
         )
 
-    def _wrong_width(self, found: pa.Array) -> list[Rejected]:
-        lengths = pc.fill_null(pc.list_value_length(found), self.config.in_channels).to_numpy(
+    def _wrong_width(self, features: pa.Array) -> list[Rejected]:
+        lengths = pc.fill_null(pc.list_value_length(features), self.config.in_channels).to_numpy(
             zero_copy_only=False
         )
         wrong = np.flatnonzero(lengths != self.config.in_channels).tolist()
@@ -90,35 +96,21 @@ class GraphEncoder:
 
     def most_rows(self, modality: str, asked: int) -> int:
         """Give the most nodes of a unit, by the bytes of their features and vectors."""
-        width = self.config.in_channels + sum(self.dim(name) for name in self.outputs())
+        width = self.config.in_channels + sum(dims_of(self.outputs()).values())
         return max(1, min(asked, UNIT_BYTES // (4 * width)))
 
-    def dim(self, output: str) -> int:
-        """Give the width of an output's vectors.
-
-        Raises:
-            ModelError: there is no such output.
-        """
-        return self.config.width(self.column(output).layer_number)
+    def outputs(self) -> tuple[Output, ...]:
+        """Give the vector columns, in order."""
+        return outputs_of(self._spec, self._columns, lambda column: self.config.width(column.layer_number))
 
     def column(self, output: str) -> OutputSpec:
-        """Find an output by its name.
-
-        Raises:
-            ModelError: there is no such output.
-        """
-        for column in self._columns:
-            if column.name == output:
-                return column
-        raise ModelError(f"{self._spec.model}: no output {output!r}, there are {', '.join(self.outputs())}")
-
-    def outputs(self) -> tuple[str, ...]:
-        """Name the vector columns, in order."""
-        return tuple(column.name for column in self._columns)
+        """Give what the spec asks of an output."""
+        return next(column for column in self._columns if column.name == output)
 
     def describe(self) -> dict[str, Any]:
         """Say what the model became, for `run.json`; all JSON values."""
-        shapes = {name: {"dim": self.dim(name), **self.column(name).told()} for name in self.outputs()}
+        widths = dims_of(self.outputs())
+        shapes = {column.name: {"dim": widths[column.name], **column.told()} for column in self._columns}
         return {
             "model": self._spec.model,
             "commit": self._folder.revision,
@@ -138,14 +130,14 @@ class GraphEncoder:
 
     def fingerprint(self) -> dict[str, str]:
         """Hash everything of the model folder that changes vectors, {file: sha256}."""
-        found = folders.fingerprint(self._folder, self._spec.trust_remote_code)
-        if not any(name.endswith(".safetensors") for name in found):
+        hashes = folders.fingerprint(self._folder, self._spec.trust_remote_code)
+        if not any(name.endswith(".safetensors") for name in hashes):
             # A folder of the user's own may hold a state dict under any name.
             for path in sorted(
                 path for pattern in ("*.pt", "*.pth") for path in self._folder.path.glob(pattern)
             ):
-                found[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
-        return found
+                hashes[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+        return hashes
 
 
 def _null(column: pa.Array, message: str) -> list[Rejected]:
@@ -163,10 +155,10 @@ def _values(lists: pa.Array, width: int) -> Any:
 
 def _non_finite(values: Any, rows: Any) -> list[Rejected]:
     finite = np.isfinite(values)
-    found = []
+    rejects = []
     for place in np.flatnonzero(~finite.all(axis=1)).tolist():
         column = int(np.argmin(finite[place]))
-        found.append(
+        rejects.append(
             Rejected(int(rows[place]), Reason.NON_FINITE, f"feature {column} is {values[place, column]}")
         )
-    return found
+    return rejects

@@ -39,7 +39,6 @@ class GraphModel:
         edge_dim: columns of `Edges.attr`.
         needs_degree: whether it wants degrees: sums of the weights of the in-edges left, and of the
             loop.
-        keeps_states: whether `output` needs more than the last layer's states.
 
     Raises:
         ModelError: the activation can't be built.
@@ -55,7 +54,6 @@ class GraphModel:
         self.loop_weight = 2.0 if isinstance(config, GcnConfig) and config.improved else 1.0
         self.edge_dim = config.edge_dim if isinstance(config, GatConfig) else None
         self.needs_degree = isinstance(config, GcnConfig) and config.normalize
-        self.keeps_states = config.jk in ("cat", "max", "lstm")
         self._layers = [
             _layer(config, number, _under(self.weights, f"convs.{number - 1}."))
             for number in range(1, self.depth + 1)

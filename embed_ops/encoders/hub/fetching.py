@@ -1,4 +1,7 @@
-"""How files come to a node: one process fetches them while the others wait, and what fails for a while is tried again."""
+"""How files come to a node.
+
+One process fetches them while the others wait, and what fails for a while is tried again.
+"""
 
 from __future__ import annotations
 
@@ -99,8 +102,8 @@ def patiently(
 
 
 def _error(state: RetryCallState) -> BaseException:
-    found = state.outcome.exception() if state.outcome else None
-    return found or RuntimeError("no error")
+    failure = state.outcome.exception() if state.outcome else None
+    return failure or RuntimeError("no error")
 
 
 def once_per_node(key: str, find: Callable[[], Fetched | None], fetch: Callable[[], Fetched]) -> Fetched:

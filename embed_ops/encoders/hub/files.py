@@ -18,11 +18,11 @@ def read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(f"{path}: not a JSON file ({error}); fetch the model again") from error
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise ModelError(
-            f"{path}: expected a JSON object, found a {type(found).__name__}; fetch the model again"
+            f"{path}: expected a JSON object, found a {type(content).__name__}; fetch the model again"
         )
-    return found
+    return content

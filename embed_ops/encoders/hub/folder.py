@@ -1,4 +1,7 @@
-"""Finds the model folder, here, on a hub or on an object store, says what is missing in it, and hashes what changes vectors."""
+"""Finds the model folder, says what is missing in it, and hashes what changes vectors.
+
+It is here, on a hub or on an object store.
+"""
 
 from __future__ import annotations
 
@@ -74,7 +77,9 @@ def _is_local(model: str) -> bool:
 
 
 def locate(model: str, revision: str | None, trust_remote_code: bool) -> Folder:
-    """Find a model; from a hub or an object store, everything but the weights is fetched (CPU workers need no more).
+    """Find a model.
+
+    From a hub or an object store everything but the weights is fetched: CPU workers need no more.
 
     Raises:
         ModelError: no such folder, prefix or hub model, or no config.json in it.

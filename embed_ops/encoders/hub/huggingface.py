@@ -71,14 +71,14 @@ def commit_of(model: str, revision: str | None) -> str:
     if not is_offline_mode():
         try:
             return patiently(model, ask, _passes, _asked)
-        except Exception as found:
-            if not _passes(found):
-                raise _explained(found, model, branch) from found
-            error = found
+        except Exception as failure:
+            if not _passes(failure):
+                raise _explained(failure, model, branch) from failure
+            error = failure
     try:
         commit = str(resolve_revision(model, revision=branch, local_files_only=True).resolved)
-    except Exception as found:
-        raise _explained(error or found, model, branch) from found
+    except Exception as failure:
+        raise _explained(error or failure, model, branch) from failure
     if error is not None:
         _log.warning(
             "%s: the hub can't be reached (%s); %s is taken to be commit %s, as when last asked",
@@ -243,11 +243,20 @@ def _explained(error: BaseException, model: str, revision: str) -> EmbedOpsError
         )
     match error:
         case HFValidationError():
-            said = f"encoder.model: {model} is no folder here and no hub name ({reason(error)}); correct the path or the name"
+            said = (
+                f"encoder.model: {model} is no folder here and no hub name ({reason(error)}); correct the "
+                "path or the name"
+            )
         case GatedRepoError():
-            said = f"{named} is gated: accept its terms at {constants.ENDPOINT}/{model} and set HF_TOKEN to a token of that login"
+            said = (
+                f"{named} is gated: accept its terms at {constants.ENDPOINT}/{model} and set HF_TOKEN to a "
+                "token of that login"
+            )
         case RepositoryNotFoundError():
-            said = f"encoder.model: {model} is not on the hub (or not for this login: set HF_TOKEN), nor a folder here; correct it"
+            said = (
+                f"encoder.model: {model} is not on the hub (or not for this login: set HF_TOKEN), nor a "
+                "folder here; correct it"
+            )
         case RevisionNotFoundError():
             said = f"{named} is not on the hub, though the model is; correct encoder.revision"
         case HfHubHTTPError() if error.response.status_code in (401, 403):
@@ -262,7 +271,10 @@ def _explained(error: BaseException, model: str, revision: str) -> EmbedOpsError
         case _ if constants.is_offline_mode():
             said = _offline(named)
         case _:
-            said = f"{named} can't be fetched from {constants.ENDPOINT} ({reason(error)}); correct HF_ENDPOINT or the name, or give a folder"
+            said = (
+                f"{named} can't be fetched from {constants.ENDPOINT} ({reason(error)}); correct HF_ENDPOINT "
+                "or the name, or give a folder"
+            )
     return ModelError(said)
 
 

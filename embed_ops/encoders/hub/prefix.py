@@ -108,18 +108,18 @@ def open_prefix(address: str, digest: str | None, kept: Sequence[str], unused: S
         raise ModelError(
             f"encoder.model {address}: {odd[0]!r} leads out of the folder; do not use this model"
         )
-    found = Prefix(
+    prefix = Prefix(
         address, hashlib.sha256(json.dumps([address, list(files.items())]).encode()).hexdigest(), files
     )
-    if digest is not None and digest != found.digest:
+    if digest is not None and digest != prefix.digest:
         raise ModelError(
             f"encoder.model {address}: encoder.revision is {digest}, and the files there have the digest "
-            f"{found.digest} now; "
+            f"{prefix.digest} now; "
             "they have changed since the run began, or revision was meant for another model: put them "
             "back, or leave revision out"
         )
-    _remember(found)
-    return found
+    _remember(prefix)
+    return prefix
 
 
 def fetch(prefix: Prefix, patterns: Sequence[str], unused: Sequence[str]) -> Path:
@@ -240,7 +240,10 @@ def _missing(prefix: Prefix, wanted: Sequence[str]) -> list[str]:
 
 
 def _copied(prefix: Prefix, wanted: Sequence[str]) -> Path:
-    """Copy what is missing to a temporary folder, and rename file by file once the store still has what was listed."""
+    """Copy what is missing to a temporary folder, then rename it file by file.
+
+    It is renamed only if the store still has what was listed.
+    """
     try:
         _sweep()
         with tempfile.TemporaryDirectory(dir=_scratch(), ignore_cleanup_errors=True) as folder:

@@ -1,4 +1,4 @@
-"""A column of images to the pixels of its distinct images, and batches of pixels to what a model takes.
+"""A column of images to the pixels of its distinct images, and their batches to a model's input.
 
 Legend: rows of the column, inputs = distinct images that can be decoded, in order of first
 appearance.
@@ -84,8 +84,8 @@ def _array(inputs: pa.Table, steps: Preprocessing) -> Pixels:
     column = inputs.column(PIXELS).combine_chunks()
     column = column.chunk(0) if isinstance(column, pa.ChunkedArray) and column.num_chunks == 1 else column
     size = steps.height * steps.width * 3
-    found: Pixels = np.frombuffer(column.buffers()[1], np.uint8, len(column) * size, column.offset * size)
-    return found.reshape(-1, steps.height, steps.width, 3)
+    pixels: Pixels = np.frombuffer(column.buffers()[1], np.uint8, len(column) * size, column.offset * size)
+    return pixels.reshape(-1, steps.height, steps.width, 3)
 
 
 def black_image(steps: Preprocessing) -> pa.Table:
@@ -131,10 +131,10 @@ class Normalizer:
             _array(inputs, self._steps).transpose(0, 3, 1, 2)
         )
         places = to_device(torch.from_numpy(pixels), self._levels.device).int()
-        found = torch.empty(places.shape, dtype=self._levels.dtype, device=self._levels.device)
+        normalized = torch.empty(places.shape, dtype=self._levels.dtype, device=self._levels.device)
         for channel, levels in enumerate(self._levels):
             # Of the ways to look up a table, the fastest by far on a CPU.
-            found[:, channel] = levels.index_select(0, places[:, channel].reshape(-1)).view(
+            normalized[:, channel] = levels.index_select(0, places[:, channel].reshape(-1)).view(
                 len(places), *places.shape[2:]
             )
-        return found
+        return normalized

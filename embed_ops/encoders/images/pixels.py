@@ -11,27 +11,20 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from embed_ops.encoders.hub.files import read_json
 from embed_ops.errors import ModelError
 from embed_ops.schema import Reason
 
 Pixels = npt.NDArray[np.uint8]
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")
 """What is decoded, whatever the file's name says."""
-CONFIGURATIONS = ("preprocessor_config.json", "processor_config.json")
 _DRAFT_FACTOR = 2
 """A JPEG is decoded at no less than so many times the size it is resized to."""
-_SQUASHED_FROM = 384
-"""Edge from which ConvNeXt's processor resizes without cropping."""
 
 
 class Refused(Exception):
@@ -40,31 +33,6 @@ class Refused(Exception):
     def __init__(self, reason: Reason, message: str) -> None:
         super().__init__(message)
         self.reason, self.message = reason, message
-
-
-@dataclass(frozen=True)
-class _Defaults:
-    """What a processor does where its configuration does not say."""
-
-    size: int | Mapping[str, int]
-    square: bool
-    resample: int = Image.Resampling.BICUBIC
-    crop: int | None = None
-    on_white: bool = False
-    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
-    std: tuple[float, ...] = (0.5, 0.5, 0.5)
-
-
-_CLIP = {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 0.26130258, 0.27577711)}
-_KNOWN = {
-    "vit": _Defaults(224, True, Image.Resampling.BILINEAR),
-    "deit": _Defaults(256, True, crop=224),
-    "beit": _Defaults(224, True),
-    "siglip": _Defaults(224, True, on_white=True),
-    "clip": _Defaults(224, False, crop=224, on_white=True, **_CLIP),  # type: ignore[arg-type]
-    "bit": _Defaults(224, False, crop=224, on_white=True, **_CLIP),  # type: ignore[arg-type]
-    "convnext": _Defaults(384, False),
-}
 
 
 @dataclass(frozen=True)
@@ -102,13 +70,13 @@ class Preprocessing:
         return self._size()[1]
 
     def _size(self) -> tuple[int, int]:
-        found = self.crop or self.exact
-        if found is None:
+        size = self.crop or self.exact
+        if size is None:
             raise ModelError(
                 "the processor's configuration gives images of different sizes (no crop, no fixed size); "
                 "set one of the two"
             )
-        return found
+        return size
 
     def pixels(self, content: bytes, most_pixels: int, *, draft: bool = False) -> Pixels:
         """Give the pixels of an image, (height, width, 3).
@@ -140,8 +108,8 @@ class Preprocessing:
         size = self._target(image.height, image.width)
         if size != (image.height, image.width):
             image = image.resize((size[1], size[0]), resample=self.resample)
-        found: Pixels = np.asarray(image)
-        return found if self.crop is None else _center(found, *self.crop)
+        pixels: Pixels = np.asarray(image)
+        return pixels if self.crop is None else _center(pixels, *self.crop)
 
     def _target(self, height: int, width: int) -> tuple[int, int]:
         """Give (height, width) after resizing."""
@@ -153,7 +121,10 @@ class Preprocessing:
         return (longer, self.shortest) if width <= height else (self.shortest, longer)
 
     def levels(self) -> npt.NDArray[np.float32]:
-        """Give what each of 256 values of a pixel becomes, (3, 256) float32, by the arithmetic of transformers' processors."""
+        """Give what each of 256 values of a pixel becomes: (3, 256) float32.
+
+        By the arithmetic of transformers' processors.
+        """
         values = np.tile(np.arange(256, dtype=np.uint8), (3, 1))
         rescaled = (
             values.astype(np.float32)
@@ -163,8 +134,8 @@ class Preprocessing:
         if self.mean is None or self.std is None:
             return rescaled
         mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
-        found: npt.NDArray[np.float32] = ((rescaled.T - mean) / std).T.astype(np.float32)
-        return found
+        levels: npt.NDArray[np.float32] = ((rescaled.T - mean) / std).T.astype(np.float32)
+        return levels
 
 
 def open_image(content: bytes, most_pixels: int) -> Image.Image:
@@ -244,72 +215,3 @@ def _center(image: Pixels, height: int, width: int) -> Pixels:
         first, start = above // 2 + top, left // 2 + side
         return whole[max(0, first) : first + height, max(0, start) : start + width]
     return image[above // 2 : above // 2 + height, left // 2 : left // 2 + width]
-
-
-def read_preprocessing(folder: Path) -> Preprocessing:
-    """Read the processor configuration of a model folder.
-
-    Raises:
-        ModelError: there is none, or it asks for what is not supported.
-    """
-    config = next((found for name in CONFIGURATIONS if (found := _own(read_json(folder / name)))), None)
-    if config is None:
-        raise ModelError(f"{folder}: no {CONFIGURATIONS[0]}; save the model's image processor there too")
-    name = str(config.get("image_processor_type") or config.get("feature_extractor_type") or "")
-    kind = (
-        name.lower()
-        .removesuffix("fast")
-        .removesuffix("pil")
-        .removesuffix("imageprocessor")
-        .removesuffix("featureextractor")
-    )
-    if kind not in _KNOWN:
-        raise ModelError(
-            f"{folder}: image processor {name!r} is not supported; supported: {', '.join(_KNOWN)}"
-        )
-    known = _KNOWN[kind]
-    size = _size(config.get("size", known.size), square=known.square)
-    shortest = size.get("shortest_edge")
-    exact = (size["height"], size["width"]) if "height" in size else None
-    crop = None
-    if config.get("do_center_crop", known.crop is not None):
-        cut = _size(config.get("crop_size", known.crop or 224), square=True)
-        crop = (cut["height"], cut["width"])
-    if kind == "convnext" and shortest is not None:
-        crop = None if shortest >= _SQUASHED_FROM else (shortest, shortest)
-        exact = (shortest, shortest) if shortest >= _SQUASHED_FROM else None
-        shortest = int(shortest / config.get("crop_pct", 224 / 256))
-    if odd := set(size) - {"height", "width", "shortest_edge"}:
-        raise ModelError(
-            f"{folder}: the processor's size asks for {', '.join(sorted(odd))}, which is not supported"
-        )
-    if not config.get("do_resize", True):
-        exact = shortest = None
-    normalized = config.get("do_normalize", True)
-    steps = Preprocessing(
-        exact,
-        shortest,
-        crop,
-        int(config.get("resample", known.resample)),
-        float(config.get("rescale_factor", 1 / 255)) if config.get("do_rescale", True) else None,
-        tuple(config.get("image_mean", known.mean)) if normalized else None,
-        tuple(config.get("image_std", known.std)) if normalized else None,
-        bool(config.get("do_convert_rgb", known.on_white)),
-    )
-    _ = steps.height
-    return steps
-
-
-def _own(config: dict[str, Any]) -> dict[str, Any]:
-    """Give an image processor's part of a configuration: all of it, or a section."""
-    if "image_processor" in config:
-        return dict(config["image_processor"])
-    return config if {"image_processor_type", "feature_extractor_type"} & set(config) else {}
-
-
-def _size(asked: Any, *, square: bool) -> dict[str, int]:
-    if isinstance(asked, int):
-        return {"height": asked, "width": asked} if square else {"shortest_edge": asked}
-    if isinstance(asked, list | tuple) and len(asked) == 2:
-        return {"height": int(asked[0]), "width": int(asked[1])}
-    return {name: int(value) for name, value in dict(asked).items() if value is not None}

@@ -1,4 +1,7 @@
-"""The reference of images: one at a time, through transformers' own processor and model in float32, pooled in numpy."""
+"""The reference of images.
+
+One at a time, through transformers' own processor and model in float32, pooled in numpy.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from embed_ops.encoders.base import FloatArray
+from embed_ops.encoders.base import FloatArray, finished
 from embed_ops.encoders.images.pixels import Refused, open_image, to_rgb
 from embed_ops.encoders.images.towers import TOWERS
 from embed_ops.encoders.text.transformer import load_config
@@ -98,4 +101,4 @@ def _pool(output: OutputSpec, states: Any, patches: int | None) -> Vector:
             "max": lambda: own.max(0),
             "patches": own.flatten,
         }[output.pooling]()
-    return vector / max(float(np.linalg.norm(vector)), 1e-12) if output.normalize else vector
+    return finished(vector, output)

@@ -1,4 +1,4 @@
-"""A vision model: what its configuration says, its weights, and the vectors of its patches and their pooling.
+"""A vision model: what its configuration says, its weights, its patches and their pooling.
 
 Legend: B images, T positions (class token and the like, then patches), P patches, D width.
 """
@@ -112,7 +112,10 @@ def load_tower(folder: Path, outputs: tuple[OutputSpec, ...], trust_remote_code:
 
 
 def weightless_tower(folder: Path, trust_remote_code: bool) -> Any:
-    """Build the same model on torch's meta device, with plain attention, whose products can be counted."""
+    """Build the same model on torch's meta device.
+
+    With plain attention, whose products can be counted.
+    """
     import torch
     import transformers
 
@@ -152,7 +155,7 @@ def pooled(output: OutputSpec, states: Any, patches: int, name: str) -> Tensor:
     Raises:
         ModelError: the model has no such layer, pooler or class token.
     """
-    from torch.nn.functional import normalize
+    from embed_ops.encoders.text.pooling import finish
 
     if output.pooling == "pooler":
         vectors = getattr(states, "pooler_output", None)
@@ -164,7 +167,7 @@ def pooled(output: OutputSpec, states: Any, patches: int, name: str) -> Tensor:
         vectors = vectors.flatten(1).float()
     else:
         vectors = _of_patches(output, _hidden(output, states, name), patches, name)
-    return normalize(vectors, dim=-1) if output.normalize else vectors
+    return finish(vectors, output)
 
 
 def _hidden(output: OutputSpec, states: Any, name: str) -> Tensor:
@@ -181,8 +184,8 @@ def _hidden(output: OutputSpec, states: Any, name: str) -> Tensor:
                 f"{len(layers) - 1}"
             )
         hidden = layers[output.layer_number]
-    found: Tensor = (hidden.flatten(2).transpose(1, 2) if hidden.dim() == 4 else hidden).float()
-    return found
+    positions: Tensor = (hidden.flatten(2).transpose(1, 2) if hidden.dim() == 4 else hidden).float()
+    return positions
 
 
 def _of_patches(output: OutputSpec, hidden: Tensor, patches: int, name: str) -> Tensor:

@@ -7,55 +7,41 @@ Importing this module imports no torch: CPU workers look words up only.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 
 from embed_ops.encoders.base import (
-    BoolArray,
     FloatArray,
     IntArray,
+    Launched,
+    Modality,
+    Output,
     Prepared,
     Rejected,
+    dims_of,
+    finished,
     no_vectors,
     not_loaded,
+    outputs_of,
 )
+from embed_ops.encoders.static.lookup import Lookup
 from embed_ops.encoders.static.matrices import Matrix
-from embed_ops.encoders.static.tables import Facts, Table, open_table
 from embed_ops.encoders.static.word_weights import WordCounts, hash_weights, read_counts
-from embed_ops.encoders.text.tokens import TOKENS, distinct, token_counts
+from embed_ops.encoders.text.tokens import TOKENS, distinct, most_texts, token_counts
 from embed_ops.errors import ModelError
-from embed_ops.numerics.ragged import Places, offsets_of
+from embed_ops.numerics.ragged import offsets_of
 from embed_ops.schema import Reason
 from embed_ops.spec.encoder import EncoderSpec, OutputSpec
 
 if TYPE_CHECKING:
     import torch
 
-_TEXTS_AT_ONCE = 1024
 _RUN = 32
 """Words that are summed in float32."""
-
-
-@dataclass(frozen=True)
-class LookedUp:
-    """Texts as rows of a table.
-
-    Attributes:
-        rows: one after the other, without what is unknown.
-        counts: (texts,) rows of each; `unknown`: words that the table does not have.
-        cut: (texts,) the tokenizer itself left the end out.
-    """
-
-    rows: IntArray
-    counts: Places
-    unknown: Places
-    cut: BoolArray
 
 
 class StaticEncoder:
@@ -69,54 +55,32 @@ class StaticEncoder:
         ModelError: there is no table of word vectors, and no model with one.
     """
 
+    # A trial has nothing to choose: sums of rows are taken in float32 on CPUs.
+    takes: ClassVar[Mapping[str, Modality]] = {
+        "text": Modality(200, {"cpu": 262_144, "cuda": 262_144}, frozenset())
+    }
+    most_rows = staticmethod(most_texts)
+    lengths = staticmethod(token_counts)
+
     def __init__(self, spec: EncoderSpec) -> None:
         self._spec = spec
-        self._columns = spec.outputs or (OutputSpec(normalize=self._facts.normalize),)
+        self.lookup = Lookup(spec)
+        self._columns = spec.outputs or (OutputSpec(normalize=self.lookup.facts.normalize),)
         self._weights: torch.Tensor | None = None
         self._vectors: torch.Tensor | None = None
+        width = self.lookup.shape[1]
         for column in self._columns:
-            if column.dim is not None and column.dim > self._width:
+            if column.dim is not None and column.dim > width:
                 raise ModelError(
                     f"{spec.model}: output {column.name!r}: dim is {column.dim}, and the vectors have "
-                    f"{self._width} dimensions"
+                    f"{width} dimensions"
                 )
-
-    @cached_property
-    def _table(self) -> Table:
-        lowercase = None if self._spec.lowercase == "auto" else bool(self._spec.lowercase)
-        return open_table(
-            self._spec.model,
-            lowercase=lowercase,
-            revision=self._spec.revision,
-            trust_remote_code=self._spec.trust_remote_code,
-        )
-
-    @cached_property
-    def _facts(self) -> Facts:
-        return self._table.facts()
-
-    @cached_property
-    def _width(self) -> int:
-        return int(self._table.vectors().shape[1])
-
-    @cached_property
-    def words(self) -> int:
-        """Rows of the table."""
-        return len(self._table.vectors())
-
-    @cached_property
-    def _tokenizer(self) -> Any:
-        return self._table.tokenizer()
-
-    @cached_property
-    def _truncates(self) -> bool:
-        return self._tokenizer.truncation is not None
 
     @cached_property
     def _counts(self) -> WordCounts | None:
         if self._spec.weights is None:
             return None
-        return read_counts(self._spec.weights, self.vocabulary(), self.tokenisation())
+        return read_counts(self._spec.weights, self.lookup.vocabulary(), self.lookup.tokenisation())
 
     def prepare(self, column: pa.Array) -> Prepared:
         """Look up the words of a string column, each distinct text once.
@@ -130,87 +94,23 @@ class StaticEncoder:
         Raises:
             SourceError: the column is not text.
         """
-        found = distinct(column)
-        looked = self.look_up(found.texts)
+        unique = distinct(column)
+        looked = self.lookup.look_up(unique.texts)
         known = looked.counts > 0
         # Texts without a known word have no values, so those of the others stay where they are.
         place = np.append(np.where(known, np.cumsum(known) - 1, -1), -1).astype(np.int32)
-        index = place[found.index]
-        bad = np.flatnonzero((found.index >= 0) & (index < 0))
+        index = place[unique.index]
+        bad = np.flatnonzero((unique.index >= 0) & (index < 0))
         why = "no word of the text is in the table of word vectors"
-        rejects = [*found.rejects, *(Rejected(int(row), Reason.OUT_OF_VOCABULARY, why) for row in bad)]
+        rejects = [*unique.rejects, *(Rejected(int(row), Reason.OUT_OF_VOCABULARY, why) for row in bad)]
         lists = pa.ListArray.from_arrays(
             pa.array(offsets_of(looked.counts[known]), pa.int32()), pa.array(looked.rows, pa.int32())
         )
         rejects.sort(key=lambda item: item.row)
         return Prepared(pa.table({TOKENS: lists}), index, looked.cut[known], rejects, looked.unknown[known])
 
-    def look_up(self, texts: Sequence[str]) -> LookedUp:
-        """Find the words of texts in the table, in order.
-
-        Raises:
-            ModelError: the tokenizer knows a word that has no vector.
-        """
-        facts, unknown_id = self._facts, -1 if self._facts.unknown is None else self._facts.unknown
-        values: list[IntArray] = []
-        counts, unknown = np.zeros(len(texts), np.int64), np.zeros(len(texts), np.int64)
-        cut = np.zeros(len(texts), np.bool_)
-        for start in range(0, len(texts), _TEXTS_AT_ONCE):
-            part = self._tokenizer.encode_batch_fast(
-                list(texts[start : start + _TEXTS_AT_ONCE]), add_special_tokens=False
-            )
-            for text, encoding in enumerate(part, start):
-                ids = np.array(encoding.ids, np.int32)
-                fine = ids != unknown_id
-                unknown[text] = len(ids) - np.count_nonzero(fine)
-                kept = ids if facts.keeps_unknown else ids[fine]
-                cut[text] = self._truncates and bool(encoding.overflowing)
-                counts[text] = len(kept)
-                values.append(kept)
-        rows = np.concatenate(values) if values else np.zeros(0, np.int32)
-        if len(rows) and int(rows.max()) >= self.words:
-            raise ModelError(
-                f"{self._spec.model}: the tokenizer gives token {int(rows.max())} of {self.words} "
-                "vectors; they are not of one model"
-            )
-        return LookedUp(rows, counts, unknown, cut)
-
-    def count(self, column: pa.Array | pa.ChunkedArray) -> WordCounts:
-        """Count the words of a column, each row of the table as often as it stands there, for `fit-weights`."""
-        found = distinct(column)
-        looked = self.look_up(found.texts)
-        times = np.bincount(found.index[found.index >= 0], minlength=len(found.texts)).astype(np.int64)
-        of_text = np.repeat(np.arange(len(found.texts)), looked.counts)
-        pairs = np.unique(of_text * np.int64(self.words) + looked.rows)
-        # Sums of whole numbers in float64 are exact up to 2**53.
-        counts = np.bincount(looked.rows, weights=times[of_text], minlength=self.words).astype(np.int64)
-        documents = np.bincount(
-            pairs % self.words, weights=times[pairs // self.words], minlength=self.words
-        ).astype(np.int64)
-        return WordCounts(counts, documents, int(times.sum()), int((looked.unknown * times).sum()))
-
-    def vocabulary(self) -> list[str | None]:
-        """Name the rows of the table: words, or tokens; None where the tokenizer has none."""
-        return [self._tokenizer.id_to_token(row) for row in range(self.words)]
-
-    def vectors(self) -> FloatArray:
-        """Map the table: (words, dim) float32."""
-        return self._table.vectors()
-
-    def tokenisation(self) -> str:
-        """Hash what decides the rows of a text."""
-        return hashlib.sha256(self._tokenizer.to_str().encode()).hexdigest()
-
-    def most_rows(self, modality: str, asked: int) -> int:
-        """Take what is asked: units of text are cut by their bytes."""
-        return asked
-
-    def lengths(self, inputs: pa.Table) -> IntArray:
-        """Count the known words of each input, shape (inputs,) int32."""
-        return token_counts(inputs)
-
     def blank(self, inputs: pa.Table, places: Collection[int]) -> pa.Table:
-        """Leave inputs as they are: a sum of vectors kills no process, and another sum would be no safer."""
+        """Leave inputs as they are: a sum of vectors kills no process."""
         return inputs
 
     def load(self, device: str, dtype: str, *, compiled: bool = False) -> None:
@@ -226,11 +126,11 @@ class StaticEncoder:
                 f"{self._spec.model}: means of word vectors are computed on CPUs, in float32; leave "
                 "dtype, compile and GPUs out"
             )
-        self._vectors = torch.from_numpy(self._table.vectors())
+        self._vectors = torch.from_numpy(self.lookup.vectors())
         if self._counts is not None:
             self._weights = torch.from_numpy(self._counts.weights(self._spec.weighting).astype(np.float32))
 
-    def launch(self, batch: pa.Table) -> Callable[[], Mapping[str, FloatArray]]:
+    def launch(self, batch: pa.Table) -> Launched:
         """Take the means of a batch with the column `tokens`.
 
         Each is summed in the order of its words, whatever stands beside it.
@@ -273,27 +173,16 @@ class StaticEncoder:
                 else np.add.reduceat(weights.numpy(), offsets[:-1] - first, dtype=np.float64)
             )
             means = torch.from_numpy((totals / whole[:, None]).astype(np.float32))
-            found = {column.name: finish(means, column).numpy() for column in self._columns}
-        return lambda: found
+            vectors = {column.name: finish(means, column).numpy() for column in self._columns}
+        return lambda: vectors
 
-    def dim(self, output: str) -> int:
-        """Give the width of an output's vectors.
-
-        Raises:
-            ModelError: there is no such output.
-        """
-        for column in self._columns:
-            if column.name == output:
-                return column.dim or self._width
-        raise ModelError(f"{self._spec.model}: no output {output!r}, there are {', '.join(self.outputs())}")
-
-    def outputs(self) -> tuple[str, ...]:
-        """Name the vector columns, in order."""
-        return tuple(column.name for column in self._columns)
+    def outputs(self) -> tuple[Output, ...]:
+        """Give the vector columns, in order."""
+        return outputs_of(self._spec, self._columns, lambda column: column.dim or self.lookup.shape[1])
 
     def flops(self, lengths: IntArray) -> float:
         """Count the additions."""
-        return float(self._width) * float(lengths.sum(dtype=np.int64))
+        return float(self.lookup.shape[1]) * float(lengths.sum(dtype=np.int64))
 
     def reference(self, column: pa.Array) -> tuple[str, Mapping[str, FloatArray]]:
         """Average row by row in numpy, in float64, from the words themselves.
@@ -301,33 +190,33 @@ class StaticEncoder:
         Returns:
             the reference's name, and {output: (rows, dim) float32}; rejects are NaN.
         """
-        table, counts, unknown = self._table.vectors(), self._counts, self._facts.unknown
-        weights = np.ones(self.words) if counts is None else counts.weights(self._spec.weighting)
-        result = {name: np.full((len(column), self.dim(name)), np.nan, np.float32) for name in self.outputs()}
-        for row, text in enumerate(distinct_rows(column)):
-            ids = [] if text is None else self._tokenizer.encode(text, add_special_tokens=False).ids
-            known = [place for place in ids if self._facts.keeps_unknown or place != unknown]
+        table, counts = self.lookup.vectors(), self._counts
+        weights = np.ones(len(table)) if counts is None else counts.weights(self._spec.weighting)
+        unique = distinct(column)
+        vectors = {
+            name: np.full((len(unique.texts), dim), np.nan) for name, dim in dims_of(self.outputs()).items()
+        }
+        for place, text in enumerate(unique.texts):
+            known = self.lookup.ids(text)
             for output in self._columns if known else ():
-                mean = np.average(table[known].astype(np.float64), axis=0, weights=weights[known])[
-                    : output.dim
-                ]
-                result[output.name][row] = (
-                    mean / max(float(np.linalg.norm(mean)), 1e-12) if output.normalize else mean
-                )
-        return f"numpy {np.__version__}", result
+                mean = np.average(table[known].astype(np.float64), axis=0, weights=weights[known])
+                vectors[output.name][place] = finished(mean, output)
+        return f"numpy {np.__version__}", unique.to_rows(vectors, dims_of(self.outputs()))
 
     def describe(self) -> dict[str, Any]:
         """Say what the model became, for `run.json`; all JSON values."""
-        shapes = {
-            column.name: {"dim": self.dim(column.name), "normalize": column.normalize}
-            for column in self._columns
-        }
-        origin = self._table.origin
+        widths, origin = dims_of(self.outputs()), self.lookup.table.origin
         told: dict[str, Any] = {
             "model": self._spec.model,
             "commit": origin.folder.revision if isinstance(origin, Matrix) else None,
+            "model_type": "static",
+            "kind": self.lookup.facts.kind,
+            "words": len(self.lookup),
+            "outputs": {
+                column.name: {"dim": widths[column.name], "normalize": column.normalize}
+                for column in self._columns
+            },
         }
-        told |= {"model_type": "static", "kind": self._facts.kind, "words": self.words, "outputs": shapes}
         return (
             told
             if self._spec.weights is None
@@ -340,13 +229,7 @@ class StaticEncoder:
 
     def fingerprint(self) -> dict[str, str]:
         """Hash the files of the table, {file: sha256}, and those of the weights of words."""
-        found = self._table.fingerprint()
+        hashes = self.lookup.table.fingerprint()
         if self._spec.weights is not None:
-            found |= {"word weights": hash_weights(self._spec.weights), "weighting": self._spec.weighting}
-        return found
-
-
-def distinct_rows(column: pa.Array) -> list[str | None]:
-    """Give the texts of a column row by row, None for a reject."""
-    found = distinct(column)
-    return [None if place < 0 else found.texts[place] for place in found.index.tolist()]
+            hashes |= {"word weights": hash_weights(self._spec.weights), "weighting": self._spec.weighting}
+        return hashes

@@ -3,8 +3,10 @@
 Model2vec, sentence-transformers' StaticEmbedding, input embeddings of transformers.
 
     modules.json begins with StaticEmbedding   its tokenizer, its Normalize
-    model.safetensors has `embeddings`         model2vec: `mapping` and `weights` are folded into the rows, `normalize` of config.json
-    any other folder with config.json          the input embeddings of a transformers model, and its tokenizer
+    model.safetensors has `embeddings`  model2vec: `mapping` and `weights` are folded into the rows,
+                                        `normalize` of config.json
+    any other folder with config.json   the input embeddings of a transformers model, and its
+                                        tokenizer
 
 No model is run, and no other weights are read.
 """
@@ -87,30 +89,32 @@ class Matrix:
         from tokenizers import Tokenizer
 
         if self.kind == "input embeddings":
-            found: Any = read_plain_bert(self.path)
-            unknown = None if found is None else found.token_to_id("[UNK]")
-            if found is None:
+            tokenizer: Any = read_plain_bert(self.path)
+            unknown = None if tokenizer is None else tokenizer.token_to_id("[UNK]")
+            if tokenizer is None:
                 whole = load_auto_tokenizer(self.path, trust_remote_code)
                 if not whole.is_fast:
                     raise ModelError(
                         f"{self.path}: the slow tokenizer {type(whole).__name__} is not supported here; "
                         "choose another model"
                     )
-                found, unknown = whole.backend_tokenizer, whole.unk_token_id
+                tokenizer, unknown = whole.backend_tokenizer, whole.unk_token_id
         else:
             told = read_json(self.path / "tokenizer.json").get("model") or {}
             if not told:
                 raise ModelError(
                     f"{self.path / 'tokenizer.json'}: missing, or no tokenizer; fetch the model again"
                 )
-            found = Tokenizer.from_file(str(self.path / "tokenizer.json"))
+            tokenizer = Tokenizer.from_file(str(self.path / "tokenizer.json"))
             unknown = (
-                told.get("unk_id") if told.get("unk_token") is None else found.token_to_id(told["unk_token"])
+                told.get("unk_id")
+                if told.get("unk_token") is None
+                else tokenizer.token_to_id(told["unk_token"])
             )
-        found.no_padding()
+        tokenizer.no_padding()
         if not self.keeps_unknown:
-            found.no_truncation()
-        return cast("Tokenizer", found), unknown
+            tokenizer.no_truncation()
+        return cast("Tokenizer", tokenizer), unknown
 
     def blocks(self) -> Iterator[npt.NDArray[np.float32]]:
         """Stream the rows: (rows, dim) float32.
@@ -141,19 +145,19 @@ class Matrix:
                 whole = None if mapping is None else rows[:].float().numpy()
                 for first in range(0, count, _BLOCK_ROWS):
                     part = slice(first, first + _BLOCK_ROWS)
-                    found = (
+                    block = (
                         rows[part].float().numpy()
                         if whole is None or mapping is None
                         else whole[mapping[part]]
                     )
-                    found = found if weights is None else found * weights[part][:, None]
-                    odd = np.flatnonzero(~np.isfinite(found).all(axis=1))
+                    block = block if weights is None else block * weights[part][:, None]
+                    odd = np.flatnonzero(~np.isfinite(block).all(axis=1))
                     if len(odd):
                         raise ModelError(
                             f"{self.file}: row {first + int(odd[0])} of {self.name} is not finite; fetch "
                             "the model again"
                         )
-                    yield found
+                    yield block
         except (SafetensorError, OSError, IndexError) as error:
             raise ModelError(
                 f"{self.file}: not a whole safetensors file ({error}); fetch the model again"
@@ -169,29 +173,29 @@ def open_matrix(model: str, revision: str | None, trust_remote_code: bool) -> Ma
     Raises:
         ModelError, StorageError: the model is not there, or holds no such matrix.
     """
-    found = folders.locate(model, revision, trust_remote_code)
-    listed = entries(found.path)
+    folder = folders.locate(model, revision, trust_remote_code)
+    listed = entries(folder.path)
     if listed and listed[0][0].rpartition(".")[2] == "StaticEmbedding":
         part, names = listed[0][1].strip("./"), [kind.rpartition(".")[2] for kind, _ in listed[1:]]
         if others := [name for name in names if name != "Normalize"]:
             raise ModelError(
-                f"{found.path}/modules.json: {others[0]} behind StaticEmbedding is not supported; choose "
+                f"{folder.path}/modules.json: {others[0]} behind StaticEmbedding is not supported; choose "
                 "another model"
             )
-        folders.fetch_weights(found, [part])
+        folders.fetch_weights(folder, [part])
         return Matrix(
-            found,
+            folder,
             "StaticEmbedding",
             part,
             bool(names),
-            *_tensor(found.path / part, ("embedding.weight", _FOLDED)),
+            *_tensor(folder.path / part, ("embedding.weight", _FOLDED)),
         )
-    folders.fetch_weights(found)
-    if _FOLDED in _names(found.path):
-        normal = bool(read_json(found.path / "config.json").get("normalize", False))
-        return Matrix(found, "model2vec", "", normal, *_tensor(found.path, (_FOLDED,)))
-    folders.check_config(found.path)
-    return Matrix(found, "input embeddings", "", False, *_tensor(found.path, _ENDINGS))
+    folders.fetch_weights(folder)
+    if _FOLDED in _names(folder.path):
+        normal = bool(read_json(folder.path / "config.json").get("normalize", False))
+        return Matrix(folder, "model2vec", "", normal, *_tensor(folder.path, (_FOLDED,)))
+    folders.check_config(folder.path)
+    return Matrix(folder, "input embeddings", "", False, *_tensor(folder.path, _ENDINGS))
 
 
 def _names(folder: Path) -> dict[str, Path]:
@@ -220,12 +224,12 @@ def _tensor(folder: Path, wanted: tuple[str, ...]) -> tuple[Path, str]:
         )
     for ending in wanted:
         # Models that also write have a matrix for each half; texts are read by the first.
-        found = sorted(
+        names = sorted(
             (name for name in there if f".{name}".endswith(f".{ending}")),
             key=lambda name: ("decoder" in name, len(name), name),
         )
-        if found:
-            return there[found[0]], found[0]
+        if names:
+            return there[names[0]], names[0]
     listed = ", ".join(sorted(there)[:5])
     raise ModelError(
         f"{folder}: no tensor is called {', '.join(wanted)}, found {listed}; choose a model of texts"

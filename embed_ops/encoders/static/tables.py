@@ -3,7 +3,8 @@
 Read once on a node, kept as one array in its cache, and mapped into memory by every worker.
 
     static/KEY/vectors.npy      (words, dim) float32
-    static/KEY/tokenizer.json   the words, as a vocabulary of the tokenizers library, or the model's own tokenizer
+    static/KEY/tokenizer.json   the words, as a vocabulary of the tokenizers library, or the model's
+                                own tokenizer
     static/KEY/facts.json       what else decides a mean
 
 KEY is of the address, size and time of change of the files. Formats are told by looking: GloVe's
@@ -41,7 +42,7 @@ UNKNOWN = "\x00unknown"
 
 
 @dataclass(frozen=True)
-class Facts:
+class TableFacts:
     """What decides a mean beside vectors and tokenizer.
 
     Attributes:
@@ -75,14 +76,17 @@ class Table:
         return cast(Array, np.load(self.folder / "vectors.npy", mmap_mode="c"))
 
     def tokenizer(self) -> Tokenizer:
-        """Load the tokenizer: words and signs of a text to ids, that of an unknown word being the number of words."""
+        """Load the tokenizer: words and signs of a text to ids.
+
+        That of an unknown word is the number of words.
+        """
         from tokenizers import Tokenizer
 
         return Tokenizer.from_file(str(self.folder / "tokenizer.json"))
 
-    def facts(self) -> Facts:
+    def facts(self) -> TableFacts:
         """Read what else decides a mean."""
-        return Facts(**json.loads((self.folder / "facts.json").read_text(encoding="utf-8")))
+        return TableFacts(**json.loads((self.folder / "facts.json").read_text(encoding="utf-8")))
 
     def fingerprint(self) -> dict[str, str]:
         """Hash the files that decide the vectors: {file: sha256}."""
@@ -150,7 +154,7 @@ def open_table(
     return once_per_node(f"static {table.folder}", find, convert)
 
 
-def _write_words(file: Path, beside: Path | None, lowercase: bool | None, folder: Path) -> Facts:
+def _write_words(file: Path, beside: Path | None, lowercase: bool | None, folder: Path) -> TableFacts:
     words, vectors = read_array(file, beside) if beside else read_file(file)
     bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
     if len(bad):
@@ -160,10 +164,10 @@ def _write_words(file: Path, beside: Path | None, lowercase: bool | None, folder
     lower = lowercase if lowercase is not None else not any(word != word.lower() for word in words)
     np.save(folder / "vectors.npy", vectors)
     tokenizer_of(words, lower=lower).save(str(folder / "tokenizer.json"), pretty=False)
-    return Facts("word table", len(words))
+    return TableFacts("word table", len(words))
 
 
-def _write_matrix(matrix: Matrix, trust_remote_code: bool, folder: Path) -> Facts:
+def _write_matrix(matrix: Matrix, trust_remote_code: bool, folder: Path) -> TableFacts:
     tokenizer, unknown = matrix.tokenizer(trust_remote_code)
     tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
     rows = 0
@@ -175,7 +179,7 @@ def _write_matrix(matrix: Matrix, trust_remote_code: bool, folder: Path) -> Fact
             rows += len(block)
         file.seek(0)
         _write_header(file, rows, block.shape[1])
-    return Facts(matrix.kind, unknown, matrix.keeps_unknown, matrix.normalize)
+    return TableFacts(matrix.kind, unknown, matrix.keeps_unknown, matrix.normalize)
 
 
 def _write_header(file: IO[bytes], rows: int, dim: int) -> None:
@@ -184,7 +188,7 @@ def _write_header(file: IO[bytes], rows: int, dim: int) -> None:
     np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (rows, dim)})
 
 
-def _keep(table: Table, write: Callable[[Path], Facts]) -> Table:
+def _keep(table: Table, write: Callable[[Path], TableFacts]) -> Table:
     """Write a table to a temporary folder, and rename it once it is whole."""
     scratch = table.folder.with_name(f".{table.folder.name}.{uuid.uuid4().hex}")
     try:

@@ -1,4 +1,7 @@
-"""Files of word vectors: GloVe's text, word2vec's text and binary form, gzipped or not, and arrays beside their words."""
+"""Files of word vectors.
+
+GloVe's text, word2vec's text and binary form, gzipped or not, and arrays beside their words.
+"""
 
 from __future__ import annotations
 
@@ -31,13 +34,13 @@ def words_beside(file: Path) -> Path:
     Raises:
         ModelError: there are none.
     """
-    found = [path for pattern in BESIDE for path in sorted(file.parent.glob(pattern))]
-    if not found:
+    paths = [path for pattern in BESIDE for path in sorted(file.parent.glob(pattern))]
+    if not paths:
         raise ModelError(
             f"{file}: no words beside the array ({', '.join(BESIDE)}); put vocab.txt there, one word a "
             "line in its order"
         )
-    return found[0]
+    return paths[0]
 
 
 @contextmanager
@@ -178,9 +181,9 @@ def _words(beside: Path) -> list[str]:
     if beside.suffix == ".txt":
         return beside.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     if beside.suffix == ".json":
-        found = json.loads(beside.read_text(encoding="utf-8"))
+        words = json.loads(beside.read_text(encoding="utf-8"))
         return [
-            str(word) for word in (sorted(found, key=found.__getitem__) if isinstance(found, dict) else found)
+            str(word) for word in (sorted(words, key=words.__getitem__) if isinstance(words, dict) else words)
         ]
     table = pq.read_table(beside)
     texts = [

@@ -1,7 +1,8 @@
 """Weights of words: what `fit-weights` has counted in a corpus, and what it makes of a word.
 
     sif      a / (a + p(w)), p the word's share of all words, a = 0.001 (Arora, Liang and Ma, 2017)
-    tfidf    ln((1 + n) / (1 + df)) + 1, as scikit-learn's TfidfVectorizer has it; a word that stands twice in a text counts twice
+    tfidf    ln((1 + n) / (1 + df)) + 1, as scikit-learn's TfidfVectorizer has it; a word that
+             stands twice in a text counts twice
 
 A word that the corpus did not have has frequency 0: 1 by sif, ln(1 + n) + 1 by tfidf.
 """
@@ -60,10 +61,10 @@ class WordCounts:
 
     def table(self, words: Sequence[str | None]) -> pa.Table:
         """List the words that stand in the corpus: word, count, documents, sif, idf."""
-        found = np.flatnonzero(self.counts)
-        named = pa.array([words[row] for row in found.tolist()], pa.string())
+        rows = np.flatnonzero(self.counts)
+        named = pa.array([words[row] for row in rows.tolist()], pa.string())
         numbers = {"count": self.counts, "documents": self.documents, "sif": self.sif, "idf": self.idf}
-        return pa.table({"word": named, **{name: values[found] for name, values in numbers.items()}})
+        return pa.table({"word": named, **{name: values[rows] for name, values in numbers.items()}})
 
 
 def read_counts(folder: str, words: Sequence[str | None], tokenisation: str | None) -> WordCounts:
@@ -108,7 +109,7 @@ def hash_weights(folder: str) -> str:
     Raises:
         ModelError: there are none.
     """
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for name in (FACTS, WORDS):
         file = Path(folder).expanduser() / name
         if not file.is_file():
@@ -116,5 +117,5 @@ def hash_weights(folder: str) -> str:
                 f"encoder.weights {folder}: has no {name}; give the folder that `embed-ops fit-weights` "
                 "has written"
             )
-        found.update(hashlib.sha256(file.read_bytes()).digest())
-    return found.hexdigest()
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()

@@ -14,23 +14,21 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from embed_ops.encoders.base import IntArray, not_loaded
+from embed_ops.encoders.base import IntArray, Output, not_loaded, outputs_of
 from embed_ops.encoders.hub import folder as folders
 from embed_ops.encoders.hub.files import read_json
+from embed_ops.encoders.text.cost import Cost, cost, weightless_cost
 from embed_ops.encoders.text.layers import Layers, read_layers
 from embed_ops.encoders.text.modules import Dense, LayerNorm, Pooling, read_pipeline, width
 from embed_ops.encoders.text.settings import Transformer
 from embed_ops.encoders.text.tokenizer import TextTokenizer
 from embed_ops.encoders.text.transformer import (
-    Cost,
-    cost,
     hidden_size,
     layer_count,
     load_model,
     pad,
     to_device,
     token_limit,
-    weightless_cost,
 )
 from embed_ops.errors import ModelError
 from embed_ops.spec.encoder import EncoderSpec, OutputSpec
@@ -44,10 +42,11 @@ if TYPE_CHECKING:
 
 
 class Backbone:
-    """A transformer's folder, or that of a sentence-transformers model, and what it becomes once it is loaded.
+    """A transformer, or a sentence-transformers model: its folder, and the model once it is loaded.
 
     Attributes:
         spec: of the encoder.
+        columns: the vector columns, with their pooling.
         pipeline: what a sentence-transformers folder asks for; None for others.
         folder: where the model is; `path`: of the transformer in it.
         limit: most tokens that the model takes, special ones included; None for no limit.
@@ -57,8 +56,9 @@ class Backbone:
         ModelError: the folder misses a part, or has one that is not supported.
     """
 
-    def __init__(self, spec: EncoderSpec) -> None:
+    def __init__(self, spec: EncoderSpec, columns: tuple[OutputSpec, ...]) -> None:
         self.spec = spec
+        self.columns = columns
         self.folder = folders.locate(spec.model, spec.revision, spec.trust_remote_code)
         own_modules = not spec.outputs and spec.family == "text"
         self.pipeline = read_pipeline(self.folder.path, transformer_only=not own_modules)
@@ -143,14 +143,20 @@ class Backbone:
             )
         return output.dim or full
 
+    def outputs(self) -> tuple[Output, ...]:
+        """Give the vector columns, in order.
+
+        Raises:
+            ModelError: one is to be shortened to more than the model gives.
+        """
+        return outputs_of(self.spec, self.columns, self.dim)
+
     def fetch(self) -> None:
         """Fetch the weights, where the model is on a hub or in an object store."""
         folders.fetch_weights(self.folder, self._parts)
 
-    def load(
-        self, device: str, dtype: str, outputs: tuple[OutputSpec, ...], *, compiled: bool = False
-    ) -> None:
-        """Load the weights to `device` in `dtype`; modules behind the transformer stay in float32.
+    def load(self, device: str, dtype: str, *, compiled: bool = False) -> None:
+        """Load the weights to `device` in `dtype`; pooling and what follows it stay in float32.
 
         Raises:
             ModelError: weights are missing, broken or incomplete, or can't be compiled.
@@ -167,16 +173,14 @@ class Backbone:
                 isinstance(module, Pooling) and not module.include_prompt for module in self.modules
             ):
                 self.prompt_tokens = self.tokenizer.prompt_length(self.prompt)
-        inner = any(output.layer != -1 for output in outputs)
+        inner = [output for output in self.columns if output.layer != -1]
         if inner and compiled:
             raise ModelError(
                 f"{self.spec.model}: outputs ask for other layers than the last, which a compiled model "
                 "does not give"
             )
         if inner:
-            numbers = frozenset(
-                number for output in outputs if output.layer != -1 for number in self.layers(output).numbers
-            )
+            numbers = frozenset(number for output in inner for number in self.layers(output).numbers)
             self._states = LayerStates(self._model, self._count, numbers)
         if compiled:
             from embed_ops.encoders.text.compiled import CompiledModel
@@ -209,14 +213,22 @@ class Backbone:
         return weightless_cost(self.path, self.settings.config, self.spec.trust_remote_code)
 
     def flops(self, lengths: IntArray) -> float:
-        """Count useful floating-point operations of the transformer, padding left out.
-
-        See `Cost`.
-        """
+        """Count useful floating-point operations of inputs of these lengths (see `Cost`)."""
         return self._cost.flops(lengths)
 
-    def describe(self, outputs: Mapping[str, Any]) -> dict[str, Any]:
-        """Say what the model became, for `run.json`; all JSON values."""
+    def describe(self, also: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, Any]:
+        """Say what the model became, for `run.json`; all JSON values.
+
+        `also` has more to say of each output, by name.
+        """
+        outputs = {
+            column.name: {
+                "dim": self.dim(column),
+                **(also or {}).get(column.name, {}),
+                **({} if self.modules else column.told()),
+            }
+            for column in self.columns
+        }
         config = read_json(self.path / "config.json")
         return {
             "model": self.spec.model,
@@ -226,12 +238,12 @@ class Backbone:
             "max_tokens": self.limit,
             "prompt": self.prompt,
             "modules": [repr(module) for module in self.modules],
-            "outputs": dict(outputs),
+            "outputs": outputs,
             **self.loaded,
         }
 
     def weight_bytes(self) -> int:
-        """Give the size of the transformer's weight files, 0 where they are not on this machine yet."""
+        """Give the size of the transformer's weight files, 0 where they are not here yet."""
         return folders.weight_bytes(self.path)
 
     def fingerprint(self) -> dict[str, str]:

@@ -74,5 +74,5 @@ class CompiledModel:
             ids, mask = ids.expand(2, -1), mask.expand(2, -1)
         stance: Any = torch.compiler.set_stance("eager_on_recompile")
         with stance:
-            found: Tensor = self._call(input_ids=ids, attention_mask=mask).last_hidden_state
-        return found[:rows]
+            hidden: Tensor = self._call(input_ids=ids, attention_mask=mask).last_hidden_state
+        return hidden[:rows]

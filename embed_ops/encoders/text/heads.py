@@ -29,19 +29,19 @@ def activation(name: str) -> nn.Module:
     prefix, _, last = name.rpartition(".")
     if prefix in ("torch.nn", "torch.nn.modules.linear") and last == "Identity":
         return nn.Identity()
-    found = (
+    kind = (
         getattr(nn.modules.activation, last, None)
         if prefix in ("torch.nn", "torch.nn.modules.activation")
         else None
     )
     own = (
-        inspect.isclass(found)
-        and issubclass(found, nn.Module)
-        and found.__module__ == "torch.nn.modules.activation"
+        inspect.isclass(kind)
+        and issubclass(kind, nn.Module)
+        and kind.__module__ == "torch.nn.modules.activation"
     )
     try:
-        if own and found is not None:
-            built: nn.Module = found()
+        if own and kind is not None:
+            built: nn.Module = kind()
             return built
     except TypeError as error:
         raise ModelError(
@@ -51,7 +51,9 @@ def activation(name: str) -> nn.Module:
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """Read the weights of a module from model.safetensors, else pytorch_model.bin (tensors only, nothing unpickled).
+    """Read the weights of a module from model.safetensors, else pytorch_model.bin.
+
+    Tensors only, nothing is unpickled.
 
     Raises:
         ModelError: neither file is there, or it can't be read.
@@ -66,9 +68,9 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
             return dict(torch.load(pickled, map_location="cpu", weights_only=True))
     except Exception as error:  # the readers raise many kinds, all with the same remedy
         raise ModelError(f"{folder}: the weights can't be read ({error}); fetch the model again") from error
-    found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else "no such folder"
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else "no such folder"
     raise ModelError(
-        f"{folder}: no model.safetensors and no pytorch_model.bin, found {found}; fetch the model again"
+        f"{folder}: no model.safetensors and no pytorch_model.bin, found {names}; fetch the model again"
     )
 
 

@@ -43,15 +43,15 @@ class Layers:
         """
         import torch
 
-        found = [states[number] for number in self.numbers]
+        chosen = [states[number] for number in self.numbers]
         if self.how == "one":
-            return found[0]
+            return chosen[0]
         if self.how == "concat":
-            return torch.cat(found, dim=-1)
-        total = found[0].float()
-        for state in found[1:]:
+            return torch.cat(chosen, dim=-1)
+        total = chosen[0].float()
+        for state in chosen[1:]:
             total = total + state.float()
-        return total / len(found) if self.how == "mean" else total
+        return total / len(chosen) if self.how == "mean" else total
 
 
 def read_layers(asked: int | str, count: int, where: str) -> Layers:
@@ -119,8 +119,8 @@ class LayerStates:
             if isinstance(module, ModuleList) and len(module) == self._count
         ]
         # Parts of a block may be as many as the blocks, but they are not alike.
-        found = [blocks for blocks in lists if len({type(block) for block in blocks}) == 1]
-        return found[0] if len(found) == 1 else None
+        uniform = [blocks for blocks in lists if len({type(block) for block in blocks}) == 1]
+        return uniform[0] if len(uniform) == 1 else None
 
     def _catch(self, number: int, _: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         self._caught[number] = args[0] if args else kwargs["hidden_states"]
@@ -145,11 +145,11 @@ class LayerStates:
         self._caught = {}
         everything = self._blocks is None and bool(self._numbers - {self._count})
         options = {"output_hidden_states": True} if everything else {}
-        found = self._model(input_ids=ids, attention_mask=mask, **options)
+        outputs = self._model(input_ids=ids, attention_mask=mask, **options)
         if everything:
             return {
-                -1: found.last_hidden_state,
-                **{number: found.hidden_states[number] for number in self._numbers},
+                -1: outputs.last_hidden_state,
+                **{number: outputs.hidden_states[number] for number in self._numbers},
             }
         states, self._caught = self._caught, {}
-        return {**states, self._count: found.last_hidden_state, -1: found.last_hidden_state}
+        return {**states, self._count: outputs.last_hidden_state, -1: outputs.last_hidden_state}

@@ -165,7 +165,10 @@ def width(modules: tuple[Module, ...], hidden: int) -> int:
 
 
 def _choose() -> str:
-    return f"supported modules: {', '.join(SUPPORTED)}; choose another model, or name [[encoder.outputs]] to pool the transformer"
+    return (
+        f"supported modules: {', '.join(SUPPORTED)}; choose another model, or name [[encoder.outputs]] to "
+        "pool the transformer"
+    )
 
 
 def entries(root: Path) -> list[tuple[str, str]] | None:
@@ -268,7 +271,7 @@ def _dense(file: Path, path: str, config: Mapping[str, Any]) -> Dense:
 
 
 def _check_flow(root: Path, modules: tuple[Module, ...]) -> None:
-    """Check that each module reads what an earlier one has written, and that a sentence vector comes out."""
+    """Check that each module reads what one before it wrote, and that a vector comes out."""
     known = {TOKENS}
     for module in modules:
         read, written = (TOKENS, SENTENCE) if isinstance(module, Pooling) else (SENTENCE, SENTENCE)

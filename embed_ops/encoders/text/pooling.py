@@ -108,7 +108,9 @@ def pool_pieces(
     begin: npt.NDArray[np.int64],
     end: npt.NDArray[np.int64],
 ) -> Tensor:
-    """Pool stretches of tokens: (B, T, D), (pieces,) of window, first token and token behind -> (pieces, D) float32.
+    """Pool stretches of tokens: (B, T, D) to (pieces, D) float32.
+
+    Of each piece its window, its first token and the token behind it are given, (pieces,) each.
 
     Modes are mean, max, first and last; no stretch is empty.
     """

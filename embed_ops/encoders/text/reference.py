@@ -1,4 +1,6 @@
-"""The reference: the same rows, one at a time, un-padded, in float32 on the CPU, by other code than the encoder's.
+"""The reference: the same rows by other code than the encoder's.
+
+One at a time, un-padded, in float32 on the CPU.
 
 A folder of sentence-transformers without `encoder.outputs` goes through sentence-transformers if it
 is installed; all else through plain transformers, with pooling in numpy.
@@ -14,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from embed_ops.encoders.base import FloatArray
+from embed_ops.encoders.base import FloatArray, finished
 from embed_ops.encoders.text.modules import Pipeline
 from embed_ops.encoders.text.tokenizer import load_auto_tokenizer, lowercase_first
 from embed_ops.encoders.text.transformer import load_config, model_class
@@ -117,14 +119,14 @@ class Reference:
         with torch.inference_mode():
             for text in texts:
                 given = tokenizer(self.prompt + text, return_tensors="pt", **cut)
-                found = model(
+                states = model(
                     **given, output_hidden_states=any(output.layer != -1 for output in self.outputs)
                 )
                 if heads:
-                    yield {self.outputs[0].name: heads(found.last_hidden_state)}
+                    yield {self.outputs[0].name: heads(states.last_hidden_state)}
                 else:
                     yield {
-                        output.name: _pool(output, layer_of(output.layer, found)) for output in self.outputs
+                        output.name: _pool(output, layer_of(output.layer, states)) for output in self.outputs
                     }
 
     def _heads(self, tokenizer: Any) -> Callable[[Any], npt.NDArray[Any]] | None:
@@ -146,15 +148,15 @@ class Reference:
         ].numpy()
 
 
-def layer_of(asked: int | str, found: Any) -> Vector:
+def layer_of(asked: int | str, given: Any) -> Vector:
     """Give the hidden states that `layer` names, of what transformers gave for one text.
 
     (T, D * layers) float64.
     """
     if asked == -1:
-        last: Vector = found.last_hidden_state[0].double().numpy()
+        last: Vector = given.last_hidden_state[0].double().numpy()
         return last
-    states: list[Vector] = [state[0].double().numpy() for state in found.hidden_states]
+    states: list[Vector] = [state[0].double().numpy() for state in given.hidden_states]
     if isinstance(asked, int):
         return states[asked]
     how, _, listed = asked.replace(" ", "").rstrip(")").partition("(")
@@ -171,5 +173,4 @@ def layer_of(asked: int | str, found: Any) -> Vector:
 
 
 def _pool(output: OutputSpec, hidden: Vector) -> Vector:
-    vector = POOL[output.pooling](hidden)[: output.dim]
-    return vector / max(float(np.linalg.norm(vector)), 1e-12) if output.normalize else vector
+    return finished(POOL[output.pooling](hidden), output)

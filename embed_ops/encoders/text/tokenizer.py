@@ -52,7 +52,7 @@ class Tokens:
 
 
 def lowercase_first(backend: Tokenizer) -> None:
-    """Put a lowercase step before the normalizer, as sentence-transformers does for `do_lower_case`."""
+    """Put a lowercase step first, as sentence-transformers does for `do_lower_case`."""
     from tokenizers import normalizers
 
     there: Any = backend.normalizer
@@ -64,7 +64,7 @@ def lowercase_first(backend: Tokenizer) -> None:
 
 
 def space_first(backend: Tokenizer) -> None:
-    """Take each word of a list as one behind a space, as transformers does with `add_prefix_space`."""
+    """Take each word of a list as behind a space, as transformers does with `add_prefix_space`."""
     from tokenizers import pre_tokenizers
 
     there: Any = backend.pre_tokenizer
@@ -268,7 +268,7 @@ class TextTokenizer:
         return whole, truncated
 
     def prompt_length(self, prompt: str) -> int:
-        """Count the tokens that a prompt takes at the start of a text, as sentence-transformers counts them."""
+        """Count the tokens of a prompt at the start of a text, as sentence-transformers does."""
         ids = self.encode([prompt]).values
         return len(ids) - int(len(ids) > 0 and int(ids[-1]) in self.special)
 

@@ -5,15 +5,16 @@ Legend: rows = rows of the column, inputs = distinct texts in order of first app
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embed_ops.encoders.base import IntArray, Prepared, Rejected
+from embed_ops.encoders.base import FloatArray, IntArray, Prepared, Rejected
 from embed_ops.encoders.text.tokenizer import Tokens
 from embed_ops.errors import SourceError
 from embed_ops.schema import Reason
@@ -21,17 +22,39 @@ from embed_ops.schema import Reason
 
 @dataclass(frozen=True)
 class Distinct:
-    """Distinct texts, or tuples of words (inputs), which of them each row uses ((rows,) int32, -1 for a reject), and the rejects by row."""
+    """The distinct texts of a column, or tuples of words.
+
+    Attributes:
+        texts: (inputs,) in order of first appearance.
+        index: (rows,) int32, the text of each row, -1 for a reject.
+        rejects: by row.
+    """
 
     texts: list[Any]
     index: IntArray
     rejects: list[Rejected]
 
+    def to_rows(
+        self, vectors: Mapping[str, npt.NDArray[Any]], dims: Mapping[str, int]
+    ) -> dict[str, FloatArray]:
+        """Give each row the vectors of its text: {output: (rows, dim) float32}, NaN for rejects.
+
+        Args:
+            vectors: {output: (inputs, dim)}; may be empty where there are no texts.
+            dims: {output: dim} of all outputs.
+        """
+        rows = {name: np.full((len(self.index), dim), np.nan, np.float32) for name, dim in dims.items()}
+        valid = self.index >= 0
+        for name, of_texts in vectors.items():
+            rows[name][valid] = of_texts[self.index[valid]]
+        return rows
+
 
 def distinct(column: pa.Array | pa.ChunkedArray) -> Distinct:
-    """Find the distinct texts of a string column (string, large_string, string_view, dictionary; chunked or not), or of lists of words.
+    """Find the distinct texts of a column of strings, or of lists of words.
 
-    Null rows and rows that are not UTF-8 become rejects, and lists with such words.
+    Strings are string, large_string, string_view or a dictionary of them, chunked or not. Null rows
+    and rows that are not UTF-8 become rejects, and lists with such words.
 
     Raises:
         SourceError: the column is not text at all.
@@ -131,13 +154,18 @@ def prepare_texts(column: pa.Array, encode: Callable[[Sequence[str]], Tokens]) -
     Raises:
         SourceError: the column is not text.
     """
-    found = distinct(column)
-    if not found.texts:
+    unique = distinct(column)
+    if not unique.texts:
         empty = pa.table({TOKENS: pa.array([], pa.list_(pa.int32()))})
-        return Prepared(empty, found.index, np.zeros(0, np.bool_), found.rejects)
-    tokens = encode(found.texts)
+        return Prepared(empty, unique.index, np.zeros(0, np.bool_), unique.rejects)
+    tokens = encode(unique.texts)
     lists = pa.ListArray.from_arrays(pa.array(tokens.offsets), pa.array(tokens.values))
-    return Prepared(pa.table({TOKENS: lists}), found.index, tokens.truncated, found.rejects)
+    return Prepared(pa.table({TOKENS: lists}), unique.index, tokens.truncated, unique.rejects)
+
+
+def most_texts(modality: str, asked: int) -> int:
+    """Take as many rows as are asked for: units of text are cut by their bytes."""
+    return asked
 
 
 def token_counts(inputs: pa.Table) -> IntArray:

@@ -33,7 +33,12 @@ _EDGES = re.compile(r"^\W+|\W+$")
 
 @dataclass(frozen=True)
 class Parts:
-    """The parts of one kind: their pieces in windows (None for windows themselves), and the columns beside their vectors."""
+    """The parts of one kind.
+
+    Attributes:
+        pieces: of the parts in windows; None where the parts are the windows themselves.
+        beside: columns beside the vectors.
+    """
 
     pieces: Pieces | None
     beside: Mapping[str, pa.ListArray]
@@ -61,11 +66,13 @@ def folded(word: str) -> str:
 
 def parts_of(kind: str, texts: Sequence[Segmented], windows: Windows, spec: EncoderSpec) -> Parts:
     """Find the parts of texts of one kind."""
-    found = [_OF_KIND[kind](text, spec) for text in texts] if kind != "window" else _windows(texts, windows)
-    counts = np.array([len(columns[0]) for _, _, columns in found], np.int64)
+    stretches = (
+        [_OF_KIND[kind](text, spec) for text in texts] if kind != "window" else _windows(texts, windows)
+    )
+    counts = np.array([len(columns[0]) for _, _, columns in stretches], np.int64)
     beside = {}
     for place, name in enumerate(COMPANIONS[kind]):
-        values = [columns[place] for _, _, columns in found]
+        values = [columns[place] for _, _, columns in stretches]
         strings = name == kind
         flat = (
             pa.array([word for part in values for word in part], pa.string())
@@ -78,17 +85,20 @@ def parts_of(kind: str, texts: Sequence[Segmented], windows: Windows, spec: Enco
     of_text = np.repeat(np.arange(len(texts)), counts)
     return Parts(
         pieces_of(
-            windows, of_text, _join([begin for begin, _, _ in found]), _join([end for _, end, _ in found])
+            windows,
+            of_text,
+            _join([begin for begin, _, _ in stretches]),
+            _join([end for _, end, _ in stretches]),
         ),
         beside,
     )
 
 
-_Found = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Sequence[Any]]
+_Stretches = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Sequence[Any]]
 """Of one text: first token and token behind of each part, and the columns beside."""
 
 
-def _words(text: Segmented, spec: EncoderSpec) -> _Found:
+def _words(text: Segmented, spec: EncoderSpec) -> _Stretches:
     first, behind, begin, end, number = text.words()
     words = [text.text[one:other] for one, other in zip(begin.tolist(), end.tolist(), strict=True)]
     if spec.targets:
@@ -98,33 +108,33 @@ def _words(text: Segmented, spec: EncoderSpec) -> _Found:
     return first, behind, (words, number, begin, end, behind - first)
 
 
-def _tokens(text: Segmented, spec: EncoderSpec) -> _Found:
+def _tokens(text: Segmented, spec: EncoderSpec) -> _Stretches:
     place = np.arange(len(text.ids))
     return place, place + 1, (text.pieces, text.begin, text.end)
 
 
-def _chunks(text: Segmented, spec: EncoderSpec) -> _Found:
+def _chunks(text: Segmented, spec: EncoderSpec) -> _Stretches:
     first = np.arange(0, len(text.ids), spec.chunk)
     behind = np.minimum(first + (spec.chunk or 1), len(text.ids))
     begin, end = trimmed(text.text, *_characters(text, first, behind))
     return first, behind, (begin, end, behind - first)
 
 
-_OF_KIND: Mapping[str, Callable[[Segmented, EncoderSpec], _Found]] = {
+_OF_KIND: Mapping[str, Callable[[Segmented, EncoderSpec], _Stretches]] = {
     "word": _words,
     "token": _tokens,
     "chunk": _chunks,
 }
 
 
-def _windows(texts: Sequence[Segmented], windows: Windows) -> list[_Found]:
-    found: list[_Found] = []
+def _windows(texts: Sequence[Segmented], windows: Windows) -> list[_Stretches]:
+    stretches: list[_Stretches] = []
     for place, text in enumerate(texts):
         mine = slice(windows.first[place], windows.first[place + 1])
         first, behind = windows.begin[mine], windows.end[mine]
         begin, end = _characters(text, first, behind)
-        found.append((first, behind, (begin, end, behind - first)))
-    return found
+        stretches.append((first, behind, (begin, end, behind - first)))
+    return stretches
 
 
 def _characters(

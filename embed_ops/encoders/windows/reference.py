@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from embed_ops.encoders.base import FloatArray
+from embed_ops.encoders.base import FloatArray, finished
 from embed_ops.encoders.text.backbone import Backbone
 from embed_ops.encoders.text.reference import POOL, layer_of
 from embed_ops.encoders.text.tokenizer import load_auto_tokenizer, lowercase_first, space_first
 from embed_ops.encoders.text.transformer import load_config, model_class
 from embed_ops.encoders.windows.parts import folded
 from embed_ops.numerics.ragged import Ragged, offsets_of
-from embed_ops.spec.encoder import EncoderSpec, OutputSpec
+from embed_ops.spec.encoder import OutputSpec
 
 Vector = npt.NDArray[np.float64]
 
@@ -31,42 +31,30 @@ class WindowedReference:
     """What to compare with.
 
     Args:
-        spec: of the encoder; `backbone`: of its model; `outputs`: its columns.
+        backbone: of the encoder.
         width: tokens of text in a window, None for whole texts.
         stride: tokens from one window to the next.
     """
 
-    def __init__(
-        self,
-        spec: EncoderSpec,
-        backbone: Backbone,
-        outputs: tuple[OutputSpec, ...],
-        width: int | None,
-        stride: int,
-    ) -> None:
+    def __init__(self, backbone: Backbone, width: int | None, stride: int) -> None:
         import transformers
 
         self.name = f"transformers {transformers.__version__}"
-        self._spec, self._at, self._outputs, self._width, self._stride = (
-            spec,
-            backbone,
-            outputs,
-            width,
-            stride,
-        )
+        self._at, self._width, self._stride = backbone, width, stride
+        self._spec, self._outputs = backbone.spec, backbone.columns
 
     @cached_property
     def _tokenizer(self) -> Any:
-        found = load_auto_tokenizer(self._at.path, self._spec.trust_remote_code)
+        tokenizer = load_auto_tokenizer(self._at.path, self._spec.trust_remote_code)
         if self._at.settings.lower:
-            lowercase_first(found.backend_tokenizer)
-        return found
+            lowercase_first(tokenizer.backend_tokenizer)
+        return tokenizer
 
     @cached_property
     def _tokenizer_of_lists(self) -> Any:
-        found = load_auto_tokenizer(self._at.path, self._spec.trust_remote_code)
-        space_first(found.backend_tokenizer)
-        return found
+        tokenizer = load_auto_tokenizer(self._at.path, self._spec.trust_remote_code)
+        space_first(tokenizer.backend_tokenizer)
+        return tokenizer
 
     @cached_property
     def _model(self) -> Any:
@@ -85,15 +73,15 @@ class WindowedReference:
 
         (texts, dim) float32, or a list for each}.
         """
-        found: dict[str, list[list[Vector]]] = {output.name: [] for output in self._outputs}
+        lists_of: dict[str, list[list[Vector]]] = {output.name: [] for output in self._outputs}
         for text in texts:
             missing = text is None or (not isinstance(text, str) and None in text)
             of_text = {output.name: [] for output in self._outputs} if missing else self._one(text)
             for name, vectors in of_text.items():
-                found[name].append(vectors)
+                lists_of[name].append(vectors)
         result: dict[str, FloatArray | Ragged] = {}
         for output in self._outputs:
-            lists, dim = found[output.name], dims[output.name]
+            lists, dim = lists_of[output.name], dims[output.name]
             if self._spec.each(output) == "row":
                 result[output.name] = np.array(
                     [of[0] if of else np.full(dim, np.nan) for of in lists], np.float32
@@ -186,7 +174,10 @@ class WindowedReference:
         return [self._group(output, at, group) for group in groups]
 
     def _group(self, output: OutputSpec, at: Mapping[str, Any], group: list[int]) -> Vector:
-        """Pool a stretch of tokens from the window that has most context on its shorter side, or from those of its parts."""
+        """Pool a stretch of tokens.
+
+        From the window that has most context on its shorter side, or from those of its parts.
+        """
         best = self._best(at, group[0], group[-1] + 1)
         runs: list[tuple[int | None, list[int]]] = [] if best is None else [(best, group)]
         if best is None:
@@ -196,13 +187,13 @@ class WindowedReference:
                     runs[-1][1].append(token)
                 else:
                     runs.append((window, [token]))
-        found = []
+        pieces = []
         for window, tokens in runs:
             first = at["front"] - at["windows"][window][0]
             hidden = layer_of(output.layer, at["states"][window])[[first + token for token in tokens]]
             mode = "cls" if output.pooling == "first" else output.pooling
-            found.append(POOL[mode](hidden))
-        return _joined(output.pooling, found, [len(tokens) for _, tokens in runs])
+            pieces.append(POOL[mode](hidden))
+        return _joined(output.pooling, pieces, [len(tokens) for _, tokens in runs])
 
     @staticmethod
     def _best(at: Mapping[str, Any], first: int, behind: int) -> int | None:
@@ -215,13 +206,13 @@ class WindowedReference:
                     best, most = place, min(left, right)
         return best
 
-    def _pooled(self, output: OutputSpec, found: Any) -> Vector:
+    def _pooled(self, output: OutputSpec, states: Any) -> Vector:
         if self._at.modules:
             import torch
 
             from embed_ops.encoders.text.heads import Heads
 
-            hidden = found.last_hidden_state
+            hidden = states.last_hidden_state
             heads = Heads(self._at.modules, self._at.folder.path, "cpu")
             vector: Vector = (
                 heads(hidden, torch.ones(hidden.shape[:2], dtype=torch.int64), self._at.prompt_tokens)[0]
@@ -229,14 +220,13 @@ class WindowedReference:
                 .numpy()
             )
             return vector
-        return POOL[output.pooling](layer_of(output.layer, found))
+        return POOL[output.pooling](layer_of(output.layer, states))
 
     def _finish(self, output: OutputSpec, vector: Vector) -> Vector:
         from embed_ops.encoders.text.modules import Normalize
 
-        short = vector[: output.dim]
         normal = output.normalize or (self._at.modules and isinstance(self._at.modules[-1], Normalize))
-        return short / max(float(np.linalg.norm(short)), 1e-12) if normal else short
+        return finished(vector, output.model_copy(update={"normalize": bool(normal)}))
 
 
 def _joined(pooling: str, vectors: list[Vector], weights: list[int]) -> Vector:

@@ -48,7 +48,10 @@ class Segmented:
     text: str
 
     def words(self) -> tuple[Places, Places, Places, Places, Places]:
-        """Find the words: first token, token behind, first character, character behind, and number of each; white space is none."""
+        """Find the words; white space is none.
+
+        Of each: first token, token behind, first character, character behind, and number.
+        """
         first = np.flatnonzero(np.r_[True, np.diff(self.word) != 0])[: len(self.word)]
         behind = np.r_[first[1:], len(self.word)].astype(np.int64)[: len(first)]
         if not len(first):
@@ -116,8 +119,10 @@ class Segmenter:
         ):
             given = [text for _, text in portion]
             told: list[Any] = [list(text) if self._lists else self._prompt + str(text) for text in given]
-            found = self._backend.encode_batch(told, is_pretokenized=self._lists)
-            yield from (self._segment(text, encoding) for text, encoding in zip(given, found, strict=True))
+            encodings = self._backend.encode_batch(told, is_pretokenized=self._lists)
+            yield from (
+                self._segment(text, encoding) for text, encoding in zip(given, encodings, strict=True)
+            )
 
     def _segment(self, text: Text, encoding: Encoding) -> Segmented:
         front, behind = len(self.special[0]), len(encoding.ids) - len(self.special[1])

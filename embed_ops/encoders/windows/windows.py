@@ -52,12 +52,14 @@ class Windows:
         return cls(counts, width, stride, text, begin, end, offsets_of(number))
 
     def best(self, text: Places, begin: Places, end: Places) -> Places:
-        """Find for each part (its text, first token, token behind) the window that gives it most context: (parts,), -1 for none.
+        """Find for each part the window that gives it most context: (parts,), -1 for none.
+
+        A part is its text, first token and token behind.
 
         Context is the shorter of the two sides; where the text ends on one, the other. The first of
         equals.
         """
-        found, most = np.full(len(text), -1, np.int64), np.full(len(text), -1, np.int64)
+        best, most = np.full(len(text), -1, np.int64), np.full(len(text), -1, np.int64)
         if self.width is None:
             return self.first[:-1][text]
         last = np.minimum(begin // self.stride, self.first[1:][text] - self.first[:-1][text] - 1)
@@ -68,8 +70,8 @@ class Windows:
             right = np.where(self.end[window] == self.counts[text], _ENDLESS, self.end[window] - end)
             # A later window is looked at first, and gives way to an earlier one of equal context.
             better = (number >= 0) & (self.end[window] >= end) & (np.minimum(left, right) >= most)
-            most, found = np.where(better, np.minimum(left, right), most), np.where(better, window, found)
-        return found
+            most, best = np.where(better, np.minimum(left, right), most), np.where(better, window, best)
+        return best
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,10 @@ class Pieces:
 
 
 def pieces_of(windows: Windows, text: Places, begin: Places, end: Places) -> Pieces:
-    """Find the pieces of parts, (parts,) each their text, first token and token behind, in order of texts."""
+    """Find the pieces of parts, in the order of texts.
+
+    Of each part its text, first token and token behind are given, (parts,) each.
+    """
     part = runs(np.zeros(len(windows.counts), np.int64), np.bincount(text, minlength=len(windows.counts)))
     window = windows.best(text, begin, end)
     split = np.flatnonzero(window < 0)

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import numpy as np
 import pyarrow as pa
 
-from embed_ops.numerics.ragged import Ragged
-from embed_ops.runs.parquet import holds_vectors, read_vectors
+from embed_ops.numerics.kinds import kinds_of
+from embed_ops.numerics.norms import finite
 from embed_ops.spec.encoder import COMPANIONS, EncoderSpec
 
 
@@ -29,13 +29,10 @@ def lists_of(spec: EncoderSpec) -> tuple[tuple[str, ...], ...]:
 
 def differences(data: pa.Table, lists: tuple[tuple[str, ...], ...]) -> Iterator[str]:
     """Say what is wrong with the vectors of a data file."""
-    for column in (
-        name for name, kind in zip(data.schema.names, data.schema.types, strict=True) if holds_vectors(kind)
-    ):
-        vectors = read_vectors(data.column(column))
-        values = vectors.values if isinstance(vectors, Ragged) else vectors
-        fine = np.atleast_1d(np.isfinite(values.astype(np.float32)).all(axis=1))
-        bad = np.flatnonzero(~(vectors.all(fine) if isinstance(vectors, Ragged) else fine))
+    for column, kind in kinds_of(data.schema).items():
+        vectors = kind.read(data.column(column))
+        fine = finite(kind.values(vectors).astype(np.float32))
+        bad = np.flatnonzero(~kind.rows_where(vectors, fine))
         if len(bad):
             yield f"column {column!r} is not finite in {len(bad)} rows, the first is row {bad[0]}"
     for names in lists:
