@@ -49,15 +49,13 @@ def run_works(attempt: Attempt, works: Sequence[Work], units: int, stop: StopReq
     except Stopped:
         raise
     except BaseException:
-        attempt.journal.flush()
-        attempt.publish("stopped")
+        attempt.stop()
         raise
 
 
 def stopped(attempt: Attempt, why: str) -> EmbedOpsError:
     """Keep what is done, and say how to go on."""
-    attempt.journal.flush()
-    attempt.publish("stopped")
+    attempt.stop()
     done = len(attempt.stock().done)
     return Stopped(f"{why}. {done} units are done and kept; run the same command again to go on")
 

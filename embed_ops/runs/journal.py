@@ -32,7 +32,7 @@ class Journal:
 
     def flush(self) -> None:
         """Write what is held back as the next part of the manifest."""
-        self._run.append_manifest(self._unwritten, self._attempt, self._statistics)
+        self._run.manifest.append(self._unwritten, self._attempt, self._statistics)
         self._statistics = {}
         self._unwritten.clear()
         self._written = time.monotonic()

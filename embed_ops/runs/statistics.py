@@ -56,15 +56,15 @@ class VectorStatistics:
 
     def report(self) -> dict[str, Any]:
         """Give the figures of `report.json`."""
-        found = self.moments
+        moments = self.moments
         return {
-            "rows": found.rows,
+            "rows": moments.rows,
             "zero_vectors": self.zeros,
-            "norm": {"min": self.least, "mean": self.sum / found.rows, "max": self.greatest},
-            "mean": found.mean.tolist(),
-            "variance": found.variance.tolist(),
-            "min": found.low.tolist(),
-            "max": found.high.tolist(),
+            "norm": {"min": self.least, "mean": self.sum / moments.rows, "max": self.greatest},
+            "mean": moments.mean.tolist(),
+            "variance": moments.variance.tolist(),
+            "min": moments.low.tolist(),
+            "max": moments.high.tolist(),
         }
 
 
@@ -77,25 +77,25 @@ def statistics_of(table: pa.Table) -> dict[str, VectorStatistics]:
 
     Codes of 8 bits and less are left out.
     """
-    found = {
+    columns = {
         field.name: vectors_of(table.column(field.name))
         for field in table.schema
         if holds_vectors(field.type)
     }
     return {
         name: VectorStatistics.of(x)
-        for name, x in found.items()
+        for name, x in columns.items()
         if len(x) and np.issubdtype(x.dtype, np.floating)
     }
 
 
 def merged(parts: Iterable[Statistics]) -> dict[str, VectorStatistics]:
     """Add statistics up, column by column."""
-    found: dict[str, VectorStatistics] = {}
+    sums: dict[str, VectorStatistics] = {}
     for part in parts:
         for name, of_part in part.items():
-            found[name] = found[name] + of_part if name in found else of_part
-    return found
+            sums[name] = sums[name] + of_part if name in sums else of_part
+    return sums
 
 
 def dump(statistics: Statistics) -> str:

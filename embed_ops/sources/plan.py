@@ -79,14 +79,12 @@ class SourceFile:
     Attributes:
         name: path relative to its root, with the root's number in front where there are several.
         root: index of its root in `source.path`.
-        path: path inside its file system.
         size: bytes.
         modified: last change, nanoseconds since 1970; 0 where the file system can't tell.
     """
 
     name: str
     root: int
-    path: str
     size: int
     modified: int
 
@@ -225,20 +223,20 @@ class Changes:
     """What changed, in words, for each changed or removed file."""
 
 
-def compare(plan: Plan, files: Sequence[SourceFile]) -> Changes:
+def changes_between(plan: Plan, files: Sequence[SourceFile]) -> Changes:
     """Find new, changed and removed files."""
     now = {file.name: file for file in files}
     planned = {file.name: file for file in plan.files}
     changed: dict[str, str] = {}
     for name, file in planned.items():
-        found = now.get(name)
-        if found is None:
+        listed = now.get(name)
+        if listed is None:
             changed[name] = "removed"
-        elif found.size < file.size:
-            changed[name] = f"shortened from {file.size} to {found.size} bytes"
-        elif found.size > file.size:
-            changed[name] = f"grown from {file.size} to {found.size} bytes"
-        elif found.modified != file.modified:
+        elif listed.size < file.size:
+            changed[name] = f"shortened from {file.size} to {listed.size} bytes"
+        elif listed.size > file.size:
+            changed[name] = f"grown from {file.size} to {listed.size} bytes"
+        elif listed.modified != file.modified:
             changed[name] = "rewritten (same size, another time of change)"
     return Changes(tuple(name for name in now if name not in planned), changed)
 

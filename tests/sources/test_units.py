@@ -365,7 +365,7 @@ def flaky(found: Corpus, good_bytes: int, failures: int) -> Cursor:
     """Read the first span of a corpus through failing storage."""
     plan = found.plan()
     storage = pafs.PyFileSystem(pafs.FSSpecHandler(Flaky(good_bytes, failures)))
-    places = {file.name: Location(storage, file.path) for file in plan.files}
+    places = {file.name: Location(storage, found.place(file).path) for file in plan.files}
     return Cursor(found.source, Rows(found.spec, plan.columns), places, plan.spans[0])
 
 

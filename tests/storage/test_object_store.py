@@ -434,7 +434,7 @@ def test_a_run_in_a_store(stored_run: str, s3: FaultyS3, tmp_path: Path) -> None
     run, address = stored_run, f"s3://{BUCKET}/{stored_run}/out"
     assert bytes_of(s3, run) == fake_run.contents(tmp_path / "run")
     assert verify(address, source=True).differences == []
-    known = RunDir.at(address).read_manifest()
+    known = RunDir.at(address).manifest.read()
     for key in s3.objects(f"{run}/out/manifest/"):
         s3.client().delete_object(Bucket=BUCKET, Key=key)
     s3.fail("503", "GET", "/data/|/rejects/", times=5)
@@ -444,7 +444,7 @@ def test_a_run_in_a_store(stored_run: str, s3: FaultyS3, tmp_path: Path) -> None
     assert {name: (record.sha256, record.rows) for name, record in records.items()} == {
         name: (record.sha256, record.rows) for name, record in known.items()
     }
-    assert RunDir.at(address).read_manifest() == records
+    assert RunDir.at(address).manifest.read() == records
     publish(place(f"{run}/out"), "rejects/left over.parquet", b"x", "a-1-1")
     RunDir.at(address).clean("b-2-2")
     RunDir.at(address).remove_unnamed_rejects(records.values())
@@ -469,9 +469,9 @@ def test_a_store_that_fails_is_no_broken_run(fault: str, stored_run: str, s3: Fa
     s3.calm()
     s3.fail(fault, "GET", "/manifest/|plan.parquet", times=None)
     for ask in (
-        lambda: RunDir.at(address).read_manifest(),
+        lambda: RunDir.at(address).manifest.read(),
         lambda: verify(address),
-        lambda: RunDir.at(address).read_plan([place("")]),
+        lambda: RunDir.at(address).read_plan(),
     ):
         with pytest.raises(StorageError, match="can't be read"):
             ask()

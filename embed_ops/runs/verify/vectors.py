@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from embed_ops.numerics.ragged import Ragged
+from embed_ops.numerics.tiles import Ints
 from embed_ops.runs.parquet import holds_vectors, read_vectors
 from embed_ops.spec.encoder import COMPANIONS, EncoderSpec
 
@@ -27,33 +28,38 @@ def lists_of(spec: EncoderSpec) -> tuple[tuple[str, ...], ...]:
     )
 
 
-def differences(data: pa.Table, lists: tuple[tuple[str, ...], ...]) -> Iterator[str]:
-    """Say what is wrong with the vectors of a data file."""
+def differences(table: pa.Table, lists: tuple[tuple[str, ...], ...]) -> Iterator[str]:
+    """Say what is wrong with the vectors of a data file.
+
+    Args:
+        table: the data file.
+        lists: columns that must have a list in each row, as long as each other; as `lists_of` names
+            them.
+    """
     for column in (
-        name for name, kind in zip(data.schema.names, data.schema.types, strict=True) if holds_vectors(kind)
+        name for name, kind in zip(table.schema.names, table.schema.types, strict=True) if holds_vectors(kind)
     ):
-        vectors = read_vectors(data.column(column))
+        vectors = read_vectors(table.column(column))
         values = vectors.values if isinstance(vectors, Ragged) else vectors
         fine = np.atleast_1d(np.isfinite(values.astype(np.float32)).all(axis=1))
         bad = np.flatnonzero(~(vectors.all(fine) if isinstance(vectors, Ragged) else fine))
         if len(bad):
             yield f"column {column!r} is not finite in {len(bad)} rows, the first is row {bad[0]}"
     for names in lists:
-        lengths = {name: _lengths(data, name) for name in names}
-        for name, found in lengths.items():
-            if found is None:
+        lengths = {name: _lengths(table, name) for name in names}
+        for name, mine in lengths.items():
+            if mine is None:
                 yield f"column {name!r}, with a list in each row, is missing"
-            elif (first := lengths[names[0]]) is not None and len(
-                differing := np.flatnonzero(found != first)
-            ):
+            elif (first := lengths[names[0]]) is not None and len(differing := np.flatnonzero(mine != first)):
                 row = differing[0]
-                yield f"row {row} has {found[row]} entries in column {name!r}, and {first[row]} in {names[0]!r}"
+                yield (
+                    f"row {row} has {mine[row]} entries in column {name!r}, and {first[row]} in {names[0]!r}"
+                )
 
 
-def _lengths(data: pa.Table, name: str) -> np.ndarray[tuple[int], np.dtype[np.int64]] | None:
-    if name not in data.schema.names or not pa.types.is_list(data.schema.field(name).type):
+def _lengths(table: pa.Table, name: str) -> Ints | None:
+    """Count the entries of each row, (rows,) int64; None where the column holds no lists."""
+    if name not in table.schema.names or not pa.types.is_list(table.schema.field(name).type):
         return None
-    found: np.ndarray[tuple[int], np.dtype[np.int64]] = np.diff(
-        data.column(name).combine_chunks().offsets.to_numpy()
-    ).astype(np.int64)
-    return found
+    lengths: Ints = np.diff(table.column(name).combine_chunks().offsets.to_numpy()).astype(np.int64)
+    return lengths
