@@ -120,14 +120,13 @@ class RunDir:
             computed again).
         """
         known = self.manifest.read(timed=False)
-        data = {
+        sizes = {
             name.removesuffix(SUFFIX): size for name, size in walk(self.root, DATA) if name.endswith(SUFFIX)
         }
         rejects = dict(walk(self.root, REJECTS))
         records: dict[str, Record] = {}
-        broken: list[str] = []
         lost: list[str] = []
-        for unit, size in data.items():
+        for unit, size in sizes.items():
             record = known.get(unit)
             if record is None:
                 lost.append(unit)
@@ -140,23 +139,26 @@ class RunDir:
                 records[unit] = record
         with ThreadPoolExecutor(_RECOVERY_THREADS) as pool:
             recovered = list(pool.map(lambda unit: recover(self.root, unit, fingerprint, attempt), lost))
-        whole = [found for found in recovered if found is not None]
+        whole = [unit for unit in recovered if unit is not None]
         self.manifest.append(
-            [found.record for found in whole], attempt, merged(found.statistics for found in whole)
+            [unit.record for unit in whole], attempt, merged(unit.statistics for unit in whole)
         )
-        for unit, found in zip(lost, recovered, strict=True):
-            if found is None:
-                broken.append(unit)
-            else:
-                records[unit] = found.record
-        return records, broken
+        broken = [unit for unit, again in zip(lost, recovered, strict=True) if again is None]
+        return records | {unit.record.unit: unit.record for unit in whole}, broken
 
     def write_unit(
-        self, record: Record, data: pa.Table, rejects: pa.Table, fingerprint: str, version: str
+        self, record: Record, rows: pa.Table, rejects: pa.Table, fingerprint: str, version: str
     ) -> Record:
         """Write a unit, its rejects first.
 
         The data file, which says that the unit is done, appears last and whole.
+
+        Args:
+            record: of the unit; sizes, hashes, norms and the name of the reject file are not known.
+            rows: the vectors and what stands beside them.
+            rejects: with the kept columns, `reason` and `message`.
+            fingerprint: digest of the run's.
+            version: of embed-ops.
 
         Returns:
             the record with names, sizes, hashes and norms filled in.
@@ -167,9 +169,9 @@ class RunDir:
             name = reject_name(record.unit, digest)
             publish(self.root, f"{REJECTS}/{name}", content, record.attempt)
             record = replace(record, reject_file=name, reject_bytes=content.size, reject_sha256=digest)
-        content = encode(data, footer_of(record, fingerprint, version))
+        content = encode(rows, footer_of(record, fingerprint, version))
         publish(self.root, f"{DATA}/{record.unit}{SUFFIX}", content, record.attempt)
-        low, high = norms_of(data)
+        low, high = norms_of(rows)
         return replace(
             record,
             bytes=content.size,
@@ -202,7 +204,10 @@ class RunDir:
                 )
 
     def remove_stale(self, sources: Set[str], kept: Mapping[str, Record], attempt: str) -> None:
-        """Delete the data files of units that begin in these source files, but for those kept, and strike their records."""
+        """Delete the units that begin in these source files, and strike their records.
+
+        Those in `kept` stay.
+        """
         known = self.manifest.read(timed=False)
         for name in [name for name, _ in walk(self.root, DATA)]:
             unit = name.removesuffix(SUFFIX)

@@ -23,7 +23,10 @@ class Journal:
         self._written = 0.0
 
     def add(self, record: Record, statistics: str | None = None) -> None:
-        """Take in a record and the statistics of its vectors, and write what is held back when it is due."""
+        """Take in a record and the statistics of its vectors.
+
+        What is held back is written when it is due.
+        """
         self._unwritten.append(record)
         if statistics is not None:
             self._statistics = merged([self._statistics, load(statistics)])

@@ -26,7 +26,7 @@ from embed_ops.storage.files import Location
 
 
 class RunRows:
-    """A finished run, its units and rows in order, and where its columns and those of its ancestors are.
+    """The units and rows of a finished run, in order, and where their columns are.
 
     Raises:
         RunError: there is no run, it is not finished, or an ancestor is missing.
@@ -74,7 +74,7 @@ class RunRows:
         return Stretch(first, tuple(parts))
 
     def vector(self, column: str | None) -> VectorColumn:
-        """Find a vector column: the named one, or the only one of the nearest run in the lineage that has any.
+        """Find a vector column: the named one, or the only one of the nearest run that has any.
 
         Raises:
             StageError: there is none, several and none is named, or it holds no floats.

@@ -71,7 +71,7 @@ class Run:
 
     @property
     def exit_code(self) -> int:
-        """0, or 1 where rejects exceed `max_reject_fraction` or a file could not be read to its end."""
+        """0; 1 where rejects exceed `max_reject_fraction` or a file broke off while it was read."""
         report = self.report
         if self.is_stage:
             return 0

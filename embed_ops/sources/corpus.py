@@ -166,7 +166,7 @@ class Corpus:
         return list(limit_layouts(layouts, self.spec.limit, position_after))
 
     def head(self, plan: Plan, rows: int) -> list[Any]:
-        """Read the first texts or images of the plan that are no rejects, for comparison with a reference.
+        """Read the first texts or images of the plan that are no rejects, to be compared.
 
         Looks at no more than `_MOST_LOOKED_AT` records: with a `where` that lets hardly anything
         through there may be fewer.

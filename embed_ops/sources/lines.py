@@ -1,4 +1,4 @@
-"""JSONL and plain text: one record a line, positions are byte offsets in the decompressed stream."""
+"""JSONL and plain text: a record a line; positions are bytes of the decompressed stream."""
 
 from __future__ import annotations
 
@@ -136,14 +136,15 @@ def _word_lists(values: list[Any]) -> tuple[pa.Array, list[tuple[int, str, str]]
     try:
         return pa.array(kept, pa.list_(pa.string())), wrong
     except UnicodeEncodeError:
-        found = [_encodable(value) for value in kept]
+        encodable = [_encodable(value) for value in kept]
         wrong += [
             (place, Reason.INVALID_UTF8, "a word holds half a character")
-            for place, fine in enumerate(found)
+            for place, fine in enumerate(encodable)
             if not fine
         ]
         return pa.array(
-            [value if fine else None for value, fine in zip(kept, found, strict=True)], pa.list_(pa.string())
+            [value if fine else None for value, fine in zip(kept, encodable, strict=True)],
+            pa.list_(pa.string()),
         ), wrong
 
 

@@ -184,7 +184,16 @@ def make_spans(
     first_index: int = 0,
     sharing: Sharing = FILES_OF_ROWS,
 ) -> list[Span]:
-    """Form spans: a large file's stretches stand alone, consecutive small files of a folder share one."""
+    """Form spans: stretches of a large file stand alone, small files of a folder share one.
+
+    Files share only where they are consecutive.
+
+    Args:
+        files: in order.
+        layouts: of these files.
+        first_index: of the first span.
+        sharing: which files share, and how many.
+    """
     index = itertools.count(first_index)
     spans: list[Span] = []
     shared: list[Piece] = []
@@ -242,7 +251,10 @@ def changes_between(plan: Plan, files: Sequence[SourceFile]) -> Changes:
 
 
 def place_of(roots: Sequence[Location], source: str) -> Location:
-    """Find a source file by its name below its root, whose number stands in front where there are several."""
+    """Find a source file by its name below its root.
+
+    Where there are several roots, the number of the file's root stands in front of the name.
+    """
     if len(roots) == 1:
         return roots[0].child(source)
     number, _, inside = source.partition("/")

@@ -1,4 +1,4 @@
-"""Span -> units: cuts the stream of records at unit boundaries, and jumps over units that are done."""
+"""Span -> units: cuts the stream of records into units, and jumps over those that are done."""
 
 from __future__ import annotations
 
@@ -156,7 +156,10 @@ class Cursor:
         return self.position if self.piece.end is None else self.piece.end
 
     def _read(self) -> Chunk | None:
-        """Read the next records; a fault is met by one fresh read, then becomes a file-level reject or an error."""
+        """Read the next records.
+
+        A fault is met by one fresh read, and then becomes a file-level reject or an error.
+        """
         try:
             if self._stream is None:
                 here = self._at[self.piece.source]

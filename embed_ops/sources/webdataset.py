@@ -141,10 +141,10 @@ def _value(sample: _Sample, name: str) -> Any:
     if not inside or name in sample.members:
         return text
     try:
-        found = json.loads(text)
+        parsed = json.loads(text)
     except (ValueError, RecursionError):
         return None
-    return pick(found, inside) if isinstance(found, dict) else None
+    return pick(parsed, inside) if isinstance(parsed, dict) else None
 
 
 def _needed(column: str, names: Iterable[str] | None) -> bool:
@@ -212,9 +212,9 @@ class _Forward:
         return self._position
 
     def read(self, size: int) -> bytes:
-        found = self._stream.read(size)
-        self._position += len(found)
-        return found
+        content = self._stream.read(size)
+        self._position += len(content)
+        return content
 
     def seek(self, position: int) -> None:
         while (left := position - self._position) > 0 and self.read(min(left, BLOCK_BYTES)):
@@ -222,7 +222,9 @@ class _Forward:
 
 
 def _members(at: Location, begin: int) -> Iterator[tuple[int, str, int, Callable[[], bytes]]]:
-    """Stream (offset of the header, name, size, what reads the content now) of a tar's files, and its end as one without a name.
+    """Stream the files of a tar: (offset of the header, name, size, what reads the content now).
+
+    The end of the tar comes last, as a file without a name.
 
     Raises:
         Undecodable: a header is broken, or the tar is cut.

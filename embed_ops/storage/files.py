@@ -41,7 +41,7 @@ _WILDCARD = re.compile(r"[*?\[]")
 
 
 def list_files(address: str) -> tuple[Location, list[pafs.FileInfo]]:
-    """List the files that a folder, a glob or a file address names, with the folder their names are relative to.
+    """List the files that the address of a folder, a glob or a file names.
 
     Hidden files (a path part that begins with `.` or `_`, as `_SUCCESS`) are left out of folders
     and globs.
@@ -68,13 +68,13 @@ def list_files(address: str) -> tuple[Location, list[pafs.FileInfo]]:
         )
     if info.type == pafs.FileType.File and not wildcard:
         return Location(root.fs, root.path.rpartition("/")[0]), [info]
-    found = _listing(root)
+    listed = _listing(root)
     prefix = len(root.path.rstrip("/")) + 1
     # Below the root, since every file system writes what is above it in its own way.
     matches = re.compile(glob_translate(pattern)) if wildcard else None
     files = [
         info
-        for info in found
+        for info in listed
         if info.type == pafs.FileType.File
         and not any(part.startswith((".", "_")) for part in info.path[prefix:].split("/"))
         and (matches is None or matches.match(info.path[prefix:]))
@@ -103,8 +103,8 @@ def _listing(folder: Location) -> list[pafs.FileInfo]:
         if folder.fsspec is not None:
             # It remembers listings, and does not hear of what other processes write.
             folder.fsspec.invalidate_cache()
-        found: list[pafs.FileInfo] = folder.fs.get_file_info(selector)
-        return found
+        listed: list[pafs.FileInfo] = folder.fs.get_file_info(selector)
+        return listed
 
     return patiently("listed", folder.path, ask)
 

@@ -1,4 +1,4 @@
-"""`run.json`: what it says, which ones are refused, and how a command begins, stops and finishes."""
+"""`run.json`: what it says, which ones are refused, and how a command begins and ends."""
 
 from __future__ import annotations
 

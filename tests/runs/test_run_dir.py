@@ -120,7 +120,10 @@ def test_runs_of_before_words_were_counted(folder: Path) -> None:
 @pytest.mark.parametrize("what", ["shorter", "longer", "no rejects", "shorter rejects", "empty rejects"])
 @pytest.mark.parametrize("manifest", [True, False])
 def test_a_unit_that_is_not_as_written_is_computed_again(what: str, manifest: bool, folder: Path) -> None:
-    """Another size, or a missing reject file, makes a unit broken and leaves the others, with a manifest and without."""
+    """Another size or a missing reject file makes one unit broken and leaves the others.
+
+    With a manifest and without.
+    """
     record = next(record for record in RunDir.at(str(folder)).manifest.read().values() if record.reject_file)
     path = (
         folder / "rejects" / str(record.reject_file)
@@ -154,7 +157,7 @@ def test_a_unit_without_a_file_is_not_done(folder: Path) -> None:
 
 @pytest.mark.parametrize("what", ["copy", "foreign", "garbage", "fingerprint"])
 def test_files_of_others_are_not_recovered(what: str, folder: Path, tmp_path: Path) -> None:
-    """A copy under another unit's name, a foreign file and another run's unit are no units of this run."""
+    """A copy under another name, a foreign file and another run's unit are no units of this run."""
     record = next(iter(RunDir.at(str(folder)).manifest.read().values()))
     path = folder / "data" / f"{record.unit}.parquet"
     digest = DIGEST
@@ -231,7 +234,7 @@ def test_the_same_rows_are_the_same_bytes(folder: Path, tmp_path: Path) -> None:
 
 
 def test_a_run_elsewhere_than_on_disk() -> None:
-    """A run directory on an fsspec file system is written, listed and read back like a local one."""
+    """A run directory on an fsspec file system is written and read back like a local one."""
     base = f"memory://{uuid.uuid4().hex}"
     run = RunDir.at(base)
     record = Record("k=1/a.jsonl.000000000000", "a-1-1", [], None, None, 1, 1, 0, 0, 0, "")

@@ -103,7 +103,7 @@ def test_a_missing_reject_file_is_found(folder: Path) -> None:
 
 @pytest.mark.parametrize("index", range(6))
 def test_a_unit_without_a_record_is_found(index: int, folder: Path) -> None:
-    """A unit that is missing with its record breaks its chain, and the units behind it are not called foreign."""
+    """A unit missing with its record breaks its chain; units behind it are not called foreign."""
     run = RunDir.at(str(folder))
     records = run.manifest.read()
     lost = records.pop(nth(folder, index).unit)
@@ -131,7 +131,7 @@ def test_a_unit_off_its_chain_is_found(folder: Path) -> None:
 
 
 def test_a_dropped_row_is_found(folder: Path) -> None:
-    """A row taken out is found, although the hash in the manifest is that of the new file, and whatever the footer says."""
+    """A row taken out is found, whatever the footer says, though the manifest has the new hash."""
     record = nth(folder, 1)
     name = f"data/{record.unit}.parquet"
     rewrite(folder, record, lambda table: table.slice(1))
@@ -221,7 +221,7 @@ def test_a_changed_source_is_found(folder: Path) -> None:
 
 
 def test_a_row_that_the_source_has_beside_is_found(folder: Path) -> None:
-    """With `source`, a row missing in the run is found although every count and hash of the run agrees."""
+    """With `source`, a missing row is found although all counts and hashes of the run agree."""
     record = nth(folder, 1)
     part = record.ranges[0] | {"records": record.ranges[0]["records"] - 1}
     rewrite(

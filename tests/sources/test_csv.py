@@ -161,7 +161,10 @@ def test_whatever_python_writes_is_read(
 ) -> None:
     """Any text comes back, in units of any size, and the rest of the units alone too."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator=ending)
+    # Where lines end in \n, Python leaves a lone \r bare, and no reader takes that for text.
+    bare = ending == "\n" and any("\r" in value for value in written)
+    quoting = csv.QUOTE_NONNUMERIC if bare else csv.QUOTE_MINIMAL
+    writer = csv.writer(text, lineterminator=ending, quoting=quoting)
     writer.writerows([["id", "text"], *([number, value] for number, value in enumerate(written))])
     path = write(tmp_path_factory.mktemp("csv") / "a.csv", text.getvalue().encode("utf-8", "surrogatepass"))
     found = corpus("csv", path)

@@ -1,4 +1,4 @@
-"""What `verify` asks of the files of one unit: whole, unchanged, and every row once and in order."""
+"""What `verify` asks of the files of a unit: whole, unchanged, every row once and in order."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def _order(record: Record) -> Any:
 def _check_places(
     name: str, record: Record, rows: Places, rejects: Places, file_level: int
 ) -> list[Difference]:
-    """Check that rows and rejects are in source order, inside the unit, none twice, none missing."""
+    """Check that rows and rejects are in source order, inside the unit, and there once each."""
     listed: list[Difference] = []
     order = _order(record)
     for what, places in (("rows", rows), ("rejects", rejects)):
