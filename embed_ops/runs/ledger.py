@@ -33,7 +33,13 @@ class Ledger:
 
 
 def take_stock(plan: Plan, records: Mapping[str, Record], limits: Limits) -> Ledger:
-    """Compare the plan with the records."""
+    """Compare the plan with the records.
+
+    Args:
+        plan: of the run.
+        records: by the unit's name; those of units that the plan does not have are left out.
+        limits: of units, by which missing ones are estimated.
+    """
     of_span = _by_span(plan, records)
     works: list[Work] = []
     done: list[Record] = []

@@ -23,16 +23,21 @@ _SAMPLE_RECORDS = 1000
 _TOO_LARGE = "the line is longer than {} bytes"
 
 
-class TextSource:
-    """Plain text files: every line is a row, an empty one too."""
+class _OfLines:
+    """What files of lines have in common: a plain one is cut anywhere, a compressed one is not."""
 
-    extensions = with_compressions(".txt", ".text")
     sharing = FILES_OF_ROWS
     seekable = staticmethod(is_plain)
     inspect = staticmethod(line_layout)
 
     def __init__(self, spec: SourceSpec) -> None:
         self._spec = spec
+
+
+class TextSource(_OfLines):
+    """Plain text files: every line is a row, an empty one too."""
+
+    extensions = with_compressions(".txt", ".text")
 
     def sample_schema(self, at: Location) -> pa.Schema:
         """Text files have one column."""
@@ -53,16 +58,10 @@ class TextSource:
             yield records({"text": text}, offsets, behind, [*bad, *invalid])
 
 
-class JsonLinesSource:
+class JsonLinesSource(_OfLines):
     """JSON lines: every line that is not blank is a row; a bad one costs itself."""
 
     extensions = with_compressions(".jsonl", ".ndjson", ".json")
-    sharing = FILES_OF_ROWS
-    seekable = staticmethod(is_plain)
-    inspect = staticmethod(line_layout)
-
-    def __init__(self, spec: SourceSpec) -> None:
-        self._spec = spec
 
     def sample_schema(self, at: Location) -> pa.Schema:
         """Find columns and types in the first thousand records.

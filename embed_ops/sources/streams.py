@@ -104,10 +104,15 @@ class ByteStream(io.RawIOBase):
         super().close()
 
 
+def whole_file(name: str, at: Location, size: int) -> Layout:
+    """Take a file as one stretch: only reading finds its records."""
+    return Layout((Piece(name, 0, None, None, size),))
+
+
 def line_layout(name: str, at: Location, size: int) -> Layout:
     """Cut a plain file into byte ranges; a compressed one is one stretch."""
     if compression(at.path) is not None:
-        return Layout((Piece(name, 0, None, None, size),))
+        return whole_file(name, at, size)
     cuts = [*range(0, max(size, 1), SPAN_BYTES), size]
     if len(cuts) > 2 and size - cuts[-2] < SPAN_BYTES // 4:
         del cuts[-2]

@@ -24,8 +24,8 @@ import pyarrow as pa
 from embed_ops.schema import Reason
 from embed_ops.sources.base import DECODING_FAULTS, MAX_RECORD_BYTES, Records, Undecodable, records
 from embed_ops.sources.images import IMAGE_ENDINGS
-from embed_ops.sources.plan import FILES_OF_ROWS, Layout, Piece
-from embed_ops.sources.streams import BLOCK_BYTES, ByteStream, is_plain, with_compressions
+from embed_ops.sources.plan import FILES_OF_ROWS, Piece
+from embed_ops.sources.streams import BLOCK_BYTES, ByteStream, is_plain, whole_file, with_compressions
 from embed_ops.sources.values import infer_type, pick, typed_column
 from embed_ops.spec.source import SourceSpec
 from embed_ops.storage.faults import is_transport
@@ -61,13 +61,10 @@ class WebDatasetSource:
     extensions = with_compressions(".tar")
     sharing = FILES_OF_ROWS
     seekable = staticmethod(is_plain)
+    inspect = staticmethod(whole_file)
 
     def __init__(self, spec: SourceSpec) -> None:
         self._spec = spec
-
-    def inspect(self, name: str, at: Location, size: int) -> Layout:
-        """Take a tar as one stretch: only reading finds its samples."""
-        return Layout((Piece(name, 0, None, None, size),))
 
     def sample_schema(self, at: Location) -> pa.Schema:
         """Find the columns in the first samples; values inside JSON members have dotted names."""

@@ -23,6 +23,7 @@ from embed_ops.storage.remote_file import RemoteFile
 
 __all__ = [
     "Location",
+    "check_readable",
     "check_space",
     "create",
     "file_info",
@@ -37,6 +38,7 @@ __all__ = [
     "walk",
 ]
 
+_BLOCK_BYTES = 4 << 20
 _WILDCARD = re.compile(r"[*?\[]")
 
 
@@ -124,6 +126,31 @@ def open_file(at: Location) -> pa.NativeFile:
         return pa.PythonFile(RemoteFile(at), mode="r")
     except FileNotFoundError as error:
         raise storage_error("read", at.path, error) from error
+
+
+def check_readable(at: Location, error: Exception) -> None:
+    """Tell a broken file from broken storage: every raw byte of a broken file can be read.
+
+    Args:
+        at: a file that could not be decoded.
+        error: what decoding raised, which becomes the cause of what is raised here.
+
+    Raises:
+        StorageError: the bytes can't be read.
+    """
+    try:
+        size = file_info(at).size
+        with open_file(at) as file:
+            read = 0
+            while block := file.read(_BLOCK_BYTES):
+                read += len(block)
+    except OSError as failure:
+        raise storage_error("read", at.path, failure) from error
+    if size is None or read < size:
+        raise StorageError(
+            f"{at.path}: only {read} of {size} bytes can be read; mend the storage and run the same "
+            "command again"
+        )
 
 
 def read_bytes(at: Location) -> bytes | None:
