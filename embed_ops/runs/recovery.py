@@ -28,14 +28,8 @@ class Recovered(NamedTuple):
 def recover(root: Location, unit: str, fingerprint: str, attempt: str) -> Recovered | None:
     """Read a unit's files back to make the record that was lost.
 
-    Args:
-        root: the run directory.
-        unit: its name.
-        fingerprint: digest of the run's; the footer must have the same.
-        attempt: of this command.
-
-    Returns:
-        None where the files are not whole, or not of this run and unit: it is computed again.
+    None where they are not whole, or not of this unit and of a run with this fingerprint (its
+    digest): the unit is computed again.
 
     Raises:
         StorageError: they can't be read for a reason that is not in them.
