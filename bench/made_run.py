@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import pyarrow as pa
 
 from embed_ops.runs.directory import RunDir
 from embed_ops.runs.fingerprint import digest_of
+from embed_ops.runs.header import FINISHED, RunHeader
 from embed_ops.runs.heartbeat import new_attempt
 from embed_ops.runs.parquet import vector_column
 from embed_ops.runs.record import Record
@@ -74,22 +76,11 @@ def make_run(
         "encoder": {"model": "none"},
         "sink": {"path": path},
     }
-    header: dict[str, Any] = {
-        "spec": Spec.parse(tree).model_dump(mode="json"),
-        "fingerprint": FINGERPRINT,
-        "resolved": {},
-    }
-    header |= {
-        "parent": None,
-        "status": "finished",
-        "started": time.time(),
-        "finished": time.time(),
-        "attempts": [],
-    }
+    header = RunHeader.new(Spec.parse(tree).model_dump(mode="json"), FINGERPRINT, {}, time.time())
     spans, sources, first = [], [], 0
     for number, rows in enumerate(files):
         name = f"part={number % 3}/file-{number:05d}.parquet"
-        sources.append(SourceFile(name, 0, name, 0, 0))
+        sources.append(SourceFile(name, 0, 0, 0))
         spans.append(Span(number, (Piece(name, 0, rows, rows, 0),)))
         for begin in range(0, max(1, rows), unit_rows):
             end = min(rows, begin + unit_rows)
@@ -104,12 +95,12 @@ def make_run(
             following = (name, end) if end < rows else (None, None)
             record = Record(unit_name(name, begin), attempt, ranges, *following, end - begin, 0, 0, 0, 0, "")
             data = pa.table(table)
-            run.append_manifest(
+            run.manifest.append(
                 [run.write_unit(record, data, data.slice(0, 0), digest_of(FINGERPRINT), "0")], attempt
             )
         first += rows
     run.write_plan(
         Plan(tuple(sorted(sources, key=lambda file: file.name)), tuple(spans), pa.schema([])), attempt
     )
-    run.write_json("run.json", header, attempt)
+    run.write_header(replace(header, status=FINISHED, finished=time.time()), attempt)
     run.remove_temporary(attempt)

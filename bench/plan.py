@@ -42,7 +42,7 @@ def main() -> None:
         run, attempt = RunDir.at(str(folder / "run")), new_attempt()
         run.write_plan(plan, attempt)
         marks.append(time.perf_counter())
-        again = run.read_plan(corpus.roots)
+        again = run.read_plan()
         marks.append(time.perf_counter())
         stock = take_stock(again, {}, 16_384)
         marks.append(time.perf_counter())

@@ -160,7 +160,7 @@ def bare(run: Path, out: Path, threads: int, processes: int) -> float:
     spec = done.spec
     corpus = Corpus.open(spec.source)
     plan = corpus.plan()
-    resolved = replace(Resolved(**done.header["resolved"]), threads_per_replica=threads)
+    resolved = replace(Resolved(**done.header.resolved), threads_per_replica=threads)
     job = Job(spec, locate(str(out)), corpus.roots, plan.columns, resolved, "bench", new_attempt())
     context = multiprocessing.get_context("spawn")
     ready, results = context.Barrier(processes), context.Queue()
@@ -210,10 +210,7 @@ def ledger(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Write plan and manifest of ten billion rows, half of them done; then take stock of both."""
     count, per_span, per_unit = options.ledger_files, 163_840, 16_384
     per_file = options.ledger_rows // count
-    files = [
-        SourceFile(f"part={n // 1000:04d}/{n:06d}.parquet", 0, f"/corpus/{n:06d}.parquet", 10**8, 0)
-        for n in range(count)
-    ]
+    files = [SourceFile(f"part={n // 1000:04d}/{n:06d}.parquet", 0, 10**8, 0) for n in range(count)]
     starts = range(0, per_file, per_span)
     pieces = [
         Piece(f.name, at, min(at + per_span, per_file), min(per_span, per_file - at), 32 * 2**20)
@@ -244,9 +241,9 @@ def ledger(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
                 Record(name, attempt, [part], *following, end - begin, 0, 0, 0, 10**7, digest, **counted)
             )
         if len(batch) > 10_000:
-            run.append_manifest(batch, attempt)
+            run.manifest.append(batch, attempt)
             batch.clear()
-    run.append_manifest(batch, attempt)
+    run.manifest.append(batch, attempt)
     context = multiprocessing.get_context("spawn")
     results = context.Queue()
     reader = context.Process(target=_read_ledger, args=(str(folder / "run"), results))
@@ -262,7 +259,7 @@ def _read_ledger(path: str, results: Any) -> None:
         importlib.import_module(library)
     began = time.perf_counter()
     run = RunDir(locate(path))
-    plan, records = run.read_plan([locate("/corpus")]), run.read_manifest(timed=False)
+    plan, records = run.read_plan(), run.manifest.read(timed=False)
     stock = take_stock(plan, records, 16_384)
     results.put(
         {

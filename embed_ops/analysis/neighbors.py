@@ -185,7 +185,7 @@ def encode(rows: RunRows, vectors: VectorColumn, queries: Sequence[str | bytes])
         ModelError: the model is not at hand or embeds no such queries, or a query has no vector.
     """
     root, header = rows.lineage[-1]
-    spec = Spec.parse(header["spec"])
+    spec = Spec.parse(header.spec)
     texts = bool(queries) and isinstance(queries[0], str)
     takes = [kind for kind in encoder_class(spec.encoder).takes if kind in ("image", "text")]
     if ("text" if texts else "image") not in takes:
@@ -197,12 +197,12 @@ def encode(rows: RunRows, vectors: VectorColumn, queries: Sequence[str | bytes])
     through = [
         step
         for step in steps[: _place(steps, vectors) + 1]
-        if "output" in KINDS[step[1]["spec"]["kind"]].model_fields
+        if "output" in KINDS[step[1].spec["kind"]].model_fields
     ]
-    column = through[0][1]["fingerprint"]["stage.column"] if through else vectors.column
+    column = through[0][1].fingerprint["stage.column"] if through else vectors.column
     encoder = make_encoder(
         spec.encoder.model_copy(
-            update={"revision": (header.get("model") or {}).get("commit") or spec.encoder.revision}
+            update={"revision": (header.model or {}).get("commit") or spec.encoder.revision}
         )
     )
     encoder.load("cpu", "float32")
@@ -210,7 +210,7 @@ def encode(rows: RunRows, vectors: VectorColumn, queries: Sequence[str | bytes])
     if prepared.rejects:
         rejected = prepared.rejects[0]
         raise ModelError(f"query {rejected.row + 1} of {len(queries)} has no vector: {rejected.message}")
-    embedded = embed_inputs(encoder, prepared.inputs, header["resolved"]["token_budget"])
+    embedded = embed_inputs(encoder, prepared.inputs, header.resolved["token_budget"])
     found = gather(encoder, prepared.inputs, embedded.vectors, prepared.documents)[column]
     if isinstance(found, Ragged):
         raise ModelError(

@@ -13,7 +13,7 @@ from embed_ops.spec.spec import Spec
 
 if TYPE_CHECKING:
     from embed_ops.runs.run import Run
-    from embed_ops.runs.verify.run import Verification
+    from embed_ops.runs.verify.verification import Verification
 
 _LISTED_FILES = 20
 _LISTED_FIGURES = 6
@@ -289,5 +289,5 @@ def show_differences(path: str, result: Verification) -> None:
     table.add_column("file", overflow="fold")
     table.add_column("found", overflow="fold")
     for difference in result.differences:
-        table.add_row(difference.file, difference.found)
+        table.add_row(difference.file, difference.what)
     console().print(table)

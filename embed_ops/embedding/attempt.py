@@ -1,4 +1,4 @@
-"""One command on a run directory: what it finds there, and how it keeps what comes in."""
+"""One embedding command on a run directory: what it finds there, and how it keeps what comes in."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from embed_ops.engine.progress import Reporter
 from embed_ops.errors import RunError, SpecError
 from embed_ops.runs.directory import RunDir
 from embed_ops.runs.fingerprint import digest_of, listing_digest, require_same
-from embed_ops.runs.heartbeat import Heartbeat, new_attempt
-from embed_ops.runs.journal import Journal
+from embed_ops.runs.header import FINISHED, RunHeader
+from embed_ops.runs.heartbeat import new_attempt
 from embed_ops.runs.ledger import Ledger, take_stock
 from embed_ops.runs.record import COUNTED, RETRIED, Record
+from embed_ops.runs.writer import RunWriter, known_header
 from embed_ops.schema import GRAPH
 from embed_ops.sources.corpus import Corpus, open_edges
 from embed_ops.sources.plan import Plan, unit_limits
@@ -28,35 +29,19 @@ from embed_ops.storage.files import full_address, locate
 
 
 @dataclass
-class Attempt:
-    """One command on a run directory."""
+class Attempt(RunWriter):
+    """One embedding command on a run directory."""
 
     spec: Spec
-    run: RunDir
-    name: str
-    began: float
     corpus: Corpus
     plan: Plan
     fingerprint: dict[str, Any]
     resolved: Resolved
     records: dict[str, Record]
     reporter: Reporter
-    header: dict[str, Any]
     deadline: float | None
     stale: frozenset[str]
     measured: Measured = field(default_factory=Measured)
-    heartbeat: Heartbeat = field(init=False)
-    journal: Journal = field(init=False)
-
-    def __post_init__(self) -> None:
-        """Make the heartbeat, which does not beat yet, and the journal."""
-        self.heartbeat = Heartbeat(self.run.root, self.name)
-        self.journal = Journal(self.run, self.name)
-
-    @property
-    def fresh(self) -> bool:
-        """Tell whether no earlier attempt has settled what "auto" means."""
-        return not self.header["attempts"]
 
     @property
     def job(self) -> Job:
@@ -77,12 +62,6 @@ class Attempt:
     def stock(self) -> Ledger:
         """Compare the plan with what is done."""
         return take_stock(self.plan, self.records, unit_limits(self.spec))
-
-    def publish(self, status: str) -> None:
-        """Write `run.json`, and the plan where it is new."""
-        self.header["status"] = status
-        self.header["finished"] = time.time() if status == "finished" else None
-        self.run.write_json("run.json", self.header, self.name)
 
     def take(self, written: Written) -> Record:
         """Keep the record of a unit that is done."""
@@ -110,27 +89,22 @@ def open_attempt(spec: Spec, reporter: Reporter, stop_after_s: float | None) -> 
     """
     began, name = time.time(), new_attempt()
     run = RunDir(locate(spec.sink.path))
-    run.require_folder()
-    header = run.read_header()
+    header = known_header(run)
     encoder = make_encoder(spec.encoder)
     if spec.source.features_run is not None:
         _require_finished(spec.source.features_run)
     edges = listing_digest(open_edges(spec.source).files) if spec.source.kind == GRAPH else None
     found = fingerprint(spec, encoder.fingerprint() | quantizers(spec.encoder, encoder), edges)
-    if header is None:
-        run.require_empty()
-    else:
-        require_same(spec.sink.path, header["fingerprint"], found)
+    if header is not None:
+        require_same(spec.sink.path, header.fingerprint, found)
     corpus = Corpus.open(spec.source)
     _require_apart(run, corpus)
     stale: tuple[str, ...] = ()
     records: dict[str, Record] = {}
     if header is None:
         plan, resolved = corpus.plan(), resolve(spec)
-        header = {"spec": None, "fingerprint": found, "resolved": asdict(resolved)}
-        header |= {"parent": None, "started": began, "finished": None, "status": "new", "attempts": []}
     else:
-        planned = run.read_plan(corpus.roots)
+        planned = run.read_plan()
         plan, stale = corpus.update(planned)
         if edges is not None and plan is not planned:
             raise RunError(
@@ -143,32 +117,35 @@ def open_attempt(spec: Spec, reporter: Reporter, stop_after_s: float | None) -> 
                 f"{len(broken)} units are not as they were written and are embedded again: "
                 f"{', '.join(broken[:3])}"
             )
-        resolved = Resolved(**header["resolved"])
+        resolved = Resolved(**header.resolved)
     deadline = None if stop_after_s is None else began + stop_after_s
     spec = _anchored(spec, encoder.describe().get("commit"))
-    header["spec"] = spec.model_dump(mode="json")
+    tree = spec.model_dump(mode="json")
+    header = (
+        RunHeader.new(tree, found, asdict(resolved), began) if header is None else replace(header, spec=tree)
+    )
     records = {
         unit: record
         for unit, record in records.items()
         if not any(part["source"] in stale for part in record.ranges)
     }
     attempt = Attempt(
-        spec,
         run,
         name,
         began,
+        header,
+        spec,
         corpus,
         plan,
         found,
         resolved,
         records,
         reporter,
-        header,
         deadline,
         frozenset(stale),
     )
-    if header["attempts"] and attempt.stock().works:
-        attempt.resolved = resume(spec.sink.path, header["resolved"], spec)
+    if not attempt.fresh and attempt.stock().works:
+        attempt.resolved = resume(spec.sink.path, header.resolved, spec)
     return attempt
 
 
@@ -197,9 +174,9 @@ def _require_finished(path: str) -> None:
         RunError: says which.
     """
     header = RunDir(locate(path)).read_header()
-    if header is None or header["status"] != "finished":
-        found = "no run directory" if header is None else f"a run that is {header['status']}"
-        raise RunError(f"source.features_run {path}: {found}; finish it first, or give a finished one")
+    if header is None or header.status != FINISHED:
+        what = "no run directory" if header is None else f"a run that is {header.status}"
+        raise RunError(f"source.features_run {path}: {what}; finish it first, or give a finished one")
 
 
 def _require_apart(run: RunDir, corpus: Corpus) -> None:

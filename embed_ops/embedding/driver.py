@@ -124,7 +124,7 @@ def retry(
         works = retry_work(attempt.run, attempt.plan, stock.done)
         with attempt.heartbeat:
             if works:
-                attempt.resolved = resume(path, attempt.header["resolved"], attempt.spec)
+                attempt.resolved = resume(path, attempt.header.resolved, attempt.spec)
                 _work(attempt, session, retry_works, works, len(works), stop)
             else:
                 attempt.reporter.say("no rejects to retry")
@@ -148,7 +148,8 @@ def _work(
         if attempt.spec.source.kind == GRAPH:
             from embed_ops.embedding.graph.run import run_graph
 
-            attempt.header["model"] = make_encoder(attempt.spec.encoder).describe()
+            model = make_encoder(attempt.spec.encoder).describe()
+            attempt.header = replace(attempt.header, model=model)
             _start(attempt)
             run_graph(attempt, engine)
             return
@@ -190,18 +191,18 @@ def _settle(attempt: Attempt, engine: Engine, units: int) -> None:
         ParityError: the vectors are too far from the reference.
     """
     spec = attempt.spec
-    attempt.header["resolved"] = asdict(attempt.resolved)
+    attempt.header = replace(attempt.header, resolved=asdict(attempt.resolved))
     if spec.parity.rows == 0:
-        attempt.header["model"] = make_encoder(spec.encoder).describe()
+        attempt.header = replace(attempt.header, model=make_encoder(spec.encoder).describe())
         return
     open_choices = choices(spec) if attempt.fresh else frozenset()
     settled = _settled_on_a_replica(attempt, engine, open_choices, units)
     require(settled.parity, spec.parity)
     attempt.resolved = settled.resolved
     attempt.measured.parity = [asdict(item) for item in settled.parity]
-    attempt.header |= {"model": settled.model, "resolved": asdict(settled.resolved)}
+    attempt.header = replace(attempt.header, model=settled.model, resolved=asdict(settled.resolved))
     if open_choices:
-        attempt.header["measured"] = settled.measured
+        attempt.header = replace(attempt.header, measured=settled.measured)
         on = [name for name in ("compile", "draft") if getattr(settled.resolved, name)]
         attempt.reporter.say(
             f"computing in {', '.join([settled.resolved.dtype, *on])}, "
@@ -263,12 +264,9 @@ def _start(attempt: Attempt) -> None:
 
     Stale outputs go before the new plan says so: a crash between leaves work, never lies.
     """
-    attempt.heartbeat.begin()
-    attempt.header["attempts"].append({"attempt": attempt.name, "started": attempt.began})
-    attempt.publish("running")
+    attempt.begin()
     if attempt.stale:
         attempt.run.remove_stale(attempt.stale, attempt.records, attempt.name)
-    attempt.run.clean(attempt.name)
     attempt.run.write_plan(attempt.plan, attempt.name)
 
 
@@ -283,14 +281,11 @@ def _finish(attempt: Attempt, path: str) -> Run:
         report = earlier | count_units(done, attempt.measured)
         report["seconds"]["total"] = total
     report["modality"] = attempt.spec.source.modality
-    report["statistics"] = report_of(attempt.run.read_statistics(), report["rows"])
-    attempt.run.write_json("report.json", report, attempt.name)
+    report["statistics"] = report_of(attempt.run.manifest.statistics(), report["rows"])
     figures = {
         name: report[name] for name in ("rows", "units", "units_skipped", "rows_per_second", "seconds")
     }
-    attempt.header["attempts"][-1] |= {"finished": time.time(), **figures}
-    attempt.publish("finished")
+    attempt.finish(report, figures)
     attempt.run.remove_unnamed_rejects(done)
     remove_folder(attempt.run.root, GRAPH_WORK)
-    attempt.run.remove_temporary(attempt.name)
     return Run(path)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from embed_ops import __version__
 from embed_ops.embedding.batching import RULE
 from embed_ops.encoders.registry import modality_of
-from embed_ops.runs.fingerprint import require_same
+from embed_ops.runs.fingerprint import require_same, versions_of
 from embed_ops.spec.encoder import AUTO
 from embed_ops.spec.spec import Spec
 
@@ -73,7 +71,6 @@ def resolve(spec: Spec) -> Resolved:
     """
     device = "cuda" if spec.resources.gpus_per_replica > 0 else "cpu"
     budget, threads = spec.resources.token_budget, spec.resources.threads_per_replica
-    versions = {name: importlib.metadata.version(name) for name in _VERSIONED}
     return Resolved(
         dtype="float32" if spec.encoder.dtype == AUTO else spec.encoder.dtype,
         compile=spec.encoder.compile is True,
@@ -82,7 +79,7 @@ def resolve(spec: Spec) -> Resolved:
         threads_per_replica=1 if threads == AUTO else threads,
         device=device,
         draft=spec.encoder.draft is True,
-        versions={"embed-ops": __version__, **versions},
+        versions=versions_of(*_VERSIONED),
     )
 
 

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import time
 from dataclasses import replace
 from typing import Any
@@ -19,14 +18,15 @@ from embed_ops.encoders.static.encoder import StaticEncoder
 from embed_ops.encoders.static.word_weights import WordCounts, hash_weights, read_counts
 from embed_ops.engine.progress import Reporter, Silent
 from embed_ops.runs.directory import RunDir
-from embed_ops.runs.fingerprint import digest_of, require_same
-from embed_ops.runs.heartbeat import Heartbeat, new_attempt
-from embed_ops.runs.journal import Journal
+from embed_ops.runs.fingerprint import digest_of, require_same, versions_of
+from embed_ops.runs.header import FINISHED, RunHeader
+from embed_ops.runs.heartbeat import new_attempt
 from embed_ops.runs.ledger import ANY_UNITS, take_stock
 from embed_ops.runs.parquet import vector_column
 from embed_ops.runs.record import Record
 from embed_ops.runs.run import Run
 from embed_ops.runs.statistics import dump, report_of, statistics_of
+from embed_ops.runs.writer import RunWriter, known_header
 from embed_ops.schema import ROW, SOURCE, SOURCE_TYPE
 from embed_ops.sources.plan import Piece, Plan, SourceFile, Span, unit_name
 from embed_ops.spec.spec import Spec
@@ -36,7 +36,6 @@ UNIT_ROWS = 16_384
 WORD, FREQUENCY, EMBEDDING = "word", "frequency", "embedding"
 _NAME = "vocabulary"
 """Of the one source file that the run seems to have: the table."""
-_VERSIONED = ("numpy", "pyarrow")
 
 
 def write_vocabulary(
@@ -70,71 +69,49 @@ def write_vocabulary(
     found |= {f"model {part}": digest for part, digest in encoder.fingerprint().items()}
     found["frequencies"] = None if frequencies is None else hash_weights(frequencies)
     run, attempt = RunDir.at(output), new_attempt()
-    run.require_folder()
-    header = run.read_header()
+    header = known_header(run)
     if header is None:
-        run.require_empty()
-        versions = {
-            "embed-ops": __version__,
-            **{name: importlib.metadata.version(name) for name in _VERSIONED},
-        }
-        header = {
-            "spec": spec.model_dump(mode="json"),
-            "fingerprint": found,
-            "resolved": {"versions": versions},
-        }
-        header |= {"parent": None, "started": began, "finished": None, "status": "new", "attempts": []}
-    else:
-        require_same(output, header["fingerprint"], found)
-    records, _ = run.load_records(digest_of(found), attempt) if header["attempts"] else ({}, [])
-    plan = _plan(encoder, run)
-    if header["status"] == "finished" and not take_stock(plan, records, ANY_UNITS).works:
+        resolved = {"versions": versions_of("numpy", "pyarrow")}
+        header = RunHeader.new(spec.model_dump(mode="json"), found, resolved, began)
+    require_same(output, header.fingerprint, found)
+    records, _ = run.load_records(digest_of(found), attempt) if header.attempts else ({}, [])
+    plan = _plan(encoder)
+    if header.status == FINISHED and not take_stock(plan, records, ANY_UNITS).works:
         reporter.say("nothing is left to write")
         return Run(output)
-    with Heartbeat(run.root, attempt) as heartbeat:
-        heartbeat.begin()
-        header["model"] = encoder.describe()
-        header["attempts"].append({"attempt": attempt, "started": began})
-        _publish(run, header, "running", attempt)
-        run.clean(attempt)
+    writer = RunWriter(run, attempt, began, replace(header, model=encoder.describe()))
+    with writer.heartbeat:
+        writer.begin()
         run.write_plan(plan, attempt)
         before = len(records)
-        _Writer(encoder, run, attempt, digest_of(found), frequencies).write(records)
+        _Words(encoder, writer, digest_of(found), frequencies).write(records)
         done = take_stock(plan, records, ANY_UNITS).done
-        report = build_report(done, Measured(), time.time() - began, header["resolved"])
+        report = build_report(done, Measured(), time.time() - began, header.resolved)
         report |= {
             "modality": "text",
             "units_skipped": before,
-            "statistics": report_of(run.read_statistics(), report["rows"]),
+            "statistics": report_of(run.manifest.statistics(), report["rows"]),
         }
-        run.write_json("report.json", report, attempt)
-        header["attempts"][-1]["finished"] = time.time()
-        _publish(run, header, "finished", attempt)
-        run.remove_temporary(attempt)
+        writer.finish(report)
     return Run(output)
 
 
-def _publish(run: RunDir, header: dict[str, Any], status: str, attempt: str) -> None:
-    header["status"], header["finished"] = status, time.time() if status == "finished" else None
-    run.write_json("run.json", header, attempt)
-
-
-def _plan(encoder: StaticEncoder, run: RunDir) -> Plan:
+def _plan(encoder: StaticEncoder) -> Plan:
     """Plan one span over one nominal source file, whose rows are the words."""
     rows, dim = encoder.lookup.vectors().shape
     size = rows * dim * 4
-    file = SourceFile(_NAME, 0, run.root.child(_NAME).path, size, 0)
+    file = SourceFile(_NAME, 0, size, 0)
     columns = pa.schema([(WORD, pa.string()), (FREQUENCY, pa.int64())])
     return Plan((file,), (Span(0, (Piece(_NAME, 0, rows, rows, size),)),), columns)
 
 
-class _Writer:
+class _Words:
     """Writes the units of a table, one after the other."""
 
     def __init__(
-        self, encoder: StaticEncoder, run: RunDir, attempt: str, fingerprint: str, frequencies: str | None
+        self, encoder: StaticEncoder, writer: RunWriter, fingerprint: str, frequencies: str | None
     ) -> None:
-        self._run, self._attempt, self._fingerprint = run, attempt, fingerprint
+        self._writer, self._fingerprint = writer, fingerprint
         self._vectors = encoder.lookup.vectors()
         self._words = encoder.lookup.vocabulary()
         self._counts: WordCounts | None = (
@@ -143,20 +120,21 @@ class _Writer:
 
     def write(self, records: dict[str, Record]) -> None:
         """Write the units without a record, and add theirs."""
-        journal = Journal(self._run, self._attempt)
         for first in range(0, len(self._vectors), UNIT_ROWS):
             if unit_name(_NAME, first) in records:
                 continue
             started = time.time()
             data = self._table(first)
             record = self._record(first, len(data))
-            written = self._run.write_unit(record, data, data.slice(0, 0), self._fingerprint, __version__)
+            written = self._writer.run.write_unit(
+                record, data, data.slice(0, 0), self._fingerprint, __version__
+            )
             written = replace(
                 written, seconds={"started": started, "finished": time.time(), "write": time.time() - started}
             )
             records[written.unit] = written
-            journal.add(written, dump(statistics_of(data)))
-        journal.flush()
+            self._writer.journal.add(written, dump(statistics_of(data)))
+        self._writer.journal.flush()
 
     def _table(self, first: int) -> pa.Table:
         vectors = self._vectors[first : first + UNIT_ROWS]
@@ -183,7 +161,7 @@ class _Writer:
         last = end == len(self._vectors)
         return Record(
             unit=unit_name(_NAME, first),
-            attempt=self._attempt,
+            attempt=self._writer.name,
             ranges=[{"source": _NAME, "begin": first, "end": end, "records": count}],
             next_source=None if last else _NAME,
             next_position=None if last else end,

@@ -59,8 +59,7 @@ def retry_works(
 
 def stopped(attempt: Attempt, why: str) -> EmbedOpsError:
     """Keep what is done, and say how to go on."""
-    attempt.journal.flush()
-    attempt.publish("stopped")
+    attempt.stop()
     done = len(attempt.stock().done)
     return Stopped(f"{why}. {done} units are done and kept; run the same command again to go on")
 
@@ -91,8 +90,7 @@ class _Waves:
         except Stopped:
             raise
         except BaseException:
-            attempt.journal.flush()
-            attempt.publish("stopped")
+            attempt.stop()
             raise
 
     def _run(self, works: Sequence[Work], units: int) -> None:

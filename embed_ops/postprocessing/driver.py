@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from embed_ops.errors import EmbedOpsError, Stopped
 from embed_ops.postprocessing.clusters import find_duplicates, write_by_cluster
 from embed_ops.postprocessing.search import make_search, recall, rows_at, search_run
 from embed_ops.postprocessing.stage_run import Asked, StageRun, asked_stages, open_stage
+from embed_ops.runs.header import Fit
 from embed_ops.runs.models import read_probe, write_model
 from embed_ops.runs.run import Run
 from embed_ops.runs.statistics import report_of
@@ -166,14 +168,13 @@ class _Command:
             fold.begin(run.job, run.rows, run.stage, state) for run, state in [(here, start), *companions]
         ]
         here.model = fold.run(fits[0], fits[1:], engine, self._reporter)
-        here.header["fit"] = {"seconds": time.time() - clock, "rounds": fits[0].progress.rounds}
+        here.header = replace(here.header, fit=Fit(time.time() - clock, fits[0].progress.rounds))
         # Of all fits: a companion finds later what was read for it now.
         self._kernels |= {kernel for fit in fits for kernel in fit.kernels}
         if fits[0].progress.rounds:
             # What the model's last bits depend on beside the rows, the spec and the versions.
-            here.header["resolved"]["kernels"] = sorted(
-                {*here.header["resolved"].get("kernels", ()), *self._kernels}
-            )
+            kernels = sorted({*here.header.resolved.get("kernels", ()), *self._kernels})
+            here.header = replace(here.header, resolved={**here.header.resolved, "kernels": kernels})
         write_model(here.run.root, here.model, here.job.attempt)
 
     def _apply(self, here: StageRun, engine: Engine) -> None:
@@ -189,8 +190,7 @@ class _Command:
             self._reporter.update(totals)
 
     def _stopped(self, here: StageRun, why: str) -> EmbedOpsError:
-        here.journal.flush()
-        here.publish("stopped")
+        here.stop()
         return Stopped(f"{here.asked.spec.folder}: {why}")
 
 
@@ -207,7 +207,7 @@ def _find(here: StageRun, engine: Engine) -> None:
         here.model = read_probe(here.asked.spec.probe)
     else:
         here.model = find_duplicates(here.job, here.rows, engine)
-    here.header["fit"] = {"seconds": time.time() - clock, "rounds": 1}
+    here.header = replace(here.header, fit=Fit(time.time() - clock, 1))
     write_model(here.run.root, here.model, here.job.attempt)
 
 
@@ -242,6 +242,7 @@ def _finish(here: StageRun, engine: Engine) -> None:
         if written
         else 0.0
     )
+    fit = here.header.fit
     report = {
         "kind": here.asked.spec.kind,
         "rows": here.rows.rows,
@@ -250,20 +251,18 @@ def _finish(here: StageRun, engine: Engine) -> None:
         "seconds": {
             "total": time.time() - here.began,
             "steady": steady,
-            "fit": here.header.get("fit", {}).get("seconds"),
+            "fit": fit.seconds if fit else None,
         },
-        "rounds": here.header.get("fit", {}).get("rounds", 0),
+        "rounds": fit.rounds if fit else 0,
         "rows_per_second": sum(record.rows for record in written) / steady if steady else None,
         "model": here.model.report(),
         "quality": _quality(here, engine),
-        "statistics": report_of(here.run.read_statistics(), here.rows.rows),
+        "statistics": report_of(here.run.manifest.statistics(), here.rows.rows),
         "peak_memory": {"driver": peak_memory(), "worker": engine.memory},
-        "resolved": here.header["resolved"],
-        "spec": here.header["spec"],
+        "resolved": here.header.resolved,
+        "spec": here.header.spec,
     }
-    here.run.write_json("report.json", report, here.job.attempt)
-    here.header["attempts"][-1]["finished"] = time.time()
-    here.publish("finished")
+    here.finish(report)
     here.clear_work()
 
 

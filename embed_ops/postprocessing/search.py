@@ -130,7 +130,7 @@ def make_search(rows: RunRows, vectors: VectorColumn, k: int, metric: Metric, pr
     if model is None or model.kind != "kmeans":
         raise StageError(f"{clusters.run.path}: its clusters are no kmeans stage's; leave probe out")
     of_clusters = RunRows(clusters.run)
-    read = of_clusters.vector(of_clusters.lineage[0][1]["fingerprint"]["stage.column"])
+    read = of_clusters.vector(of_clusters.lineage[0][1].fingerprint["stage.column"])
     if read != vectors:
         raise StageError(
             f"{clusters.run.path}: its clusters are of {read.run.path}, and {vectors.run.path} is "

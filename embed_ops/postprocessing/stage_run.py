@@ -3,36 +3,34 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
 from pyarrow.fs import FileType
 
-from embed_ops import __version__
 from embed_ops.errors import RunError, StageError
 from embed_ops.postprocessing.search import make_search
 from embed_ops.postprocessing.stage_job import WORK, StageJob
 from embed_ops.runs.columns import Label
 from embed_ops.runs.directory import RunDir
-from embed_ops.runs.fingerprint import digest_of, require_same
-from embed_ops.runs.heartbeat import Heartbeat, new_attempt
-from embed_ops.runs.journal import Journal
+from embed_ops.runs.fingerprint import digest_of, require_same, versions_of
+from embed_ops.runs.header import FINISHED, RUN_JSON, RunHeader
+from embed_ops.runs.heartbeat import new_attempt
 from embed_ops.runs.models import MODEL_ARRAYS, MODEL_JSON, read_model, read_probe
 from embed_ops.runs.record import Record
 from embed_ops.runs.rows import RunRows, told_parent
+from embed_ops.runs.writer import RunWriter, known_header
 from embed_ops.sources.plan import Piece, Plan, SourceFile, Span
 from embed_ops.spec.stage import ClassifySpec, NeighborsSpec, StageSpec
 from embed_ops.stages.base import Stage
 from embed_ops.stages.registry import make_stage
-from embed_ops.storage.files import Location, file_info, locate, read_bytes, remove, remove_folder
+from embed_ops.storage.files import file_info, locate, read_bytes, remove, remove_folder
 from embed_ops.storage.packing import content_digest
 
 STAGES = "stages"
-_VERSIONED = ("numpy", "pyarrow")
 _NOT_COMPARED = ("name", "input", "seed")
 _NO_COLUMNS = pa.schema([])
 
@@ -92,25 +90,19 @@ def asked_stages(
 
 
 @dataclass
-class StageRun:
+class StageRun(RunWriter):
     """One command on a stage's run directory."""
 
     asked: Asked
     rows: RunRows
     job: StageJob
-    run: RunDir
-    header: dict[str, Any]
     records: dict[str, Record]
     model: Any
-    began: float = field(default_factory=time.time)
-    heartbeat: Heartbeat = field(init=False)
-    journal: Journal = field(init=False)
     skipped: int = 0
 
     def __post_init__(self) -> None:
-        """Make the heartbeat, which does not beat yet, and the journal."""
-        self.heartbeat = Heartbeat(self.run.root, self.job.attempt)
-        self.journal = Journal(self.run, self.job.attempt)
+        """Make what every writer has, and count the units that are skipped."""
+        super().__post_init__()
         self.skipped = len(self.done)
 
     @property
@@ -122,24 +114,15 @@ class StageRun:
     def finished(self) -> bool:
         """Whether an earlier command came to its end and nothing has been lost since."""
         return (
-            self.header["status"] == "finished"
+            self.header.status == FINISHED
             and self.model is not None
             and len(self.done) == len(self.rows.records)
         )
 
     def begin(self) -> None:
         """Publish what the run is, before anything is computed."""
-        self.heartbeat.begin()
-        self.header["attempts"].append({"attempt": self.job.attempt, "started": self.began})
-        self.publish("running")
-        self.run.clean(self.job.attempt)
-        self.run.write_plan(plan_of(self.rows.records, self.rows.root), self.job.attempt)
-
-    def publish(self, status: str) -> None:
-        """Write `run.json`."""
-        self.header["status"] = status
-        self.header["finished"] = time.time() if status == "finished" else None
-        self.run.write_json("run.json", self.header, self.job.attempt)
+        super().begin()
+        self.run.write_plan(plan_of(self.rows.records), self.name)
 
     @property
     def stage(self) -> Stage:
@@ -154,18 +137,17 @@ class StageRun:
 
     def take(self, result: Mapping[str, Any]) -> Record:
         """Keep the record of a unit that is written."""
-        found = Record.parse(result["record"])
-        self.records[found.unit] = found
-        self.journal.add(found, result["statistics"])
-        return found
+        record = Record.parse(result["record"])
+        self.records[record.unit] = record
+        self.journal.add(record, result["statistics"])
+        return record
 
     def clear_work(self) -> None:
         """Delete what the fit has kept: the model and the data say it all."""
         remove_folder(self.run.root, WORK)
-        self.run.remove_temporary(self.job.attempt)
 
 
-def plan_of(records: tuple[Record, ...], root: Location) -> Plan:
+def plan_of(records: tuple[Record, ...]) -> Plan:
     """Plan a stage's run: a span for each unit of its input, so that `verify` can follow them."""
     spans, files = [], {}
     for number, record in enumerate(records):
@@ -175,7 +157,7 @@ def plan_of(records: tuple[Record, ...], root: Location) -> Plan:
         ]
         spans.append(Span(number, tuple(pieces or [Piece(begin[0], int(begin[2]), None, None, 0)])))
         for piece in spans[-1].pieces:
-            files[piece.source] = SourceFile(piece.source, 0, root.child(piece.source).path, 0, 0)
+            files[piece.source] = SourceFile(piece.source, 0, 0, 0)
     return Plan(tuple(files.values()), tuple(spans), _NO_COLUMNS)
 
 
@@ -189,47 +171,37 @@ def open_stage(asked: Asked, *, refit: bool = False) -> StageRun:
             input.
         StageError: the stage can't be fitted on this input.
     """
+    began = time.time()
     rows = RunRows(locate(asked.input))
     run = RunDir(locate(asked.path))
-    run.require_folder()
     vectors = rows.vector(asked.spec.column)
     attempt = new_attempt()
     applied = None if asked.model is None else _foreign_model(asked)
     found = _fingerprint(
         asked, rows, vectors.column, "" if vectors.run == rows.root else RunRows(vectors.run).content
     )
-    header = run.read_header()
-    if header is not None and refit:
-        _empty(run, header)
-        header = None
+    if refit:
+        _empty(run)
+    header = known_header(run)
     if header is None:
-        run.require_empty()
-        header = {
-            "spec": None,
-            "fingerprint": found,
-            "resolved": {"versions": _versions()},
-            "started": time.time(),
-            "finished": None,
-        }
-        header |= {"status": "new", "attempts": []}
-    else:
-        require_same(asked.path, header["fingerprint"], found)
-    header["spec"] = asked.spec.model_dump(mode="json")
-    header["parent"] = told_parent(run.root, rows.root)
+        header = RunHeader.new({}, found, {"versions": _versions()}, began)
+    require_same(asked.path, header.fingerprint, found)
+    tree, parent = asked.spec.model_dump(mode="json"), told_parent(run.root, rows.root)
+    header = replace(header, spec=tree, parent=parent)
     output = getattr(asked.spec, "output", None) or vectors.column
     digest = digest_of(found)
     job = StageJob(asked.spec, run.root, rows.root, vectors, rows.rows, asked.seed, output, digest, attempt)
-    records, _ = run.load_records(digest, attempt) if header["attempts"] else ({}, [])
+    records, _ = run.load_records(digest, attempt) if header.attempts else ({}, [])
     model = applied or read_model(run.root.child("model"))
     if model is not None and model.dim not in (None, vectors.dim):
         raise StageError(
             f"{asked.model or asked.path}: its model takes vectors of width {model.dim}, "
             f"{vectors.run.path} has {vectors.dim}"
         )
-    here = StageRun(asked, rows, job, run, header, records, model)
+    here = StageRun(run, attempt, began, header, asked, rows, job, records, model)
     _require_columns(here)
-    if not here.finished and header["attempts"]:
-        require_same(asked.path, header["resolved"]["versions"], _versions())
+    if not here.finished and not here.fresh:
+        require_same(asked.path, header.resolved["versions"], _versions())
     return here
 
 
@@ -264,7 +236,7 @@ def _require_columns(here: StageRun) -> None:
 
 
 def _versions() -> dict[str, str]:
-    return {"embed-ops": __version__, **{name: importlib.metadata.version(name) for name in _VERSIONED}}
+    return versions_of("numpy", "pyarrow")
 
 
 def _fingerprint(asked: Asked, rows: RunRows, column: str, of_vectors: str) -> dict[str, Any]:
@@ -307,9 +279,13 @@ def _foreign_model(asked: Asked) -> Any:
     return model
 
 
-def _empty(run: RunDir, header: Mapping[str, Any]) -> None:
+def _empty(run: RunDir) -> None:
     """Delete an earlier fit and what it gave; only in the run of a stage."""
-    if "parent" not in header or header["parent"] is None:
+    run.require_folder()
+    header = run.read_header()
+    if header is None:
+        return
+    if header.parent is None:
         raise RunError(
             f"{run.root.path}: is not the run of a stage: nothing is deleted there; choose another "
             "output folder"
@@ -317,9 +293,9 @@ def _empty(run: RunDir, header: Mapping[str, Any]) -> None:
     for folder in ("data", "rejects", "manifest", "model", "clusters", WORK):
         remove_folder(run.root, folder)
     remove(run.root.child("report.json"))
-    remove(run.root.child("run.json"))
+    remove(run.root.child(RUN_JSON))
 
 
 def is_run(address: str) -> bool:
     """Tell whether an address is a run directory."""
-    return bool(file_info(locate(address).child("run.json")).type == FileType.File)
+    return bool(file_info(locate(address).child(RUN_JSON)).type == FileType.File)

@@ -47,16 +47,22 @@ class Stretch:
     parts: tuple[tuple[str, int, int], ...]
 
 
-def _is_vector(kind: pa.DataType) -> bool:
+def is_vector(kind: pa.DataType) -> bool:
+    """Tell whether a column has one vector in each row."""
     return bool(pa.types.is_fixed_size_list(kind))
 
 
-def _checked(holder: VectorColumn) -> VectorColumn:
+def checked(holder: VectorColumn) -> VectorColumn:
+    """Give a column back if stages can read it.
+
+    Raises:
+        StageError: it holds no vectors, lists of them, or codes.
+    """
     if pa.types.is_list(holder.kind) or pa.types.is_large_list(holder.kind):
         raise StageError(
             f"{holder.run.path}: column {holder.column!r} is ragged: stages need one vector a row"
         )
-    if not _is_vector(holder.kind):
+    if not is_vector(holder.kind):
         raise StageError(f"{holder.run.path}: column {holder.column!r} holds {holder.kind}, not vectors")
     if holder.kind.value_type not in _FLOATS:
         raise StageError(
@@ -66,7 +72,12 @@ def _checked(holder: VectorColumn) -> VectorColumn:
     return holder
 
 
-def _open(run: Location, unit: str) -> pq.ParquetFile:
+def open_unit(run: Location, unit: str) -> pq.ParquetFile:
+    """Open the data file of a unit; nothing but its footer is read.
+
+    Raises:
+        RunError: it can't be read.
+    """
     place = run.child(f"{DATA}/{unit}{SUFFIX}")
     try:
         return pq.ParquetFile(open_file(place))
@@ -80,7 +91,7 @@ def read_columns(run: Location, unit: str, columns: Sequence[str]) -> pa.Table:
     Raises:
         RunError: it can't be decoded, or lacks a column.
     """
-    file = _open(run, unit)
+    file = open_unit(run, unit)
     lacking = [name for name in columns if name not in file.schema_arrow.names]
     if lacking:
         raise RunError(
@@ -126,7 +137,7 @@ def stored_unit(holder: VectorColumn, unit: str, rows: int | None = None) -> Vec
     table = read_columns(holder.run, unit, [holder.column])
     name = f"{holder.run.path}/{DATA}/{unit}{SUFFIX}"
     kind = table.schema.field(0).type
-    if not _is_vector(kind) or kind.list_size != holder.dim:
+    if not is_vector(kind) or kind.list_size != holder.dim:
         raise RunError(f"{name}: column {holder.column!r} holds {kind}, other files of the run {holder.kind}")
     if rows is not None and len(table) != rows:
         raise RunError(f"{name}: has {len(table)} rows, its input {rows}; `embed-ops verify` tells more")
@@ -170,7 +181,12 @@ def positions(run: Location, unit: str) -> pa.Table:
 
 @dataclass(frozen=True)
 class Label:
-    """Where a label column is: the run whose data files have it, or None where it is a `key=value` folder of the source."""
+    """Where a label column is.
+
+    Attributes:
+        run: the run whose data files have it; None where it is a `key=value` folder of the source.
+        column: its name, or the key.
+    """
 
     run: Location | None
     column: str
@@ -183,8 +199,8 @@ def labels_of(label: Label, unit: str) -> pa.Array:
         StageError: the folder has none.
     """
     if label.run is not None:
-        found = read_columns(label.run, unit, [label.column]).column(0).combine_chunks()
-        return found.dictionary_decode() if pa.types.is_dictionary(found.type) else found
+        labels = read_columns(label.run, unit, [label.column]).column(0).combine_chunks()
+        return labels.dictionary_decode() if pa.types.is_dictionary(labels.type) else labels
     folders = hive_columns(unit)
     if label.column not in folders:
         raise StageError(f"{unit}: is in no folder {label.column}=..., as other units of the run are")

@@ -5,24 +5,24 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import uuid
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow.fs import FileSelector, FileType
 
-from embed_ops.errors import RunError, StorageError
+from embed_ops.errors import RunError
+from embed_ops.runs.header import RUN_JSON, RunHeader
 from embed_ops.runs.heartbeat import attempt_is_dead
+from embed_ops.runs.manifest import Manifest
 from embed_ops.runs.parquet import encode, read_footer
 from embed_ops.runs.plan_table import plan_table, read_plan
 from embed_ops.runs.record import (
     DATA,
     MANIFEST,
-    MANIFEST_SCHEMA,
     REJECTS,
     REMOVED,
     SUFFIX,
@@ -30,18 +30,16 @@ from embed_ops.runs.record import (
     Record,
     footer_of,
     norms_of,
-    records_of,
     reject_name,
     reject_unit,
 )
 from embed_ops.runs.recovery import recover
-from embed_ops.runs.statistics import METADATA_KEY, Statistics, VectorStatistics, dump, load, merged
+from embed_ops.runs.statistics import merged
 from embed_ops.sources.plan import Plan
 from embed_ops.storage.faults import patiently
 from embed_ops.storage.files import Location, file_info, locate, publish, read_bytes, remove, walk
 
 _RECOVERY_THREADS = 8
-_MANIFEST_THREADS = 16
 
 
 class RunDir:
@@ -50,7 +48,7 @@ class RunDir:
     def __init__(self, root: Location) -> None:
         """Take the place; nothing is read or written yet."""
         self.root = root
-        self._part = 0
+        self.manifest = Manifest(root)
 
     @classmethod
     def at(cls, address: str) -> Self:
@@ -66,23 +64,19 @@ class RunDir:
         if file_info(self.root).type == FileType.File:
             raise RunError(f"{self.root.path}: is a file; sink.path must be a folder, or nothing yet")
 
-    def read_header(self) -> dict[str, Any] | None:
+    def read_header(self) -> RunHeader | None:
         """Read `run.json`, None where there is no run.
 
         Raises:
-            RunError: it is not a run's.
+            RunError: it is not a run's, or a newer version has written it.
         """
-        content = read_bytes(self.root.child("run.json"))
-        if content is None:
-            return None
-        try:
-            header: dict[str, Any] = json.loads(content)
-            header["spec"], header["fingerprint"], header["resolved"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise RunError(
-                f"{self.root.path}/run.json: not a run's: {error!r}; choose another folder"
-            ) from error
-        return header
+        place = self.root.child(RUN_JSON)
+        content = read_bytes(place)
+        return None if content is None else RunHeader.load(content, place.path)
+
+    def write_header(self, header: RunHeader, attempt: str) -> None:
+        """Replace `run.json`."""
+        publish(self.root, RUN_JSON, header.dump(), attempt)
 
     def read_json(self, name: str) -> dict[str, Any] | None:
         """Read a JSON file, None where there is none."""
@@ -99,7 +93,7 @@ class RunDir:
         pq.write_table(plan_table(plan), sink, compression="zstd")
         publish(self.root, "plan.parquet", sink.getvalue(), attempt)
 
-    def read_plan(self, roots: Sequence[Location]) -> Plan:
+    def read_plan(self) -> Plan:
         """Read the plan.
 
         Raises:
@@ -109,78 +103,12 @@ class RunDir:
         if content is None:
             raise RunError(f"{self.root.path}: has no plan.parquet: not a run, or its first start failed")
         try:
-            return read_plan(pa.BufferReader(content), roots)
+            return read_plan(pa.BufferReader(content))
         except (pa.ArrowException, OSError, KeyError) as error:
             raise RunError(
                 f"{self.root.path}/plan.parquet: can't be read: {error}; restore it, or choose another "
                 "sink.path"
             ) from error
-
-    def read_manifest(self, *, timed: bool = True) -> dict[str, Record]:
-        """Read all parts: the latest record of each unit, by name.
-
-        Args:
-            timed: with the seconds of each unit, which are a third of what records take in memory.
-
-        Raises:
-            RunError: a part can't be read.
-        """
-        found: dict[str, Record] = {}
-        parts = sorted(name for name, _ in walk(self.root, MANIFEST) if name.endswith(SUFFIX))
-        # Small files, many at once: each costs a store its time to answer. Not all at once: they
-        # are read faster than taken in.
-        with ThreadPoolExecutor(_MANIFEST_THREADS) as pool:
-            for first in range(0, len(parts), _MANIFEST_THREADS):
-                for part in pool.map(self._read_part, parts[first : first + _MANIFEST_THREADS]):
-                    for record in records_of(part, timed=timed):
-                        if REMOVED in record.flags:
-                            found.pop(record.unit, None)
-                        else:
-                            found[record.unit] = record
-        self._part = max((int(name.partition("-")[0]) for name in parts), default=-1) + 1
-        return found
-
-    def read_statistics(self) -> dict[str, VectorStatistics]:
-        """Add up the statistics of all parts.
-
-        Those of a unit that was written twice count twice.
-        """
-        names = sorted(name for name, _ in walk(self.root, MANIFEST) if name.endswith(SUFFIX))
-        with ThreadPoolExecutor(_MANIFEST_THREADS) as pool:
-            kept = pool.map(lambda name: read_bytes(self.root.child(f"{MANIFEST}/{name}")), names)
-            texts = (
-                pq.read_schema(pa.BufferReader(content)).metadata for content in kept if content is not None
-            )
-            return merged(load(text[METADATA_KEY]) for text in texts if text and METADATA_KEY in text)
-
-    def _read_part(self, name: str) -> pa.Table:
-        place = self.root.child(f"{MANIFEST}/{name}")
-        content = read_bytes(place)
-        if content is None:
-            raise StorageError(
-                f"{place.path}: is listed and can't be found: another command may be at work here; run again"
-            )
-        try:
-            return pq.read_table(pa.BufferReader(content), schema=MANIFEST_SCHEMA)
-        except (pa.ArrowException, OSError) as error:
-            raise RunError(
-                f"{place.path}: can't be read: {error}; delete it: its records are read back from data/"
-            ) from error
-
-    def append_manifest(
-        self, records: Iterable[Record], attempt: str, statistics: Statistics | None = None
-    ) -> None:
-        """Write records, and the statistics of their vectors, as the next part; none, no part."""
-        rows = [asdict(record) for record in records]
-        if not rows:
-            return
-        sink = pa.BufferOutputStream()
-        schema = MANIFEST_SCHEMA.with_metadata({METADATA_KEY: dump(statistics)} if statistics else None)
-        pq.write_table(pa.Table.from_pylist(rows, schema), sink, compression="zstd")
-        publish(
-            self.root, f"{MANIFEST}/{self._part:08d}-{uuid.uuid4().hex[:8]}{SUFFIX}", sink.getvalue(), attempt
-        )
-        self._part += 1
 
     def load_records(self, fingerprint: str, attempt: str) -> tuple[dict[str, Record], list[str]]:
         """Find the units that are done.
@@ -191,15 +119,14 @@ class RunDir:
             records by unit, and the units whose file is not what the manifest says (they are
             computed again).
         """
-        known = self.read_manifest(timed=False)
-        data = {
+        known = self.manifest.read(timed=False)
+        sizes = {
             name.removesuffix(SUFFIX): size for name, size in walk(self.root, DATA) if name.endswith(SUFFIX)
         }
         rejects = dict(walk(self.root, REJECTS))
         records: dict[str, Record] = {}
-        broken: list[str] = []
         lost: list[str] = []
-        for unit, size in data.items():
+        for unit, size in sizes.items():
             record = known.get(unit)
             if record is None:
                 lost.append(unit)
@@ -212,23 +139,26 @@ class RunDir:
                 records[unit] = record
         with ThreadPoolExecutor(_RECOVERY_THREADS) as pool:
             recovered = list(pool.map(lambda unit: recover(self.root, unit, fingerprint, attempt), lost))
-        whole = [found for found in recovered if found is not None]
-        self.append_manifest(
-            [found.record for found in whole], attempt, merged(found.statistics for found in whole)
+        whole = [unit for unit in recovered if unit is not None]
+        self.manifest.append(
+            [unit.record for unit in whole], attempt, merged(unit.statistics for unit in whole)
         )
-        for unit, found in zip(lost, recovered, strict=True):
-            if found is None:
-                broken.append(unit)
-            else:
-                records[unit] = found.record
-        return records, broken
+        broken = [unit for unit, again in zip(lost, recovered, strict=True) if again is None]
+        return records | {unit.record.unit: unit.record for unit in whole}, broken
 
     def write_unit(
-        self, record: Record, data: pa.Table, rejects: pa.Table, fingerprint: str, version: str
+        self, record: Record, rows: pa.Table, rejects: pa.Table, fingerprint: str, version: str
     ) -> Record:
         """Write a unit, its rejects first.
 
         The data file, which says that the unit is done, appears last and whole.
+
+        Args:
+            record: of the unit; sizes, hashes, norms and the name of the reject file are not known.
+            rows: the vectors and what stands beside them.
+            rejects: with the kept columns, `reason` and `message`.
+            fingerprint: digest of the run's.
+            version: of embed-ops.
 
         Returns:
             the record with names, sizes, hashes and norms filled in.
@@ -239,9 +169,9 @@ class RunDir:
             name = reject_name(record.unit, digest)
             publish(self.root, f"{REJECTS}/{name}", content, record.attempt)
             record = replace(record, reject_file=name, reject_bytes=content.size, reject_sha256=digest)
-        content = encode(data, footer_of(record, data.schema, fingerprint, version))
+        content = encode(rows, footer_of(record, rows.schema, fingerprint, version))
         publish(self.root, f"{DATA}/{record.unit}{SUFFIX}", content, record.attempt)
-        low, high = norms_of(data)
+        low, high = norms_of(rows)
         return replace(
             record,
             bytes=content.size,
@@ -258,7 +188,7 @@ class RunDir:
         remove(self.root.child(f"{DATA}/{record.unit}{SUFFIX}"))
         if record.reject_file is not None:
             remove(self.root.child(f"{REJECTS}/{record.reject_file}"))
-        self.append_manifest([replace(record, flags=(REMOVED,))], attempt)
+        self.manifest.append([replace(record, flags=(REMOVED,))], attempt)
 
     def require_empty(self) -> None:
         """Refuse a folder that holds a run's files but no `run.json`.
@@ -274,8 +204,11 @@ class RunDir:
                 )
 
     def remove_stale(self, sources: Set[str], kept: Mapping[str, Record], attempt: str) -> None:
-        """Delete the data files of units that begin in these source files, but for those kept, and strike their records."""
-        known = self.read_manifest(timed=False)
+        """Delete the units that begin in these source files, and strike their records.
+
+        Those in `kept` stay.
+        """
+        known = self.manifest.read(timed=False)
         for name in [name for name, _ in walk(self.root, DATA)]:
             unit = name.removesuffix(SUFFIX)
             if unit.rpartition(".")[0] in sources and unit not in kept:

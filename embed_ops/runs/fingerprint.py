@@ -1,12 +1,17 @@
-"""What decides the vectors: fields of the spec and hashes of the model, compared with those of an earlier run."""
+"""What decides the vectors: fields of the spec and hashes of the model.
+
+Compared with those of an earlier run.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from embed_ops import __version__
 from embed_ops.errors import RunError
 from embed_ops.sources.plan import SourceFile
 
@@ -17,9 +22,14 @@ def listing_digest(files: Iterable[SourceFile]) -> str:
     return hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:16]
 
 
-def digest_of(found: Mapping[str, Any]) -> str:
+def digest_of(fingerprint: Mapping[str, Any]) -> str:
     """Hash a fingerprint to 16 hexadecimal digits, as the footers carry it."""
-    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def versions_of(*packages: str) -> dict[str, str]:
+    """Give the versions of embed-ops and of installed packages that decide bytes, by name."""
+    return {"embed-ops": __version__, **{name: importlib.metadata.version(name) for name in packages}}
 
 
 def require_same(where: str, known: Mapping[str, Any], asked: Mapping[str, Any]) -> None:

@@ -42,7 +42,7 @@ class Holder:
 
     @property
     def dead(self) -> bool:
-        """Whether its process is gone, or has not been heard of for a while where it can't be asked."""
+        """Whether its process is gone, or, where it can't be asked, has been silent for a while."""
         return attempt_is_dead(self.attempt) or time.time() - self.beat > DEAD_AFTER_S
 
 
@@ -102,8 +102,8 @@ class Heartbeat:
         """Read who holds the run; None where nobody does, or the file is not a heartbeat."""
         content = read_bytes(self._place)
         try:
-            found: dict[str, Any] = json.loads(content) if content else {}
-            return Holder(str(found["attempt"]), float(found["beat"]))
+            beat: dict[str, Any] = json.loads(content) if content else {}
+            return Holder(str(beat["attempt"]), float(beat["beat"]))
         except (ValueError, KeyError, TypeError):
             return None
 

@@ -13,7 +13,10 @@ _MOST_RECORDS = 1000
 
 
 class Journal:
-    """Records that came in and are not in the manifest yet."""
+    """Records that came in and are not in the manifest yet: of ten seconds, or a thousand.
+
+    A driver that dies loses no more than these, and they are read back from the footers.
+    """
 
     def __init__(self, run: RunDir, attempt: str) -> None:
         self._run = run
@@ -23,7 +26,10 @@ class Journal:
         self._written = 0.0
 
     def add(self, record: Record, statistics: str | None = None) -> None:
-        """Take in a record and the statistics of its vectors, and write what is held back when it is due."""
+        """Take in a record and the statistics of its vectors, as `statistics.dump` writes them.
+
+        What is held back is written when it is due.
+        """
         self._unwritten.append(record)
         if statistics is not None:
             self._statistics = merged([self._statistics, load(statistics)])
@@ -32,7 +38,7 @@ class Journal:
 
     def flush(self) -> None:
         """Write what is held back as the next part of the manifest."""
-        self._run.append_manifest(self._unwritten, self._attempt, self._statistics)
+        self._run.manifest.append(self._unwritten, self._attempt, self._statistics)
         self._statistics = {}
         self._unwritten.clear()
         self._written = time.monotonic()

@@ -33,7 +33,13 @@ class Ledger:
 
 
 def take_stock(plan: Plan, records: Mapping[str, Record], limits: Limits) -> Ledger:
-    """Compare the plan with the records."""
+    """Compare the plan with the records.
+
+    Args:
+        plan: of the run.
+        records: by the unit's name; those of units that the plan does not have are left out.
+        limits: of units, by which missing ones are estimated.
+    """
     of_span = _by_span(plan, records)
     works: list[Work] = []
     done: list[Record] = []
@@ -89,7 +95,7 @@ def _by_span(plan: Plan, records: Mapping[str, Record]) -> dict[int, dict[str, R
             starts.setdefault(piece.source, []).append((piece.begin, span.index))
     for places in starts.values():
         places.sort()
-    found: dict[int, dict[str, Record]] = {}
+    of_span: dict[int, dict[str, Record]] = {}
     for unit, record in records.items():
         source, _, begin = unit.rpartition(".")
         place = (
@@ -98,8 +104,8 @@ def _by_span(plan: Plan, records: Mapping[str, Record]) -> dict[int, dict[str, R
             else -1
         )
         if place >= 0:
-            found.setdefault(starts[source][place][1], {})[unit] = record
-    return found
+            of_span.setdefault(starts[source][place][1], {})[unit] = record
+    return of_span
 
 
 def _place(span: Span, record: Record) -> tuple[int, int]:

@@ -66,10 +66,10 @@ def read_probe(path: str) -> Any:
     Raises:
         StageError: there is no model, or one of another kind.
     """
-    found = load_model(path)
-    if found.kind != "classify":
+    probe = load_model(path)
+    if probe.kind != "classify":
         raise StageError(
-            f"{path}: holds a {found.kind} model, and a probe is needed; give the folder that `embed-ops "
+            f"{path}: holds a {probe.kind} model, and a probe is needed; give the folder that `embed-ops "
             "evaluate` has written"
         )
-    return found
+    return probe

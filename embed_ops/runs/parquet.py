@@ -67,5 +67,5 @@ def read_footer(metadata: pq.FileMetaData) -> dict[str, Any]:
     Raises:
         KeyError: the file is not one of ours.
     """
-    found: dict[str, Any] = json.loads(metadata.metadata[FOOTER_KEY])
-    return found
+    footer: dict[str, Any] = json.loads(metadata.metadata[FOOTER_KEY])
+    return footer

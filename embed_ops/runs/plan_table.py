@@ -5,14 +5,11 @@ from __future__ import annotations
 import base64
 import itertools
 import sys
-from collections.abc import Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from embed_ops.errors import RunError
 from embed_ops.sources.plan import Piece, Plan, SourceFile, Span
-from embed_ops.storage.location import Location
 
 PLAN_SCHEMA = pa.schema(
     [
@@ -33,7 +30,7 @@ _ROWS_AT_ONCE = 1000
 
 
 def plan_table(plan: Plan) -> pa.Table:
-    """Write the plan as a table, a row per piece.
+    """Write the plan as a table of `PLAN_SCHEMA`, a row for each piece of a span.
 
     The columns that are read travel in its metadata.
     """
@@ -59,31 +56,20 @@ def plan_table(plan: Plan) -> pa.Table:
     return pa.table(columns, PLAN_SCHEMA.with_metadata({"columns": columns_read}))
 
 
-def read_plan(source: pa.NativeFile | str, roots: Sequence[Location]) -> Plan:
-    """Read what `plan_table` wrote.
+def read_plan(source: pa.NativeFile | str) -> Plan:
+    """Read what `plan_table` wrote, from the plan file, open or by path.
 
-    Args:
-        source: the plan file, open or by path.
-        roots: where `source.path` leads; files are looked up below them.
-
-    Raises:
-        RunError: it was made with more roots.
+    The corpus is not looked at; `place_of` says where a file of the plan is.
     """
     table = pq.read_table(source)
     read = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(table.schema.metadata[b"columns"])))
     files: dict[str, SourceFile] = {}
     pieces: dict[int, list[Piece]] = {}
     for row in itertools.chain.from_iterable(batch.to_pylist() for batch in table.to_batches(_ROWS_AT_ONCE)):
-        root = row["root"]
         # Millions of pieces and records name the same files.
         name = sys.intern(row["source"])
-        if root >= len(roots):
-            raise RunError(
-                f"source.path: {name} of this run is in path {root}, but only {len(roots)} are given"
-            )
         if name not in files:
-            inside = name.partition("/")[2] if len(roots) > 1 else name
-            files[name] = SourceFile(name, root, roots[root].child(inside).path, row["size"], row["modified"])
+            files[name] = SourceFile(name, row["root"], row["size"], row["modified"])
         pieces.setdefault(row["span"], []).append(
             Piece(name, row["first_row"], row["end"], row["rows"], row["bytes"])
         )

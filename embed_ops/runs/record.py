@@ -39,14 +39,24 @@ class Record:
 
     Attributes:
         unit: its name; the data file is `data/<unit>.parquet`.
-        ranges: {source, begin, end, records} of each source file in it.
-        next_source: where the next unit of the span begins; None behind the last.
-        rows: embedded rows; `rejects`, `file_rejects` and `filtered` count the others.
-        reject_file: below `rejects/`, None where there are none.
-        min_norm: least L2 norm of the unit's vectors, None where it has none.
+        attempt: name of the command that wrote it.
+        ranges: {source, begin, end, records} of each source file in it, in order: positions in the
+            file, and how many records begin there.
+        next_source, next_position: where the next unit of the span begins; None behind the last.
+        rows: embedded rows.
+        rejects, file_rejects: rows that can't be embedded, and files that can't be read on.
+        filtered: records that `where` left out.
+        bytes, sha256: of the data file; 64 hexadecimal digits.
+        reject_file: its name below `rejects/`, None where there are no rejects.
+        reject_bytes, reject_sha256: of the reject file.
+        truncated: embedded rows whose text is longer than the model takes.
         unknown: words that a table of word vectors does not have, of embedded rows.
-        tokens: of distinct inputs; `positions` has the padding too.
-        seconds: by part; empty for a unit whose record was lost and read back.
+        min_norm, max_norm: least and greatest L2 norm of its vectors, None where it has none.
+        inputs: distinct inputs that the model was given.
+        tokens, positions: of these inputs; positions have the padding too.
+        flops: floating-point operations of the forward pass, by the model's own estimate.
+        seconds: by the names of `SECONDS`; empty for a unit whose record was lost and read back.
+        flags: what happened to the unit: "recovered", "retried", and those that have names here.
     """
 
     unit: str
@@ -91,6 +101,8 @@ class Record:
 COUNTED = ("truncated", "unknown", "inputs", "tokens", "positions", "flops")
 """What a unit's footer counts beside rows, so that a lost record can be read back whole."""
 SECONDS = ("read", "prepare", "forward", "write", "started", "finished", "idle_input", "idle_output")
+"""Seconds that a unit took: reading, preparing, the forward pass, writing; when its work began and
+ended, since 1970; and how long its replica had waited for input, and for room for its output."""
 MANIFEST_SCHEMA = pa.schema(
     [
         ("unit", pa.string()),
@@ -116,11 +128,11 @@ MANIFEST_SCHEMA = pa.schema(
 
 
 def records_of(table: pa.Table, *, timed: bool) -> Iterator[Record]:
-    """Read the records of a part of the manifest.
+    """Read the records of a part of the manifest, in its order.
 
     Args:
-        table: what is of `MANIFEST_SCHEMA`.
-        timed: with the seconds.
+        table: a part, of `MANIFEST_SCHEMA`.
+        timed: with the seconds of each unit.
     """
     table = table if timed else table.drop_columns("seconds")
     none: dict[str, float] = {}
@@ -166,7 +178,10 @@ def reject_unit(name: str) -> str:
 
 
 def norms_of(table: pa.Table) -> tuple[float | None, float | None]:
-    """Find the least and the greatest L2 norm over all vector columns of a unit."""
+    """Find the least and the greatest L2 norm over all vector columns of a unit.
+
+    Computed in float32 from the stored vectors, lists vector by vector; None of no vectors.
+    """
     columns = [table.column(name) for name in kinds_of(table.schema)]
     norms = [np.linalg.norm(vectors_of(column).astype(np.float32), axis=1) for column in columns]
     norms = [values for values in norms if len(values)]

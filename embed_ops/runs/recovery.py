@@ -16,7 +16,10 @@ from embed_ops.storage.files import Location, read_bytes
 
 
 class Recovered(NamedTuple):
-    """What was read back of a unit whose record was lost."""
+    """What was read back of a unit whose record was lost.
+
+    Its record has the flag "recovered", and no seconds; the statistics are by vector column.
+    """
 
     record: Record
     statistics: Statistics
@@ -25,7 +28,11 @@ class Recovered(NamedTuple):
 def recover(root: Location, unit: str, fingerprint: str, attempt: str) -> Recovered | None:
     """Read a unit's files back to make the record that was lost.
 
-    None where they are not whole or not this run's.
+    None where they are not whole, or not of this unit and of a run with this fingerprint (its
+    digest): the unit is computed again.
+
+    Raises:
+        StorageError: they can't be read for a reason that is not in them.
     """
     content = read_bytes(root.child(f"{DATA}/{unit}{SUFFIX}"))
     try:

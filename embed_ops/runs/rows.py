@@ -1,6 +1,4 @@
-"""The vectors of a finished run, by position.
-
-Which file has which row, and stretches of rows as arrays.
+"""The rows of a finished run: which file has which row, and where a column is.
 
 The rows of a run have a global index: its units in the order of the plan, their rows in the order
 of the files. A stage's run has the units and rows of its input, so a column it lacks is read from
@@ -13,14 +11,14 @@ import bisect
 import hashlib
 import itertools
 import posixpath
-from typing import Any
 
 import pyarrow as pa
 
 from embed_ops.errors import RunError, StageError
 from embed_ops.numerics.kinds import kind_of_type
-from embed_ops.runs.columns import Label, Stretch, VectorColumn, _checked, _is_vector, _open
+from embed_ops.runs.columns import Label, Stretch, VectorColumn, checked, is_vector, open_unit
 from embed_ops.runs.directory import RunDir
+from embed_ops.runs.header import FINISHED, RunHeader
 from embed_ops.runs.ledger import ANY_UNITS, take_stock
 from embed_ops.runs.record import Record
 from embed_ops.sources.base import hive_columns
@@ -28,7 +26,7 @@ from embed_ops.storage.files import Location
 
 
 class RunRows:
-    """A finished run, its units and rows in order, and where its columns and those of its ancestors are.
+    """The units and rows of a finished run, in order, and where their columns are.
 
     Raises:
         RunError: there is no run, it is not finished, or an ancestor is missing.
@@ -39,12 +37,12 @@ class RunRows:
         self.lineage = _lineage(root)
         header = self.lineage[0][1]
         place = RunDir(root)
-        records = place.read_manifest(timed=False)
-        stock = take_stock(place.read_plan([root] * MOST_ROOTS), records, ANY_UNITS)
-        if header["status"] != "finished" or stock.works:
+        records = place.manifest.read(timed=False)
+        stock = take_stock(place.read_plan(), records, ANY_UNITS)
+        if header.status != FINISHED or stock.works:
             missing = f", {len(stock.works)} spans lack units" if stock.works else ""
             raise RunError(
-                f"{root.path}: the run is {header['status']}{missing}; run its command again to finish it"
+                f"{root.path}: the run is {header.status}{missing}; run its command again to finish it"
             )
         self.records: tuple[Record, ...] = stock.done
         self.starts = [0, *itertools.accumulate(record.rows for record in self.records)]
@@ -65,37 +63,33 @@ class RunRows:
 
     def stretch(self, first: int, end: int) -> Stretch:
         """Give the rows from one global index to another."""
-        found = []
+        parts = []
         for number in range(max(0, bisect.bisect_right(self.starts, first) - 1), len(self.records)):
             begin, stop = max(first, self.starts[number]), min(end, self.starts[number + 1])
             if self.starts[number] >= end:
                 break
             if begin < stop:
-                found.append(
-                    (self.records[number].unit, begin - self.starts[number], stop - self.starts[number])
-                )
-        return Stretch(first, tuple(found))
+                start = self.starts[number]
+                parts.append((self.records[number].unit, begin - start, stop - start))
+        return Stretch(first, tuple(parts))
 
     def vector(self, column: str | None) -> VectorColumn:
-        """Find a vector column: the named one, or the only one of the nearest run in the lineage that has any.
+        """Find a vector column: the named one, or the only one of the nearest run that has any.
 
         Raises:
             StageError: there is none, several and none is named, or it holds no floats.
         """
         if column is not None:
-            return _checked(self.holder(column))
+            return checked(self.holder(column))
         for number, (root, _) in enumerate(self.lineage):
-            found = [
-                name
-                for name in self._schema(number).names
-                if _is_vector(self._schema(number).field(name).type)
-            ]
-            if len(found) > 1:
+            schema = self._schema(number)
+            names = [name for name in schema.names if is_vector(schema.field(name).type)]
+            if len(names) > 1:
                 raise StageError(
-                    f"{root.path}: has several vector columns ({', '.join(found)}): say which with `column`"
+                    f"{root.path}: has several vector columns ({', '.join(names)}): say which with `column`"
                 )
-            if found:
-                return _checked(VectorColumn(root, found[0], self._schema(number).field(found[0]).type))
+            if names:
+                return checked(VectorColumn(root, names[0], schema.field(names[0]).type))
         lists = [
             name
             for number in range(len(self.lineage))
@@ -134,8 +128,8 @@ class RunRows:
         """
         if self.records and column in hive_columns(self.records[0].unit):
             return Label(None, column)
-        found = self.holder(column)
-        kind = found.kind.value_type if pa.types.is_dictionary(found.kind) else found.kind
+        labels = self.holder(column)
+        kind = labels.kind.value_type if pa.types.is_dictionary(labels.kind) else labels.kind
         if not any(
             test(kind)
             for test in (
@@ -146,10 +140,10 @@ class RunRows:
             )
         ):
             raise StageError(
-                f"{found.run.path}: column {column!r} holds {kind}, which labels no rows; name strings "
+                f"{labels.run.path}: column {column!r} holds {kind}, which labels no rows; name strings "
                 "or whole numbers"
             )
-        return Label(found.run, column)
+        return Label(labels.run, column)
 
     def _holds_vectors(self, number: int, name: str) -> bool:
         return kind_of_type(self._schema(number).field(name).type) is not None
@@ -173,26 +167,25 @@ class RunRows:
                 raise StageError(
                     f"{self.root.path}: the run has no units: there is nothing to fit or to apply"
                 )
-            self._schemas[number] = _open(self.lineage[number][0], self.records[0].unit).schema_arrow
+            self._schemas[number] = open_unit(self.lineage[number][0], self.records[0].unit).schema_arrow
         return self._schemas[number]
 
 
 _CLOSE = 2
-MOST_ROOTS = 4096
-"""Source roots that a plan may name; a stage does not look at the source."""
 
 
-def _lineage(root: Location) -> list[tuple[Location, dict[str, Any]]]:
-    found: list[tuple[Location, dict[str, Any]]] = []
+def _lineage(root: Location) -> list[tuple[Location, RunHeader]]:
+    """List a run and its ancestors, each with its header; an `embed` run is the last."""
+    runs: list[tuple[Location, RunHeader]] = []
     while True:
         header = RunDir(root).read_header()
         if header is None:
-            child = f", the parent of {found[-1][0].path}" if found else ""
+            child = f", the parent of {runs[-1][0].path}" if runs else ""
             raise RunError(f"{root.path}: no run here (run.json is missing){child}")
-        found.append((root, header))
-        if header.get("parent") is None:
-            return found
-        root = parent_of(root, header["parent"])
+        runs.append((root, header))
+        if header.parent is None:
+            return runs
+        root = parent_of(root, header.parent)
 
 
 def parent_of(root: Location, told: str) -> Location:

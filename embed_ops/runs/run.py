@@ -11,6 +11,7 @@ from pyarrow import fs as pafs
 
 from embed_ops.errors import RunError
 from embed_ops.runs.directory import RunDir
+from embed_ops.runs.header import RunHeader
 from embed_ops.runs.record import DATA, REJECTS, Record
 from embed_ops.schema import MESSAGE, REASON, ROW, SOURCE, SOURCE_TYPE
 from embed_ops.spec.spec import Spec
@@ -31,7 +32,7 @@ class Run:
         header = self._dir.read_header()
         if header is None:
             raise RunError(f"{path}: no run here (run.json is missing); give the sink.path of an `embed` run")
-        self.header: dict[str, Any] = header
+        self.header: RunHeader = header
 
     @cached_property
     def spec(self) -> Spec:
@@ -42,17 +43,17 @@ class Run:
         """
         if self.is_stage:
             raise RunError(f"{self.path}: is the run of a stage; give the `embed` run that it was made from")
-        return Spec.parse(self.header["spec"])
+        return Spec.parse(self.header.spec)
 
     @property
     def is_stage(self) -> bool:
-        """Whether a stage made it, from the run that `header["parent"]` names."""
-        return self.header.get("parent") is not None
+        """Whether a stage made it, from the run that `header.parent` names."""
+        return self.header.parent is not None
 
     @property
     def status(self) -> str:
         """`running`, `stopped` or `finished`."""
-        return str(self.header["status"])
+        return self.header.status
 
     @cached_property
     def report(self) -> dict[str, Any]:
@@ -61,16 +62,16 @@ class Run:
         Raises:
             RunError: no attempt came to its end yet.
         """
-        found = self._dir.read_json("report.json")
-        if found is None:
+        report = self._dir.read_json("report.json")
+        if report is None:
             raise RunError(
                 f"{self.path}: no report.json yet; run the same `embed` command again to finish the run"
             )
-        return found
+        return report
 
     @property
     def exit_code(self) -> int:
-        """0, or 1 where rejects exceed `max_reject_fraction` or a file could not be read to its end."""
+        """0; 1 where rejects exceed `max_reject_fraction` or a file broke off while it was read."""
         report = self.report
         if self.is_stage:
             return 0
@@ -80,7 +81,7 @@ class Run:
 
     def records(self) -> dict[str, Record]:
         """Read the manifest: a record per unit, by name."""
-        return self._dir.read_manifest()
+        return self._dir.manifest.read()
 
     def open(self) -> pads.Dataset:
         """Open the vectors as a pyarrow dataset; hive folders are columns.

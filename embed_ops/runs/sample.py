@@ -20,7 +20,7 @@ from embed_ops.runs.record import Record
 from embed_ops.runs.rows import RunRows
 from embed_ops.schema import CONTENT, ROW, SOURCE
 from embed_ops.sources.corpus import Corpus
-from embed_ops.sources.plan import Limits, Piece, Span, compare
+from embed_ops.sources.plan import Limits, Piece, Span
 from embed_ops.sources.registry import make_source
 from embed_ops.sources.rows import Rows
 from embed_ops.sources.units import Cursor, read_units
@@ -41,7 +41,14 @@ class Chosen:
 
 
 def choose(rows: RunRows, most: int, seed: int, units: int) -> Iterator[Chosen]:
-    """Choose about `most` rows by hash of their index, from at most so many units, those of the least hash; in order."""
+    """Choose about `most` rows by the hash of their index, in order.
+
+    Args:
+        rows: of a finished run.
+        most: rows, about.
+        seed: of both hashes.
+        units: most units that are read; those whose names have the least hash.
+    """
     filled = (number for number, record in enumerate(rows.records) if record.rows)
     numbers = sorted(sorted(filled, key=lambda number: _hash(rows.records[number].unit, seed))[:units])
     total = sum(rows.records[number].rows for number in numbers)
@@ -75,9 +82,9 @@ class Texts:
         if spec.source.modality != "text":
             raise EmbedOpsError("the source holds no texts")
         self._corpus = Corpus.open(spec.source)
-        plan = RunDir(run).read_plan(self._corpus.roots)
+        plan = RunDir(run).read_plan()
         self._columns = plan.columns
-        self._changed = compare(plan, self._corpus.files).changed
+        self._changed = self._corpus.changes(plan).changed
         self._places = {file.name: self._corpus.place(file) for file in self._corpus.files}
         self._source = make_source(spec.source)
 
@@ -90,11 +97,11 @@ class Texts:
             return [None] * len(where)
         pieces = tuple(Piece(part["source"], part["begin"], part["end"], None, 0) for part in record.ranges)
         cursor = Cursor(self._source, Rows(self._corpus.spec, self._columns), self._places, Span(0, pieces))
-        found: dict[tuple[str, int], str] = {}
+        texts: dict[tuple[str, int], str] = {}
         for unit in read_units(cursor, {}, Limits(1 << 62, 1 << 62)):
             columns = (unit.table.column(name).to_pylist() for name in (SOURCE, ROW, CONTENT))
-            found |= {(source, row): text for source, row, text in zip(*columns, strict=True)}
+            texts |= {(source, row): text for source, row, text in zip(*columns, strict=True)}
         return [
-            found.get(place)
+            texts.get(place)
             for place in zip(where.column(SOURCE).to_pylist(), where.column(ROW).to_pylist(), strict=True)
         ]

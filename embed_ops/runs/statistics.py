@@ -58,15 +58,15 @@ class VectorStatistics:
 
     def report(self) -> dict[str, Any]:
         """Give the figures of `report.json`."""
-        found = self.moments
+        moments = self.moments
         return {
-            "rows": found.rows,
+            "rows": moments.rows,
             "zero_vectors": self.zeros,
-            "norm": {"min": self.least, "mean": self.sum / found.rows, "max": self.greatest},
-            "mean": found.mean.tolist(),
-            "variance": found.variance.tolist(),
-            "min": found.low.tolist(),
-            "max": found.high.tolist(),
+            "norm": {"min": self.least, "mean": self.sum / moments.rows, "max": self.greatest},
+            "mean": moments.mean.tolist(),
+            "variance": moments.variance.tolist(),
+            "min": moments.low.tolist(),
+            "max": moments.high.tolist(),
         }
 
 
@@ -89,11 +89,11 @@ def statistics_of(table: pa.Table) -> dict[str, VectorStatistics]:
 
 def merged(parts: Iterable[Statistics]) -> dict[str, VectorStatistics]:
     """Add statistics up, column by column."""
-    found: dict[str, VectorStatistics] = {}
+    sums: dict[str, VectorStatistics] = {}
     for part in parts:
         for name, of_part in part.items():
-            found[name] = found[name] + of_part if name in found else of_part
-    return found
+            sums[name] = sums[name] + of_part if name in sums else of_part
+    return sums
 
 
 def dump(statistics: Statistics) -> str:

@@ -154,12 +154,12 @@ def _chosen_type(spec: SourceSpec, name: str, kind: pa.DataType, where: str, *, 
     if is_text and spec.modality in ("node", "edge"):
         return graph_type(spec, name, kind, where)
     if is_text and spec.modality == "image":
-        if (found := _image_type(kind)) is None:
+        if (of_images := _image_type(kind)) is None:
             raise SourceError(
                 f"{where}: column {name!r} is {kind}; images are bytes, paths, URIs, or a struct of "
                 "bytes and path"
             )
-        return found
+        return of_images
     if is_text and spec.modality == "words":
         plain = _stored(kind)
         if not (pa.types.is_list(plain) or pa.types.is_large_list(plain)) or not _is_text(plain.value_type):
@@ -193,9 +193,9 @@ def _check_same(
         kind = _field_type(schema, field.name)
         if kind is None:
             raise SourceError(_missing(where, field.name, schema, hive_columns(where)))
-        found = _chosen_type(spec, field.name, kind, where, is_text=field.name in texts)
-        if found != field.type and not pa.types.is_null(kind):
+        read_as = _chosen_type(spec, field.name, kind, where, is_text=field.name in texts)
+        if read_as != field.type and not pa.types.is_null(kind):
             raise SourceError(
-                f"{where}: column {field.name!r} is {found}, but {field.type} in the first file; make "
+                f"{where}: column {field.name!r} is {read_as}, but {field.type} in the first file; make "
                 "them the same"
             )

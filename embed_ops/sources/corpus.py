@@ -13,7 +13,17 @@ from embed_ops.schema import CONTENT, REASON
 from embed_ops.sources.base import Source, Undecodable
 from embed_ops.sources.columns import check_columns, choose_columns
 from embed_ops.sources.listing import inspect_files, limit_layouts, list_sources
-from embed_ops.sources.plan import Layout, Piece, Plan, SourceFile, Span, compare, make_spans
+from embed_ops.sources.plan import (
+    Changes,
+    Layout,
+    Piece,
+    Plan,
+    SourceFile,
+    Span,
+    changes_between,
+    make_spans,
+    place_of,
+)
 from embed_ops.sources.registry import make_source
 from embed_ops.sources.rows import Rows
 from embed_ops.sources.units import Cursor
@@ -49,7 +59,7 @@ class Corpus:
 
     def place(self, file: SourceFile) -> Location:
         """Say where a file is."""
-        return Location(self.roots[file.root].fs, file.path)
+        return place_of(self.roots, file.name)
 
     def plan(self) -> Plan:
         """Make the plan of all files.
@@ -63,19 +73,32 @@ class Corpus:
         files = self.files[: len(layouts)]
         return Plan(files, tuple(make_spans(files, layouts, sharing=self.source.sharing)), columns)
 
+    def changes(self, plan: Plan) -> Changes:
+        """Compare the files with those of an earlier plan.
+
+        Raises:
+            RunError: the plan has files below more roots than `source.path` names now.
+        """
+        for file in plan.files:
+            if file.root >= len(self.roots):
+                raise RunError(
+                    f"source.path: {file.name} of this run is in path {file.root}, but only "
+                    f"{len(self.roots)} are given"
+                )
+        return changes_between(plan, self.files)
+
     def update(self, plan: Plan) -> tuple[Plan, tuple[str, ...]]:
         """Bring an earlier plan up to date: new files form new units, the rest is left alone.
 
         Returns:
             the plan, and the source files whose units are stale: changed ones where `on_change` is
-                "re-embed", and those
-            that share a unit with one.
+                "re-embed", and those that share a unit with one.
 
         Raises:
             RunError: a planned file has changed, was shortened or removed, and `on_change` is
                 "error".
         """
-        changes = compare(plan, self.files)
+        changes = self.changes(plan)
         new = () if self.spec.limit is not None else changes.new
         if changes.changed and self.spec.on_change == "error":
             raise RunError(_changed_message(changes.changed))
@@ -105,14 +128,14 @@ class Corpus:
         first_error: Exception | None = None
         for file in self.files:
             try:
-                found = self.source.sample_schema(self.place(file))
+                schema = self.source.sample_schema(self.place(file))
             except (Undecodable, OSError, pa.ArrowException, ValueError) as error:
                 if is_transport(error):
-                    raise storage_error("read", file.path, error) from error
+                    raise storage_error("read", self.place(file).path, error) from error
                 first_error = first_error or error
                 continue
-            if found.names:
-                return found
+            if schema.names:
+                return schema
         if first_error is not None:
             raise SourceError(
                 f"source.path: none of {len(self.files)} files can be read: {first_error}"
@@ -143,15 +166,15 @@ class Corpus:
         return list(limit_layouts(layouts, self.spec.limit, position_after))
 
     def head(self, plan: Plan, rows: int) -> list[Any]:
-        """Read the first texts or images of the plan that are no rejects, for comparison with a reference.
+        """Read the first texts or images of the plan that are no rejects, to be compared.
 
         Looks at no more than `_MOST_LOOKED_AT` records: with a `where` that lets hardly anything
         through there may be fewer.
         """
         contents: list[Any] = []
         looked_at = 0
-        for records, found in self._contents(plan):
-            contents += found
+        for records, embedded in self._contents(plan):
+            contents += embedded
             looked_at += records
             if len(contents) >= rows or looked_at >= _MOST_LOOKED_AT:
                 break

@@ -22,8 +22,8 @@ from embed_ops.sources.base import (
     records,
     text_columns,
 )
-from embed_ops.sources.plan import FILES_OF_ROWS, Layout, Piece
-from embed_ops.sources.streams import BLOCK_BYTES, ByteStream, with_compressions
+from embed_ops.sources.plan import FILES_OF_ROWS, Piece
+from embed_ops.sources.streams import BLOCK_BYTES, ByteStream, whole_file, with_compressions
 from embed_ops.sources.values import typed_column
 from embed_ops.spec.source import SourceSpec
 from embed_ops.storage.files import Location
@@ -40,6 +40,7 @@ class CsvSource:
 
     extensions = with_compressions(".csv", ".tsv", ".tab")
     sharing = FILES_OF_ROWS
+    inspect = staticmethod(whole_file)
 
     def __init__(self, spec: SourceSpec) -> None:
         self._spec = spec
@@ -47,10 +48,6 @@ class CsvSource:
     def seekable(self, at: Location) -> bool:
         """Tell that records can only be counted from the begin."""
         return False
-
-    def inspect(self, name: str, at: Location, size: int) -> Layout:
-        """One stretch."""
-        return Layout((Piece(name, 0, None, None, size),))
 
     def sample_schema(self, at: Location) -> pa.Schema:
         """Read the header."""

@@ -1,4 +1,4 @@
-"""The tables of a graph: what their columns are read as, and a node's id and features as what is embedded."""
+"""The tables of a graph: the types of their columns, and what is embedded of a node."""
 
 from __future__ import annotations
 

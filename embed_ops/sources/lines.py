@@ -1,4 +1,4 @@
-"""JSONL and plain text: one record a line, positions are byte offsets in the decompressed stream."""
+"""JSONL and plain text: a record a line; positions are bytes of the decompressed stream."""
 
 from __future__ import annotations
 
@@ -23,16 +23,21 @@ _SAMPLE_RECORDS = 1000
 _TOO_LARGE = "the line is longer than {} bytes"
 
 
-class TextSource:
-    """Plain text files: every line is a row, an empty one too."""
+class _OfLines:
+    """What files of lines have in common: a plain one is cut anywhere, a compressed one is not."""
 
-    extensions = with_compressions(".txt", ".text")
     sharing = FILES_OF_ROWS
     seekable = staticmethod(is_plain)
     inspect = staticmethod(line_layout)
 
     def __init__(self, spec: SourceSpec) -> None:
         self._spec = spec
+
+
+class TextSource(_OfLines):
+    """Plain text files: every line is a row, an empty one too."""
+
+    extensions = with_compressions(".txt", ".text")
 
     def sample_schema(self, at: Location) -> pa.Schema:
         """Text files have one column."""
@@ -53,16 +58,10 @@ class TextSource:
             yield records({"text": text}, offsets, behind, [*bad, *invalid])
 
 
-class JsonLinesSource:
+class JsonLinesSource(_OfLines):
     """JSON lines: every line that is not blank is a row; a bad one costs itself."""
 
     extensions = with_compressions(".jsonl", ".ndjson", ".json")
-    sharing = FILES_OF_ROWS
-    seekable = staticmethod(is_plain)
-    inspect = staticmethod(line_layout)
-
-    def __init__(self, spec: SourceSpec) -> None:
-        self._spec = spec
 
     def sample_schema(self, at: Location) -> pa.Schema:
         """Find columns and types in the first thousand records.
@@ -136,14 +135,15 @@ def _word_lists(values: list[Any]) -> tuple[pa.Array, list[tuple[int, str, str]]
     try:
         return pa.array(kept, pa.list_(pa.string())), wrong
     except UnicodeEncodeError:
-        found = [_encodable(value) for value in kept]
+        encodable = [_encodable(value) for value in kept]
         wrong += [
             (place, Reason.INVALID_UTF8, "a word holds half a character")
-            for place, fine in enumerate(found)
+            for place, fine in enumerate(encodable)
             if not fine
         ]
         return pa.array(
-            [value if fine else None for value, fine in zip(kept, found, strict=True)], pa.list_(pa.string())
+            [value if fine else None for value, fine in zip(kept, encodable, strict=True)],
+            pa.list_(pa.string()),
         ), wrong
 
 

@@ -25,32 +25,32 @@ def list_sources(paths: Sequence[str], extensions: Sequence[str]) -> tuple[list[
     roots: list[Location] = []
     files: list[SourceFile] = []
     for number, address in enumerate(paths):
-        root, found = list_files(address)
-        is_file = len(found) == 1 and found[0].path == locate(address).path
+        root, listed = list_files(address)
+        is_file = len(listed) == 1 and listed[0].path == locate(address).path
         chosen_by_name = is_file or any(mark in address for mark in "*?[")
-        chosen = [info for info in found if chosen_by_name or info.path.lower().endswith(tuple(extensions))]
+        chosen = [info for info in listed if chosen_by_name or info.path.lower().endswith(tuple(extensions))]
         if not chosen:
             raise SourceError(
-                f"source.path {address}: no file ends in {', '.join(extensions)}; found {_census(found)}"
+                f"source.path {address}: no file ends in {', '.join(extensions)}; found {_census(listed)}"
             )
         roots.append(root)
         prefix = len(root.path.rstrip("/")) + 1
         number_folder = f"{number}/" if len(paths) > 1 else ""
         files += [
-            SourceFile(number_folder + info.path[prefix:], number, info.path, info.size, info.mtime_ns or 0)
+            SourceFile(number_folder + info.path[prefix:], number, info.size, info.mtime_ns or 0)
             for info in chosen
         ]
     return roots, files
 
 
-def _census(found: Sequence[pa.fs.FileInfo]) -> str:
-    if not found:
+def _census(files: Sequence[pa.fs.FileInfo]) -> str:
+    if not files:
         return "no file at all"
     counts: dict[str, int] = {}
-    for info in found:
+    for info in files:
         counts[info.extension or "no extension"] = counts.get(info.extension or "no extension", 0) + 1
-    listed = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:5]
-    return f"{len(found)} files ({', '.join(f'{count} {name}' for name, count in listed)})"
+    most = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:5]
+    return f"{len(files)} files ({', '.join(f'{count} {name}' for name, count in most)})"
 
 
 def inspect_files(files: Sequence[SourceFile], inspect: Callable[[SourceFile], Layout]) -> list[Layout]:

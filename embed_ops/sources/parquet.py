@@ -20,6 +20,7 @@ from embed_ops.sources.base import (
     valid_utf8,
 )
 from embed_ops.sources.plan import FILES_OF_ROWS, SPAN_BYTES, Layout, Piece
+from embed_ops.sources.streams import whole_file
 from embed_ops.spec.source import SourceSpec
 from embed_ops.storage.faults import is_transport, storage_error
 from embed_ops.storage.files import Location, open_file
@@ -54,7 +55,7 @@ class ParquetSource:
             if is_transport(error):
                 raise storage_error("read", at.path, error) from error
             # What is wrong with the file is told by the reject that reading it makes.
-            return Layout((Piece(name, 0, None, None, size),))
+            return whole_file(name, at, size)
         needed = set(text_columns(self._spec)) | set(self._spec.keep)
         pieces: list[Piece] = []
         begin, rows, length = 0, 0, 0

@@ -79,14 +79,12 @@ class SourceFile:
     Attributes:
         name: path relative to its root, with the root's number in front where there are several.
         root: index of its root in `source.path`.
-        path: path inside its file system.
         size: bytes.
         modified: last change, nanoseconds since 1970; 0 where the file system can't tell.
     """
 
     name: str
     root: int
-    path: str
     size: int
     modified: int
 
@@ -186,7 +184,16 @@ def make_spans(
     first_index: int = 0,
     sharing: Sharing = FILES_OF_ROWS,
 ) -> list[Span]:
-    """Form spans: a large file's stretches stand alone, consecutive small files of a folder share one."""
+    """Form spans: stretches of a large file stand alone, small files of a folder share one.
+
+    Files share only where they are consecutive.
+
+    Args:
+        files: in order.
+        layouts: of these files.
+        first_index: of the first span.
+        sharing: which files share, and how many.
+    """
     index = itertools.count(first_index)
     spans: list[Span] = []
     shared: list[Piece] = []
@@ -225,26 +232,29 @@ class Changes:
     """What changed, in words, for each changed or removed file."""
 
 
-def compare(plan: Plan, files: Sequence[SourceFile]) -> Changes:
+def changes_between(plan: Plan, files: Sequence[SourceFile]) -> Changes:
     """Find new, changed and removed files."""
     now = {file.name: file for file in files}
     planned = {file.name: file for file in plan.files}
     changed: dict[str, str] = {}
     for name, file in planned.items():
-        found = now.get(name)
-        if found is None:
+        listed = now.get(name)
+        if listed is None:
             changed[name] = "removed"
-        elif found.size < file.size:
-            changed[name] = f"shortened from {file.size} to {found.size} bytes"
-        elif found.size > file.size:
-            changed[name] = f"grown from {file.size} to {found.size} bytes"
-        elif found.modified != file.modified:
+        elif listed.size < file.size:
+            changed[name] = f"shortened from {file.size} to {listed.size} bytes"
+        elif listed.size > file.size:
+            changed[name] = f"grown from {file.size} to {listed.size} bytes"
+        elif listed.modified != file.modified:
             changed[name] = "rewritten (same size, another time of change)"
     return Changes(tuple(name for name in now if name not in planned), changed)
 
 
 def place_of(roots: Sequence[Location], source: str) -> Location:
-    """Find a source file by its name below its root, whose number stands in front where there are several."""
+    """Find a source file by its name below its root.
+
+    Where there are several roots, the number of the file's root stands in front of the name.
+    """
     if len(roots) == 1:
         return roots[0].child(source)
     number, _, inside = source.partition("/")

@@ -68,8 +68,8 @@ def fetch(
             value if keep else None
             for value, keep in zip(values, wanted[first : first + LOOKED_AT], strict=True)
         ]
-        found = _at_once(lambda value: _look(value, beside, most_bytes), asked)
-        for begin, part in _portions(found, held_bytes):
+        seen = _at_once(lambda value: _look(value, beside, most_bytes), asked)
+        for begin, part in _portions(seen, held_bytes):
             yield first + begin, _at_once(_read, part)
 
 
@@ -79,16 +79,16 @@ def _at_once(act: Callable[[_Given], _Made], values: Sequence[_Given]) -> list[_
 
 
 def _portions(
-    found: Sequence[_File | Content], held_bytes: int
+    items: Sequence[_File | Content], held_bytes: int
 ) -> Iterator[tuple[int, Sequence[_File | Content]]]:
     begin, held = 0, 0
-    for place, item in enumerate(found):
+    for place, item in enumerate(items):
         size = item.size if isinstance(item, _File) else len(item) if isinstance(item, bytes) else 0
         if place > begin and held + size > held_bytes:
-            yield begin, found[begin:place]
+            yield begin, items[begin:place]
             begin, held = place, 0
         held += size
-    yield begin, found[begin:]
+    yield begin, items[begin:]
 
 
 def _look(value: Any, beside: Location, most_bytes: int) -> _File | Content:

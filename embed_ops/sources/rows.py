@@ -1,4 +1,4 @@
-"""From columns to rows: how columns become what is embedded, and which rows `where` lets through."""
+"""From columns to rows: what is embedded of each, and which rows `where` lets through."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from embed_ops.errors import SpecError
 from embed_ops.schema import CONTENT, MESSAGE, REASON, Reason
-from embed_ops.sources.base import MAX_RECORD_BYTES, Records, hive_columns, template_fields, text_columns
+from embed_ops.sources.base import MAX_RECORD_BYTES, Records, hive_columns, text_columns
 from embed_ops.sources.graph import node_type, nodes
 from embed_ops.sources.references import HELD_BYTES, Content, fetch
 from embed_ops.spec.source import SourceSpec
@@ -54,8 +54,8 @@ def _byte_lengths(columns: Iterable[pa.ChunkedArray]) -> npt.NDArray[np.int64]:
             lists.append(
                 np.bincount(np.repeat(np.arange(len(column)), counts), of_word, len(column)).astype(np.int64)
             )
-    found = [*plain, *lists]
-    return np.sum(found, axis=0) if found else np.zeros(1, np.int64)
+    lengths = [*plain, *lists]
+    return np.sum(lengths, axis=0) if lengths else np.zeros(1, np.int64)
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,10 @@ class Chunk:
 
 
 class Rows:
-    """Makes rows of records: the text or the image, the constant columns of hive folders, and the choice of `where`."""
+    """Makes rows of records.
+
+    What is embedded, the columns of hive folders, and the choice of `where`.
+    """
 
     def __init__(self, spec: SourceSpec, schema: pa.Schema, *, whole: bool = False) -> None:
         """Take the source section and the columns that are read from every file.
@@ -236,7 +239,6 @@ class Rows:
 
         if self._spec.template is None:
             return column(text_columns(self._spec)[0])
-        template_fields(self._spec.template)
         parts: list[object] = []
         for literal, name, _, _ in string.Formatter().parse(self._spec.template):
             if literal:
@@ -277,10 +279,10 @@ class Rows:
                 given = given.append_column(name, pa.array([value] * len(given), pa.string()))
         self._database.register("rows", given)
         # The line break ends a comment.
-        found = self._query(
+        answer = self._query(
             "SELECT coalesce(CAST(({}\n) AS BOOLEAN), false) AS chosen FROM rows"
         ).to_arrow_table()
-        return np.asarray(found.column("chosen").to_numpy(), dtype=np.bool_)
+        return np.asarray(answer.column("chosen").to_numpy(), dtype=np.bool_)
 
     def _query(self, query: str) -> Any:
         """Run a query with the condition in its braces on the rows that were registered last."""

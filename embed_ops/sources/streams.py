@@ -73,7 +73,7 @@ class ByteStream(io.RawIOBase):
         while True:
             most = min(size, self._most)
             try:
-                data: bytes = self._stream.read(most)
+                content: bytes = self._stream.read(most)
             except (pa.ArrowException, OSError) as error:
                 # Arrow drops what it decoded before the fault; asking for less, from now on, gets
                 # it.
@@ -82,8 +82,8 @@ class ByteStream(io.RawIOBase):
                 self._most = most // 2
                 self._stream = self._open()
                 continue
-            self._offset += len(data)
-            return data
+            self._offset += len(content)
+            return content
 
     def readable(self) -> bool:
         """Answer yes: part of the raw stream interface."""
@@ -91,9 +91,9 @@ class ByteStream(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         """Fill a buffer: part of the raw stream interface."""
-        data = self.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
+        content = self.read(len(buffer))
+        buffer[: len(content)] = content
+        return len(content)
 
     def close(self) -> None:
         """Close the file too."""
@@ -104,10 +104,15 @@ class ByteStream(io.RawIOBase):
         super().close()
 
 
+def whole_file(name: str, at: Location, size: int) -> Layout:
+    """Take a file as one stretch: only reading finds its records."""
+    return Layout((Piece(name, 0, None, None, size),))
+
+
 def line_layout(name: str, at: Location, size: int) -> Layout:
     """Cut a plain file into byte ranges; a compressed one is one stretch."""
     if compression(at.path) is not None:
-        return Layout((Piece(name, 0, None, None, size),))
+        return whole_file(name, at, size)
     cuts = [*range(0, max(size, 1), SPAN_BYTES), size]
     if len(cuts) > 2 and size - cuts[-2] < SPAN_BYTES // 4:
         del cuts[-2]
@@ -129,16 +134,16 @@ def read_lines(at: Location, begin: int, end: int | None) -> Iterator[Lines]:
         carry, skipping = b"", begin > 0
         while True:
             block = stream.read(BLOCK_BYTES)
-            data = carry + block
+            text = carry + block
             if skipping:
-                newline = data.find(b"\n")
+                newline = text.find(b"\n")
                 if newline < 0:
-                    start += len(data)
+                    start += len(text)
                     if not block:
                         return
                     continue
-                data, start, skipping = data[newline + 1 :], start + newline + 1, False
-            lines = data.split(b"\n")
+                text, start, skipping = text[newline + 1 :], start + newline + 1, False
+            lines = text.split(b"\n")
             carry = lines.pop()
             if not block and carry:
                 lines, carry = [*lines, carry], b""

@@ -1,4 +1,4 @@
-"""Span -> units: cuts the stream of records at unit boundaries, and jumps over units that are done."""
+"""Span -> units: cuts the stream of records into units, and jumps over those that are done."""
 
 from __future__ import annotations
 
@@ -11,15 +11,12 @@ from itertools import chain
 import numpy as np
 import pyarrow as pa
 
-from embed_ops.errors import StorageError
 from embed_ops.schema import ROW, SOURCE, SOURCE_TYPE, Reason
 from embed_ops.sources.base import DECODING_FAULTS, Source
 from embed_ops.sources.plan import Limits, Piece, Span, unit_name
 from embed_ops.sources.rows import Chunk, Rows
 from embed_ops.storage.faults import is_transport, storage_error
-from embed_ops.storage.files import Location, file_info, open_file
-
-_COPY_BYTES = 4 << 20
+from embed_ops.storage.files import Location, check_readable
 
 
 @dataclass(frozen=True)
@@ -165,7 +162,10 @@ class Cursor:
         return self.position if self.piece.end is None else self.piece.end
 
     def _read(self) -> Chunk | None:
-        """Read the next records; a fault is met by one fresh read, then becomes a file-level reject or an error."""
+        """Read the next records.
+
+        A fault is met by one fresh read, and then becomes a file-level reject or an error.
+        """
         try:
             if self._stream is None:
                 here = self._at[self.piece.source]
@@ -187,7 +187,7 @@ class Cursor:
             here = self._at[self.piece.source]
             if is_transport(error):
                 raise storage_error("read", here.path, error) from error
-            check_storage(here, error)
+            check_readable(here, error)
             self._piece_done = True
             return self._unreadable(error)
 
@@ -209,27 +209,6 @@ class Cursor:
             nothing == 0,
             nothing,
             is_record=False,
-        )
-
-
-def check_storage(at: Location, error: Exception) -> None:
-    """Tell a broken file from broken storage: every raw byte of a broken file can be read.
-
-    Raises:
-        StorageError: the bytes can't be read.
-    """
-    try:
-        size = file_info(at).size
-        with open_file(at) as file:
-            read = 0
-            while block := file.read(_COPY_BYTES):
-                read += len(block)
-    except OSError as failure:
-        raise storage_error("read", at.path, failure) from error
-    if size is None or read < size:
-        raise StorageError(
-            f"{at.path}: only {read} of {size} bytes can be read; mend the storage and run the same "
-            "command again"
         )
 
 

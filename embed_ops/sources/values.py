@@ -69,9 +69,9 @@ def typed_column(
             bad.append((index, Reason.INVALID_UTF8, f"column {field.name!r} is not valid UTF-8"))
         except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, RecursionError):
             kept.append(None)
-            found = type(value).__name__ + ("" if isinstance(value, dict | list) else f" {str(value)[:40]!r}")
+            given = type(value).__name__ + ("" if isinstance(value, dict | list) else f" {str(value)[:40]!r}")
             bad.append(
-                (index, Reason.WRONG_TYPE, f"column {field.name!r} should be {field.type}, found {found}")
+                (index, Reason.WRONG_TYPE, f"column {field.name!r} should be {field.type}, found {given}")
             )
     return pa.array(kept, field.type), bad
 

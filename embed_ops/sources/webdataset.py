@@ -24,8 +24,8 @@ import pyarrow as pa
 from embed_ops.schema import Reason
 from embed_ops.sources.base import DECODING_FAULTS, MAX_RECORD_BYTES, Records, Undecodable, records
 from embed_ops.sources.images import IMAGE_ENDINGS
-from embed_ops.sources.plan import FILES_OF_ROWS, Layout, Piece
-from embed_ops.sources.streams import BLOCK_BYTES, ByteStream, is_plain, with_compressions
+from embed_ops.sources.plan import FILES_OF_ROWS, Piece
+from embed_ops.sources.streams import BLOCK_BYTES, ByteStream, is_plain, whole_file, with_compressions
 from embed_ops.sources.values import infer_type, pick, typed_column
 from embed_ops.spec.source import SourceSpec
 from embed_ops.storage.faults import is_transport
@@ -61,13 +61,10 @@ class WebDatasetSource:
     extensions = with_compressions(".tar")
     sharing = FILES_OF_ROWS
     seekable = staticmethod(is_plain)
+    inspect = staticmethod(whole_file)
 
     def __init__(self, spec: SourceSpec) -> None:
         self._spec = spec
-
-    def inspect(self, name: str, at: Location, size: int) -> Layout:
-        """Take a tar as one stretch: only reading finds its samples."""
-        return Layout((Piece(name, 0, None, None, size),))
 
     def sample_schema(self, at: Location) -> pa.Schema:
         """Find the columns in the first samples; values inside JSON members have dotted names."""
@@ -141,10 +138,10 @@ def _value(sample: _Sample, name: str) -> Any:
     if not inside or name in sample.members:
         return text
     try:
-        found = json.loads(text)
+        parsed = json.loads(text)
     except (ValueError, RecursionError):
         return None
-    return pick(found, inside) if isinstance(found, dict) else None
+    return pick(parsed, inside) if isinstance(parsed, dict) else None
 
 
 def _needed(column: str, names: Iterable[str] | None) -> bool:
@@ -212,9 +209,9 @@ class _Forward:
         return self._position
 
     def read(self, size: int) -> bytes:
-        found = self._stream.read(size)
-        self._position += len(found)
-        return found
+        content = self._stream.read(size)
+        self._position += len(content)
+        return content
 
     def seek(self, position: int) -> None:
         while (left := position - self._position) > 0 and self.read(min(left, BLOCK_BYTES)):
@@ -222,7 +219,9 @@ class _Forward:
 
 
 def _members(at: Location, begin: int) -> Iterator[tuple[int, str, int, Callable[[], bytes]]]:
-    """Stream (offset of the header, name, size, what reads the content now) of a tar's files, and its end as one without a name.
+    """Stream the files of a tar: (offset of the header, name, size, what reads the content now).
+
+    The end of the tar comes last, as a file without a name.
 
     Raises:
         Undecodable: a header is broken, or the tar is cut.

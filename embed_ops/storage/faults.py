@@ -18,9 +18,10 @@ import tenacity
 from embed_ops.errors import EmbedOpsError, StorageError
 
 ATTEMPTS = 8
-"""Times an operation is tried. With the waits below that bridges about two minutes: longer than a store needs to fail over
-or to split a partition that is asked for too much, and short against finding out in the morning
-that a run hangs."""
+"""Times an operation is tried.
+
+With the waits below that bridges about two minutes. A store needs less to fail over, or to split a
+partition that is asked for too much; and nobody finds out in the morning that a run hangs."""
 PATIENCE_S = 180.0
 """Seconds after which nothing is tried again: where the library below waits long by itself, waits
 must not multiply."""
@@ -54,9 +55,10 @@ _PASSING = frozenset(
 the like stay."""
 _STAYING = re.compile(
     # S3 as Arrow and botocore name it, Google, Azure, and any store that gives the status only.
-    r"ACCESS_DENIED|AccessDenied|Access Denied|INVALID_ACCESS_KEY|InvalidAccessKeyId|INVALID_SIGNATURE|SignatureDoesNotMatch|EXPIRED_TOKEN|"
-    r"ExpiredToken|UNRECOGNIZED_CLIENT|NO_SUCH_BUCKET|NoSuchBucket|PERMISSION_DENIED|UNAUTHENTICATED|AuthorizationFailure|"
-    r"AuthorizationPermissionMismatch|AuthenticationFailed|ContainerNotFound|InsufficientAccountPermissions|Forbidden|Unauthorized|"
+    r"ACCESS_DENIED|AccessDenied|Access Denied|INVALID_ACCESS_KEY|InvalidAccessKeyId|INVALID_SIGNATURE|"
+    r"SignatureDoesNotMatch|EXPIRED_TOKEN|ExpiredToken|UNRECOGNIZED_CLIENT|NO_SUCH_BUCKET|NoSuchBucket|"
+    r"PERMISSION_DENIED|UNAUTHENTICATED|AuthorizationFailure|AuthorizationPermissionMismatch|"
+    r"AuthenticationFailed|ContainerNotFound|InsufficientAccountPermissions|Forbidden|Unauthorized|"
     r"QuotaExceeded|HTTP (?:status|response code):? ?40[13]\b|\[40[13]\b"
 )
 """Causes that Arrow gives as text only and that waiting does not mend: permission, credentials, a

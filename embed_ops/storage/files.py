@@ -23,6 +23,7 @@ from embed_ops.storage.remote_file import RemoteFile
 
 __all__ = [
     "Location",
+    "check_readable",
     "check_space",
     "create",
     "file_info",
@@ -37,11 +38,12 @@ __all__ = [
     "walk",
 ]
 
+_BLOCK_BYTES = 4 << 20
 _WILDCARD = re.compile(r"[*?\[]")
 
 
 def list_files(address: str) -> tuple[Location, list[pafs.FileInfo]]:
-    """List the files that a folder, a glob or a file address names, with the folder their names are relative to.
+    """List the files that the address of a folder, a glob or a file names.
 
     Hidden files (a path part that begins with `.` or `_`, as `_SUCCESS`) are left out of folders
     and globs.
@@ -68,13 +70,13 @@ def list_files(address: str) -> tuple[Location, list[pafs.FileInfo]]:
         )
     if info.type == pafs.FileType.File and not wildcard:
         return Location(root.fs, root.path.rpartition("/")[0]), [info]
-    found = _listing(root)
+    listed = _listing(root)
     prefix = len(root.path.rstrip("/")) + 1
     # Below the root, since every file system writes what is above it in its own way.
     matches = re.compile(glob_translate(pattern)) if wildcard else None
     files = [
         info
-        for info in found
+        for info in listed
         if info.type == pafs.FileType.File
         and not any(part.startswith((".", "_")) for part in info.path[prefix:].split("/"))
         and (matches is None or matches.match(info.path[prefix:]))
@@ -103,8 +105,8 @@ def _listing(folder: Location) -> list[pafs.FileInfo]:
         if folder.fsspec is not None:
             # It remembers listings, and does not hear of what other processes write.
             folder.fsspec.invalidate_cache()
-        found: list[pafs.FileInfo] = folder.fs.get_file_info(selector)
-        return found
+        listed: list[pafs.FileInfo] = folder.fs.get_file_info(selector)
+        return listed
 
     return patiently("listed", folder.path, ask)
 
@@ -124,6 +126,31 @@ def open_file(at: Location) -> pa.NativeFile:
         return pa.PythonFile(RemoteFile(at), mode="r")
     except FileNotFoundError as error:
         raise storage_error("read", at.path, error) from error
+
+
+def check_readable(at: Location, error: Exception) -> None:
+    """Tell a broken file from broken storage: every raw byte of a broken file can be read.
+
+    Args:
+        at: a file that could not be decoded.
+        error: what decoding raised, which becomes the cause of what is raised here.
+
+    Raises:
+        StorageError: the bytes can't be read.
+    """
+    try:
+        size = file_info(at).size
+        with open_file(at) as file:
+            read = 0
+            while block := file.read(_BLOCK_BYTES):
+                read += len(block)
+    except OSError as failure:
+        raise storage_error("read", at.path, failure) from error
+    if size is None or read < size:
+        raise StorageError(
+            f"{at.path}: only {read} of {size} bytes can be read; mend the storage and run the same "
+            "command again"
+        )
 
 
 def read_bytes(at: Location) -> bytes | None:

@@ -24,11 +24,15 @@ SCHEME = re.compile(r"^([a-z][a-z0-9+.-]+)://")
 OPTIONS = re.compile(r"\?[A-Za-z_]\w*=.*$")
 """What an address with a scheme tells its file system: `s3://bucket/path?region=eu-west-1`."""
 CONNECT_TIMEOUT_S, REQUEST_TIMEOUT_S = 10.0, 30.0
-"""Until a connection stands, and without a byte until a request is sent anew. Arrow's own 1 s and 3 s are less than a
-busy store takes to answer, and then the same slow request is sent again."""
+"""Seconds until a connection stands, and without a byte until a request is sent anew.
+
+Arrow's own 1 s and 3 s are less than a busy store takes to answer; the same slow request would be
+sent again and again."""
 REQUEST_ATTEMPTS = 3
-"""Times Arrow sends one request to S3: its own default, and what a pickled file system has. It spares a whole listing or
-upload for one lost page or part, and takes a second or two; longer faults are waited for above."""
+"""Times Arrow sends one request to S3: its own default, and what a pickled file system has.
+
+One lost page or part does not cost a whole listing or upload. That takes a second or two; longer
+faults are waited for by `patiently`."""
 _GCS_RETRY_S = 30
 """Google's client repeats a request for 15 minutes by itself; whole operations are repeated above
 it."""
@@ -111,13 +115,13 @@ def locate(address: str) -> Location:
         address = address.replace("az://", "abfss://", 1) if scheme[1] == "az" and "@" in address else address
         if "@" not in address and ".core." not in address:
             return _azure(address)
-    found = patiently("opened", address, lambda: _arrow(address))
-    if isinstance(found, Location):
-        return found
+    by_arrow = patiently("opened", address, lambda: _arrow(address))
+    if isinstance(by_arrow, Location):
+        return by_arrow
     try:
         opened, path = fsspec.core.url_to_fs(address)
     except (ValueError, ImportError) as error:
-        cause = f"{error}; pyarrow: {found}" if scheme[1] in _ARROW_SCHEMES else error
+        cause = f"{error}; pyarrow: {by_arrow}" if scheme[1] in _ARROW_SCHEMES else error
         raise SpecError(f"{address}: no file system for {scheme[1]}://: {cause}") from error
     return Location(pafs.PyFileSystem(pafs.FSSpecHandler(opened)), path)
 

@@ -83,10 +83,10 @@ def join(kind: type[Any], arrays: Arrays, plain: Mapping[str, Any], prefix: str 
         if prefix + item.name in arrays:
             values[item.name] = arrays[prefix + item.name]
         elif item.name in plain:
-            found = plain[item.name]
-            if isinstance(found, dict) and _CLASS in found:
-                found = join(_class(found[_CLASS]), arrays, found, f"{prefix}{item.name}.")
-            values[item.name] = tuple(found) if isinstance(found, list) else found
+            value = plain[item.name]
+            if isinstance(value, dict) and _CLASS in value:
+                value = join(_class(value[_CLASS]), arrays, value, f"{prefix}{item.name}.")
+            values[item.name] = tuple(value) if isinstance(value, list) else value
     return kind(**values)
 
 

@@ -1,4 +1,7 @@
-"""Files that appear whole or not at all, on disks and in object stores, and files that only one writer can make."""
+"""Files that appear whole or not at all, and files that only one writer can make.
+
+On disks and in object stores.
+"""
 
 from __future__ import annotations
 

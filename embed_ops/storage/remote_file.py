@@ -49,19 +49,19 @@ class RemoteFile(io.RawIOBase):
         if wanted == 0:
             return b""
         try:
-            data = patiently("read", self._at.path, lambda: self._fetch(wanted))
+            content = patiently("read", self._at.path, lambda: self._fetch(wanted))
         except FileNotFoundError as error:
             raise storage_error("read", self._at.path, error) from error
         self._position += wanted
-        return data
+        return content
 
     def _fetch(self, wanted: int) -> bytes:
         handle, self._handle = self._handle, None
         if handle is None:
             handle = self._open()
-            if (found := handle.size()) != self.size:
+            if (size := handle.size()) != self.size:
                 raise StorageError(
-                    f"{self._at.path}: was replaced while it was read: {self.size} bytes before, {found} "
+                    f"{self._at.path}: was replaced while it was read: {self.size} bytes before, {size} "
                     "now; run again"
                 )
         handle.seek(self._position)
@@ -79,9 +79,9 @@ class RemoteFile(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         """Fill a buffer: part of the raw stream interface."""
-        data = self.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
+        content = self.read(len(buffer))
+        buffer[: len(content)] = content
+        return len(content)
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """Move to a position."""

@@ -214,7 +214,7 @@ def test_other_models(name: str, dtype: str, ray_session: None, tmp_path: Path) 
         graph = graphs.Graph(graph.x.astype(np.float64), graph.src, graph.dst)
     expected = graphs.reference(model, graph, **extra)
     assert np.abs(graphs.vectors(run) - expected).max() <= TOLERANCE * max(1.0, np.abs(expected).max())
-    assert run.header["model"]["outputs"]["embedding"]["dim"] == expected.shape[1]
+    assert run.header.model["outputs"]["embedding"]["dim"] == expected.shape[1]
 
 
 def test_few_neighbours(folder: Path, ray_session: None, tmp_path: Path) -> None:

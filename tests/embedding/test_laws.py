@@ -180,7 +180,7 @@ def test_alone_is_together(minilm_run: tuple[Run, list[str]]) -> None:
     encoder.load("cpu", "float32")
     for row in range(0, 1000, 5):
         inputs = encoder.prepare(pa.array([texts[row]])).inputs
-        alone = embed_inputs(encoder, inputs, run.header["resolved"]["token_budget"]).vectors["embedding"][0]
+        alone = embed_inputs(encoder, inputs, run.header.resolved["token_budget"]).vectors["embedding"][0]
         assert float(alone @ vectors[row]) >= 0.99999
 
 

@@ -189,7 +189,7 @@ def test_a_quantizer_that_was_fitted_again(three: Run, tiny: str, corpus: Path, 
 @pytest.mark.slow
 def test_a_layer_is_not_compiled(three: Run, tiny: str, corpus: Path) -> None:
     """`compile = "auto"` stays with the plain pass where inner layers are asked for."""
-    assert three.header["resolved"]["compile"] is False
+    assert three.header.resolved["compile"] is False
     assert (
         pq.read_schema(next((Path(three.path) / "data").rglob("*.parquet"))).field("wide").type.value_type
         == pa.float16()

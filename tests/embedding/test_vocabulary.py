@@ -74,7 +74,9 @@ def test_counts_are_those_of_a_plain_counter(
     spec = spec_of(corpus[0], tmp_path / "run")
     encoder = StaticEncoder(spec.encoder)
     words = encoder.lookup.vocabulary()
-    tokens = [[words[row] for row in encoder.lookup.look_up([text]).rows] for text in corpus[1] if text is not None]
+    tokens = [
+        [words[row] for row in encoder.lookup.look_up([text]).rows] for text in corpus[1] if text is not None
+    ]
     counted, documents = (
         Counter(word for text in tokens for word in text),
         Counter(word for text in tokens for word in set(text)),

@@ -63,7 +63,7 @@ def test_begun_in_the_same_moment(tmp_path: Path) -> None:
 
 
 def test_the_dead_are_forgotten(tmp_path: Path) -> None:
-    """A process that is gone, a silent one elsewhere, and a file that is none hold nothing."""
+    """A dead process here, a silent one elsewhere and a file that is no heartbeat hold nothing."""
     gone = subprocess.run(
         [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True
     )

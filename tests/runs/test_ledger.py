@@ -41,7 +41,7 @@ def test_a_finished_run_has_nothing_left(tmp_path: Path) -> None:
 def test_any_units_that_are_lost_are_computed_again_to_the_same_bytes(
     tmp_path_factory: pytest.TempPathFactory, lost: set[int]
 ) -> None:
-    """Whatever units are missing, exactly they are written again, and files are what they were."""
+    """Whatever units are missing, they alone are written again, with the bytes that they had."""
     folder = tmp_path_factory.mktemp("lost")
     spec = spec_of(corpus_of(folder / "in"), folder / "run")
     run, plan, records = make(spec)
@@ -97,7 +97,7 @@ def test_work_travels_as_json() -> None:
 
 
 def test_a_record_belongs_to_the_span_that_covers_its_begin() -> None:
-    """Spans of one file share its records by where they begin, in whatever order they stand."""
+    """Spans of one file share its records by where they begin, whatever the order of the spans."""
     spans = (Span(0, (Piece("a", 50, 100, None, 50),)), Span(1, (Piece("a", 0, 50, None, 50),)))
     late, early = (
         Record(f"a.{begin:012d}", "x-1-1", [], None, None, 1, 0, 0, 0, 1, "") for begin in (60, 10)

@@ -63,21 +63,21 @@ def test_records_survive_the_manifest(folder: Path, tmp_path: Path) -> None:
         min_norm=None,
         max_norm=None,
     )
-    run.append_manifest([full, replace(bare, unit="v")], "a-1-1")
-    run.append_manifest([], "a-1-1")
-    run.append_manifest([replace(full, rows=99)], "a-1-1")
-    assert RunDir.at(str(tmp_path / "other")).read_manifest() == {
+    run.manifest.append([full, replace(bare, unit="v")], "a-1-1")
+    run.manifest.append([], "a-1-1")
+    run.manifest.append([replace(full, rows=99)], "a-1-1")
+    assert RunDir.at(str(tmp_path / "other")).manifest.read() == {
         "u.000000000000": replace(full, rows=99),
         "v": replace(bare, unit="v"),
     }
     assert len(list((tmp_path / "other" / "manifest").iterdir())) == 2
-    assert RunDir.at(str(tmp_path / "other")).read_manifest(timed=False)["v"] == replace(
+    assert RunDir.at(str(tmp_path / "other")).manifest.read(timed=False)["v"] == replace(
         bare, unit="v", seconds={}
     )
     later = RunDir.at(str(tmp_path / "other"))
-    later.read_manifest()
-    later.append_manifest([replace(full, rows=100)], "b-2-2")
-    assert later.read_manifest()["u.000000000000"].rows == 100
+    later.manifest.read()
+    later.manifest.append([replace(full, rows=100)], "b-2-2")
+    assert later.manifest.read()["u.000000000000"].rows == 100
 
 
 def test_lost_records_are_read_back(folder: Path) -> None:
@@ -85,7 +85,7 @@ def test_lost_records_are_read_back(folder: Path) -> None:
 
     Counts, chain, sizes, hashes, norms; and kept from then on.
     """
-    known = RunDir.at(str(folder)).read_manifest()
+    known = RunDir.at(str(folder)).manifest.read()
     shutil.rmtree(folder / "manifest")
     records, broken = RunDir.at(str(folder)).load_records(DIGEST, "b-2-2")
     assert broken == []
@@ -93,15 +93,15 @@ def test_lost_records_are_read_back(folder: Path) -> None:
         name: replace(record, attempt="", flags=()) for name, record in known.items()
     }
     assert all(record.flags == ("recovered",) and record.attempt == "b-2-2" for record in records.values())
-    assert RunDir.at(str(folder)).read_manifest() == records
+    assert RunDir.at(str(folder)).manifest.read() == records
 
 
 def test_runs_of_before_words_were_counted(folder: Path) -> None:
     """Manifests and footers that do not count unknown words are read as if there were none."""
-    known = RunDir.at(str(folder)).read_manifest()
+    known = RunDir.at(str(folder)).manifest.read()
     for part in (folder / "manifest").iterdir():
         pq.write_table(pq.read_table(part).drop_columns(["unknown"]), part)
-    assert RunDir.at(str(folder)).read_manifest() == known
+    assert RunDir.at(str(folder)).manifest.read() == known
     for record in known.values():
         file = folder / "data" / f"{record.unit}.parquet"
         table = pq.read_table(file, partitioning=None)
@@ -120,8 +120,11 @@ def test_runs_of_before_words_were_counted(folder: Path) -> None:
 @pytest.mark.parametrize("what", ["shorter", "longer", "no rejects", "shorter rejects", "empty rejects"])
 @pytest.mark.parametrize("manifest", [True, False])
 def test_a_unit_that_is_not_as_written_is_computed_again(what: str, manifest: bool, folder: Path) -> None:
-    """Another size, or a missing reject file, makes a unit broken and leaves the others."""
-    record = next(record for record in RunDir.at(str(folder)).read_manifest().values() if record.reject_file)
+    """Another size or a missing reject file makes one unit broken and leaves the others.
+
+    With a manifest and without.
+    """
+    record = next(record for record in RunDir.at(str(folder)).manifest.read().values() if record.reject_file)
     path = (
         folder / "rejects" / str(record.reject_file)
         if "rejects" in what
@@ -145,7 +148,7 @@ def test_a_unit_that_is_not_as_written_is_computed_again(what: str, manifest: bo
 def test_a_unit_without_a_file_is_not_done(folder: Path) -> None:
     """A record whose data file is gone counts for nothing."""
     run = RunDir.at(str(folder))
-    record = next(iter(run.read_manifest().values()))
+    record = next(iter(run.manifest.read().values()))
     (folder / "data" / f"{record.unit}.parquet").unlink()
     records, broken = run.load_records(DIGEST, "b-2-2")
     assert broken == []
@@ -154,8 +157,8 @@ def test_a_unit_without_a_file_is_not_done(folder: Path) -> None:
 
 @pytest.mark.parametrize("what", ["copy", "foreign", "garbage", "fingerprint"])
 def test_files_of_others_are_not_recovered(what: str, folder: Path, tmp_path: Path) -> None:
-    """A copy under another name, a foreign file, another run's unit are no units of this run."""
-    record = next(iter(RunDir.at(str(folder)).read_manifest().values()))
+    """A copy under another name, a foreign file and another run's unit are no units of this run."""
+    record = next(iter(RunDir.at(str(folder)).manifest.read().values()))
     path = folder / "data" / f"{record.unit}.parquet"
     digest = DIGEST
     if what == "copy":
@@ -176,7 +179,7 @@ def test_a_broken_manifest_part_is_named_and_can_be_deleted(folder: Path) -> Non
     part = next((folder / "manifest").iterdir())
     part.write_bytes(part.read_bytes()[:-9])
     with pytest.raises(RunError, match=r"manifest/.*can't be read.*delete it"):
-        RunDir.at(str(folder)).read_manifest()
+        RunDir.at(str(folder)).manifest.read()
     part.unlink()
     records, broken = RunDir.at(str(folder)).load_records(DIGEST, "b-2-2")
     assert (len(records), broken) == (6, [])
@@ -203,7 +206,7 @@ def test_what_dead_attempts_left_is_removed(folder: Path) -> None:
     (folder / "tmp" / f"{host}-{int(ended.stdout)}-{now + 1}").mkdir()
     write(folder / "rejects" / "a=1" / "left.parquet", b"")
     run = RunDir.at(str(folder))
-    records = run.read_manifest()
+    records = run.manifest.read()
     before = contents(folder)
     run.clean(ours)
     run.remove_unnamed_rejects(records.values())
@@ -217,7 +220,7 @@ def test_what_dead_attempts_left_is_removed(folder: Path) -> None:
 def test_a_removed_unit_leaves_nothing(folder: Path) -> None:
     """Both files of a unit go; removing it twice is fine."""
     run = RunDir.at(str(folder))
-    record = next(record for record in run.read_manifest().values() if record.reject_file)
+    record = next(record for record in run.manifest.read().values() if record.reject_file)
     before = set(contents(folder))
     run.remove_unit(record, "test")
     run.remove_unit(record, "test")
@@ -231,7 +234,7 @@ def test_the_same_rows_are_the_same_bytes(folder: Path, tmp_path: Path) -> None:
 
 
 def test_a_run_elsewhere_than_on_disk() -> None:
-    """A run on an fsspec file system is written, listed and read back like a local one."""
+    """A run directory on an fsspec file system is written and read back like a local one."""
     base = f"memory://{uuid.uuid4().hex}"
     run = RunDir.at(base)
     record = Record("k=1/a.jsonl.000000000000", "a-1-1", [], None, None, 1, 1, 0, 0, 0, "")
@@ -243,8 +246,8 @@ def test_a_run_elsewhere_than_on_disk() -> None:
     records, broken = run.load_records(DIGEST, "b-2-2")
     assert broken == []
     assert records == {record.unit: replace(written, attempt="b-2-2", flags=("recovered",))}
-    run.append_manifest([written], "a-1-1")
-    assert RunDir.at(base).read_manifest() == {record.unit: written}
+    run.manifest.append([written], "a-1-1")
+    assert RunDir.at(base).manifest.read() == {record.unit: written}
     run.clean("b-2-2")
     # Another command may have written the data file after our records were read: what it names
     # stays.
@@ -288,7 +291,7 @@ def test_a_full_disk_is_told_before_the_start(tmp_path: Path) -> None:
 
 def test_data_and_rejects_have_the_kept_columns(folder: Path) -> None:
     """Rows and rejects carry their source, their place and what was to be kept."""
-    record = next(record for record in RunDir.at(str(folder)).read_manifest().values() if record.reject_file)
+    record = next(record for record in RunDir.at(str(folder)).manifest.read().values() if record.reject_file)
     assert table_of(folder / "data" / f"{record.unit}.parquet").schema.names == [
         "n",
         "_source",

@@ -85,9 +85,9 @@ def test_kept_with_the_manifest(tmp_path: Path) -> None:
         if number < 2:
             journal.add(written, dump(statistics_of(data)))
             journal.flush()
-    assert run.read_statistics()["embedding"].moments.rows == 20
+    assert run.manifest.statistics()["embedding"].moments.rows == 20
     RunDir.at(str(tmp_path)).load_records("fingerprint", "b-2-2")
-    found = run.read_statistics()["embedding"]
+    found = run.manifest.statistics()["embedding"]
     assert found.moments.rows == 30
     assert found.moments.mean == pytest.approx(VectorStatistics.of(x).moments.mean)
     assert not report_of({"embedding": found}, 29)["embedding"]["complete"]

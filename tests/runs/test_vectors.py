@@ -39,7 +39,7 @@ def of(path: Path) -> RunRows:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make a run of five files, one of one row, one of none, in units of at most 2,000 rows."""
+    """Make a run of five files, one of a single row, one of none; units have up to 2,000 rows."""
     folder = tmp_path_factory.mktemp("vectors") / "run"
     make_run(
         str(folder),
@@ -67,7 +67,10 @@ def with_vectors(table: pa.Table, column: pa.Array) -> pa.Table:
 
 
 def child_of(run: Path, path: Path, columns: dict[str, Any] | None = None) -> Path:
-    """Make a run of the same units with a parent, columns of its own, and no vectors."""
+    """Make a run of the same units whose header names a parent.
+
+    It has columns of its own, and not the vectors.
+    """
     make_run(str(path), FILES, DRAW, unit_rows=2000)
     header = json.loads((path / "run.json").read_text())
     (path / "run.json").write_text(
@@ -112,7 +115,10 @@ def test_rows_in_order(run: Path) -> None:
     [(0, ROWS), (0, 1), (1999, 2001), (4999, 5002), (5000, 5001), (3, 16_001), (ROWS - 1, ROWS), (7, 7)],
 )
 def test_stretch(run: Path, first: int, end: int) -> None:
-    """A stretch reads rows from one index to another, whatever files they are in."""
+    """A stretch reads the rows from one index to another, whatever files they are in.
+
+    It knows where each of them stands.
+    """
     rows = of(run)
     stretch = rows.stretch(first, end)
     assert sum(stop - begin for _, begin, stop in stretch.parts) == end - first
@@ -194,7 +200,7 @@ def test_parents() -> None:
 
 
 def test_runs_that_are_refused(run: Path, tmp_path: Path) -> None:
-    """No run, an unfinished one, lost units and a parent that is gone are told apart."""
+    """No run, one not finished, one with lost units and one without its parent are told apart."""
     with pytest.raises(RunError, match=r"no run here \(run\.json is missing\)$"):
         of(tmp_path / "nowhere")
     lonely = child_of(run, tmp_path / "lonely")

@@ -21,7 +21,8 @@ from embed_ops.runs.directory import RunDir
 from embed_ops.runs.parquet import encode, read_footer, vector_column
 from embed_ops.runs.record import Record
 from embed_ops.runs.run import Run
-from embed_ops.runs.verify.run import Verification, verify
+from embed_ops.runs.verify.run import verify
+from embed_ops.runs.verify.verification import Verification
 
 
 @pytest.fixture
@@ -33,12 +34,12 @@ def folder(tmp_path: Path) -> Path:
 
 def found(folder: Path, *, source: bool = False) -> list[tuple[str, str]]:
     """List the differences as (file, what)."""
-    return [(item.file, item.found) for item in verify(str(folder), source=source).differences]
+    return [(item.file, item.what) for item in verify(str(folder), source=source).differences]
 
 
 def nth(folder: Path, index: int, **fields: Any) -> Record:
     """Give a record of the run, with other fields."""
-    records = sorted(RunDir.at(str(folder)).read_manifest().values(), key=lambda record: record.unit)
+    records = sorted(RunDir.at(str(folder)).manifest.read().values(), key=lambda record: record.unit)
     return replace(records[index], **fields)
 
 
@@ -49,8 +50,8 @@ def rewrite(folder: Path, record: Record, change: Callable[[pa.Table], pa.Table]
     content = encode(change(table_of(path)), old | footer)
     path.write_bytes(content)
     run = RunDir.at(str(folder))
-    run.read_manifest()
-    run.append_manifest(
+    run.manifest.read()
+    run.manifest.append(
         [replace(record, bytes=content.size, sha256=hashlib.sha256(content).hexdigest())], "a-1-1"
     )
 
@@ -102,13 +103,13 @@ def test_a_missing_reject_file_is_found(folder: Path) -> None:
 
 @pytest.mark.parametrize("index", range(6))
 def test_a_unit_without_a_record_is_found(index: int, folder: Path) -> None:
-    """A unit missing with its record breaks its chain; those behind it are not foreign."""
+    """A unit missing with its record breaks its chain; units behind it are not called foreign."""
     run = RunDir.at(str(folder))
-    records = run.read_manifest()
+    records = run.manifest.read()
     lost = records.pop(nth(folder, index).unit)
     shutil.rmtree(folder / "manifest")
     (folder / "data" / f"{lost.unit}.parquet").unlink()
-    run.append_manifest(records.values(), "a-1-1")
+    run.manifest.append(records.values(), "a-1-1")
     assert found(folder) == [(f"data/{lost.unit}.parquet", "missing: no record of this unit")]
 
 
@@ -124,13 +125,13 @@ def test_a_unit_off_its_chain_is_found(folder: Path) -> None:
     name = record.unit[:-12] + f"{int(record.unit[-12:]) + 1:012d}"
     shutil.copy(folder / "data" / f"{record.unit}.parquet", folder / "data" / f"{name}.parquet")
     run = RunDir.at(str(folder))
-    run.read_manifest()
-    run.append_manifest([replace(record, unit=name)], "a-1-1")
+    run.manifest.read()
+    run.manifest.append([replace(record, unit=name)], "a-1-1")
     assert (f"data/{name}.parquet", "no unit of the plan has this file") in found(folder)
 
 
 def test_a_dropped_row_is_found(folder: Path) -> None:
-    """A row taken out is found, whatever hash the manifest has and whatever the footer says."""
+    """A row taken out is found, whatever the footer says, though the manifest has the new hash."""
     record = nth(folder, 1)
     name = f"data/{record.unit}.parquet"
     rewrite(folder, record, lambda table: table.slice(1))
@@ -210,8 +211,8 @@ def test_ranges_that_do_not_tile_are_found(change: dict[str, int], what: str, fo
     """A gap or an overlap between the ranges of units is found."""
     record = nth(folder, 1)
     run = RunDir.at(str(folder))
-    run.read_manifest()
-    run.append_manifest([replace(record, ranges=[record.ranges[0] | change])], "a-1-1")
+    run.manifest.read()
+    run.manifest.append([replace(record, ranges=[record.ranges[0] | change])], "a-1-1")
     assert any(file == "a=1/x.jsonl" and text.startswith(what) for file, text in found(folder))
 
 
@@ -227,7 +228,7 @@ def test_a_changed_source_is_found(folder: Path) -> None:
 
 
 def test_a_row_that_the_source_has_beside_is_found(folder: Path) -> None:
-    """With `source`, a missing row is found although every count and hash of the run agrees."""
+    """With `source`, a missing row is found although all counts and hashes of the run agree."""
     record = nth(folder, 1)
     part = record.ranges[0] | {"records": record.ranges[0]["records"] - 1}
     rewrite(
@@ -268,7 +269,7 @@ def test_a_run_that_was_stopped_is_not_whole(tmp_path: Path) -> None:
     run, _, _ = make(spec_of(corpus_of(tmp_path / "in"), tmp_path / "run"), most_units=1)
     header = run.read_header()
     assert header is not None
-    run.write_json("run.json", header | {"status": "stopped"}, "a-1-1")
+    run.write_header(replace(header, status="stopped"), "a-1-1")
     files = [file for file, _ in found(tmp_path / "run")]
     assert files[0] == "run.json"
     assert len(files) == 3

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 from pathlib import Path
-from typing import Literal
 
 import pyarrow as pa
 import pytest
@@ -153,24 +152,18 @@ def test_a_truncated_file_gives_its_whole_records(packing: str, tmp_path: Path) 
 
 @given(
     st.lists(st.text(max_size=6), max_size=30),
-    st.sampled_from([("\n", csv.QUOTE_NONNUMERIC), ("\r\n", csv.QUOTE_MINIMAL)]),
+    st.sampled_from(["\n", "\r\n"]),
     st.integers(1, 7),
     st.integers(0, 40),
 )
 def test_whatever_python_writes_is_read(
-    tmp_path_factory: pytest.TempPathFactory,
-    written: list[str],
-    dialect: tuple[str, Literal[0, 2]],
-    unit_rows: int,
-    skip: int,
+    tmp_path_factory: pytest.TempPathFactory, written: list[str], ending: str, unit_rows: int, skip: int
 ) -> None:
-    """Any text comes back, in units of any size, and the rest of the units alone too.
-
-    Lines end in LF or CRLF. With LF Python before 3.13 leaves a CR in a text without quotes, so
-    that nobody can tell it from the end of the line: all texts are quoted there.
-    """
+    """Any text comes back, in units of any size, and the rest of the units alone too."""
     text = io.StringIO()
-    ending, quoting = dialect
+    # Where lines end in \n, Python leaves a lone \r bare, and no reader takes that for text.
+    bare = ending == "\n" and any("\r" in value for value in written)
+    quoting = csv.QUOTE_NONNUMERIC if bare else csv.QUOTE_MINIMAL
     writer = csv.writer(text, lineterminator=ending, quoting=quoting)
     writer.writerows([["id", "text"], *([number, value] for number, value in enumerate(written))])
     path = write(tmp_path_factory.mktemp("csv") / "a.csv", text.getvalue().encode("utf-8", "surrogatepass"))

@@ -76,7 +76,10 @@ def test_folder(tmp_path: Path) -> None:
 
 
 def test_units_of_folders(tmp_path: Path) -> None:
-    """A folder's files share units, no unit reaches into another folder, any can be skipped."""
+    """Files of a folder share units whatever their size, and no unit reaches into another folder.
+
+    Any unit can be jumped over.
+    """
     for number in range(23):
         write(
             tmp_path / ("x" if number < 17 else "y") / f"{number:02d}.jpg",
@@ -202,7 +205,10 @@ def test_same_member_twice(tmp_path: Path) -> None:
 def test_units_of_tars(
     tmp_path_factory: pytest.TempPathFactory, shape: list[tuple[int, bool]], most: int, text: int, data: Any
 ) -> None:
-    """However units and chunks are cut, tars give every sample once, in order."""
+    """However units and chunks are cut, plain and packed tars give every sample once, in order.
+
+    Units can be jumped over.
+    """
     folder = tmp_path_factory.mktemp("tars")
     members = []
     for number, (size, more) in enumerate(shape):
@@ -228,7 +234,10 @@ def test_units_of_tars(
 
 @pytest.mark.parametrize("packing", ["", ".gz"])
 def test_cut_tars(packing: str, tmp_path: Path) -> None:
-    """However a tar is cut, whole samples are rows and the rest is one file-level reject."""
+    """However a tar is cut, whole samples before the cut are rows and the rest is one reject.
+
+    It is file-level: nothing is lost silently.
+    """
     whole = tar([(f"{number}.jpg", bytes([number]) * 700) for number in range(6)])
     ends = [1536 * number for number in range(7)]
     for cut in (1, 512, 900, 1536, 2000, 3072 + 511, 4608, 9000, 9216, len(whole) - 10_000):
@@ -247,7 +256,10 @@ def test_cut_tars(packing: str, tmp_path: Path) -> None:
 
 
 def test_broken_header(tmp_path: Path) -> None:
-    """An overwritten header ends the tar with a reject; Python's own reader ends it silently."""
+    """A header that is overwritten ends the tar with a reject.
+
+    Python's own reader would end it silently.
+    """
     whole = bytearray(tar([(f"{number}.jpg", bytes([number]) * 700) for number in range(6)]))
     whole[1536 * 3 : 1536 * 3 + 300] = b"\x07" * 300
     write(tmp_path / "x.tar", bytes(whole))

@@ -211,7 +211,10 @@ def test_hive_folders_are_columns(tmp_path: Path) -> None:
 
 
 def test_a_broken_page_ends_its_file(tmp_path: Path) -> None:
-    """Rows before a broken page are read; the rest is one file-level reject with its rows."""
+    """Rows before a broken page are read; the rest is one reject with the number of rows lost.
+
+    Other files are whole.
+    """
     good = [f"text {row * 7919 % 100_003} {row}" for row in range(40_000)]
     path = write(
         tmp_path / "a.parquet",
@@ -252,7 +255,7 @@ def test_a_column_named_twice_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_value_that_does_not_fit_costs_its_row(tmp_path: Path) -> None:
-    """With `types`, one value that can't be converted is one reject; the rest is read."""
+    """With `types`, a value that can't be converted is one reject; the rest of the file is read."""
     write(tmp_path / "a.parquet", pa.table({"text": ["a", "b", "c"], "n": [1, 1 << 40, 3]}))
     read = table(corpus("parquet", tmp_path, keep=["n"], types={"n": "int32"}))
     assert read.column("n").to_pylist() == [1, None, 3]

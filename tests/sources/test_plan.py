@@ -26,7 +26,7 @@ from embed_ops.sources.plan import (
     Sharing,
     SourceFile,
     Span,
-    compare,
+    changes_between,
     estimated_units,
 )
 from embed_ops.storage.files import Location, list_files, locate, publish, read_bytes, remove, walk
@@ -151,22 +151,22 @@ def test_a_plan_survives_its_table(roots: int, tmp_path: Path, monkeypatch: pyte
     assert {piece.end for span in plan.spans for piece in span.pieces} >= {None, 110}
     run = RunDir.at(str(tmp_path / "run"))
     run.write_plan(plan, "a-1-1")
-    assert run.read_plan(found.roots) == plan
+    assert run.read_plan() == plan
     table = plan_table(plan)
     assert table.num_rows == sum(len(span.pieces) for span in plan.spans)
     if roots == 2:
         with pytest.raises(RunError, match="only 1 are given"):
-            run.read_plan(found.roots[:1])
+            corpus("jsonl", str(tmp_path / "0"), keep=["n"]).update(run.read_plan())
 
 
 def test_an_unreadable_plan_is_named(tmp_path: Path) -> None:
     """No plan, and a plan that is damaged, are RunErrors."""
     run = RunDir.at(str(tmp_path))
     with pytest.raises(RunError, match=r"has no plan\.parquet"):
-        run.read_plan([run.root])
+        run.read_plan()
     (tmp_path / "plan.parquet").write_bytes(b"PAR1")
     with pytest.raises(RunError, match=r"plan\.parquet: can't be read"):
-        run.read_plan([run.root])
+        run.read_plan()
 
 
 def test_estimates_follow_rows_or_bytes() -> None:
@@ -186,7 +186,7 @@ def test_estimates_follow_rows_or_bytes() -> None:
 
 def test_layouts_come_in_the_order_of_the_files() -> None:
     """Files are inspected at once, and answered in order."""
-    files = [SourceFile(str(number), 0, "", number, 0) for number in range(100)]
+    files = [SourceFile(str(number), 0, number, 0) for number in range(100)]
     layouts = inspect_files(
         files, lambda file: plan_module.Layout((Piece(file.name, 0, None, None, file.size),))
     )
@@ -205,7 +205,7 @@ def test_every_change_of_a_file_is_found(tmp_path: Path) -> None:
     os.utime(tmp_path / "again.txt", ns=(1, 1))
     (tmp_path / "gone.txt").unlink()
     touch(tmp_path, "new.txt")
-    changes = compare(plan, corpus("text", tmp_path).files)
+    changes = changes_between(plan, corpus("text", tmp_path).files)
     assert changes.new == ("new.txt",)
     assert changes.changed == {
         "again.txt": "rewritten (same size, another time of change)",

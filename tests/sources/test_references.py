@@ -77,7 +77,10 @@ def test_structs_of_bytes_and_path(tmp_path: Path) -> None:
 
 
 def test_only_wanted_files_are_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files of rows that `where` leaves out are not asked for; the others once each."""
+    """Files of rows that `where` leaves out are not asked for.
+
+    Each of the others is asked for its size once, and for its content once.
+    """
     for number in range(10):
         write(tmp_path / f"{number}.jpg", bytes([number]))
     write(
@@ -103,7 +106,10 @@ def test_only_wanted_files_are_fetched(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_fetched_files_are_held_a_few_at_a_time(tmp_path: Path) -> None:
-    """Portions hold no more bytes than they may, but for one file that has more."""
+    """Portions hold no more bytes than they may, but for a single file that has more.
+
+    None outlives the fetching of the next one.
+    """
     sizes = [20, 20, 20, 3, 5, 70, 1, 0, 20, 20, 20, 20]
     for number, size in enumerate(sizes):
         with (tmp_path / f"{number}.jpg").open("wb") as file:

@@ -66,7 +66,7 @@ def same(left: Unit, right: Unit) -> bool:
 
 
 def check_chains(plan: Plan, found: list[Unit], most_rows: int, most_text: int) -> None:
-    """Check that units chain through each span, tile its pieces, and keep the limits."""
+    """Check that the units of each span form a chain, tile its pieces and keep the limits."""
     for span in plan.spans:
         mine = [unit for unit in found if unit.span == span.index]
         assert mine[0].name == span.first_unit
@@ -103,7 +103,10 @@ def test_spans_and_units_hold_every_record_once_in_order(
     files: list[list[str | None]],
     data: st.DataObject,
 ) -> None:
-    """However small spans, units, blocks and chunks are, the records are those of the files."""
+    """However small spans, units, blocks and chunks are, the records are those of the files.
+
+    Any subset of units can be jumped over.
+    """
     kind, packing = format_
     folder = tmp_path_factory.mktemp("spans")
     for number, values in enumerate(files):
@@ -141,7 +144,7 @@ def test_spans_and_units_hold_every_record_once_in_order(
 def test_a_unit_ends_at_the_same_place_wherever_reading_began(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Blank lines between units belong to the earlier one, wherever a chunk ends."""
+    """Blank lines between units belong to the earlier one, also where a chunk ends among them."""
     monkeypatch.setattr(streams, "RECORDS_PER_READ", 4)
     write(
         tmp_path / "a.jsonl",
@@ -202,7 +205,7 @@ def test_a_condition_that_fails_is_a_mistake_of_the_spec(where: str, part: str, 
 
 
 def test_a_condition_that_fails_on_a_value_costs_the_row(tmp_path: Path) -> None:
-    """Where the condition fails on one row, that row is a reject; others are chosen as ever."""
+    """A row on which the condition can't be evaluated is a reject; others are chosen as ever."""
     write(tmp_path / "a.jsonl", b'{"text": "1"}\n{"text": "x"}\n{"text": "7"}\n')
     read = units(corpus("jsonl", tmp_path, where="CAST(text AS INTEGER) > 1"))[0]
     assert read.filtered == 1
@@ -235,7 +238,7 @@ def test_a_limit_cuts_exactly(
 
 
 def test_a_limit_behind_a_break_does_not_hide_it(tmp_path: Path) -> None:
-    """A file that breaks off before the limit keeps its reject, and the next makes up for it."""
+    """A file that breaks off before the limit keeps its reject; the next file makes up for it."""
     packed = pack(b"".join(f"{number}\n".encode() for number in range(30_000)), ".gz")
     (tmp_path / "a.txt.gz").write_bytes(packed[: len(packed) // 2])
     write(tmp_path / "b.txt", b"".join(f"b{number}\n".encode() for number in range(30_000)))
@@ -314,7 +317,10 @@ def test_equal_names_below_several_roots_are_told_apart(tmp_path: Path) -> None:
 
 
 def test_damage_in_one_of_several_files_leaves_the_others(tmp_path: Path) -> None:
-    """A unit over small files holds the good ones' rows, one reject for the bad one, chains on."""
+    """A unit over small files holds the rows of the good ones and one reject for the bad one.
+
+    Its chain goes on.
+    """
     for name, values in {"a": ["a1", "a2"], "c": ["c1", "c2", "c3"]}.items():
         write(tmp_path / f"{name}.parquet", content_of("parquet", list(values)))
     write(tmp_path / "b.parquet", b"PAR1 no parquet")
@@ -365,7 +371,7 @@ def flaky(found: Corpus, good_bytes: int, failures: int) -> Cursor:
     """Read the first span of a corpus through failing storage."""
     plan = found.plan()
     storage = pafs.PyFileSystem(pafs.FSSpecHandler(Flaky(good_bytes, failures)))
-    places = {file.name: Location(storage, file.path) for file in plan.files}
+    places = {file.name: Location(storage, found.place(file).path) for file in plan.files}
     return Cursor(found.source, Rows(found.spec, plan.columns), places, plan.spans[0])
 
 
@@ -419,7 +425,10 @@ def test_want_of_memory_is_no_reject(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_the_head_is_the_first_good_texts(tmp_path: Path) -> None:
-    """The texts for the parity check are the first rows that are no rejects."""
+    """The texts for the parity check are those of the first rows that are no rejects.
+
+    Across files and conditions.
+    """
     write(tmp_path / "a.jsonl", b'{"text": "a"}\n{bad\n{"text": null}\n{"text": "b"}\n')
     write(tmp_path / "b.jsonl", b'{"text": "c"}\n{"text": "d"}\n')
     found = corpus("jsonl", tmp_path, where="text <> 'b'")

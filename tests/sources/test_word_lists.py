@@ -18,7 +18,10 @@ from embed_ops.schema import Reason
     "kind", [pa.list_(pa.string()), pa.large_list(pa.large_string()), pa.list_(pa.string(), 2)]
 )
 def test_lists_of_parquet(tmp_path: Path, kind: pa.DataType) -> None:
-    """Lists of every kind are read as lists of strings; units are cut by bytes of words."""
+    """Lists of every kind are read as lists of strings, and nulls stay.
+
+    Units are cut by the bytes of the words.
+    """
     words = [["a", "bc"], None, ["d", None], ["é", ""]]
     write(tmp_path / "a.parquet", pa.table({"text": pa.array(words, kind)}))
     found = corpus("parquet", tmp_path, modality="words")

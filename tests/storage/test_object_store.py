@@ -105,7 +105,7 @@ def read(found: Corpus, rows: int = 100) -> list[tuple[str, int, str | None, str
 
 @pytest.fixture(scope="module")
 def corpora(server: FaultyS3, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write Parquet and JSON lines under names that stores and URIs find awkward, and put them."""
+    """Put Parquet and compressed JSON lines, under names that stores and URIs find awkward."""
     folder = tmp_path_factory.mktemp("corpora")
     texts = [f"text {number * 7919 % 100_003}" for number in range(2000)]
     lines = "\n".join(json.dumps({"text": text}) for text in texts).encode()
@@ -150,7 +150,7 @@ def test_what_passes_leaves_no_trace(
 
 @pytest.fixture(scope="module")
 def pictures(server: FaultyS3, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write files in folders, a tar and a table that names files, and put them."""
+    """Put files in folders, a tar and a table that names files, as sources of images find them."""
     folder = tmp_path_factory.mktemp("pictures")
     names = [f"{'ab'[number % 2]}/p {number:02d}.jpg" for number in range(40)]
     (folder / "table").mkdir()
@@ -177,7 +177,10 @@ def pictures(server: FaultyS3, tmp_path_factory: pytest.TempPathFactory) -> Path
     ("kind", "inside"), [("images", "files"), ("webdataset", "x.tar"), ("parquet", "table")]
 )
 def test_images_in_a_store(kind: str, inside: str, fault: str | None, s3: FaultyS3, pictures: Path) -> None:
-    """Images are read from a store with their own bytes, also where answers fail at first."""
+    """Files, tars and files that a table names are read from a store with their own bytes.
+
+    Also where answers fail at first.
+    """
     column = "image" if kind == "parquet" else None
     found = corpus(kind, f"s3://{BUCKET}/pictures/{inside}", column=column, modality="image")
     if fault is not None:
@@ -430,11 +433,14 @@ def bytes_of(s3: FaultyS3, run: str) -> dict[str, bytes]:
 
 
 def test_a_run_in_a_store(stored_run: str, s3: FaultyS3, tmp_path: Path) -> None:
-    """A run in a store has the bytes of a run on a disk, verifies, is read back, and cleans."""
+    """A run in a store has the bytes of a run on a disk, and verifies.
+
+    It is read back without its manifest, and cleaned.
+    """
     run, address = stored_run, f"s3://{BUCKET}/{stored_run}/out"
     assert bytes_of(s3, run) == fake_run.contents(tmp_path / "run")
     assert verify(address, source=True).differences == []
-    known = RunDir.at(address).read_manifest()
+    known = RunDir.at(address).manifest.read()
     for key in s3.objects(f"{run}/out/manifest/"):
         s3.client().delete_object(Bucket=BUCKET, Key=key)
     s3.fail("503", "GET", "/data/|/rejects/", times=5)
@@ -444,7 +450,7 @@ def test_a_run_in_a_store(stored_run: str, s3: FaultyS3, tmp_path: Path) -> None
     assert {name: (record.sha256, record.rows) for name, record in records.items()} == {
         name: (record.sha256, record.rows) for name, record in known.items()
     }
-    assert RunDir.at(address).read_manifest() == records
+    assert RunDir.at(address).manifest.read() == records
     publish(place(f"{run}/out"), "rejects/left over.parquet", b"x", "a-1-1")
     RunDir.at(address).clean("b-2-2")
     RunDir.at(address).remove_unnamed_rejects(records.values())
@@ -469,9 +475,9 @@ def test_a_store_that_fails_is_no_broken_run(fault: str, stored_run: str, s3: Fa
     s3.calm()
     s3.fail(fault, "GET", "/manifest/|plan.parquet", times=None)
     for ask in (
-        lambda: RunDir.at(address).read_manifest(),
+        lambda: RunDir.at(address).manifest.read(),
         lambda: verify(address),
-        lambda: RunDir.at(address).read_plan([place("")]),
+        lambda: RunDir.at(address).read_plan(),
     ):
         with pytest.raises(StorageError, match="can't be read"):
             ask()
@@ -486,7 +492,10 @@ def test_a_store_that_fails_is_no_broken_run(fault: str, stored_run: str, s3: Fa
 
 
 def test_folders_that_are_not_local(tmp_path: Path) -> None:
-    """Where fsspec has folders and no single PUT, files are renamed into place."""
+    """Where fsspec has folders and no single PUT, files are renamed into place.
+
+    Dead attempts are cleaned, no others.
+    """
     run = RunDir.at(f"local://{tmp_path}/run")
     assert not run.root.object_store
     for content in (b"old", b"new"):
@@ -551,7 +560,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_disk_that_is_full_or_read_only(small_disk: Path) -> None:
-    """It is believed at once, the cause is named, and what was there stays."""
+    """It is believed at once, its cause is named, and what was there stays as it was."""
     root = locate(str(small_disk))
     publish(root, "data/x", b"old", "a-1-1")
     for name in ("data/x", "data/y"):

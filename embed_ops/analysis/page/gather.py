@@ -16,8 +16,9 @@ from embed_ops.numerics.topk import Ints, Vectors
 from embed_ops.postprocessing.stage_run import STAGES
 from embed_ops.runs.columns import VectorColumn, read_columns, stored_unit
 from embed_ops.runs.directory import RunDir
+from embed_ops.runs.header import FINISHED, RunHeader
 from embed_ops.runs.record import Record
-from embed_ops.runs.rows import MOST_ROOTS, RunRows
+from embed_ops.runs.rows import RunRows
 from embed_ops.runs.run import Run
 from embed_ops.runs.sample import Texts, choose
 from embed_ops.schema import MESSAGE, REASON, RESERVED, ROW, SOURCE
@@ -72,7 +73,7 @@ class Gathered:
     """
 
     run: Run
-    header: dict[str, Any]
+    header: RunHeader
     report: dict[str, Any]
     records: list[Record]
     reasons: dict[str, int] = field(default_factory=dict)
@@ -108,12 +109,12 @@ def gather(path: str, most: int, seed: int, column: str | None) -> Gathered:
                     )
                     listed += [f"{row[SOURCE]}, row {row[ROW]}: {row[MESSAGE]}" for row in some.to_pylist()]
     sample, why = None, ""
-    if run.status == "finished" and any(record.rows > 0 for record in records):
+    if run.status == FINISHED and any(record.rows > 0 for record in records):
         sample, why = _sample(RunDir.at(path).root, most, seed, column)
     else:
         why = (
             "the run has no rows"
-            if run.status == "finished"
+            if run.status == FINISHED
             else f"the run is {run.status}: finish it to see its vectors"
         )
     return Gathered(
@@ -133,9 +134,9 @@ def gather(path: str, most: int, seed: int, column: str | None) -> Gathered:
 def _planned(run: Run) -> int | None:
     """Count the rows that a run which is not finished is to have; where it is, its records tell."""
     place = RunDir.at(run.path)
-    if run.status != "finished":
+    if run.status != FINISHED:
         with contextlib.suppress(RunError):
-            return place.read_plan([place.root] * MOST_ROOTS).rows
+            return place.read_plan().rows
     return None
 
 
@@ -221,11 +222,7 @@ def _clustered(rows: RunRows) -> VectorColumn | None:
     for name in _folders(rows.root.child(STAGES)):
         place = rows.root.child(f"{STAGES}/{name}")
         header = RunDir(place).read_header()
-        if (
-            header is not None
-            and (header.get("spec") or {}).get("kind") == "kmeans"
-            and header["status"] == "finished"
-        ):
+        if header is not None and header.spec.get("kind") == "kmeans" and header.status == FINISHED:
             with contextlib.suppress(EmbedOpsError):
                 return RunRows(place).holder("cluster")
     return None
@@ -241,7 +238,7 @@ def _sizes(clustered: VectorColumn | None) -> dict[int, int]:
 def _texts(rows: RunRows) -> Texts | None:
     """Open the source of the texts, None where there is none to be read."""
     with contextlib.suppress(EmbedOpsError, OSError, pa.ArrowException):
-        return Texts(Spec.parse(rows.lineage[-1][1]["spec"]), rows.lineage[-1][0])
+        return Texts(Spec.parse(rows.lineage[-1][1].spec), rows.lineage[-1][0])
     return None
 
 

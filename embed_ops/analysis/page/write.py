@@ -214,10 +214,10 @@ def _has_any(record: Record, wanted: Mapping[str, Sequence[int]]) -> bool:
 
 
 def _told(found: Gathered, price: float | None) -> dict[str, Any]:
-    model = found.header.get("model") or {}
+    model = found.header.model or {}
     stage = found.run.is_stage
-    resolved = found.header.get("resolved") or {}
-    made_by = str(model.get("model") or (found.header.get("spec") or {}).get("kind") or "")
+    resolved = found.header.resolved
+    made_by = str(model.get("model") or found.header.spec.get("kind") or "")
     if made_by.startswith("/"):
         made_by = "/".join(made_by.rstrip("/").split("/")[-2:])
     details = [made_by, str(resolved.get("dtype") or ""), f"status {found.run.status}"]
@@ -246,5 +246,5 @@ def _told(found: Gathered, price: float | None) -> dict[str, Any]:
         "course": stage_course(found.report) if stage else course(found.report, price),
         "predicted": [] if stage else compared(found.run.path, found.report),
         "stages": stages,
-        "spec": json.dumps(found.header.get("spec"), indent=2),
+        "spec": json.dumps(found.header.spec, indent=2),
     }

@@ -65,8 +65,7 @@ def run_graph(attempt: Attempt, engine: Engine) -> None:
     except Stopped as error:
         raise stopped(attempt, str(error).partition(";")[0]) from error
     except BaseException:
-        attempt.journal.flush()
-        attempt.publish("stopped")
+        attempt.stop()
         raise
     finally:
         attempt.measured.memory["worker"] = engine.memory

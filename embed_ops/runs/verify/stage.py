@@ -11,12 +11,16 @@ import pyarrow as pa
 
 from embed_ops.runs.columns import positions
 from embed_ops.runs.directory import RunDir
+from embed_ops.runs.header import RUN_JSON
 from embed_ops.runs.record import DATA, SUFFIX, Record
 from embed_ops.runs.rows import parent_of
 from embed_ops.runs.run import Run
+from embed_ops.runs.verify.verification import Difference
 from embed_ops.schema import ROW, SOURCE
+from embed_ops.storage.location import Location
 
 Places = list[tuple[str, int]]
+"""Where rows come from, in order: the source file, and the position in it."""
 
 
 def places_of(table: pa.Table) -> Places:
@@ -24,18 +28,23 @@ def places_of(table: pa.Table) -> Places:
     return list(zip(table.column(SOURCE).to_pylist(), table.column(ROW).to_pylist(), strict=True))
 
 
-def against_parent(place: RunDir, run: Run, records: Mapping[str, Record]) -> list[tuple[str, str]]:
+def _parent(place: RunDir, run: Run) -> Location:
+    """Find the run that a stage was made from; only the run of a stage has one."""
+    return parent_of(place.root, run.header.parent or "")
+
+
+def against_parent(place: RunDir, run: Run, records: Mapping[str, Record]) -> list[Difference]:
     """Compare a stage's units with those of the run that it was made from.
 
     The same ones, with as many rows.
     """
-    parent = RunDir(parent_of(place.root, run.header["parent"]))
+    parent = RunDir(_parent(place, run))
     if parent.read_header() is None:
-        return [("run.json", f"its parent {parent.root.path} is not there: it can't be compared")]
-    of_parent = {name: record.rows for name, record in parent.read_manifest(timed=False).items()}
+        return [Difference(RUN_JSON, f"its parent {parent.root.path} is not there: it can't be compared")]
+    of_parent = {name: record.rows for name, record in parent.manifest.read(timed=False).items()}
     of_stage = {name: record.rows for name, record in records.items()}
     return [
-        (
+        Difference(
             f"{DATA}/{unit}{SUFFIX}",
             f"has {of_stage.get(unit, 'no')} rows, its parent {of_parent.get(unit, 'no such unit')}",
         )
@@ -44,12 +53,13 @@ def against_parent(place: RunDir, run: Run, records: Mapping[str, Record]) -> li
     ]
 
 
-def positions_differ(place: RunDir, run: Run, places: Mapping[str, Places]) -> list[tuple[str, str]]:
+def positions_differ(place: RunDir, run: Run, places: Mapping[str, Places]) -> list[Difference]:
     """Compare where each row of a stage comes from with the same row of its parent."""
-    parent = parent_of(place.root, run.header["parent"])
-    found: list[tuple[str, str]] = []
+    parent = _parent(place, run)
+    differences: list[Difference] = []
     for unit, mine in places.items():
         theirs = places_of(positions(parent, unit))
         if sorted(theirs) != sorted(mine):
-            found.append((f"{DATA}/{unit}{SUFFIX}", "its rows do not stand where those of its parent do"))
-    return found
+            what = "its rows do not stand where those of its parent do"
+            differences.append(Difference(f"{DATA}/{unit}{SUFFIX}", what))
+    return differences

@@ -1,0 +1,97 @@
+"""The manifest: the records of the units that are done, in parts that are only ever added."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from embed_ops.errors import RunError, StorageError
+from embed_ops.runs.record import MANIFEST, MANIFEST_SCHEMA, REMOVED, SUFFIX, Record, records_of
+from embed_ops.runs.statistics import METADATA_KEY, Statistics, VectorStatistics, dump, load, merged
+from embed_ops.storage.files import Location, publish, read_bytes, walk
+
+_THREADS = 16
+
+
+class Manifest:
+    """The parts below `manifest/` of a run directory, each a Parquet file of `MANIFEST_SCHEMA`."""
+
+    def __init__(self, root: Location) -> None:
+        """Take the run directory; nothing is read yet, and the next part is the first."""
+        self._root = root
+        self._next = 0
+
+    def read(self, *, timed: bool = True) -> dict[str, Record]:
+        """Read all parts: the latest record of each unit, by the unit's name.
+
+        Args:
+            timed: with the seconds of each unit, which are a third of what records take in memory.
+
+        Raises:
+            RunError: a part can't be read.
+        """
+        records: dict[str, Record] = {}
+        names = self._names()
+        # Small files, many at once: each costs a store its time to answer. Not all at once: they
+        # are read faster than taken in.
+        with ThreadPoolExecutor(_THREADS) as pool:
+            for first in range(0, len(names), _THREADS):
+                for part in pool.map(self._read_part, names[first : first + _THREADS]):
+                    for record in records_of(part, timed=timed):
+                        if REMOVED in record.flags:
+                            records.pop(record.unit, None)
+                        else:
+                            records[record.unit] = record
+        self._next = max((int(name.partition("-")[0]) for name in names), default=-1) + 1
+        return records
+
+    def statistics(self) -> dict[str, VectorStatistics]:
+        """Add up the statistics of all parts, by vector column.
+
+        Those of a unit that was written twice count twice.
+        """
+        with ThreadPoolExecutor(_THREADS) as pool:
+            contents = pool.map(lambda name: read_bytes(self._place(name)), self._names())
+            texts = (
+                pq.read_schema(pa.BufferReader(content)).metadata
+                for content in contents
+                if content is not None
+            )
+            return merged(load(text[METADATA_KEY]) for text in texts if text and METADATA_KEY in text)
+
+    def append(self, records: Iterable[Record], attempt: str, statistics: Statistics | None = None) -> None:
+        """Write records, and the statistics of their vectors, as the next part; none, no part."""
+        rows = [asdict(record) for record in records]
+        if not rows:
+            return
+        sink = pa.BufferOutputStream()
+        schema = MANIFEST_SCHEMA.with_metadata({METADATA_KEY: dump(statistics)} if statistics else None)
+        pq.write_table(pa.Table.from_pylist(rows, schema), sink, compression="zstd")
+        name = f"{MANIFEST}/{self._next:08d}-{uuid.uuid4().hex[:8]}{SUFFIX}"
+        publish(self._root, name, sink.getvalue(), attempt)
+        self._next += 1
+
+    def _names(self) -> list[str]:
+        return sorted(name for name, _ in walk(self._root, MANIFEST) if name.endswith(SUFFIX))
+
+    def _place(self, name: str) -> Location:
+        return self._root.child(f"{MANIFEST}/{name}")
+
+    def _read_part(self, name: str) -> pa.Table:
+        place = self._place(name)
+        content = read_bytes(place)
+        if content is None:
+            raise StorageError(
+                f"{place.path}: is listed and can't be found: another command may be at work here; run again"
+            )
+        try:
+            return pq.read_table(pa.BufferReader(content), schema=MANIFEST_SCHEMA)
+        except (pa.ArrowException, OSError) as error:
+            raise RunError(
+                f"{place.path}: can't be read: {error}; delete it: its records are read back from data/"
+            ) from error

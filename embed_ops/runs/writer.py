@@ -1,0 +1,94 @@
+"""One command on a run directory: how it begins, publishes what it has done, and ends."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from embed_ops.runs.directory import RunDir
+from embed_ops.runs.header import FINISHED, RUNNING, STOPPED, AttemptEntry, RunHeader
+from embed_ops.runs.heartbeat import Heartbeat
+from embed_ops.runs.journal import Journal
+
+
+def known_header(run: RunDir) -> RunHeader | None:
+    """Read the header of a run that a command is to go on with, None where there is nothing yet.
+
+    Raises:
+        RunError: the place is a file, or holds files of a run without its `run.json`.
+    """
+    run.require_folder()
+    header = run.read_header()
+    if header is None:
+        run.require_empty()
+    return header
+
+
+@dataclass
+class RunWriter:
+    """What every command that writes a run directory has; a driver adds its own.
+
+    Attributes:
+        run: the directory.
+        name: of the attempt, as `new_attempt` makes it.
+        began: seconds since 1970.
+        header: what `run.json` will say when it is published next.
+        heartbeat: to be entered by `with`; it beats from `begin` on.
+        journal: of the records of this command.
+    """
+
+    run: RunDir
+    name: str
+    began: float
+    header: RunHeader
+    heartbeat: Heartbeat = field(init=False)
+    journal: Journal = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Make the heartbeat, which does not beat yet, and the journal."""
+        self.heartbeat = Heartbeat(self.run.root, self.name)
+        self.journal = Journal(self.run, self.name)
+
+    @property
+    def fresh(self) -> bool:
+        """Whether no earlier command has worked on the run."""
+        return not self.header.attempts
+
+    def begin(self) -> None:
+        """Publish what the run is before anything is computed, and clear up behind dead attempts.
+
+        Raises:
+            HeldError: another command began a moment earlier.
+        """
+        self.heartbeat.begin()
+        entry = AttemptEntry(self.name, self.began)
+        self.header = replace(self.header, attempts=(*self.header.attempts, entry))
+        self.publish(RUNNING)
+        self.run.clean(self.name)
+
+    def publish(self, status: str) -> None:
+        """Write `run.json`."""
+        finished = time.time() if status == FINISHED else None
+        self.header = replace(self.header, status=status, finished=finished)
+        self.run.write_header(self.header, self.name)
+
+    def stop(self) -> None:
+        """Keep what is done, and publish that the run has stopped."""
+        self.journal.flush()
+        self.publish(STOPPED)
+
+    def finish(self, report: Mapping[str, Any], figures: Mapping[str, Any] | None = None) -> None:
+        """Write the report, and publish that the run is finished.
+
+        Args:
+            report: the content of `report.json`.
+            figures: what the entry of this attempt keeps of it.
+        """
+        self.run.write_json("report.json", report, self.name)
+        *earlier, entry = self.header.attempts
+        entry = replace(entry, finished=time.time(), figures=figures or {})
+        self.header = replace(self.header, attempts=(*earlier, entry))
+        self.publish(FINISHED)
+        self.run.remove_temporary(self.name)
