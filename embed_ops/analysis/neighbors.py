@@ -209,7 +209,7 @@ def encode(rows: RunRows, vectors: VectorColumn, queries: Sequence[str | bytes])
     root, header = rows.lineage[-1]
     spec = Spec.parse(header["spec"])
     texts = bool(queries) and isinstance(queries[0], str)
-    takes = {"image": ("image",), "clip": ("image", "text"), "graph": ()}.get(spec.encoder.family, ("text",))
+    takes = [kind for kind in ("image", "text") if kind in spec.encoder.EMBEDS]
     if ("text" if texts else "image") not in takes:
         what = " and ".join(f"{kind}s" for kind in takes) or "nodes of a graph"
         raise ModelError(

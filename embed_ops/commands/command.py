@@ -17,7 +17,8 @@ from rich.console import Console
 from embed_ops.engine.progress import Style
 from embed_ops.engine.session import session
 from embed_ops.errors import EmbedOpsError, SpecError
-from embed_ops.spec.spec import Spec, fields
+from embed_ops.spec.fields import field_groups, fields
+from embed_ops.spec.spec import Spec
 
 Parameters = ParamSpec("Parameters")
 
@@ -63,9 +64,17 @@ its end, or verify found a difference; 2 the spec or the input is unusable; 3 st
 
 def field_help() -> str:
     """List the fields of the spec for the help of a verb."""
-    width = max(len(name) for name, _, _ in fields())
-    listed = "\n".join(f"  {name:<{width}}  {meaning} [{default}]" for name, default, meaning in fields())
-    return f"\b\nFields of SPEC [default]:\n{listed}"
+    groups = [("Fields of SPEC [default]:", fields()), *field_groups()]
+    width = max(len(row.address) for _, rows in groups for row in rows)
+    return "\n\n".join(
+        "\n".join(
+            (
+                f"\b\n{heading}",
+                *(f"  {row.address:<{width}}  {row.meaning} [{row.default}]" for row in rows),
+            )
+        )
+        for heading, rows in groups
+    )
 
 
 def seconds(option: str, text: str) -> float:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from embed_ops.commands.command import LogLevel, Progress, Words, verb
-from embed_ops.spec.spec import fields
+from embed_ops.spec.fields import fields
 from embed_ops.training.graph import FitSpec
 
 _LISTED = "\n".join(f"  fit.{name:<16}  {meaning} [{default}]" for name, default, meaning in fields(FitSpec))

@@ -23,7 +23,8 @@ from embed_ops.commands.command import (
 )
 from embed_ops.errors import SpecError
 from embed_ops.postprocessing.stage_run import is_run
-from embed_ops.spec.spec import Spec, fields, parse_stage
+from embed_ops.spec.fields import fields
+from embed_ops.spec.spec import Spec, parse_stage
 from embed_ops.spec.stage import KINDS, StageSpec
 from embed_ops.spec.toml import parse_words
 

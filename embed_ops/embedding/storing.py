@@ -18,7 +18,7 @@ from embed_ops.encoders.windows.parts import Targets
 from embed_ops.errors import SpecError, StageError
 from embed_ops.numerics.ragged import Ragged, offsets_of
 from embed_ops.runs.models import load_model
-from embed_ops.spec.encoder import COMPANIONS, EncoderSpec, OutputSpec
+from embed_ops.spec.encoder import COMPANIONS, AnyEncoder, EncoderSpec, LanguageEncoderSpec, OutputSpec
 from embed_ops.spec.spec import Spec
 from embed_ops.storage.location import full_address
 from embed_ops.storage.packing import content_digest
@@ -29,7 +29,7 @@ Stored = dict[str, npt.NDArray[Any] | Ragged]
 
 def chosen_words(spec: EncoderSpec, data: pa.Table, stored: Stored) -> tuple[pa.Table, Stored]:
     """Keep, of the words of each row, those that its `targets_column` names."""
-    if spec.targets_column is None:
+    if not isinstance(spec, LanguageEncoderSpec) or spec.targets_column is None:
         return data, stored
     words, mask = data.column("word").to_pylist(), []
     for found, wanted in zip(words, data.column(spec.targets_column).to_pylist(), strict=True):
@@ -68,12 +68,13 @@ def stored_type(spec: Spec, output: str) -> str:
 def vector_bytes(spec: Spec, encoder: Encoder) -> tuple[int, int]:
     """Count the bytes of a row's vectors, as stored, and of those in lists for each token of its text."""
     of_row, of_token = 0, 0
+    chunk = spec.encoder.chunk if isinstance(spec.encoder, LanguageEncoderSpec) else None
     for name, output in _outputs(spec.encoder).items():
         size = encoder.dim(name) * _BYTES[stored_type(spec, name)]
         if spec.encoder.each(output) in ("row", "window"):
             of_row += size
         else:
-            of_token += size // (spec.encoder.chunk or 1 if output.each == "chunk" else 1)
+            of_token += size // (chunk or 1 if output.each == "chunk" else 1)
     return of_row, of_token
 
 
@@ -116,7 +117,7 @@ def quantizers(spec: EncoderSpec, encoder: Encoder) -> dict[str, str]:
     return found
 
 
-def anchored(spec: EncoderSpec) -> EncoderSpec:
+def anchored(spec: AnyEncoder) -> AnyEncoder:
     """Give quantizers their full addresses, so that they mean the same to every process."""
     outputs = tuple(
         output

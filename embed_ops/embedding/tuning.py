@@ -179,7 +179,7 @@ class _Trial:
     def choose_draft(self, resolved: Resolved) -> Resolved:
         """Let the JPEG decoder shrink photographs, where the first rows show that it does and that they stay close enough."""
         kept = self.spec, self.prepared, self.found
-        self.spec = self.spec.model_copy(update={"draft": True})
+        self.spec = self.spec.drafting(True)
         self.prepared = make_encoder(self.spec).prepare(self.column)
         if not np.array_equal(self.prepared.index, kept[1].index) or self.prepared.inputs.equals(
             kept[1].inputs

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from embed_ops import Run, embed
 from embed_ops.commands.cli import app
 from embed_ops.errors import ParityError, SourceError, StorageError
-from embed_ops.spec.spec import fields
+from embed_ops.spec.fields import field_groups, fields
 
 VERBS = (
     *("init", "demo", "plan", "embed", "postprocess", "run", "verify", "retry", "submit"),
@@ -40,7 +40,9 @@ def test_help(verb: str) -> None:
     code, said = invoke(verb, "--help")
     assert code == 0
     if verb in ("plan", "embed", "submit"):
-        assert [name for name, _, _ in fields() if name not in said] == []
+        listed = [*fields(), *(row for _, rows in field_groups() for row in rows)]
+        assert [row.address for row in listed if row.address not in said] == []
+        assert [heading for heading, _ in field_groups() if heading not in said] == []
     alone = subprocess.run(
         [sys.executable, "-m", f"jobs.{verb.replace('-', '_')}", "--help"],
         capture_output=True,

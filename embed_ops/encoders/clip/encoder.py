@@ -38,7 +38,7 @@ from embed_ops.encoders.text.transformer import (
     to_device,
 )
 from embed_ops.errors import ModelError
-from embed_ops.spec.encoder import EncoderSpec, OutputSpec
+from embed_ops.spec.encoder import ClipEncoderSpec, OutputSpec
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,7 +57,7 @@ class ClipEncoder:
         ModelError: the folder misses a part, or is no model of images and texts.
     """
 
-    def __init__(self, spec: EncoderSpec) -> None:
+    def __init__(self, spec: ClipEncoderSpec) -> None:
         self._spec = spec
         self._folder = folders.locate(spec.model, spec.revision, spec.trust_remote_code)
         self._path = self._folder.path

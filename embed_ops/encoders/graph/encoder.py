@@ -20,7 +20,7 @@ from embed_ops.encoders.graph.config import GraphConfig, read_config
 from embed_ops.encoders.hub import folder as folders
 from embed_ops.errors import ModelError
 from embed_ops.schema import Reason
-from embed_ops.spec.encoder import EncoderSpec, OutputSpec
+from embed_ops.spec.encoder import GraphEncoderSpec, OutputSpec
 
 X, PLACE = "x", "place"
 """Features of an input, and the row of the column that it is."""
@@ -34,7 +34,7 @@ class GraphEncoder:
         ModelError: the folder misses a part, or has one that is not supported.
     """
 
-    def __init__(self, spec: EncoderSpec) -> None:
+    def __init__(self, spec: GraphEncoderSpec) -> None:
         self._spec = spec
         self._folder = folders.locate(spec.model, spec.revision, spec.trust_remote_code)
         self.config: GraphConfig = read_config(self._folder.path)

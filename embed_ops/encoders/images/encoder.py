@@ -25,7 +25,7 @@ from embed_ops.encoders.images.decoding import (
 from embed_ops.encoders.images.pixels import Preprocessing, read_preprocessing
 from embed_ops.encoders.images.towers import flops_of_image, load_tower, pooled, read_shape, weightless_tower
 from embed_ops.errors import ModelError
-from embed_ops.spec.encoder import EncoderSpec, OutputSpec
+from embed_ops.spec.encoder import ImageEncoderSpec, OutputSpec
 
 
 class ImageEncoder:
@@ -35,7 +35,7 @@ class ImageEncoder:
         ModelError: the folder misses a part, or has one that is not supported.
     """
 
-    def __init__(self, spec: EncoderSpec) -> None:
+    def __init__(self, spec: ImageEncoderSpec) -> None:
         self._spec = spec
         self._folder = folders.locate(spec.model, spec.revision, spec.trust_remote_code)
         self._path = self._folder.path

@@ -32,7 +32,7 @@ from embed_ops.encoders.text.tokens import TOKENS, distinct, token_counts
 from embed_ops.errors import ModelError
 from embed_ops.numerics.ragged import Places, offsets_of
 from embed_ops.schema import Reason
-from embed_ops.spec.encoder import EncoderSpec, OutputSpec
+from embed_ops.spec.encoder import OutputSpec, StaticEncoderSpec
 
 if TYPE_CHECKING:
     import torch
@@ -69,7 +69,7 @@ class StaticEncoder:
         ModelError: there is no table of word vectors, and no model with one.
     """
 
-    def __init__(self, spec: EncoderSpec) -> None:
+    def __init__(self, spec: StaticEncoderSpec) -> None:
         self._spec = spec
         self._columns = spec.outputs or (OutputSpec(normalize=self._facts.normalize),)
         self._weights: torch.Tensor | None = None

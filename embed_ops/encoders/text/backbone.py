@@ -33,7 +33,7 @@ from embed_ops.encoders.text.transformer import (
     weightless_cost,
 )
 from embed_ops.errors import ModelError
-from embed_ops.spec.encoder import EncoderSpec, OutputSpec
+from embed_ops.spec.encoder import LanguageEncoderSpec, OutputSpec
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,7 +57,7 @@ class Backbone:
         ModelError: the folder misses a part, or has one that is not supported.
     """
 
-    def __init__(self, spec: EncoderSpec) -> None:
+    def __init__(self, spec: LanguageEncoderSpec) -> None:
         self.spec = spec
         self.folder = folders.locate(spec.model, spec.revision, spec.trust_remote_code)
         own_modules = not spec.outputs and spec.family == "text"

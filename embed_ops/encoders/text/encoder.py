@@ -15,7 +15,7 @@ from embed_ops.encoders.base import FloatArray, IntArray, Prepared, no_vectors
 from embed_ops.encoders.text.backbone import Backbone
 from embed_ops.encoders.text.tokens import TOKENS, blank_tokens, distinct, prepare_texts, token_counts
 from embed_ops.errors import ModelError
-from embed_ops.spec.encoder import EncoderSpec, OutputSpec
+from embed_ops.spec.encoder import OutputSpec, TextEncoderSpec
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +33,7 @@ class TextEncoder:
         ModelError: the folder misses a part, or has one that is not supported.
     """
 
-    def __init__(self, spec: EncoderSpec) -> None:
+    def __init__(self, spec: TextEncoderSpec) -> None:
         self._spec = spec
         self._backbone = Backbone(spec)
         named = (

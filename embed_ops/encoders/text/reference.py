@@ -18,7 +18,7 @@ from embed_ops.encoders.base import FloatArray
 from embed_ops.encoders.text.modules import Pipeline
 from embed_ops.encoders.text.tokenizer import load_auto_tokenizer, lowercase_first
 from embed_ops.encoders.text.transformer import load_config, model_class
-from embed_ops.spec.encoder import EncoderSpec, OutputSpec
+from embed_ops.spec.encoder import LanguageEncoderSpec, OutputSpec
 
 Vector = npt.NDArray[np.float64]
 
@@ -53,7 +53,7 @@ class Reference:
         outputs: the vector columns.
     """
 
-    spec: EncoderSpec
+    spec: LanguageEncoderSpec
     root: Path
     folder: Path
     pipeline: Pipeline | None

@@ -33,7 +33,7 @@ from embed_ops.encoders.windows.segments import Segmenter
 from embed_ops.encoders.windows.windows import Windows
 from embed_ops.errors import ModelError
 from embed_ops.numerics.ragged import Places, Ragged, offsets_of
-from embed_ops.spec.encoder import EncoderSpec, OutputSpec
+from embed_ops.spec.encoder import LanguageEncoderSpec, OutputSpec
 
 if TYPE_CHECKING:
     import torch
@@ -53,7 +53,7 @@ class WindowedEncoder:
             window does not fit the model.
     """
 
-    def __init__(self, spec: EncoderSpec) -> None:
+    def __init__(self, spec: LanguageEncoderSpec) -> None:
         self._spec = spec
         self._backbone = Backbone(spec)
         self._columns = tuple(

@@ -22,7 +22,7 @@ from embed_ops.encoders.text.tokenizer import load_auto_tokenizer, lowercase_fir
 from embed_ops.encoders.text.transformer import load_config, model_class
 from embed_ops.encoders.windows.parts import folded
 from embed_ops.numerics.ragged import Ragged, offsets_of
-from embed_ops.spec.encoder import EncoderSpec, OutputSpec
+from embed_ops.spec.encoder import LanguageEncoderSpec, OutputSpec
 
 Vector = npt.NDArray[np.float64]
 
@@ -38,7 +38,7 @@ class WindowedReference:
 
     def __init__(
         self,
-        spec: EncoderSpec,
+        spec: LanguageEncoderSpec,
         backbone: Backbone,
         outputs: tuple[OutputSpec, ...],
         width: int | None,
