@@ -96,8 +96,8 @@ def sentence(root: Any, detail: Mapping[str, Any], tree: Any, prefix: str = "") 
     name = prefix + ".".join(address) if address else prefix.rstrip(".") or "spec"
     if detail["type"].startswith("union_tag"):
         return _unknown_word(name, variants(kind), detail["input"])
-    if detail["type"] == "missing":
-        return f"{name}: required and not given ({_described(section, str(detail['loc'][-1]))})"
+    if detail["type"] == "missing" and address[-1] == str(detail["loc"][-1]):
+        return f"{name}: required and not given ({_described(section, address[-1])})"
     if _members(kind) or (kind is not None and detail["type"].endswith("_type")):
         return f"{name}: expected {_expected(kind)}, found {found!r}"
     if detail["type"] == "extra_forbidden":
