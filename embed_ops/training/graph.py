@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import BaseModel, ConfigDict, Field
 
 from embed_ops.encoders.graph.partition import Ints, mix
 from embed_ops.engine.progress import Reporter, Silent
@@ -22,30 +21,12 @@ from embed_ops.sources.plan import place_of
 from embed_ops.sources.registry import make_source
 from embed_ops.sources.rows import Rows
 from embed_ops.sources.units import Cursor
+from embed_ops.spec.fit import FitSpec
 from embed_ops.spec.source import GraphSourceSpec, SourceSpec
 
 _MOST_EDGES = 200_000_000
 _SEEDS = 64
 """Nodes from which a part of the graph grows."""
-
-
-class FitSpec(BaseModel):
-    """How GraphSAGE weights are trained."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-    hidden_channels: int = Field(64, gt=0, description="width of the layers")
-    out_channels: int = Field(64, gt=0, description="width of the vectors")
-    num_layers: int = Field(2, gt=0, description="layers: how many steps a node sees")
-    aggr: str = Field("mean", description="mean, sum or max of neighbours")
-    steps: int = Field(150, gt=0, description="training steps, each over the whole graph")
-    learning_rate: float = Field(0.005, gt=0, description="of Adam")
-    negatives: int = Field(1, gt=0, description="nodes drawn for each edge")
-    holdout: float = Field(0.1, gt=0, lt=1, description="share of the edges held out, to measure")
-    max_nodes: int = Field(
-        200_000, gt=1, description="train on a part that grows from some nodes where the graph has more"
-    )
-    seed: int = Field(0, ge=0, description="of everything that draws")
 
 
 def fit_graph(

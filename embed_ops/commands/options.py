@@ -1,26 +1,20 @@
-"""What all verbs share: options, and errors that become one sentence and an exit code."""
+"""The options that verbs share: how they are declared, and what is made of them."""
 
 from __future__ import annotations
 
 import functools
-import logging
 import re
-import signal
-import traceback
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Annotated, Any, Literal, ParamSpec
+from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 
 from embed_ops.engine.progress import Style
 from embed_ops.engine.session import session
-from embed_ops.errors import EmbedOpsError, SpecError
+from embed_ops.errors import SpecError
 from embed_ops.spec.fields import field_groups, fields
 from embed_ops.spec.spec import Spec
-
-Parameters = ParamSpec("Parameters")
 
 Words = Annotated[
     list[str] | None,
@@ -55,6 +49,9 @@ Grace = Annotated[
         help="after SIGTERM, time for the units in flight (10s, 2m); then stop all the same",
         show_default=True,
     ),
+]
+Column = Annotated[
+    str | None, typer.Option(help="vector column, where there are several", show_default=False)
 ]
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
@@ -97,52 +94,17 @@ def limits(stop_after: str | None, grace: str) -> dict[str, Any]:
     return {"stop_after_s": after, "stop": StopRequest(seconds("--grace", grace))}
 
 
-def load_spec(words: list[str] | None) -> Spec:
-    """Read the spec from the words of a command line.
-
-    A file first, if the first word is no assignment.
-    """
+def file_and_words(words: list[str] | None) -> tuple[str | None, list[str]]:
+    """Tell a spec's file, which comes first if it is given, from the fields that are set after it."""
     given = list(words or ())
-    path = given.pop(0) if given and "=" not in given[0] else None
-    return Spec.load(path, given)
+    return (given.pop(0) if given and "=" not in given[0] else None), given
+
+
+def load_spec(words: list[str] | None) -> Spec:
+    """Read the spec from the words of a command line."""
+    return Spec.load(*file_and_words(words))
 
 
 def opener(address: str | None) -> Callable[[], AbstractContextManager[bool]]:
     """Give what opens the Ray session, once it is needed."""
     return functools.partial(session, address)
-
-
-def verb(function: Callable[Parameters, int]) -> Callable[Parameters, None]:
-    """Turn a function that returns an exit code into a command.
-
-    Errors are shown as one sentence.
-    """
-
-    @functools.wraps(function)
-    def command(*args: Parameters.args, **kwargs: Parameters.kwargs) -> None:
-        logging.basicConfig(
-            level=str(kwargs.get("log_level", "warning")).upper(),
-            format="%(levelname)s %(name)s: %(message)s",
-        )
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        try:
-            code = function(*args, **kwargs)
-        except EmbedOpsError as error:
-            _complain(str(error))
-            code = error.exit_code
-        except Exception:
-            # A fault of the program: its traceback is what a report needs, and no exit code of a
-            # job that is done.
-            traceback.print_exc()
-            _complain("failed for a reason that it does not know; please report the lines above")
-            code = 3
-        except KeyboardInterrupt:
-            _complain("interrupted; run the same command again to go on")
-            code = 3
-        raise typer.Exit(code)
-
-    return command
-
-
-def _complain(text: str) -> None:
-    Console(stderr=True, soft_wrap=True).print(f"embed-ops: {text}", markup=False, highlight=False)
