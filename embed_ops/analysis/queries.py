@@ -1,4 +1,4 @@
-"""Questions to a run as a user puts them: queries in words, files or row numbers, and what comes of them."""
+"""Questions to a run as a user puts them, and the rows that answer them."""
 
 from __future__ import annotations
 

@@ -17,7 +17,10 @@ from embed_ops.commands.options import (
 )
 from embed_ops.commands.running import verb
 
-HELP = f"Embed a corpus: every row to a vector, or to a reject with a reason; resumes where it was stopped.\n\n{EXIT_CODES}\n\n{field_help()}"
+HELP = (
+    "Embed a corpus: every row to a vector, or to a reject with a reason; resumes where it was stopped."
+    f"\n\n{EXIT_CODES}\n\n{field_help()}"
+)
 
 
 @verb

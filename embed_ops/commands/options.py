@@ -55,8 +55,11 @@ Column = Annotated[
 ]
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
-EXIT_CODES = """Exit codes: 0 done; 1 done, but there are more rejects than max_reject_fraction, a file could not be read to
-its end, or verify found a difference; 2 the spec or the input is unusable; 3 stopped, and the same command goes on."""
+EXIT_CODES = (
+    "Exit codes: 0 done; 1 done, but there are more rejects than max_reject_fraction, a file could not be "
+    "read to its end, or verify found a difference; 2 the spec or the input is unusable; 3 stopped, and the "
+    "same command goes on."
+)
 
 
 def field_help() -> str:
@@ -95,7 +98,7 @@ def limits(stop_after: str | None, grace: str) -> dict[str, Any]:
 
 
 def file_and_words(words: list[str] | None) -> tuple[str | None, list[str]]:
-    """Tell a spec's file, which comes first if it is given, from the fields that are set after it."""
+    """Tell a spec's file, which comes first if given, from the fields that are set after it."""
     given = list(words or ())
     return (given.pop(0) if given and "=" not in given[0] else None), given
 

@@ -1,4 +1,7 @@
-"""`embed-ops report RUN`: one HTML page that answers whether a run is complete and healthy, what is in it, and how it ran."""
+"""`embed-ops report RUN`: one HTML page about a run.
+
+Whether it is complete and healthy, what is in it, and how it ran.
+"""
 
 from __future__ import annotations
 

@@ -15,7 +15,10 @@ from embed_ops.commands.options import (
 )
 from embed_ops.commands.running import verb
 
-HELP = f"Read the rejects of a run again, embed those that can be, and merge them back in source order.\n\n{EXIT_CODES}"
+HELP = (
+    "Read the rejects of a run again, embed those that can be, and merge them back in source order."
+    f"\n\n{EXIT_CODES}"
+)
 
 
 @verb

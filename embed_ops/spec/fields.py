@@ -13,7 +13,7 @@ from embed_ops.spec.wording import Variant, inner_sections, variants
 
 
 class FieldHelp(NamedTuple):
-    """A field: where a word sets it, as `encoder.outputs.0.name`, its default, and what it means."""
+    """A field: where a word sets it, as `encoder.outputs.0.name`, its default, its meaning."""
 
     address: str
     default: str

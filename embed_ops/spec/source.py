@@ -119,7 +119,8 @@ class TableSourceSpec(RowsSourceSpec):
 
     column: str | None = Field(
         None,
-        description="column of texts, or of images (their bytes, a path, or a URI); dotted for a nested field",
+        description="column of texts, or of images (their bytes, a path, or a URI); dotted for a nested "
+        "field; webdataset: a member",
     )
     template: str | None = Field(
         None, description='several columns in one text: "{title}. {body}"; instead of column'

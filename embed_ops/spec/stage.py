@@ -187,7 +187,7 @@ class NeighborsSpec(_Stage):
 
 
 class ClassifySpec(_Stage):
-    """Give each row the label that a linear probe of `embed-ops evaluate` finds, with its probability."""
+    """Give each row the label that a linear probe of `evaluate` finds, with its probability."""
 
     kind: Literal["classify"]
     probe: str = Field(description="folder that `embed-ops evaluate` has written")

@@ -45,7 +45,10 @@ class Variant(Section):
 
 
 def chosen_by(field: str, default: str | None = None) -> Discriminator:
-    """Let a word in the section choose among the members of a union; `default`: where it is left out."""
+    """Let a word in the section choose among a union's members.
+
+    `default` is the word where it is left out.
+    """
 
     def word(section: Any) -> str | None:
         if isinstance(section, Variant):
@@ -187,7 +190,7 @@ def _expected(kind: Any) -> str:
 
 
 def inner_sections(kind: Any) -> list[type[BaseModel]]:
-    """List the section classes of a field, also where they stand inside a tuple; none for a value."""
+    """List the section classes of a field, also of a list of them; none for a value."""
     if _is_section(kind):
         return [kind]
     if get_origin(kind) is tuple:

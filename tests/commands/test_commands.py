@@ -17,7 +17,7 @@ from corpora import docstrings, write_parquet
 from tiny_runs import no_session, tiny_spec
 from typer.testing import CliRunner
 
-from embed_ops import Run, embed
+from embed_ops import Run, __version__, embed
 from embed_ops.commands.cli import app
 from embed_ops.errors import ParityError, SourceError, StorageError
 from embed_ops.spec.fields import field_groups, fields
@@ -165,7 +165,7 @@ def test_verify_without_a_run(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("ray_session")
 def test_commands_on_a_run(tiny: str, tmp_path: Path) -> None:
-    """From a file and words to a run, its verification, a damaged byte, and a retry with nothing to do."""
+    """From a file and words to a run, its verification, a damaged byte, and an idle retry."""
     write_parquet(tmp_path / "corpus", [*docstrings(50), ""], files=1)
     (tmp_path / "run.toml").write_text(
         f"""
@@ -199,7 +199,7 @@ def test_commands_on_a_run(tiny: str, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("ray_session")
 def test_parity_stops_the_job(tiny: str, tmp_path: Path) -> None:
-    """Vectors that miss the limits stop the job before its first unit, with a table of what was found."""
+    """Vectors that miss the limits stop the job before its first unit, and a table says so."""
     write_parquet(tmp_path / "corpus", docstrings(30), files=1)
     source = {"path": str(tmp_path / "corpus"), "column": "text"}
     spec = tiny_spec(
@@ -280,5 +280,29 @@ def test_readers(dtype: str, tiny: str, tmp_path: Path) -> None:
 
 def test_environment_is_left_alone() -> None:
     """Importing the commands sets no environment variable."""
-    code = "import os; before = dict(os.environ); import embed_ops.commands.cli; assert dict(os.environ) == before"
+    code = (
+        "import os; before = dict(os.environ); import embed_ops.commands.cli; "
+        "assert dict(os.environ) == before"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, env=dict(os.environ))
+
+
+HEAVY = ("ray", "torch", "transformers", "pandas", "duckdb", "sklearn", "scipy")
+
+
+def test_help_starts_fast() -> None:
+    """Collecting the verbs, with the help of each, loads nothing that takes seconds."""
+    code = (
+        f"import sys; import embed_ops.commands.cli; print([name for name in {HEAVY} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "words", [["-m", "embed_ops"], ["-c", "from embed_ops.commands.cli import main; main()"]]
+)
+def test_version(words: list[str]) -> None:
+    """`--version` says the version, as the script and as a module."""
+    done = subprocess.run([sys.executable, *words, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"embed-ops {__version__}\n"

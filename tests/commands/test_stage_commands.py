@@ -1,4 +1,7 @@
-"""Stages by their commands: killed and stopped in the middle, another spec, bad input, and `run` from text to clusters."""
+"""Stages by their commands.
+
+Killed and stopped in the middle, another spec, bad input, and `run` from text to clusters.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +62,7 @@ def wait_for(process: subprocess.Popen[str], there: Callable[[], bool]) -> None:
 
 @pytest.fixture(scope="module")
 def many_units(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, bytes]]:
-    """Make a run of many small units, and the bytes that a long fit over it gives where nobody disturbs it."""
+    """Make a run of many small units, and the bytes of a long fit that nobody disturbs."""
     folder = tmp_path_factory.mktemp("killed")
     make_run(str(folder / "run"), FILES, DRAW, unit_rows=200)
     postprocess(str(folder / "run"), [parse_stage(LONG)], output=str(folder / "quiet"))
@@ -133,7 +136,7 @@ def test_stopped(many_units: tuple[Path, dict[str, bytes]], tmp_path: Path) -> N
 
 
 def test_another_spec(tmp_path: Path) -> None:
-    """Another spec, another seed or another input on the same folder is refused by name, and begun anew by --refit."""
+    """Another spec, seed or input on the same folder is refused by name; --refit begins anew."""
     path = tmp_path / "run"
     make_run(str(path), [300], DRAW)
     assert invoke("postprocess", path, "kind=pca", "dim=6")[0] == 0

@@ -1,4 +1,4 @@
-"""`embed-ops submit` against a real Ray head with its job server and token authentication, all on loopback."""
+"""`embed-ops submit` against a real Ray head, its job server and token, all on loopback."""
 
 from __future__ import annotations
 
@@ -217,7 +217,7 @@ def test_exit_codes_come_through(
 
 @pytest.mark.slow
 def test_an_environment_without_the_packages(head: Head, corpus: Path, tiny: str, tmp_path: Path) -> None:
-    """A job that can't find its own code is a bad environment, not a run that is done with rejects."""
+    """A job that can't find its own code is a bad environment, not a run with rejects."""
     # Here the packages are installed for editing, so that they are found from everywhere; the job
     # takes that back.
     (tmp_path / "sitecustomize.py").write_text(
@@ -252,7 +252,7 @@ def test_detach_and_attach(head: Head, long_words: list[str], tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_stop(head: Head, long_words: list[str], tmp_path: Path) -> None:
-    """A stopped job ends before its last unit, whoever follows it gets exit code 3, and submitting again goes on."""
+    """A stopped job ends before its last unit with exit code 3; submitting again goes on."""
     words = [*long_words, f"sink.path={tmp_path / 'run'}"]
     follower = head.start(*words)
     job = started_job(follower)

@@ -1,4 +1,4 @@
-"""The fingerprint of every family and kind stays what it was: another one would end all runs on disk."""
+"""The fingerprint of every family and kind stays: another one would end all runs on disk."""
 
 from __future__ import annotations
 

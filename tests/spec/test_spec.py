@@ -215,7 +215,7 @@ def test_a_spec_survives_json(tree: dict[str, Any]) -> None:
 
 
 def _leaves(kind: Any, prefix: str = "") -> set[str]:
-    """List the addresses of all fields below a section, or below any of the sections that it may be."""
+    """List the addresses of all fields of a section, in all of its kinds."""
     if get_origin(kind) is tuple:
         return _leaves(get_args(kind)[0], f"{prefix}0.")
     found = set()
@@ -258,7 +258,7 @@ def test_the_help_names_who_has_a_field() -> None:
     ],
 )
 def test_a_word_chooses_the_fields(kind: Any, tree: dict[str, Any]) -> None:
-    """A section has the fields of its family or kind and no others, and each knows what is asked of any."""
+    """A section has the fields of its family or kind, and takes no others."""
     section = TypeAdapter(kind).validate_python(tree)
     word = tree.get("family") or tree["kind"]
     assert type(section) is variants(kind)[word]
