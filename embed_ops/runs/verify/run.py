@@ -315,7 +315,7 @@ def _check_source(
     """Read the source again and compare every position with the run."""
     changes = compare(plan, corpus.files)
     result.differences += [Difference(name, f"source file {what}") for name, what in changes.changed.items()]
-    if corpus.spec.limit is None:
+    if corpus.spec.most_rows is None:
         result.differences += [
             Difference(name, "source file is new: it is not in this run") for name in changes.new
         ]
