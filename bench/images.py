@@ -36,7 +36,7 @@ from embed_ops import Run
 from embed_ops.embedding.parity import cosines
 from embed_ops.encoders.images.encoder import ImageEncoder
 from embed_ops.encoders.images.processors import read_preprocessing
-from embed_ops.spec.encoder import EncoderSpec
+from embed_ops.spec.encoder import ImageEncoderSpec
 
 FIGURES = ("utilization", "gemm_flops_per_second", "flops_per_second")
 SIZES: dict[str, dict[str, int]] = {
@@ -163,7 +163,7 @@ def decode(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         figures[f"{name}: images/s a core, draft"] = spread(turns[True])
         vectors = []
         for draft in (False, True):
-            encoder = ImageEncoder(EncoderSpec(family="image", model=str(model), draft=draft))
+            encoder = ImageEncoder(ImageEncoderSpec(model=str(model), draft=draft))
             encoder.load("cpu", "float32")
             vectors.append(encoder.launch(encoder.prepare(_column(contents)).inputs)()["embedding"])
         close = cosines(vectors[0], vectors[1])

@@ -16,7 +16,7 @@ from embed_ops.runs.directory import RunDir
 from embed_ops.runs.heartbeat import new_attempt
 from embed_ops.runs.ledger import take_stock
 from embed_ops.sources.corpus import Corpus
-from embed_ops.spec.source import SourceSpec
+from embed_ops.spec.source import ParquetSourceSpec
 
 
 def main() -> None:
@@ -35,7 +35,7 @@ def main() -> None:
             place.mkdir(parents=True, exist_ok=True)
             (place / f"{number:06d}.parquet").write_bytes(content)
         marks = [time.perf_counter()]
-        corpus = Corpus.open(SourceSpec(path=str(folder / "corpus"), column="text"))
+        corpus = Corpus.open(ParquetSourceSpec(path=str(folder / "corpus"), column="text"))
         marks.append(time.perf_counter())
         plan = corpus.plan()
         marks.append(time.perf_counter())

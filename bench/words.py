@@ -29,7 +29,7 @@ from embed_ops.embedding.forward import embed_inputs
 from embed_ops.encoders.base import gather
 from embed_ops.encoders.windows.encoder import WindowedEncoder
 from embed_ops.numerics.ragged import Ragged
-from embed_ops.spec.encoder import EncoderSpec
+from embed_ops.spec.encoder import WordsEncoderSpec
 
 BUDGET, BATCH = 4096, 32
 
@@ -76,7 +76,7 @@ def speed(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         pq.read_table(file) for file in sorted((folder / "docstrings").rglob("*.parquet"))
     ).column("text")
     torch.set_num_threads(1)
-    encoder = WindowedEncoder(EncoderSpec(family="words", model=str(minilm()), dtype="float32"))
+    encoder = WindowedEncoder(WordsEncoderSpec(model=str(minilm()), dtype="float32"))
     encoder.load("cpu", "float32")
     tokenizer = transformers.AutoTokenizer.from_pretrained(minilm())
     model = transformers.AutoModel.from_pretrained(minilm(), dtype=torch.float32).eval()

@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from embed_ops.analysis.neighbors import neighbors as neighbors
     from embed_ops.embedding.driver import embed as embed
+    from embed_ops.embedding.driver import retry as retry
     from embed_ops.postprocessing.driver import postprocess as postprocess
     from embed_ops.runs.models import load_model as load_model
     from embed_ops.runs.run import Run as Run
+    from embed_ops.runs.verify.run import verify as verify
     from embed_ops.spec.spec import Spec as Spec
 
 _HOMES = {
@@ -24,9 +27,22 @@ _HOMES = {
     "Spec": "embed_ops.spec.spec",
     "embed": "embed_ops.embedding.driver",
     "load_model": "embed_ops.runs.models",
+    "neighbors": "embed_ops.analysis.neighbors",
     "postprocess": "embed_ops.postprocessing.driver",
+    "retry": "embed_ops.embedding.driver",
+    "verify": "embed_ops.runs.verify.run",
 }
-__all__ = ["Run", "Spec", "__version__", "embed", "load_model", "postprocess"]
+__all__ = [
+    "Run",
+    "Spec",
+    "__version__",
+    "embed",
+    "load_model",
+    "neighbors",
+    "postprocess",
+    "retry",
+    "verify",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -17,8 +17,7 @@ from embed_ops.sources.columns import holds_images
 from embed_ops.sources.corpus import Corpus
 from embed_ops.sources.listing import list_sources
 from embed_ops.sources.registry import SOURCES, make_source
-from embed_ops.spec.source import SourceSpec
-from embed_ops.spec.spec import Spec
+from embed_ops.spec.spec import Spec, parse_source
 from embed_ops.storage.location import full_address
 
 _KINDS = ("parquet", "jsonl", "csv", "webdataset", "images", "text")
@@ -72,9 +71,7 @@ def look(path: str) -> Found:
         )
         column = {} if kind in ("images", "webdataset", "text") else {"column": "?"}
         try:
-            _, files = list_sources(
-                (path,), make_source(SourceSpec.model_validate(plain | column)).extensions
-            )
+            _, files = list_sources((path,), make_source(parse_source(plain | column)).extensions)
         except EmbedOpsError as error:
             problems.append(str(error))
             continue
@@ -96,16 +93,14 @@ def look(path: str) -> Found:
 
 def _columns(path: str, kind: str, files: int, size: int) -> Found:
     """Choose the column of texts, that with the longest ones, or of images; and what to keep."""
-    opened = Corpus.open(SourceSpec.model_validate({"kind": kind, "path": path, "column": "?"}))
+    opened = Corpus.open(parse_source({"kind": kind, "path": path, "column": "?"}))
     schema = opened.source.sample_schema(opened.place(opened.files[0]))
     images = [field.name for field in schema if holds_images(field.type)]
     lengths: dict[str, float] = {}
     for field in schema:
         if _is_string(field.type):
             with suppress(EmbedOpsError):
-                corpus = Corpus.open(
-                    SourceSpec.model_validate({"kind": kind, "path": path, "column": field.name})
-                )
+                corpus = Corpus.open(parse_source({"kind": kind, "path": path, "column": field.name}))
                 texts = corpus.head(corpus.plan(), _LOOKED_AT)
                 lengths[field.name] = sum(map(len, texts)) / len(texts) if texts else 0.0
     if images:

@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
-from embed_ops.commands.command import (
+from embed_ops.commands.options import (
     Address,
+    Column,
     Grace,
     LogLevel,
     Progress,
@@ -15,8 +16,9 @@ from embed_ops.commands.command import (
     StopAfter,
     limits,
     opener,
-    verb,
 )
+from embed_ops.commands.postprocess import run_stage
+from embed_ops.commands.running import verb
 
 HELP = (
     "Give every row of a finished run the label that a linear probe finds: a run directory with the "
@@ -33,9 +35,7 @@ HELP = (
 def run(
     where: RunPath,
     model: Annotated[str, typer.Option(metavar="PROBE", help="folder that evaluate has written")],
-    column: Annotated[
-        str | None, typer.Option(help="vector column, where there are several", show_default=False)
-    ] = None,
+    column: Column = None,
     output: Annotated[
         str | None, typer.Option(help="run directory; by default RUN/stages/classify", show_default=False)
     ] = None,
@@ -46,22 +46,6 @@ def run(
     grace: Grace = "25s",
 ) -> int:
     """Classify."""
-    from embed_ops.analysis.summary import show_stage
-    from embed_ops.engine.progress import reporter
-    from embed_ops.postprocessing.driver import postprocess
-    from embed_ops.spec.spec import parse_stage
-
-    stage = parse_stage(
-        {"kind": "classify", "probe": model, **({} if column is None else {"column": column})}
-    )
-    with reporter(progress) as shown:
-        done = postprocess(
-            where,
-            [stage],
-            output=output,
-            session=opener(address),
-            reporter=shown,
-            **limits(stop_after, grace),
-        )
-    show_stage(done[0])
+    stage = {"kind": "classify", "probe": model, "column": column}
+    run_stage(where, stage, output, opener(address), progress, limits(stop_after, grace))
     return 0

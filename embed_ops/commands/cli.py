@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
 import typer
 
+from embed_ops import __version__
 from embed_ops.commands import (
     classify,
     demo,
@@ -46,13 +48,31 @@ HELP = (
     "export. Every verb has --help."
 )
 app = typer.Typer(help=HELP, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        sys.stdout.write(f"embed-ops {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="show the version"),
+    ] = False,
+) -> None:
+    """Take the options that stand before a verb."""
+
+
 for verb in VERBS:
     app.command(name=verb.__name__.rpartition(".")[2].replace("_", "-"), help=verb.HELP)(verb.run)
 
 
 def main() -> None:
     """Run the verb that the command line names."""
-    app()
+    app(prog_name="embed-ops")
 
 
 def run_verb(name: str) -> None:

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from embed_ops.commands.command import Address, LogLevel, Progress, opener, verb
+from embed_ops.commands.options import Address, LogLevel, Progress, opener
+from embed_ops.commands.running import verb
 from embed_ops.engine.session import kept
 
 HELP = (

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from embed_ops.analysis.summary import show_report
-from embed_ops.commands.command import (
+from embed_ops.commands.options import (
     EXIT_CODES,
     Address,
     Grace,
@@ -15,10 +14,13 @@ from embed_ops.commands.command import (
     limits,
     load_spec,
     opener,
-    verb,
 )
+from embed_ops.commands.running import verb
 
-HELP = f"Embed a corpus: every row to a vector, or to a reject with a reason; resumes where it was stopped.\n\n{EXIT_CODES}\n\n{field_help()}"
+HELP = (
+    "Embed a corpus: every row to a vector, or to a reject with a reason; resumes where it was stopped."
+    f"\n\n{EXIT_CODES}\n\n{field_help()}"
+)
 
 
 @verb
@@ -31,6 +33,8 @@ def run(
     grace: Grace = "25s",
 ) -> int:
     """Embed what is left."""
+    from embed_ops.analysis.summary import show_report
+
     spec = load_spec(words)
     from embed_ops.embedding.driver import embed
     from embed_ops.engine.progress import reporter

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from embed_ops.commands.command import LogLevel, Progress, RunPath, verb
-from embed_ops.errors import SourceError, SpecError
+from embed_ops.commands.options import Column, LogLevel, Progress, RunPath
+from embed_ops.commands.running import verb
+from embed_ops.errors import SpecError
 
 HELP = (
     "Judge the vectors of a finished run. With --label: a linear probe (multinomial logistic "
@@ -37,9 +38,7 @@ def run(
     pairs: Annotated[
         Path | None, typer.Option(metavar="FILE", help="pairs of texts with scores", show_default=False)
     ] = None,
-    column: Annotated[
-        str | None, typer.Option(help="vector column, where there are several", show_default=False)
-    ] = None,
+    column: Column = None,
     rows: Annotated[int, typer.Option(min=20, help="rows of the sample")] = 50_000,
     every: Annotated[bool, typer.Option("--all", help="fit the probe on all rows, by mini-batches")] = False,
     seed: Annotated[int, typer.Option(min=0, help="of sample, split and intervals")] = 0,
@@ -62,7 +61,9 @@ def run(
     run_rows = RunRows(locate(where))
     vectors = run_rows.vector(column)
     if pairs is not None:
-        sys.stdout.write(json.dumps(_pairs(run_rows, vectors, pairs), indent=2) + "\n")
+        from embed_ops.analysis.pairs import judge_pairs
+
+        sys.stdout.write(json.dumps(judge_pairs(run_rows, vectors, pairs), indent=2) + "\n")
         return 0
     from embed_ops.analysis.evaluate import evaluate, save
     from embed_ops.analysis.findings import show_evaluation
@@ -78,27 +79,3 @@ def run(
         f"the probe is in {place}; embed-ops classify {where} --model {place} labels every row\n"
     )
     return 0
-
-
-def _pairs(run_rows: Any, vectors: Any, file: Path) -> Any:
-    """Embed both sides of pairs and compare.
-
-    Raises:
-        SourceError: the file can't be read, or lacks a column.
-    """
-    import pyarrow as pa
-    import pyarrow.csv as pcsv
-    import pyarrow.parquet as pq
-
-    from embed_ops.analysis.neighbors import encode
-    from embed_ops.analysis.scores import of_pairs
-
-    try:
-        table = pq.read_table(file) if file.suffix == ".parquet" else pcsv.read_csv(file)
-        left, right = ([str(text) for text in table.column(name).to_pylist()] for name in ("a", "b"))
-        scored = table.column("score").to_numpy()
-    except (OSError, pa.ArrowException, KeyError) as error:
-        raise SourceError(f"--pairs {file}: no table with the columns a, b and score ({error})") from error
-    if len(left) < 3:
-        raise SourceError(f"--pairs {file}: has {len(left)} pairs; a rank correlation needs three at least")
-    return of_pairs(encode(run_rows, vectors, left), encode(run_rows, vectors, right), scored)

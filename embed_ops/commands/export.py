@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from embed_ops.commands.command import LogLevel, Progress, RunPath, verb
+from embed_ops.commands.options import Column, LogLevel, Progress, RunPath
+from embed_ops.commands.running import verb
 
 HELP = (
     "Write the vectors of a finished run for another program, with the index of each row, where it comes "
@@ -28,9 +29,7 @@ def run(
     where: RunPath,
     to: Annotated[Literal["npy", "faiss", "lance"], typer.Option("--format", help="what to write")],
     output: Annotated[str, typer.Option(metavar="DIR", help="the folder to write")],
-    column: Annotated[
-        str | None, typer.Option(help="vector column, where there are several", show_default=False)
-    ] = None,
+    column: Column = None,
     index: Annotated[
         str, typer.Option(help="faiss: what index_factory takes, as IVF1024,Flat or HNSW32")
     ] = "Flat",

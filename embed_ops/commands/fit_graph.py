@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from embed_ops.commands.command import LogLevel, Progress, Words, verb
-from embed_ops.spec.spec import fields
-from embed_ops.training.graph import FitSpec
+from embed_ops.commands.options import LogLevel, Progress, Words, file_and_words
+from embed_ops.commands.running import verb
+from embed_ops.spec.fields import fields
+from embed_ops.spec.fit import FitSpec
 
 _LISTED = "\n".join(f"  fit.{name:<16}  {meaning} [{default}]" for name, default, meaning in fields(FitSpec))
 HELP = (
@@ -36,9 +37,7 @@ def run(
     from embed_ops.spec.spec import parse_fit
     from embed_ops.training.graph import fit_graph
 
-    given = list(words or ())
-    path = given.pop(0) if given and "=" not in given[0] else None
-    source, fit = parse_fit(path, given, FitSpec)
+    source, fit = parse_fit(*file_and_words(words), FitSpec)
     with reporter(progress) as shown:
         told = fit_graph(source, fit, output, shown)
     show_fit(str(output), told)

@@ -10,7 +10,17 @@ from typing import Annotated
 
 import typer
 
-from embed_ops.commands.command import Address, Grace, LogLevel, Progress, Words, limits, opener, verb
+from embed_ops.commands.options import (
+    Address,
+    Grace,
+    LogLevel,
+    Progress,
+    Words,
+    file_and_words,
+    limits,
+    opener,
+)
+from embed_ops.commands.running import verb
 
 HELP = (
     "Count the words of the texts of a spec in one pass, with the spec's own tokenisation, and write "
@@ -36,13 +46,11 @@ def run(
     """Fit."""
     from embed_ops.analysis.findings import show_weights
     from embed_ops.engine.progress import reporter
-    from embed_ops.spec.encoder import EncoderSpec
+    from embed_ops.spec.encoder import AnyEncoder
     from embed_ops.spec.spec import parse_fit
     from embed_ops.training.weights import fit_weights
 
-    given = list(words or ())
-    path = given.pop(0) if given and "=" not in given[0] else None
-    source, encoder = parse_fit(path, given, EncoderSpec, "encoder")
+    source, encoder = parse_fit(*file_and_words(words), AnyEncoder, "encoder")
     with reporter(progress) as shown:
         told = fit_weights(
             source, encoder, output, session=opener(address), reporter=shown, stop=limits(None, grace)["stop"]

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from embed_ops.commands.command import LogLevel, verb
+from embed_ops.commands.options import LogLevel
+from embed_ops.commands.running import verb
 
 HELP = (
     "Look at a folder, a file or a glob, here or on an object store, and write a spec for it: kind of "

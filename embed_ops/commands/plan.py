@@ -6,8 +6,7 @@ from typing import Annotated
 
 import typer
 
-from embed_ops.analysis.summary import show_plan
-from embed_ops.commands.command import (
+from embed_ops.commands.options import (
     EXIT_CODES,
     Address,
     LogLevel,
@@ -16,8 +15,8 @@ from embed_ops.commands.command import (
     field_help,
     load_spec,
     opener,
-    verb,
 )
+from embed_ops.commands.running import verb
 from embed_ops.schema import GRAPH
 
 HELP = (
@@ -47,6 +46,8 @@ def run(
     log_level: LogLevel = "warning",
 ) -> int:
     """Show the plan."""
+    from embed_ops.analysis.summary import show_plan
+
     spec = load_spec(words)
     from embed_ops.sources.corpus import Corpus
 

@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
 
-from embed_ops.analysis.summary import show_stage
-from embed_ops.commands.command import (
+from embed_ops.commands.options import (
     EXIT_CODES,
     Address,
     Grace,
@@ -19,11 +19,13 @@ from embed_ops.commands.command import (
     StopAfter,
     limits,
     opener,
-    verb,
 )
+from embed_ops.commands.running import verb
+from embed_ops.engine.progress import Style
+from embed_ops.engine.session import OpenSession
 from embed_ops.errors import SpecError
-from embed_ops.postprocessing.stage_run import is_run
-from embed_ops.spec.spec import Spec, fields, parse_stage
+from embed_ops.spec.fields import fields
+from embed_ops.spec.spec import Spec, parse_stage
 from embed_ops.spec.stage import KINDS, StageSpec
 from embed_ops.spec.toml import parse_words
 
@@ -93,6 +95,8 @@ def run(
     grace: Grace = "25s",
 ) -> int:
     """Run stages."""
+    from embed_ops.analysis.summary import show_stage
+
     given = list(words or ())
     target, stages = _asked(where, given)
     from embed_ops.engine.progress import reporter
@@ -114,12 +118,45 @@ def run(
     return 0
 
 
+def run_stage(
+    where: str,
+    fields: Mapping[str, Any],
+    output: str | None,
+    session: OpenSession,
+    progress: Style,
+    steering: Mapping[str, Any],
+) -> None:
+    """Run one stage over a run, for verbs that are a stage by another name.
+
+    Args:
+        where: the run.
+        fields: of the stage; those that are none are left out.
+        output: its run directory, by default one below the run.
+        session: opens the Ray session.
+        progress: how progress is shown.
+        steering: what `limits` gives.
+
+    Raises:
+        SpecError: the fields are no stage.
+    """
+    from embed_ops.analysis.summary import show_stage
+    from embed_ops.engine.progress import reporter
+    from embed_ops.postprocessing.driver import postprocess
+
+    stage = parse_stage({name: value for name, value in fields.items() if value is not None})
+    with reporter(progress) as shown:
+        done = postprocess(where, [stage], output=output, session=session, reporter=shown, **steering)
+    show_stage(done[0])
+
+
 def _asked(where: str, words: list[str]) -> tuple[Spec | str, list[StageSpec]]:
     """Tell a spec from a run, and read the stage that follows a run.
 
     Raises:
         SpecError: it is neither, a spec has no stages, or the words are no stage.
     """
+    from embed_ops.postprocessing.stage_run import is_run
+
     if "=" not in where and is_run(where):
         if not words:
             raise SpecError(

@@ -1,4 +1,7 @@
-"""`embed-ops report RUN`: one HTML page that answers whether a run is complete and healthy, what is in it, and how it ran."""
+"""`embed-ops report RUN`: one HTML page about a run.
+
+Whether it is complete and healthy, what is in it, and how it ran.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from embed_ops.commands.command import LogLevel, Progress, RunPath, verb
+from embed_ops.commands.options import Column, LogLevel, Progress, RunPath
+from embed_ops.commands.running import verb
 
 HELP = (
     "Write one HTML page about a run, without anything from the network: is it complete (rows, rejects "
@@ -49,9 +53,7 @@ def run(
         Literal["auto", "umap", "tsne", "pca"],
         typer.Option(help="of the map; auto: umap where installed, else tsne"),
     ] = "auto",
-    column: Annotated[
-        str | None, typer.Option(help="vector column, where there are several", show_default=False)
-    ] = None,
+    column: Column = None,
     seed: Annotated[int, typer.Option(min=0, help="of sample and map")] = 0,
     progress: Progress = "auto",
     log_level: LogLevel = "warning",

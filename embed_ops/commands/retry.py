@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from embed_ops.analysis.summary import show_report
-from embed_ops.commands.command import (
+from embed_ops.commands.options import (
     EXIT_CODES,
     Address,
     Grace,
@@ -13,10 +12,13 @@ from embed_ops.commands.command import (
     StopAfter,
     limits,
     opener,
-    verb,
 )
+from embed_ops.commands.running import verb
 
-HELP = f"Read the rejects of a run again, embed those that can be, and merge them back in source order.\n\n{EXIT_CODES}"
+HELP = (
+    "Read the rejects of a run again, embed those that can be, and merge them back in source order."
+    f"\n\n{EXIT_CODES}"
+)
 
 
 @verb
@@ -29,6 +31,7 @@ def run(
     grace: Grace = "25s",
 ) -> int:
     """Retry the rejects."""
+    from embed_ops.analysis.summary import show_report
     from embed_ops.embedding.driver import retry
     from embed_ops.engine.progress import reporter
 

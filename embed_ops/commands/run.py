@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 
-from embed_ops.analysis.summary import show_report, show_stage
-from embed_ops.commands.command import (
+from embed_ops.commands.options import (
     EXIT_CODES,
     Address,
     Grace,
@@ -17,8 +16,8 @@ from embed_ops.commands.command import (
     limits,
     load_spec,
     opener,
-    verb,
 )
+from embed_ops.commands.running import verb
 from embed_ops.engine.session import kept
 
 HELP = (
@@ -39,6 +38,8 @@ def run(
     grace: Grace = "25s",
 ) -> int:
     """Embed what is left, then fit and apply what is left."""
+    from embed_ops.analysis.summary import show_report, show_stage
+
     spec = load_spec(words)
     from embed_ops.embedding.driver import embed
     from embed_ops.engine.progress import reporter

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
-from embed_ops.commands.command import (
+from embed_ops.commands.options import (
     EXIT_CODES,
     Grace,
     LogLevel,
@@ -19,13 +18,15 @@ from embed_ops.commands.command import (
     field_help,
     load_spec,
     seconds,
-    verb,
 )
+from embed_ops.commands.running import verb
 from embed_ops.engine.environment import environment
-from embed_ops.engine.job_server import STOPPED, JobServer
 from embed_ops.errors import AddressError
 from embed_ops.spec.spec import Spec
-from embed_ops.storage.files import full_address
+from embed_ops.spec.toml import spec_words
+
+if TYPE_CHECKING:
+    from embed_ops.engine.job_server import JobServer
 
 HELP = (
     "Run `embed` as a job on a Ray cluster: the working directory is uploaded, the log is followed, and "
@@ -71,6 +72,8 @@ def run(
     grace: Grace = "25s",
 ) -> int:
     """Submit, attach or stop."""
+    from embed_ops.engine.job_server import JobServer
+
     console = Console(stderr=True, soft_wrap=True)
     if (attach is not None) + (stop is not None) + bool(words) != 1:
         raise AddressError("give a spec to submit it, or --attach ID, or --stop ID")
@@ -103,7 +106,7 @@ def run(
         "-m",
         "embed_ops",
         "embed",
-        *_words(tree),
+        *spec_words(tree),
         "--progress",
         "plain",
         "--log-level",
@@ -123,6 +126,8 @@ def _from_everywhere(spec: Spec) -> dict[str, Any]:
 
     The job runs in a copy of the working directory, without the data.
     """
+    from embed_ops.storage.location import full_address
+
     tree: dict[str, Any] = spec.model_dump(mode="json", exclude_unset=True)
     given = tree["source"]["path"]
     tree["source"]["path"] = (
@@ -134,39 +139,10 @@ def _from_everywhere(spec: Spec) -> dict[str, Any]:
     return tree
 
 
-def _words(tree: dict[str, Any]) -> list[str]:
-    """Write a spec as `section.key=value`.
-
-    So it may lie anywhere, and nothing depends on which files are uploaded.
-    """
-    found = []
-    for name, value in tree.items():
-        fields = (
-            {f"{name}.{key}": inner for key, inner in value.items()}
-            if isinstance(value, dict)
-            else {name: value}
-        )
-        found += [f"{field}={_literal(inner)}" for field, inner in fields.items() if inner is not None]
-    return found
-
-
-def _literal(value: Any) -> str:
-    """Write a value as TOML: as JSON, but for tables."""
-    if isinstance(value, dict):
-        return (
-            "{"
-            + ", ".join(
-                f"{json.dumps(key)} = {_literal(inner)}" for key, inner in value.items() if inner is not None
-            )
-            + "}"
-        )
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_literal, value)) + "]"
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-
-
 def _follow(server: JobServer, job: str, console: Console) -> int:
     """Show the log until the job ends or the user has seen enough."""
+    from embed_ops.engine.job_server import STOPPED
+
     log = Console(soft_wrap=True)
     try:
         return server.follow(job, lambda line: log.print(line, markup=False, highlight=False))

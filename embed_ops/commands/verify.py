@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from embed_ops.analysis.summary import show_differences
-from embed_ops.commands.command import EXIT_CODES, LogLevel, RunPath, verb
+from embed_ops.commands.options import EXIT_CODES, LogLevel, RunPath
+from embed_ops.commands.running import verb
 
 HELP = (
     f"Prove that a run is complete and unchanged: every row once, in order, every checksum.\n\n{EXIT_CODES}"
@@ -21,6 +21,7 @@ def run(
     log_level: LogLevel = "warning",
 ) -> int:
     """Verify a run."""
+    from embed_ops.analysis.summary import show_differences
     from embed_ops.runs.verify.run import verify
 
     result = verify(path, source=source)

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from embed_ops.analysis.summary import show_report
-from embed_ops.commands.command import EXIT_CODES, LogLevel, Progress, verb
+from embed_ops.commands.options import EXIT_CODES, LogLevel, Progress
+from embed_ops.commands.running import verb
 
 HELP = (
     "Write the word vectors of a model as a run directory: a row for each word, with the columns word, "
@@ -37,6 +37,7 @@ def run(
     log_level: LogLevel = "warning",
 ) -> int:
     """Write the vocabulary."""
+    from embed_ops.analysis.summary import show_report
     from embed_ops.embedding.vocabulary import write_vocabulary
     from embed_ops.engine.progress import reporter
 

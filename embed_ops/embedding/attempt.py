@@ -21,9 +21,9 @@ from embed_ops.runs.heartbeat import new_attempt
 from embed_ops.runs.ledger import Ledger, take_stock
 from embed_ops.runs.record import COUNTED, RETRIED, Record
 from embed_ops.runs.writer import RunWriter, known_header
-from embed_ops.schema import GRAPH
 from embed_ops.sources.corpus import Corpus, open_edges
 from embed_ops.sources.plan import Plan, unit_limits
+from embed_ops.spec.source import GraphSourceSpec
 from embed_ops.spec.spec import Spec
 from embed_ops.storage.files import full_address, locate
 
@@ -91,9 +91,11 @@ def open_attempt(spec: Spec, reporter: Reporter, stop_after_s: float | None) -> 
     run = RunDir(locate(spec.sink.path))
     header = known_header(run)
     encoder = make_encoder(spec.encoder)
-    if spec.source.features_run is not None:
-        _require_finished(spec.source.features_run)
-    edges = listing_digest(open_edges(spec.source).files) if spec.source.kind == GRAPH else None
+    edges = None
+    if isinstance(spec.source, GraphSourceSpec):
+        if spec.source.features_run is not None:
+            _require_finished(spec.source.features_run)
+        edges = listing_digest(open_edges(spec.source).files)
     found = fingerprint(spec, encoder.fingerprint() | quantizers(spec.encoder, encoder), edges)
     if header is not None:
         require_same(spec.sink.path, header.fingerprint, found)
@@ -156,7 +158,7 @@ def _anchored(spec: Spec, commit: str | None) -> Spec:
     """
     model = {"revision": commit} if commit else {"model": full_address(spec.encoder.model)}
     source: dict[str, Any] = {"path": tuple(full_address(path) for path in spec.source.paths)}
-    if spec.source.edges:
+    if isinstance(spec.source, GraphSourceSpec):
         source["edges"] = tuple(full_address(path) for path in spec.source.edge_paths)
     return spec.model_copy(
         update={

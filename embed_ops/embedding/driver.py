@@ -108,7 +108,7 @@ def retry(
             "embed them to another sink.path"
         )
     here = {
-        "source": spec.source.model_copy(update={"on_change": "error"}),
+        "source": spec.source.strict(),
         "sink": spec.sink.model_copy(update={"path": path}),
     }
     with restored_sigterm():

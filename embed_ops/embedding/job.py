@@ -31,7 +31,7 @@ class Job:
     @property
     def encoder(self) -> EncoderSpec:
         """What workers make their encoder of."""
-        return self.spec.encoder.model_copy(update={"draft": self.resolved.draft})
+        return self.spec.encoder.drafting(self.resolved.draft)
 
     def late(self) -> bool:
         """Tell whether no further unit may be begun."""

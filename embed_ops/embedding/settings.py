@@ -9,20 +9,22 @@ from typing import Any
 from embed_ops.embedding.batching import RULE
 from embed_ops.encoders.registry import modality_of
 from embed_ops.runs.fingerprint import require_same, versions_of
-from embed_ops.spec.encoder import AUTO
+from embed_ops.spec.encoder import AUTO, MAX_PIXELS
+from embed_ops.spec.source import GraphSourceSpec
 from embed_ops.spec.spec import Spec
 
-_SOURCE_FIELDS = ("kind", "modality", "column", "template", "keep", "where", "limit", "types", "delimiter")
-_ENCODER_FIELDS = (
-    "family",
-    "max_tokens",
-    "prompt",
-    "outputs",
-    "max_pixels",
-    "draft",
-    "lowercase",
-    "trust_remote_code",
-)
+_SOURCE_FIELDS = ("kind", "modality", "keep", "where", "types")
+_SOURCE_DEFAULTS = {"column": None, "template": None, "limit": None, "delimiter": None}
+_ENCODER_FIELDS = ("family", "outputs", "trust_remote_code")
+_ENCODER_DEFAULTS = {
+    "max_tokens": None,
+    "prompt": None,
+    "max_pixels": MAX_PIXELS,
+    "draft": AUTO,
+    "lowercase": AUTO,
+}
+"""Fields that not every kind or family has: where there is none, it counts as left out, so that all
+fingerprints have the same keys."""
 _WINDOW_FIELDS = ("window", "stride", "chunk", "targets", "targets_column")
 _VERSIONED = ("torch", "transformers", "tokenizers", "numpy", "pillow", "pyarrow")
 _GRAPH_FIELDS = (
@@ -45,7 +47,10 @@ def fingerprint(spec: Spec, model: Mapping[str, str], edges: str | None = None) 
     """
     tree = spec.model_dump(mode="json")
     found = {f"source.{name}": tree["source"][name] for name in _SOURCE_FIELDS}
-    if edges is not None:
+    found |= {
+        f"source.{name}": tree["source"].get(name, default) for name, default in _SOURCE_DEFAULTS.items()
+    }
+    if isinstance(spec.source, GraphSourceSpec):
         found |= {f"source.{name}": tree["source"][name] for name in _GRAPH_FIELDS}
         found |= {
             "edge files": edges,
@@ -53,6 +58,9 @@ def fingerprint(spec: Spec, model: Mapping[str, str], edges: str | None = None) 
             **({"seed": spec.seed} if spec.source.fanout else {}),
         }
     found |= {f"encoder.{name}": tree["encoder"][name] for name in _ENCODER_FIELDS}
+    found |= {
+        f"encoder.{name}": tree["encoder"].get(name, default) for name, default in _ENCODER_DEFAULTS.items()
+    }
     # Runs of before there were windows have none of these fields, and are the same runs.
     found |= {f"encoder.{name}": tree["encoder"][name] for name in _WINDOW_FIELDS if spec.encoder.in_windows}
     # What a quantizer is stands among the hashes; where it lies changes nothing.
@@ -78,7 +86,7 @@ def resolve(spec: Spec) -> Resolved:
         batch_rule=RULE,
         threads_per_replica=1 if threads == AUTO else threads,
         device=device,
-        draft=spec.encoder.draft is True,
+        draft=spec.encoder.drafts is True,
         versions=versions_of(*_VERSIONED),
     )
 
@@ -95,7 +103,7 @@ def choices(spec: Spec) -> frozenset[str]:
         "compile": spec.encoder.compile,
         "token_budget": spec.resources.token_budget,
         # In float32 the decoder's own pixels are kept.
-        "draft": False if spec.encoder.dtype == "float32" else spec.encoder.draft,
+        "draft": False if spec.encoder.dtype == "float32" else spec.encoder.drafts,
     }
     return modality_of(spec).choices & {name for name, value in asked.items() if value == AUTO}
 
@@ -110,7 +118,7 @@ def resume(where: str, known: Mapping[str, Any], spec: Spec) -> Resolved:
     given = {
         "encoder.dtype": (earlier.dtype, spec.encoder.dtype),
         "encoder.compile": (earlier.compile, spec.encoder.compile),
-        "encoder.draft": (earlier.draft, spec.encoder.draft),
+        "encoder.draft": (earlier.draft, spec.encoder.drafts),
         "resources.token_budget": (earlier.token_budget, spec.resources.token_budget),
         "resources.threads_per_replica": (earlier.threads_per_replica, spec.resources.threads_per_replica),
     }

@@ -23,7 +23,7 @@ from embed_ops.numerics.ragged import offsets_of
 from embed_ops.runs.models import load_model
 from embed_ops.runs.parquet import read_vectors
 from embed_ops.schema import INPUT, MESSAGE, REASON, Reason
-from embed_ops.spec.encoder import COMPANIONS, EncoderSpec
+from embed_ops.spec.encoder import COMPANIONS, AnyEncoder, EncoderSpec, LanguageEncoderSpec
 from embed_ops.spec.spec import Spec
 from embed_ops.storage.location import full_address
 from embed_ops.storage.packing import content_digest
@@ -86,7 +86,7 @@ def _without_vector(rows: pa.Table, reasons: Sequence[Reason], schema: pa.Schema
 
 def chosen_words(spec: EncoderSpec, data: pa.Table, stored: Stored) -> tuple[pa.Table, Stored]:
     """Keep, of the words of each row, those that its `targets_column` names."""
-    if spec.targets_column is None:
+    if not isinstance(spec, LanguageEncoderSpec) or spec.targets_column is None:
         return data, stored
     words, masks = data.column("word").to_pylist(), []
     for of_row, named in zip(words, data.column(spec.targets_column).to_pylist(), strict=True):
@@ -119,12 +119,13 @@ def vector_bytes(spec: Spec, encoder: Encoder) -> tuple[int, int]:
         those of a row, and, of vectors in lists, those for each token of its text.
     """
     of_row, of_token = 0, 0
+    chunk = spec.encoder.chunk if isinstance(spec.encoder, LanguageEncoderSpec) else None
     for output, asked in zip(encoder.outputs(), spec.encoder.named, strict=True):
         size = output.kind.dim * np.dtype(output.dtype or spec.sink.dtype).itemsize
         if spec.encoder.each(asked) in ("row", "window"):
             of_row += size
         else:
-            of_token += size // (spec.encoder.chunk or 1 if asked.each == "chunk" else 1)
+            of_token += size // (chunk or 1 if asked.each == "chunk" else 1)
     return of_row, of_token
 
 
@@ -168,7 +169,7 @@ def quantizers(spec: EncoderSpec, encoder: Encoder) -> dict[str, str]:
     return digests
 
 
-def anchored(spec: EncoderSpec) -> EncoderSpec:
+def anchored(spec: AnyEncoder) -> AnyEncoder:
     """Give quantizers their full addresses, so that they mean the same to every process."""
     outputs = tuple(
         output

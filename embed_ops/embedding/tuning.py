@@ -183,7 +183,7 @@ class _Trial:
         Where the first rows show that it does, and that their vectors stay close enough.
         """
         kept = self.spec, self.prepared, self.parity
-        self.spec = self.spec.model_copy(update={"draft": True})
+        self.spec = self.spec.drafting(True)
         self.prepared = make_encoder(self.spec).prepare(self.column)
         if not np.array_equal(self.prepared.index, kept[1].index) or self.prepared.inputs.equals(
             kept[1].inputs

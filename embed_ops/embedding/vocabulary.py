@@ -29,6 +29,7 @@ from embed_ops.runs.statistics import dump, report_of, statistics_of
 from embed_ops.runs.writer import RunWriter, known_header
 from embed_ops.schema import ROW, SOURCE, SOURCE_TYPE
 from embed_ops.sources.plan import Piece, Plan, SourceFile, Span, unit_name
+from embed_ops.spec.encoder import StaticEncoderSpec
 from embed_ops.spec.spec import Spec
 from embed_ops.storage.location import full_address
 
@@ -57,14 +58,15 @@ def write_vocabulary(
         RunError: the run directory holds another run.
     """
     began, reporter = time.time(), reporter or Silent()
+    table = StaticEncoderSpec(model=model)
     spec = Spec.parse(
         {
             "source": {"path": full_address(model), "column": WORD},
-            "encoder": {"family": "static", "model": model},
+            "encoder": table,
             "sink": {"path": output},
         }
     )
-    encoder = StaticEncoder(spec.encoder)
+    encoder = StaticEncoder(table)
     found: dict[str, Any] = {"kind": _NAME, "unit_rows": UNIT_ROWS}
     found |= {f"model {part}": digest for part, digest in encoder.fingerprint().items()}
     found["frequencies"] = None if frequencies is None else hash_weights(frequencies)

@@ -16,7 +16,7 @@ import pyarrow as pa
 from embed_ops.errors import SpecError
 from embed_ops.schema import MESSAGE, REASON, Reason
 from embed_ops.sources.plan import Layout, Piece, Sharing
-from embed_ops.spec.source import SourceSpec
+from embed_ops.spec.source import GraphSourceSpec, SourceSpec
 from embed_ops.storage.files import Location
 
 MAX_RECORD_BYTES = 64 << 20
@@ -117,12 +117,10 @@ def text_columns(spec: SourceSpec) -> list[str]:
 
     Those that the text is made of, the one of images, those of nodes or of edges.
     """
-    if spec.modality == "node":
-        return [spec.id, *spec.feature_columns]
-    if spec.modality == "edge":
-        return list(spec.edge_columns)
-    if spec.template is not None:
-        return template_fields(spec.template)
+    if isinstance(spec, GraphSourceSpec):
+        return [spec.id, *spec.feature_columns] if spec.modality == "node" else list(spec.edge_columns)
+    if spec.joined is not None:
+        return template_fields(spec.joined)
     return [spec.contents]
 
 

@@ -12,7 +12,7 @@ from embed_ops.sources.base import hive_columns, text_columns
 from embed_ops.sources.graph import graph_type
 from embed_ops.sources.plan import Layout, SourceFile
 from embed_ops.sources.rows import Rows
-from embed_ops.spec.source import SourceSpec
+from embed_ops.spec.source import GraphSourceSpec, SourceSpec
 
 _IDENTIFIER = re.compile(r'"((?:[^"]|"")+)"|([A-Za-z_][A-Za-z0-9_]*)')
 
@@ -115,7 +115,7 @@ def choose_columns(
     hive = hive_columns(files[0].name)
     texts = text_columns(spec)
     wanted = dict.fromkeys([*texts, *spec.keep, *_where_columns(spec.where, [*sample.names, *hive])])
-    others = spec.edge_columns if spec.modality == "node" else ()
+    others = spec.edge_columns if isinstance(spec, GraphSourceSpec) else ()
     unknown = [name for name in spec.types if name not in wanted and name not in others]
     if unknown:
         raise SpecError(f"source.types.{unknown[0]}: no column that is used; used: {', '.join(wanted)}")
@@ -151,7 +151,7 @@ def check_columns(
 
 
 def _chosen_type(spec: SourceSpec, name: str, kind: pa.DataType, where: str, *, is_text: bool) -> pa.DataType:
-    if is_text and spec.modality in ("node", "edge"):
+    if is_text and isinstance(spec, GraphSourceSpec):
         return graph_type(spec, name, kind, where)
     if is_text and spec.modality == "image":
         if (of_images := _image_type(kind)) is None:
@@ -166,7 +166,7 @@ def _chosen_type(spec: SourceSpec, name: str, kind: pa.DataType, where: str, *, 
             raise SourceError(f"{where}: column {name!r} is {kind}; words need a column of lists of strings")
         return pa.list_(pa.string())
     if is_text:
-        if spec.template is None and not _is_text(kind):
+        if spec.joined is None and not _is_text(kind):
             raise SourceError(f"{where}: column {name!r} is {kind}; the text needs a string column")
         if not _fits_template(kind):
             raise SourceError(f"{where}: column {name!r} is {kind}, which can't stand in source.template")

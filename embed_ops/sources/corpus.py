@@ -27,7 +27,7 @@ from embed_ops.sources.plan import (
 from embed_ops.sources.registry import make_source
 from embed_ops.sources.rows import Rows
 from embed_ops.sources.units import Cursor
-from embed_ops.spec.source import SourceSpec
+from embed_ops.spec.source import GraphSourceSpec, SourceSpec
 from embed_ops.storage.faults import is_transport, storage_error
 from embed_ops.storage.files import Location
 
@@ -99,12 +99,12 @@ class Corpus:
                 "error".
         """
         changes = self.changes(plan)
-        new = () if self.spec.limit is not None else changes.new
-        if changes.changed and self.spec.on_change == "error":
+        new = () if self.spec.most_rows is not None else changes.new
+        if changes.changed and not self.spec.takes_changes:
             raise RunError(_changed_message(changes.changed))
         if not changes.changed and not new:
             return plan, ()
-        if changes.changed and self.spec.limit is not None:
+        if changes.changed and self.spec.most_rows is not None:
             return self.plan(), tuple(file.name for file in plan.files)
         hit = [span for span in plan.spans if any(piece.source in changes.changed for piece in span.pieces)]
         stale = {piece.source for span in hit for piece in span.pieces}
@@ -143,7 +143,7 @@ class Corpus:
         return pa.schema([])
 
     def _limited(self, layouts: list[Layout], columns: pa.Schema) -> list[Layout]:
-        if self.spec.limit is None:
+        if self.spec.most_rows is None:
             return layouts
         by_name = {file.name: file for file in self.files}
 
@@ -163,7 +163,7 @@ class Corpus:
                 return seen, cursor.position
             return seen, cursor.piece_end() if readable else piece.end
 
-        return list(limit_layouts(layouts, self.spec.limit, position_after))
+        return list(limit_layouts(layouts, self.spec.most_rows, position_after))
 
     def head(self, plan: Plan, rows: int) -> list[Any]:
         """Read the first texts or images of the plan that are no rejects, to be compared.
@@ -199,14 +199,14 @@ def _changed_message(changed: dict[str, str]) -> str:
     )
 
 
-def edge_spec(source: SourceSpec) -> SourceSpec:
+def edge_spec(source: GraphSourceSpec) -> GraphSourceSpec:
     """Give the section of the edge table as a source of its own."""
     kept = {name: kind for name, kind in source.types.items() if name in source.edge_columns}
     changed = {"path": source.edges, "modality": "edge", "keep": (), "where": None, "types": kept}
     return source.model_copy(update=changed)
 
 
-def open_edges(source: SourceSpec) -> Corpus:
+def open_edges(source: GraphSourceSpec) -> Corpus:
     """List the files of the edge table.
 
     Raises:

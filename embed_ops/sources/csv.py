@@ -25,7 +25,7 @@ from embed_ops.sources.base import (
 from embed_ops.sources.plan import FILES_OF_ROWS, Piece
 from embed_ops.sources.streams import BLOCK_BYTES, ByteStream, whole_file, with_compressions
 from embed_ops.sources.values import typed_column
-from embed_ops.spec.source import SourceSpec
+from embed_ops.spec.source import DelimitedSpec
 from embed_ops.storage.files import Location
 
 _CHUNK_CHARACTERS = 16 << 20
@@ -42,7 +42,7 @@ class CsvSource:
     sharing = FILES_OF_ROWS
     inspect = staticmethod(whole_file)
 
-    def __init__(self, spec: SourceSpec) -> None:
+    def __init__(self, spec: DelimitedSpec) -> None:
         self._spec = spec
 
     def seekable(self, at: Location) -> bool:

@@ -13,7 +13,7 @@ from embed_ops.errors import SourceError, SpecError
 from embed_ops.sources.base import Records, Source
 from embed_ops.sources.plan import FILES_OF_ROWS, Layout, Piece
 from embed_ops.sources.registry import make_source
-from embed_ops.spec.source import SourceSpec
+from embed_ops.spec.source import GraphSourceSpec
 from embed_ops.storage.files import Location
 
 ID, FEATURES, CHOSEN = "id", "x", "chosen"
@@ -27,10 +27,8 @@ class GraphSource:
 
     sharing = FILES_OF_ROWS
 
-    def __init__(self, spec: SourceSpec) -> None:
-        self._parquet, self._csv = (
-            make_source(spec.model_copy(update={"kind": kind})) for kind in ("parquet", "csv")
-        )
+    def __init__(self, spec: GraphSourceSpec) -> None:
+        self._parquet, self._csv = make_source(spec, "parquet"), make_source(spec, "csv")
         self.extensions = (*self._parquet.extensions, *self._csv.extensions)
 
     def _of(self, name: str) -> Source:
@@ -53,7 +51,7 @@ class GraphSource:
         return self._of(at.path).read(at, piece, begin, schema)
 
 
-def graph_type(spec: SourceSpec, name: str, kind: pa.DataType, where: str) -> pa.DataType:
+def graph_type(spec: GraphSourceSpec, name: str, kind: pa.DataType, where: str) -> pa.DataType:
     """Give the type that a column of a graph's table is read with.
 
     Ids are int64 or strings, all else float64 or lists of float32.
@@ -112,14 +110,14 @@ def vectors(table: pa.Table, names: tuple[str, ...]) -> pa.Array:
     return pa.ListArray.from_arrays(offsets, pa.array(values.ravel())).cast(VECTOR)
 
 
-def node_type(spec: SourceSpec, schema: pa.Schema) -> pa.DataType:
+def node_type(spec: GraphSourceSpec, schema: pa.Schema) -> pa.DataType:
     """Give the type of what is embedded of a node."""
     return pa.struct(
         [pa.field(ID, schema.field(spec.id).type), pa.field(FEATURES, VECTOR), pa.field(CHOSEN, pa.bool_())]
     )
 
 
-def nodes(spec: SourceSpec, table: pa.Table, chosen: npt.NDArray[np.bool_]) -> pa.ChunkedArray:
+def nodes(spec: GraphSourceSpec, table: pa.Table, chosen: npt.NDArray[np.bool_]) -> pa.ChunkedArray:
     """Make what is embedded: id, features, and whether `where` asks for the row's vector.
 
     All nodes take part in the graph.

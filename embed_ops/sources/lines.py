@@ -105,7 +105,7 @@ class JsonLinesSource(_OfLines):
                     columns[field.name], wrong = _word_lists(values)
                     bad += wrong
                     continue
-                if field.name in texts and self._spec.template is not None:
+                if field.name in texts and self._spec.joined is not None:
                     values = [
                         value if value is None or isinstance(value, str) else json_text(value)
                         for value in values

@@ -23,6 +23,6 @@ SOURCES = {
 }
 
 
-def make_source(spec: SourceSpec) -> Source:
-    """Build the source that `source.kind` names."""
-    return cast("Source", load_class(SOURCES[spec.kind])(spec))
+def make_source(spec: SourceSpec, kind: str | None = None) -> Source:
+    """Build the source that `source.kind` names, or one of another kind: a graph's tables are."""
+    return cast("Source", load_class(SOURCES[kind or spec.kind])(spec))

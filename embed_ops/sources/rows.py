@@ -19,7 +19,7 @@ from embed_ops.schema import CONTENT, MESSAGE, REASON, Reason
 from embed_ops.sources.base import MAX_RECORD_BYTES, Records, hive_columns, text_columns
 from embed_ops.sources.graph import node_type, nodes
 from embed_ops.sources.references import HELD_BYTES, Content, fetch
-from embed_ops.spec.source import SourceSpec
+from embed_ops.spec.source import GraphSourceSpec, SourceSpec
 from embed_ops.storage.location import Location
 
 KEPT_PER_TEXT = 8
@@ -169,7 +169,7 @@ class Rows:
         if self._spec.modality in ("text", "words"):
             yield self._chunk(records, chosen, self._text(read.table, hive))
             return
-        if self._spec.modality == "node":
+        if isinstance(self._spec, GraphSourceSpec):
             yield self._chunk(records, chosen | self._whole, nodes(self._spec, read.table, chosen))
             return
         column = read.table.column(self._spec.contents)
@@ -227,7 +227,7 @@ class Rows:
 
     @property
     def _content_type(self) -> pa.DataType:
-        if self._spec.modality == "node":
+        if isinstance(self._spec, GraphSourceSpec):
             return node_type(self._spec, self.schema)
         return {"image": pa.binary(), "words": pa.list_(pa.string())}.get(self._spec.modality, pa.string())
 
@@ -237,10 +237,10 @@ class Rows:
                 return table.column(name)
             return pa.chunked_array([pa.array([hive.get(name)] * len(table), pa.string())])
 
-        if self._spec.template is None:
+        if self._spec.joined is None:
             return column(text_columns(self._spec)[0])
         parts: list[object] = []
-        for literal, name, _, _ in string.Formatter().parse(self._spec.template):
+        for literal, name, _, _ in string.Formatter().parse(self._spec.joined):
             if literal:
                 parts.append(literal)
             if name is not None:

@@ -1,30 +1,29 @@
-"""The section `[encoder]` of the spec: the model, and the vectors that it gives."""
+"""The section `[encoder]` of the spec: the model, and the vectors that it gives.
+
+`EncoderSpec` has what every family has, and answers what is asked of any of them. A class for each
+family adds its own fields; `AnyEncoder` is what the section may be, chosen by its word `family`.
+"""
 
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, Tag, model_validator
 
-from embed_ops.spec.wording import Names, Section, as_tuple
+from embed_ops.spec.wording import Names, Section, Variant, as_tuple, chosen_by
 
 AUTO: Final = "auto"
 PoolingMode = Literal[
     "auto", "mean", "cls", "max", "first", "last", "weighted_mean", "mean_sqrt_len", "pooler", "patches"
 ]
-_OF_TEXTS = {"auto", "mean", "cls", "max", "last", "weighted_mean", "mean_sqrt_len"}
-_OF_PARTS = {"auto", "mean", "first", "last", "max"}
-_POOLING = {
-    "text": _OF_TEXTS,
-    "words": _OF_TEXTS,
-    "static": {"auto", "mean"},
-    "image": {"auto", "mean", "cls", "max", "pooler", "patches"},
-    "clip": {"auto"},
-    "graph": {"auto"},
-}
+_OF_TEXTS = frozenset({"auto", "mean", "cls", "max", "last", "weighted_mean", "mean_sqrt_len"})
+_OF_PARTS = frozenset({"auto", "mean", "first", "last", "max"})
+_ONLY_AUTO = frozenset({"auto"})
 LAYERS = r"(mean|sum|concat)\(((?:-?\d+)?:(?:-?\d+)?|-?\d+(?:,-?\d+)*)\)"
 """How `layer` names several, without spaces."""
+MAX_PIXELS = 89_478_485
+"""Pillow's own limit."""
 _MOST_PIXELS = 178_956_970
 """Pillow refuses larger images, whatever it is told."""
 
@@ -83,13 +82,17 @@ class OutputSpec(Section):
         return int(self.layer)
 
     @model_validator(mode="after")
-    def _codes(self) -> Self:
+    def _codes_have_a_quantizer(self) -> Self:
         if (self.quantizer is not None) != (self.dtype in ("int8", "uint8")):
             raise ValueError(
                 f"output {self.name!r}: dtype int8 or uint8 and quantizer (the run of a quantize stage) "
                 "go together; "
                 f"found dtype {self.dtype!r}, quantizer {self.quantizer!r}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _layers_can_be_read(self) -> Self:
         if isinstance(self.layer, str) and not re.fullmatch(LAYERS, self.layer.replace(" ", "")):
             raise ValueError(
                 f'output {self.name!r}: layer {self.layer!r} is no number and none of "mean(-4:)", '
@@ -98,14 +101,22 @@ class OutputSpec(Section):
         return self
 
 
-class EncoderSpec(Section):
-    """The model."""
+class EncoderSpec(Variant):
+    """What every family has.
 
-    family: Literal["text", "words", "static", "image", "clip", "graph"] = Field(
-        "text",
-        description="kind of model; words: a vector for each word; static: means of word vectors; "
-        "clip embeds images and texts in one space",
-    )
+    Attributes:
+        EMBEDS: what a source may hold for it, as `source.modality`.
+        POOLING: ways to make one vector of many that it knows.
+        DTYPES: compute types beside "auto" and "float32".
+    """
+
+    CHOICE = "family"
+    NOUN = "family"
+    EMBEDS: ClassVar[tuple[str, ...]]
+    POOLING: ClassVar[frozenset[str]]
+    DTYPES: ClassVar[frozenset[str]] = frozenset({"bfloat16", "float16"})
+
+    family: str = Field(description="kind of model")
     model: str = Field(description="folder, object store prefix, or hub name")
     revision: str | None = Field(
         None, description="hub branch, tag or commit; of a prefix, the digest of its listing"
@@ -118,12 +129,137 @@ class EncoderSpec(Section):
     compile: Literal["auto"] | bool = Field(
         "auto", description="compile the forward pass; auto: where the work repays it"
     )
+    outputs: Annotated[tuple[OutputSpec, ...], BeforeValidator(as_tuple)] = Field(
+        (), description="vector columns; left out: the model's own modules, else mean"
+    )
+    trust_remote_code: bool = Field(False, description="run Python code that comes with the model")
+
+    @model_validator(mode="after")
+    def _outputs_have_names_of_their_own(self) -> Self:
+        names = [output.name for output in self.outputs]
+        if len(set(names)) < len(names):
+            raise ValueError("two outputs have the same name")
+        return self
+
+    @model_validator(mode="after")
+    def _the_family_gives_the_outputs(self) -> Self:
+        for output in self.outputs:
+            self._check_output(output)
+        return self
+
+    @model_validator(mode="after")
+    def _the_family_computes_in_dtype(self) -> Self:
+        known = ("float32", *sorted(self.DTYPES))
+        if self.dtype not in (AUTO, *known):
+            raise ValueError(
+                f"family {self.family} computes in {' or '.join(known)}, not in {self.dtype}; "
+                "sink.dtype stores less"
+            )
+        return self
+
+    def _check_output(self, output: OutputSpec) -> None:
+        """Refuse an output that the family can't give.
+
+        Raises:
+            ValueError: says which and why.
+        """
+        if output.each not in (AUTO, "row"):
+            raise ValueError(
+                f"output {output.name!r}: each = {output.each!r} is for families text and words; "
+                f"{self.family} has one vector a row"
+            )
+        if isinstance(output.layer, str):
+            raise ValueError(
+                f"output {output.name!r}: several layers in one vector are for family text; name an "
+                "output for each layer"
+            )
+        self._check_pooling(output, f"family {self.family!r}", self.POOLING)
+
+    def _check_pooling(self, output: OutputSpec, what: str, known: frozenset[str]) -> None:
+        if output.pooling not in known:
+            raise ValueError(f"pooling {output.pooling!r} is none of {what}: {', '.join(sorted(known))}")
+        if output.layer != -1 and self.compile is True:
+            raise ValueError(
+                f"output {output.name!r} asks for layer {output.layer}: a compiled model gives its "
+                "output only; leave compile out"
+            )
+
+    def each(self, output: OutputSpec) -> str:
+        """Say what an output has a vector for: a row, word, token, window or chunk."""
+        return "row" if output.each == AUTO else output.each
+
+    @property
+    def named(self) -> tuple[OutputSpec, ...]:
+        """The outputs, the one that stands where none is named too."""
+        return self.outputs or (OutputSpec(),)
+
+    @property
+    def in_windows(self) -> bool:
+        """Whether texts go through the model in windows."""
+        return False
+
+    @property
+    def companions(self) -> tuple[str, ...]:
+        """Name the columns beside outputs that are lists."""
+        return tuple(
+            name for kind in dict.fromkeys(map(self.each, self.named)) for name in COMPANIONS.get(kind, ())
+        )
+
+    @property
+    def drafts(self) -> Literal["auto"] | bool:
+        """Whether the JPEG decoder may shrink photographs; "auto" where there are none."""
+        return AUTO
+
+    def drafting(self, draft: bool) -> Self:
+        """Give the same section with `draft` settled, where the family has images."""
+        return self
+
+
+class _Prompted(EncoderSpec):
+    """A family whose texts are cut, and have a prompt before them."""
+
     max_tokens: int | None = Field(
         None, gt=0, description="cut longer rows here; by default the model's own limit"
     )
     prompt: str | None = Field(
         None, description="text before every row, or the name of one of the model's prompts"
     )
+
+
+class _WithImages(EncoderSpec):
+    """A family that embeds images."""
+
+    max_pixels: int = Field(
+        MAX_PIXELS,
+        gt=0,
+        le=_MOST_PIXELS,
+        description="a larger image is a reject; the default is Pillow's own limit",
+    )
+    draft: Literal["auto"] | bool = Field(
+        "auto",
+        description="let the JPEG decoder shrink large photographs; auto: where dtype is not float32 "
+        "either and [parity] is kept",
+    )
+
+    @property
+    def drafts(self) -> Literal["auto"] | bool:
+        """Whether the JPEG decoder may shrink photographs."""
+        return self.draft
+
+    def drafting(self, draft: bool) -> Self:
+        """Give the same section with `draft` settled."""
+        return self.model_copy(update={"draft": draft})
+
+    def _check_output(self, output: OutputSpec) -> None:
+        super()._check_output(output)
+        _refuse_dim(output)
+
+
+class LanguageEncoderSpec(_Prompted):
+    """A language model: a vector a row, or for each word, token, window or chunk of a text."""
+
+    POOLING = _OF_TEXTS
+
     window: int | None = Field(
         None,
         gt=0,
@@ -143,147 +279,43 @@ class EncoderSpec(Section):
     targets_column: str | None = Field(
         None, description="kept column with the words to keep of each row: one, or a list"
     )
-    lowercase: Literal["auto"] | bool = Field(
-        "auto",
-        description="family static: lower texts before words are looked up; auto: where the table has no "
-        "capital letters",
-    )
-    weights: str | None = Field(
-        None, description="family static: folder that `fit-weights` has written; left out: a plain mean"
-    )
-    weighting: Literal["sif", "tfidf"] = Field(
-        "sif", description="family static: what the weights make of a word"
-    )
-    max_pixels: int = Field(
-        89_478_485,
-        gt=0,
-        le=_MOST_PIXELS,
-        description="a larger image is a reject; the default is Pillow's own limit",
-    )
-    draft: Literal["auto"] | bool = Field(
-        "auto",
-        description="let the JPEG decoder shrink large photographs; auto: where dtype is not float32 "
-        "either and [parity] is kept",
-    )
-    outputs: Annotated[tuple[OutputSpec, ...], BeforeValidator(as_tuple)] = Field(
-        (), description="vector columns; left out: the model's own modules, else mean"
-    )
-    trust_remote_code: bool = Field(False, description="run Python code that comes with the model")
-
-    @model_validator(mode="after")
-    def _names(self) -> Self:
-        names = [output.name for output in self.outputs]
-        if len(set(names)) < len(names):
-            raise ValueError("two outputs have the same name")
-        for output in self.outputs:
-            self._check_output(output)
-        self._check_windows()
-        if self.family == "static" and (
-            self.prompt is not None or self.max_tokens is not None or self.compile is True
-        ):
-            raise ValueError(
-                "family static takes whole texts as they are, word by word: leave prompt, max_tokens and "
-                "compile out"
-            )
-        if self.family == "static" and self.dtype not in (AUTO, "float32"):
-            raise ValueError(
-                f"family static computes in float32, not in {self.dtype}; sink.dtype or an output's "
-                "dtype stores less"
-            )
-        if (self.lowercase, self.weights, self.weighting) != (AUTO, None, "sif") and self.family != "static":
-            raise ValueError(
-                "lowercase, weights and weighting are for family static: leave them out with family "
-                f"{self.family}"
-            )
-        if self.weighting != "sif" and self.weights is None:
-            raise ValueError(
-                f"weighting is {self.weighting!r} without weights: name the folder that `embed-ops "
-                "fit-weights` has written"
-            )
-        if self.family in ("image", "graph") and (self.prompt is not None or self.max_tokens is not None):
-            raise ValueError(f"prompt and max_tokens are for texts: leave them out with family {self.family}")
-        if (self.dtype == "float64") != (
-            self.dtype != "float32" and self.family == "graph" and self.dtype != AUTO
-        ):
-            raise ValueError(f"family {self.family} does not compute in {self.dtype}")
-        return self
 
     def _check_output(self, output: OutputSpec) -> None:
-        of_texts, each = self.family in ("text", "words"), self.each(output)
-        known = (
-            {"auto"} if each == "token" else _OF_PARTS if each in ("word", "chunk") else _POOLING[self.family]
-        )
-        if not of_texts and each != "row":
-            raise ValueError(
-                f"output {output.name!r}: each = {each!r} is for families text and words; {self.family} "
-                "has one vector a row"
-            )
-        if output.pooling not in known:
-            what = f"family {self.family!r}" if each == "row" else f"each = {each!r}"
-            raise ValueError(f"pooling {output.pooling!r} is none of {what}: {', '.join(sorted(known))}")
-        if self.family == "clip" and output.layer != -1:
-            raise ValueError(
-                f"output {output.name!r} asks for layer {output.layer}: clip has one vector, that of the "
-                "shared space"
-            )
-        if isinstance(output.layer, str) and not of_texts:
-            raise ValueError(
-                f"output {output.name!r}: several layers in one vector are for family text; name an "
-                "output for each layer"
-            )
-        if output.layer != -1 and self.compile is True:
-            raise ValueError(
-                f"output {output.name!r} asks for layer {output.layer}: a compiled model gives its "
-                "output only; leave compile out"
-            )
-        if output.layer != -1 and self.family == "static":
-            raise ValueError(
-                f"output {output.name!r} asks for layer {output.layer}: word vectors have no layers"
-            )
-        if output.dim is not None and not of_texts and self.family != "static":
-            raise ValueError(
-                f"output {output.name!r}: dim is for families text and static; let a truncate stage "
-                "follow instead"
-            )
-        if output.dtype is not None and self.family == "graph":
-            raise ValueError(
-                f"output {output.name!r}: dtype is for texts and images; let a quantize stage follow instead"
-            )
+        each = self.each(output)
+        known = {"token": _ONLY_AUTO, "word": _OF_PARTS, "chunk": _OF_PARTS}.get(each, self.POOLING)
+        self._check_pooling(output, f"family {self.family!r}" if each == "row" else f"each = {each!r}", known)
 
-    def _check_windows(self) -> None:
-        kinds = {self.each(output) for output in self.named}
-        if self.family not in ("text", "words") and (
-            self.window or self.stride or self.chunk or self.targets or self.targets_column
-        ):
-            raise ValueError(
-                "window, stride, chunk and targets are for families text and words: leave them out with "
-                f"{self.family}"
-            )
-        if ("chunk" in kinds) != (self.chunk is not None):
+    @model_validator(mode="after")
+    def _chunks_have_a_size(self) -> Self:
+        if ("chunk" in self._kinds) != (self.chunk is not None):
             raise ValueError(
                 'chunk (tokens) and an output with each = "chunk" go together: give both or none'
             )
+        return self
+
+    @model_validator(mode="after")
+    def _windows_cut_no_text(self) -> Self:
         if self.stride is not None and not self.in_windows:
             raise ValueError("stride says how far windows lie apart: give window too")
         if self.in_windows and self.max_tokens is not None:
             raise ValueError(
                 "max_tokens cuts texts, and windows are there so that none is cut: give window instead"
             )
-        if (self.targets or self.targets_column) and "word" not in kinds:
+        return self
+
+    @model_validator(mode="after")
+    def _targets_are_words(self) -> Self:
+        if (self.targets or self.targets_column) and "word" not in self._kinds:
             raise ValueError(
                 'targets choose words: give an output with each = "word", as family words has by itself'
             )
         if self.targets and self.targets_column:
             raise ValueError("give targets or targets_column, not both")
-
-    def each(self, output: OutputSpec) -> str:
-        """Say what an output has a vector for: a row, word, token, window or chunk."""
-        return ("word" if self.family == "words" else "row") if output.each == AUTO else output.each
+        return self
 
     @property
-    def named(self) -> tuple[OutputSpec, ...]:
-        """The outputs, the one that stands where none is named too."""
-        return self.outputs or (OutputSpec(),)
+    def _kinds(self) -> set[str]:
+        return {self.each(output) for output in self.named}
 
     @property
     def in_windows(self) -> bool:
@@ -291,11 +323,125 @@ class EncoderSpec(Section):
 
         Where that is asked for, or rows have lists of vectors.
         """
-        return self.window is not None or any(self.each(output) != "row" for output in self.named)
+        return self.window is not None or self._kinds != {"row"}
 
-    @property
-    def companions(self) -> tuple[str, ...]:
-        """Name the columns beside outputs that are lists."""
-        return tuple(
-            name for kind in dict.fromkeys(map(self.each, self.named)) for name in COMPANIONS.get(kind, ())
+
+class TextEncoderSpec(LanguageEncoderSpec):
+    """A vector for each text."""
+
+    EMBEDS = ("text",)
+    family: Literal["text"] = Field("text", description="a language model")
+
+
+class WordsEncoderSpec(LanguageEncoderSpec):
+    """A vector for each word of a text, or of a list of words."""
+
+    EMBEDS = ("text", "words")
+    family: Literal["words"] = Field("words", description="a language model, with a vector for each word")
+
+    def each(self, output: OutputSpec) -> str:
+        """Say what an output has a vector for: a word, unless it says otherwise."""
+        return "word" if output.each == AUTO else output.each
+
+
+class StaticEncoderSpec(EncoderSpec):
+    """Weighted means of word vectors."""
+
+    EMBEDS = ("text",)
+    POOLING = frozenset({"auto", "mean"})
+    DTYPES = frozenset()
+    REMARK = "it takes whole texts as they are, word by word"
+    family: Literal["static"] = Field("static", description="means of word vectors")
+    lowercase: Literal["auto"] | bool = Field(
+        "auto",
+        description="lower texts before words are looked up; auto: where the table has no capital letters",
+    )
+    weights: str | None = Field(
+        None, description="folder that `fit-weights` has written; left out: a plain mean"
+    )
+    weighting: Literal["sif", "tfidf"] = Field("sif", description="what the weights make of a word")
+
+    @model_validator(mode="after")
+    def _nothing_is_compiled(self) -> Self:
+        if self.compile is True:
+            raise ValueError("family static takes whole texts as they are, word by word: leave compile out")
+        return self
+
+    @model_validator(mode="after")
+    def _weighting_has_weights(self) -> Self:
+        if self.weighting != "sif" and self.weights is None:
+            raise ValueError(
+                f"weighting is {self.weighting!r} without weights: name the folder that `embed-ops "
+                "fit-weights` has written"
+            )
+        return self
+
+    def _check_output(self, output: OutputSpec) -> None:
+        super()._check_output(output)
+        if output.layer != -1:
+            raise ValueError(
+                f"output {output.name!r} asks for layer {output.layer}: word vectors have no layers"
+            )
+
+
+class ImageEncoderSpec(_WithImages):
+    """A vector for each image."""
+
+    EMBEDS = ("image",)
+    POOLING = frozenset({"auto", "mean", "cls", "max", "pooler", "patches"})
+    REMARK = "it reads no texts"
+    family: Literal["image"] = Field("image", description="an image model")
+
+
+class ClipEncoderSpec(_Prompted, _WithImages):
+    """Images and texts in one space."""
+
+    EMBEDS = ("image", "text")
+    POOLING = _ONLY_AUTO
+    family: Literal["clip"] = Field("clip", description="embeds images and texts in one space")
+
+    def _check_output(self, output: OutputSpec) -> None:
+        if output.layer != -1:
+            raise ValueError(
+                f"output {output.name!r} asks for layer {output.layer}: clip has one vector, that of the "
+                "shared space"
+            )
+        super()._check_output(output)
+
+
+class GraphEncoderSpec(EncoderSpec):
+    """A vector for each node of a graph."""
+
+    EMBEDS = ("node",)
+    POOLING = _ONLY_AUTO
+    DTYPES = frozenset({"float64"})
+    REMARK = "it embeds nodes"
+    family: Literal["graph"] = Field("graph", description="a graph neural network")
+
+    def _check_output(self, output: OutputSpec) -> None:
+        super()._check_output(output)
+        _refuse_dim(output)
+        if output.dtype is not None:
+            raise ValueError(
+                f"output {output.name!r}: dtype is for texts and images; let a quantize stage follow instead"
+            )
+
+
+def _refuse_dim(output: OutputSpec) -> None:
+    if output.dim is not None:
+        raise ValueError(
+            f"output {output.name!r}: dim is for families text and static; let a truncate stage "
+            "follow instead"
         )
+
+
+AnyEncoder = Annotated[
+    Annotated[TextEncoderSpec, Tag("text")]
+    | Annotated[WordsEncoderSpec, Tag("words")]
+    | Annotated[StaticEncoderSpec, Tag("static")]
+    | Annotated[ImageEncoderSpec, Tag("image")]
+    | Annotated[ClipEncoderSpec, Tag("clip")]
+    | Annotated[GraphEncoderSpec, Tag("graph")],
+    chosen_by("family", "text"),
+]
+"""What the section may be."""

@@ -1,53 +1,272 @@
-"""The fields of `[source]` that describe a graph: two tables, nodes and edges."""
+"""The section `[source]` of the spec: where the rows come from.
+
+`SourceSpec` has what every kind has, and answers what is asked of any of them. A class for each
+kind adds its own fields; `AnySource` is what the section may be, chosen by its word `kind`.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, Tag, model_validator
 
-from embed_ops.schema import GRAPH
-from embed_ops.spec.wording import Names, Section
+from embed_ops.spec.wording import Names, Variant, chosen_by
 
 
-class GraphFields(Section):
-    """Two partitioned tables, Parquet or CSV by the names of their files.
+class SourceSpec(Variant):
+    """What every kind has.
 
-    Every field is for `kind = "graph"` alone.
+    Attributes:
+        HAS_LISTS: whether a column may hold lists of words.
     """
 
-    nodes: str | Names | None = Field(None, description="graph: the node table, a row for each node; as path")
-    edges: str | Names | None = Field(None, description="graph: the edge table, a row for each edge; as path")
+    CHOICE = "kind"
+    NOUN = "kind of source"
+    HAS_LISTS: ClassVar[bool] = False
+
+    kind: str = Field(description="format of the files")
+    path: str | Names = Field(
+        description="folder, glob, file, or a list of them; local or any pyarrow/fsspec address"
+    )
+    modality: Literal["text", "words", "image", "node", "edge"] = Field(
+        "text",
+        description="what the column holds; by default what the encoder embeds; words: lists of words, "
+        "for family words",
+    )
+    keep: Names = Field((), description="source columns copied to the output")
+    where: str | None = Field(
+        None, description="SQL condition on the columns; other rows are counted, not embedded"
+    )
+    types: dict[str, str] = Field(
+        {}, description="Arrow types of JSONL or CSV columns that are kept or tested, by name"
+    )
+
+    @model_validator(mode="after")
+    def _lists_of_words_have_a_column(self) -> Self:
+        if self.modality == "words" and (self.joined or not self.HAS_LISTS):
+            raise ValueError(
+                "lists of words come from a column of Parquet or JSONL files, without a template"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_column_is_kept_once(self) -> Self:
+        if len(set(self.keep)) < len(self.keep):
+            raise ValueError("keep names a column twice")
+        return self
+
+    @model_validator(mode="after")
+    def _a_path_is_given(self) -> Self:
+        if not self.paths or not all(self.paths):
+            raise ValueError("path is empty: give a folder, a glob, a file, or a list of them")
+        return self
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The source roots, in order."""
+        return (self.path,) if isinstance(self.path, str) else self.path
+
+    @property
+    def contents(self) -> str:
+        """The column that is embedded, where no template is."""
+        return self.modality
+
+    @property
+    def joined(self) -> str | None:
+        """The template that makes one text of several columns."""
+        return None
+
+    @property
+    def most_rows(self) -> int | None:
+        """Only so many first rows of the corpus are read."""
+        return None
+
+    @property
+    def takes_changes(self) -> bool:
+        """Whether a file that has changed since the plan is embedded again, and is no error."""
+        return False
+
+    def strict(self) -> Self:
+        """Give the same section, with a changed file as an error."""
+        return self
+
+
+class RowsSourceSpec(SourceSpec):
+    """What all kinds have whose rows do not depend on each other: all but graphs."""
+
+    limit: int | None = Field(None, gt=0, description="only the first rows of the corpus, in file order")
+    on_change: Literal["error", "re-embed"] = Field(
+        "error", description="what to do when a source file has changed since the plan"
+    )
+
+    @property
+    def most_rows(self) -> int | None:
+        """Only so many first rows of the corpus are read."""
+        return self.limit
+
+    @property
+    def takes_changes(self) -> bool:
+        """Whether a file that has changed since the plan is embedded again, and is no error."""
+        return self.on_change == "re-embed"
+
+    def strict(self) -> Self:
+        """Give the same section, with a changed file as an error."""
+        return self.model_copy(update={"on_change": "error"})
+
+
+class TableSourceSpec(RowsSourceSpec):
+    """What files of rows and columns have."""
+
+    column: str | None = Field(
+        None,
+        description="column of texts, or of images (their bytes, a path, or a URI); dotted for a nested "
+        "field; webdataset: a member",
+    )
+    template: str | None = Field(
+        None, description='several columns in one text: "{title}. {body}"; instead of column'
+    )
+
+    @model_validator(mode="after")
+    def _a_column_or_a_template_is_embedded(self) -> Self:
+        if (self.column is None) == (self.template is None):
+            raise ValueError("name exactly one of column and template")
+        return self
+
+    @model_validator(mode="after")
+    def _images_have_a_column(self) -> Self:
+        if self.modality == "image" and self.template:
+            raise ValueError("there are no images in templates and lines of text: name a column")
+        return self
+
+    @property
+    def contents(self) -> str:
+        """The column that is embedded, where no template is."""
+        return self.column or self.modality
+
+    @property
+    def joined(self) -> str | None:
+        """The template that makes one text of several columns."""
+        return self.template
+
+
+class DelimitedSpec(SourceSpec):
+    """What sources have that read CSV files."""
+
+    delimiter: str | None = Field(
+        None, min_length=1, max_length=1, description="CSV field separator; by default from the name"
+    )
+
+    @model_validator(mode="after")
+    def _the_delimiter_ends_no_row(self) -> Self:
+        if self.delimiter is not None and self.delimiter in '\r\n"':
+            raise ValueError(
+                f"delimiter is {self.delimiter!r}, which ends or quotes fields of every CSV file"
+            )
+        return self
+
+
+class ParquetSourceSpec(TableSourceSpec):
+    """Parquet files."""
+
+    HAS_LISTS = True
+    kind: Literal["parquet"] = Field("parquet", description="Parquet files")
+
+
+class JsonLinesSourceSpec(TableSourceSpec):
+    """Files with a JSON object in each line."""
+
+    HAS_LISTS = True
+    kind: Literal["jsonl"] = Field("jsonl", description="files with a JSON object in each line")
+
+
+class CsvSourceSpec(TableSourceSpec, DelimitedSpec):
+    """CSV files."""
+
+    kind: Literal["csv"] = Field("csv", description="CSV files, with a line of column names")
+
+
+class TextSourceSpec(RowsSourceSpec):
+    """Files of text, each line a row."""
+
+    REMARK = "text files have lines, not columns"
+    kind: Literal["text"] = Field("text", description="files of text, each line a row")
+
+    @model_validator(mode="after")
+    def _lines_have_no_columns(self) -> Self:
+        if self.keep:
+            raise ValueError("text files have lines, not columns: leave keep out")
+        if self.modality == "image":
+            raise ValueError("there are no images in templates and lines of text: name a column")
+        return self
+
+
+class ImagesSourceSpec(RowsSourceSpec):
+    """Image files, each a row."""
+
+    REMARK = "an image file is one image"
+    kind: Literal["images"] = Field("images", description="image files, each a row")
+
+    @model_validator(mode="after")
+    def _images_are_embedded(self) -> Self:
+        _refuse_texts(self)
+        return self
+
+
+class WebDatasetSourceSpec(RowsSourceSpec):
+    """WebDataset tars, each sample a row."""
+
+    REMARK = "a member is named by column"
+    kind: Literal["webdataset"] = Field("webdataset", description="WebDataset tars, each sample a row")
+    column: str | None = Field(
+        None, description="member that is embedded, by its ending; by default the one image"
+    )
+
+    @model_validator(mode="after")
+    def _texts_are_named(self) -> Self:
+        if self.column is None:
+            _refuse_texts(self)
+        return self
+
+    @property
+    def contents(self) -> str:
+        """The member that is embedded."""
+        return self.column or self.modality
+
+
+class GraphSourceSpec(DelimitedSpec):
+    """Two partitioned tables, nodes and edges, Parquet or CSV by the names of their files."""
+
+    REMARK = "nodes have id and features, and are chosen by where"
+    kind: Literal["graph"] = Field("graph", description="a node table and an edge table, Parquet or CSV")
+    path: str | Names = Field(description="taken from nodes or features_run: leave it out")
+    nodes: str | Names | None = Field(None, description="the node table, a row for each node; as path")
+    edges: str | Names = Field(description="the edge table, a row for each edge; as path")
     id: str = Field(
-        "id", min_length=1, description="graph: node column of ids, integers or strings; kept in the output"
+        "id", min_length=1, description="node column of ids, integers or strings; kept in the output"
     )
-    features: str | Names = Field(
-        "x", description="graph: node column of vectors, or several columns of numbers"
-    )
+    features: str | Names = Field("x", description="node column of vectors, or several columns of numbers")
     features_run: str | None = Field(
-        None, description="graph: a finished run that kept the ids; its rows are the nodes, instead of nodes"
+        None, description="a finished run that kept the ids; its rows are the nodes, instead of nodes"
     )
-    src: str = Field("src", min_length=1, description="graph: edge column of the ids that send")
-    dst: str = Field("dst", min_length=1, description="graph: edge column of the ids that receive")
-    weight: str | None = Field(None, description="graph: edge column of weights, for GCN")
+    src: str = Field("src", min_length=1, description="edge column of the ids that send")
+    dst: str = Field("dst", min_length=1, description="edge column of the ids that receive")
+    weight: str | None = Field(None, description="edge column of weights, for GCN")
     edge_features: Names = Field(
-        (), description="graph: edge columns of numbers, or one of vectors, for GAT with edge_dim"
+        (), description="edge columns of numbers, or one of vectors, for GAT with edge_dim"
     )
-    undirected: bool = Field(
-        False, description="graph: let every edge count in both directions; a loop counts once"
-    )
+    undirected: bool = Field(False, description="let every edge count in both directions; a loop counts once")
     on_missing: Literal["error", "drop"] = Field(
-        "error", description="graph: an edge to a node that is not there: exit 2, or left out and counted"
+        "error", description="an edge to a node that is not there: exit 2, or left out and counted"
     )
     fanout: int | None = Field(
-        None, gt=0, description="graph: at most so many in-edges of a node, chosen by a hash of seed and ends"
+        None, gt=0, description="at most so many in-edges of a node, chosen by a hash of seed and ends"
     )
 
     @model_validator(mode="before")
     @classmethod
     def _nodes_are_the_path(cls, tree: Any) -> Any:
         """Let the node table be what the run reads."""
-        if not isinstance(tree, dict) or tree.get("kind") != GRAPH or "path" in tree:
+        if not isinstance(tree, dict) or "path" in tree:
             return tree
         ids = tree.get("id", "id")
         kept = tree.get("keep", ())
@@ -64,27 +283,10 @@ class GraphFields(Section):
         }
 
     @model_validator(mode="after")
-    def _of_a_graph(self) -> Self:
-        graph = getattr(self, "kind", None) == GRAPH
-        given = [
-            name for name, field in GraphFields.model_fields.items() if getattr(self, name) != field.default
-        ]
-        if not graph and given:
-            raise ValueError(f'{given[0]} is for kind = "graph"')
-        if graph and not self.edges:
+    def _edges_have_two_ends(self) -> Self:
+        if not self.edge_paths or not all(self.edge_paths):
             raise ValueError("a graph needs edges: the table of its edges")
-        for name in ("column", "template", "limit") if graph else ():
-            if getattr(self, name, None) is not None:
-                raise ValueError(
-                    f"{name} is not for graphs: nodes have id and features"
-                    + ("; choose rows by where" if name == "limit" else "")
-                )
-        if graph and getattr(self, "on_change", "error") != "error":
-            raise ValueError(
-                "on_change is not for graphs: one changed node changes the vectors of others; choose "
-                "another sink.path"
-            )
-        if graph and self.src == self.dst:
+        if self.src == self.dst:
             raise ValueError(f"src and dst are the same column {self.src!r}")
         return self
 
@@ -96,7 +298,7 @@ class GraphFields(Section):
     @property
     def edge_paths(self) -> tuple[str, ...]:
         """The roots of the edge table, in order."""
-        return (self.edges,) if isinstance(self.edges, str) else self.edges or ()
+        return (self.edges,) if isinstance(self.edges, str) else self.edges
 
     @property
     def edge_columns(self) -> tuple[str, ...]:
@@ -104,92 +306,21 @@ class GraphFields(Section):
         return (self.src, self.dst, *((self.weight,) if self.weight else ()), *self.edge_features)
 
 
-class SourceSpec(GraphFields):
-    """Where the rows come from."""
+def _refuse_texts(source: SourceSpec) -> None:
+    if source.modality == "text":
+        raise ValueError(
+            "these are images, and the encoder embeds texts: choose encoder.family image or clip"
+        )
 
-    kind: Literal["parquet", "jsonl", "csv", "text", "images", "webdataset", "graph"] = Field(
-        "parquet", description="format of the files"
-    )
-    path: str | Names = Field(
-        description="folder, glob, file, or a list of them; local or any pyarrow/fsspec address"
-    )
-    column: str | None = Field(
-        None,
-        description="column of texts, or of images (their bytes, a path, or a URI); dotted for a nested "
-        "field; webdataset: a member",
-    )
-    modality: Literal["text", "words", "image", "node", "edge"] = Field(
-        "text",
-        description="what the column holds; by default what the encoder embeds; words: lists of words, "
-        "for family words",
-    )
-    template: str | None = Field(
-        None, description='several columns in one text: "{title}. {body}"; instead of column'
-    )
-    keep: Names = Field((), description="source columns copied to the output")
-    where: str | None = Field(
-        None, description="SQL condition on the columns; other rows are counted, not embedded"
-    )
-    limit: int | None = Field(None, gt=0, description="only the first rows of the corpus, in file order")
-    types: dict[str, str] = Field(
-        {}, description="Arrow types of JSONL or CSV columns that are kept or tested, by name"
-    )
-    delimiter: str | None = Field(
-        None, min_length=1, max_length=1, description="CSV field separator; by default from the name"
-    )
-    on_change: Literal["error", "re-embed"] = Field(
-        "error", description="what to do when a source file has changed since the plan"
-    )
 
-    @model_validator(mode="after")
-    def _content(self) -> Self:
-        if self.kind == "text":
-            if self.column or self.template or self.keep:
-                raise ValueError("text files have lines, not columns: leave column, template and keep out")
-        elif self.kind == "images":
-            if self.column or self.template:
-                raise ValueError("an image file is one image: leave column and template out")
-        elif self.kind == "webdataset":
-            if self.template:
-                raise ValueError("template is for columns of text: name a member by column instead")
-        elif self.kind != GRAPH and (self.column is None) == (self.template is None):
-            raise ValueError("name exactly one of column and template")
-        return self
-
-    @model_validator(mode="after")
-    def _held(self) -> Self:
-        if self.modality == "image" and (self.template or self.kind == "text"):
-            raise ValueError("there are no images in templates and lines of text: name a column")
-        if self.modality == "words" and (self.template or self.kind not in ("parquet", "jsonl")):
-            raise ValueError(
-                "lists of words come from a column of Parquet or JSONL files, without a template"
-            )
-        if self.modality == "text" and (
-            self.kind == "images" or (self.kind == "webdataset" and self.column is None)
-        ):
-            raise ValueError(
-                "these are images, and the encoder embeds texts: choose encoder.family image or clip"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _named(self) -> Self:
-        if len(set(self.keep)) < len(self.keep):
-            raise ValueError("keep names a column twice")
-        if not self.paths or not all(self.paths):
-            raise ValueError("path is empty: give a folder, a glob, a file, or a list of them")
-        if self.delimiter is not None and self.delimiter in '\r\n"':
-            raise ValueError(
-                f"delimiter is {self.delimiter!r}, which ends or quotes fields of every CSV file"
-            )
-        return self
-
-    @property
-    def contents(self) -> str:
-        """The column that is embedded, where no template is."""
-        return self.column or self.modality
-
-    @property
-    def paths(self) -> tuple[str, ...]:
-        """The source roots, in order."""
-        return (self.path,) if isinstance(self.path, str) else self.path
+AnySource = Annotated[
+    Annotated[ParquetSourceSpec, Tag("parquet")]
+    | Annotated[JsonLinesSourceSpec, Tag("jsonl")]
+    | Annotated[CsvSourceSpec, Tag("csv")]
+    | Annotated[TextSourceSpec, Tag("text")]
+    | Annotated[ImagesSourceSpec, Tag("images")]
+    | Annotated[WebDatasetSourceSpec, Tag("webdataset")]
+    | Annotated[GraphSourceSpec, Tag("graph")],
+    chosen_by("kind", "parquet"),
+]
+"""What the section may be."""

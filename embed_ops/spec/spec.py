@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, model_validator
 
 from embed_ops.errors import SpecError
 from embed_ops.schema import GRAPH, RESERVED
-from embed_ops.spec.encoder import EncoderSpec
-from embed_ops.spec.source import SourceSpec
-from embed_ops.spec.stage import KINDS, Stages, StageSpec
+from embed_ops.spec.encoder import AnyEncoder, LanguageEncoderSpec
+from embed_ops.spec.source import AnySource, GraphSourceSpec
+from embed_ops.spec.stage import Stages, StageSpec
 from embed_ops.spec.toml import parse_words, read_toml
-from embed_ops.spec.wording import Section, as_tuple, inner_section, sentence
-
-_HOLDS = {
-    "text": ("text",),
-    "words": ("text", "words"),
-    "static": ("text",),
-    "image": ("image",),
-    "clip": ("image", "text"),
-    "graph": ("node",),
-}
-"""What a family embeds."""
+from embed_ops.spec.wording import Section, as_tuple, sentence
 
 
 class ParitySpec(Section):
@@ -69,7 +58,7 @@ class ResourcesSpec(Section):
     )
 
     @model_validator(mode="after")
-    def _range(self) -> Self:
+    def _replicas_are_a_range(self) -> Self:
         if isinstance(self.replicas, tuple) and not 0 < self.replicas[0] <= self.replicas[1]:
             raise ValueError(f"replicas = {list(self.replicas)}: give [min, max] with 0 < min <= max")
         return self
@@ -85,8 +74,8 @@ class Spec(Section):
         0.5, ge=0.0, le=1.0, description="more than this share after 10 units: stop, exit code 3"
     )
     seed: int = Field(0, ge=0, description="of everything that draws; embed draws nothing")
-    source: SourceSpec
-    encoder: EncoderSpec
+    source: AnySource
+    encoder: AnyEncoder
     parity: ParitySpec = ParitySpec()
     sink: SinkSpec
     resources: ResourcesSpec = ResourcesSpec()
@@ -96,7 +85,7 @@ class Spec(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _modality(cls, tree: Any) -> Any:
+    def _the_source_holds_what_the_encoder_embeds(cls, tree: Any) -> Any:
         """Let the source hold what the encoder embeds.
 
         Clip embeds both, so a table must say which.
@@ -119,32 +108,47 @@ class Spec(Section):
         return {**tree, "source": {**source, "modality": "image"}} if family in ("image", "clip") else tree
 
     @model_validator(mode="after")
-    def _clash(self) -> Self:
-        if self.source.modality not in _HOLDS[self.encoder.family]:
+    def _the_encoder_embeds_what_the_source_holds(self) -> Self:
+        if self.source.modality not in self.encoder.EMBEDS:
             raise ValueError(
                 f"source.modality is {self.source.modality!r}, and family {self.encoder.family!r} embeds "
                 "no such thing"
             )
+        if not isinstance(self.encoder, LanguageEncoderSpec):
+            return self
         if self.source.modality == "words" and self.encoder.prompt:
             raise ValueError("a prompt stands before texts: leave encoder.prompt out with lists of words")
-        outputs = {output.name for output in self.encoder.named}
-        if clashing := outputs & set(self.encoder.companions):
+        if (column := self.encoder.targets_column) is not None and column not in self.source.keep:
+            raise ValueError(f"encoder.targets_column {column!r} must be among source.keep")
+        return self
+
+    @model_validator(mode="after")
+    def _columns_have_names_of_their_own(self) -> Self:
+        outputs, companions = {output.name for output in self.encoder.named}, set(self.encoder.companions)
+        if clashing := outputs & companions:
             raise ValueError(
                 f"output {min(clashing)!r} has the name of a column that stands beside lists of vectors; "
                 "rename it"
             )
-        outputs |= set(self.encoder.companions)
-        if (column := self.encoder.targets_column) is not None and column not in self.source.keep:
-            raise ValueError(f"encoder.targets_column {column!r} must be among source.keep")
         for kept in self.source.keep:
-            if kept in RESERVED or kept in outputs:
+            if kept in RESERVED or kept in outputs | companions:
                 raise ValueError(
                     f"kept column {kept!r} has the name of an output column; rename the output or leave "
                     "it out of keep"
                 )
-        for name in outputs & RESERVED:
+        for name in (outputs | companions) & RESERVED:
             raise ValueError(f"output {name!r} has the name of a column that every run writes; rename it")
         return self
+
+    def graph_source(self) -> GraphSourceSpec:
+        """Give the section `source` of a run over a graph.
+
+        Raises:
+            SpecError: it is of another kind.
+        """
+        if not isinstance(self.source, GraphSourceSpec):
+            raise SpecError(f"source.kind is {self.source.kind!r}: a graph is needed, nodes and edges")
+        return self.source
 
     @classmethod
     def load(cls, path: str | Path | None = None, words: Iterable[str] = ()) -> Self:
@@ -158,39 +162,48 @@ class Spec(Section):
     @classmethod
     def parse(cls, tree: Mapping[str, Any]) -> Self:
         """Validate a nested mapping, as `load` does."""
-        values = dict(tree)
-        if isinstance(listed := values.get("stage"), list):
-            values["stage"] = tuple(parse_stage(item, f"stage.{place}.") for place, item in enumerate(listed))
-        return _validated(cls, values, "")
+        spec: Self = _validated(cls, tree)
+        return spec
 
 
-_Model = TypeVar("_Model", bound=BaseModel)
+def _validated(kind: Any, tree: Any, address: str = "") -> Any:
+    """Validate what a section is made of.
 
-
-def _validated(model: type[_Model], tree: Mapping[str, Any], address: str) -> _Model:
-    try:
-        return model.model_validate(dict(tree))
-    except ValidationError as error:
-        # A union's members each complain: their sentence is the same and stands once.
-        raise SpecError(
-            "\n".join(dict.fromkeys(sentence(model, detail, tree, address) for detail in error.errors()))
-        ) from error
-
-
-def parse_fit(
-    path: str | Path | None, words: Iterable[str], kind: type[_Model], section: str = "fit"
-) -> tuple[SourceSpec, _Model]:
-    """Read the section `source` of a file, and the one of what is fitted, with words over it.
-
-    Other sections are for other verbs.
+    Args:
+        kind: class of the section, or the union of those that it may be.
+        tree: its values.
+        address: put in front of each field's name in messages, as `stage.0.`.
 
     Raises:
         SpecError: one sentence per problem, each naming the field.
     """
-    tree = parse_words(words, {} if path is None else read_toml(path))
-    return _validated(SourceSpec, tree.get("source", {}), "source."), _validated(
-        kind, tree.get(section, {}), f"{section}."
-    )
+    try:
+        return TypeAdapter(kind).validate_python(tree)
+    except ValidationError as error:
+        # A union's members each complain: their sentence is the same and stands once.
+        raise SpecError(
+            "\n".join(dict.fromkeys(sentence(kind, detail, tree, address) for detail in error.errors()))
+        ) from error
+
+
+def parse_source(tree: Any) -> AnySource:
+    """Validate the section `source`.
+
+    Raises:
+        SpecError: one sentence per problem, each naming the field.
+    """
+    source: AnySource = _validated(AnySource, tree, "source.")
+    return source
+
+
+def parse_encoder(tree: Any) -> AnyEncoder:
+    """Validate the section `encoder`.
+
+    Raises:
+        SpecError: one sentence per problem, each naming the field.
+    """
+    encoder: AnyEncoder = _validated(AnyEncoder, tree, "encoder.")
+    return encoder
 
 
 def parse_stage(tree: Any, address: str = "") -> StageSpec:
@@ -203,31 +216,20 @@ def parse_stage(tree: Any, address: str = "") -> StageSpec:
     Raises:
         SpecError: one sentence per problem, each naming the field.
     """
-    if not isinstance(tree, Mapping):
-        raise SpecError(f"{address.rstrip('.') or 'stage'}: expected a section, found {tree!r}")
-    kind = tree.get("kind")
-    if not isinstance(kind, str) or kind not in KINDS:
-        near = difflib.get_close_matches(str(kind), list(KINDS), n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"kinds: {', '.join(KINDS)}"
-        found = "required and not given" if kind is None else f"no stage is called {kind!r}"
-        raise SpecError(f"{address}kind: {found}; {hint}")
-    stage: StageSpec = _validated(KINDS[kind], tree, address)
+    stage: StageSpec = _validated(StageSpec, tree, address)
     return stage
 
 
-def fields(model: type[BaseModel] = Spec, prefix: str = "") -> list[tuple[str, str, str]]:
-    """List every field of the spec as (address, default, meaning): the help of the verbs."""
-    rows = []
-    for name, field in model.model_fields.items():
-        inner = inner_section(model, name)
-        if inner is not model:
-            item = ".0" if getattr(field.annotation, "__args__", ()) else ""
-            rows += fields(inner, f"{prefix}{name}{item}.")
-        else:
-            default = (
-                "required"
-                if field.is_required()
-                else repr(field.default).replace("'", '"').replace("None", "none")
-            )
-            rows.append((f"{prefix}{name}", default, field.description or ""))
-    return rows
+def parse_fit(
+    path: str | Path | None, words: Iterable[str], kind: Any, section: str = "fit"
+) -> tuple[AnySource, Any]:
+    """Read the section `source` of a file, and the one of what is fitted, with words over it.
+
+    Other sections are for other verbs. `kind` is the class of what is fitted, or the union of those
+    that it may be.
+
+    Raises:
+        SpecError: one sentence per problem, each naming the field.
+    """
+    tree = parse_words(words, {} if path is None else read_toml(path))
+    return parse_source(tree.get("source", {})), _validated(kind, tree.get(section, {}), f"{section}.")

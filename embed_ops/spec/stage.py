@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, Tag, model_validator
 
-from embed_ops.spec.wording import Section
+from embed_ops.spec.wording import Variant, as_tuple, chosen_by, variants
 
 AUTO_OR_COUNT = Literal["auto"] | Annotated[int, Field(gt=0)]
 
 
-class _Stage(Section):
+class _Stage(Variant):
+    CHOICE = "kind"
+    NOUN = "stage"
+
     name: str | None = Field(
         None, min_length=1, pattern=r"^[A-Za-z0-9_.-]+$", description="folder of its run; by default its kind"
     )
@@ -24,7 +27,7 @@ class _Stage(Section):
     @property
     def folder(self) -> str:
         """Name of its folder below `stages/`."""
-        return self.name or str(getattr(self, "kind"))  # noqa: B009 - every member has a kind
+        return self.name or self.word()
 
 
 class _VectorStage(_Stage):
@@ -142,7 +145,9 @@ class KMeansSpec(_Stage):
     sample_rows: AUTO_OR_COUNT = Field(
         "auto", description="rows to fit on, chosen by hash; auto: 256 k, at least a million, at most all"
     )
-    batch_rows: AUTO_OR_COUNT = Field("auto", description="rows of a step; auto: 16 k, at least 1024")
+    batch_rows: AUTO_OR_COUNT = Field(
+        "auto", description="rows of a step; auto: 4 k, at least 2048, at most the sample"
+    )
     max_epochs: int = Field(100, gt=0, description="most passes over the sample")
     patience: int = Field(10, gt=0, description="steps without a better inertia after which it stops")
     tol: float = Field(
@@ -182,29 +187,26 @@ class NeighborsSpec(_Stage):
 
 
 class ClassifySpec(_Stage):
-    """Give each row the label that a linear probe of `embed-ops evaluate` finds, with its probability."""
+    """Give each row the label that a linear probe of `evaluate` finds, with its probability."""
 
     kind: Literal["classify"]
     probe: str = Field(description="folder that `embed-ops evaluate` has written")
 
 
-_ByRounds = (
-    NormalizeSpec | PcaSpec | WhitenSpec | CenterSpec | ProjectSpec | TruncateSpec | QuantizeSpec | KMeansSpec
-)
-StageSpec = _ByRounds | DedupSpec | NeighborsSpec | ClassifySpec
-KINDS: dict[str, type[Any]] = {
-    "normalize": NormalizeSpec,
-    "pca": PcaSpec,
-    "whiten": WhitenSpec,
-    "center": CenterSpec,
-    "project": ProjectSpec,
-    "truncate": TruncateSpec,
-    "quantize": QuantizeSpec,
-    "kmeans": KMeansSpec,
-    "dedup": DedupSpec,
-    "neighbors": NeighborsSpec,
-    "classify": ClassifySpec,
-}
-Stages = Annotated[
-    tuple[StageSpec, ...], BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
+StageSpec = Annotated[
+    Annotated[NormalizeSpec, Tag("normalize")]
+    | Annotated[PcaSpec, Tag("pca")]
+    | Annotated[WhitenSpec, Tag("whiten")]
+    | Annotated[CenterSpec, Tag("center")]
+    | Annotated[ProjectSpec, Tag("project")]
+    | Annotated[TruncateSpec, Tag("truncate")]
+    | Annotated[QuantizeSpec, Tag("quantize")]
+    | Annotated[KMeansSpec, Tag("kmeans")]
+    | Annotated[DedupSpec, Tag("dedup")]
+    | Annotated[NeighborsSpec, Tag("neighbors")]
+    | Annotated[ClassifySpec, Tag("classify")],
+    chosen_by("kind"),
 ]
+"""What a stage may be."""
+KINDS: dict[str, type[Any]] = dict(variants(StageSpec))
+Stages = Annotated[tuple[StageSpec, ...], BeforeValidator(as_tuple)]

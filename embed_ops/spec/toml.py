@@ -5,6 +5,7 @@ A tree of values, made of a TOML file and `section.key=value` words.
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
@@ -73,3 +74,34 @@ def _apply(tree: dict[str, Any], word: str) -> None:
             here = here[place]
         else:
             here = here.setdefault(place, [] if keys[depth + 1].isdigit() else {})
+
+
+def spec_words(tree: dict[str, Any]) -> list[str]:
+    """Write a spec as `section.key=value` words, as `parse_words` reads them.
+
+    A command line with them depends on no file.
+    """
+    words = []
+    for name, value in tree.items():
+        fields = (
+            {f"{name}.{key}": inner for key, inner in value.items()}
+            if isinstance(value, dict)
+            else {name: value}
+        )
+        words += [f"{field}={_literal(inner)}" for field, inner in fields.items() if inner is not None]
+    return words
+
+
+def _literal(value: Any) -> str:
+    """Write a value as TOML: as JSON, but for tables."""
+    if isinstance(value, dict):
+        return (
+            "{"
+            + ", ".join(
+                f"{json.dumps(key)} = {_literal(inner)}" for key, inner in value.items() if inner is not None
+            )
+            + "}"
+        )
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_literal, value)) + "]"
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator
 
 
 def as_tuple(value: object) -> object:
@@ -25,35 +25,130 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-def sentence(model: type[BaseModel], detail: Mapping[str, Any], tree: Any, prefix: str = "") -> str:
-    """Word one pydantic error: which field, what was found, what is expected."""
+class Variant(Section):
+    """A section whose fields depend on a word in it, as those of `[encoder]` on `family`.
+
+    Attributes:
+        CHOICE: the field with the word.
+        NOUN: what the word names.
+        REMARK: why other members' fields are not for this one; may be empty.
+    """
+
+    CHOICE: ClassVar[str]
+    NOUN: ClassVar[str]
+    REMARK: ClassVar[str] = ""
+
+    @classmethod
+    def word(cls) -> str:
+        """Give the word that chooses this class."""
+        return str(get_args(cls.model_fields[cls.CHOICE].annotation)[0])
+
+
+def chosen_by(field: str, default: str | None = None) -> Discriminator:
+    """Let a word in the section choose among a union's members.
+
+    `default` is the word where it is left out.
+    """
+
+    def word(section: Any) -> str | None:
+        if isinstance(section, Variant):
+            return section.word()
+        found = section.get(field, default) if isinstance(section, Mapping) else None
+        return found if isinstance(found, str) else None
+
+    return Discriminator(word)
+
+
+def variants(kind: Any) -> dict[str, type[Variant]]:
+    """List the members of such a union by their words; nothing where the type is none."""
+    if get_origin(kind) is Annotated:
+        kind = get_args(kind)[0]
+    if get_origin(kind) not in (Union, UnionType):
+        return {}
+    members = [
+        get_args(member)[0] if get_origin(member) is Annotated else member for member in get_args(kind)
+    ]
+    if not all(isinstance(member, type) and issubclass(member, Variant) for member in members):
+        return {}
+    return {member.word(): member for member in members}
+
+
+def sentence(root: Any, detail: Mapping[str, Any], tree: Any, prefix: str = "") -> str:
+    """Word one pydantic error: which field, what was found, what is expected.
+
+    Args:
+        root: what was validated: a section, or a union of them.
+        detail: the error, as `ValidationError.errors` gives it.
+        tree: the values.
+        prefix: put in front of the field's address.
+    """
     address: list[str] = []
-    here, kind, found = model, None, tree
+    section, kind, found = None, root, tree
     for part in detail["loc"]:
+        if part in (choice := variants(kind)):
+            # Pydantic's address names the member that the word chose.
+            kind = choice[part]
+            continue
         address.append(str(part))
-        kind = here.model_fields[part].annotation if part in here.model_fields else None
+        section = kind if _is_section(kind) else section
+        kind = _inside(kind, part)
         found = found.get(part) if isinstance(found, dict) else detail["input"]
         if _members(kind):
             # What follows in pydantic's address names members of the union, in words of its own.
             break
-        here = inner_section(here, part) if part in here.model_fields else here
     name = prefix + ".".join(address) if address else prefix.rstrip(".") or "spec"
-    if detail["type"] == "model_type":
-        kind = BaseModel
+    if detail["type"].startswith("union_tag"):
+        return _unknown_word(name, variants(kind), detail["input"])
+    if detail["type"] == "missing" and address[-1] == str(detail["loc"][-1]):
+        return f"{name}: required and not given ({_described(section, address[-1])})"
     if _members(kind) or (kind is not None and detail["type"].endswith("_type")):
         return f"{name}: expected {_expected(kind)}, found {found!r}"
     if detail["type"] == "extra_forbidden":
-        key = str(detail["loc"][-1])
-        known = list(here.model_fields)
-        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-        where = f"section [{name.rpartition('.')[0]}]" if "." in name else "the spec"
-        return f"{name}: unknown key in {where}; {hint}"
-    if detail["type"] == "missing":
-        return f"{name}: required and not given ({_described(here, str(detail['loc'][-1]))})"
+        return _unknown_key(name, section, str(detail["loc"][-1]))
     message = str(detail["msg"]).removeprefix("Value error, ")
     return f"{name}: {message}" + (
         "" if isinstance(detail["input"], dict | BaseModel) else f", found {detail['input']!r}"
+    )
+
+
+def _is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+def _inside(kind: Any, part: str | int) -> Any:
+    """Give the type of a section's field or of a list's item; none where there is no such field."""
+    if _is_section(kind):
+        return kind.model_fields[part].annotation if part in kind.model_fields else None
+    return get_args(kind)[0] if get_origin(kind) is tuple else None
+
+
+def _unknown_word(name: str, choice: Mapping[str, type[Variant]], section: Any) -> str:
+    """Say that a section's family or kind is none of those that there are."""
+    if not isinstance(section, Mapping):
+        return f"{name}: expected a section, found {section!r}"
+    one = next(iter(choice.values()))
+    given = section.get(one.CHOICE)
+    near = difflib.get_close_matches(str(given), list(choice), n=1, cutoff=0.5)
+    wrong = "required and not given" if given is None else f"no {one.NOUN} is called {given!r}"
+    return (
+        f"{name + '.' if name != 'spec' else ''}{one.CHOICE}: {wrong}; "
+        + (f"did you mean {near[0]!r}? " if near else "")
+        + f"known: {', '.join(choice)}"
+    )
+
+
+def _unknown_key(name: str, section: Any, key: str) -> str:
+    known = list(section.model_fields)
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    where = f"section [{name.rpartition('.')[0]}]" if "." in name else "the spec"
+    if not issubclass(section, Variant):
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+        return f"{name}: unknown key in {where}; {hint}"
+    remark = f" ({section.REMARK})" if section.REMARK else ""
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return (
+        f"{name}: unknown key in {where} with {section.CHOICE} = {section.word()!r}{remark}; {hint}"
+        f"known: {', '.join(known)}"
     )
 
 
@@ -61,7 +156,7 @@ def _members(kind: Any) -> list[Any]:
     """List the types that a union offers beside none; nothing where there is no choice."""
     members = (
         [member for member in get_args(kind) if member is not NoneType]
-        if get_origin(kind) in (Union, UnionType)
+        if get_origin(kind) in (Union, UnionType) and not variants(kind)
         else []
     )
     return members if len(members) > 1 else []
@@ -70,6 +165,8 @@ def _members(kind: Any) -> list[Any]:
 def _expected(kind: Any) -> str:
     """Say in plain words what a type takes."""
     origin, inside = get_origin(kind), [part for part in get_args(kind) if part is not NoneType]
+    if variants(kind):
+        return "a section"
     if members := _members(kind):
         return " or ".join(_expected(member) for member in members)
     if origin is tuple:
@@ -92,18 +189,15 @@ def _expected(kind: Any) -> str:
     return words.get(origin or kind) or (_expected(inside[0]) if inside else "a section")
 
 
-def inner_section(model: type[BaseModel], name: str) -> type[BaseModel]:
-    """Give the section class of a field, also where it stands inside a tuple.
-
-    The model itself for a plain field.
-    """
-    annotation = model.model_fields[name].annotation
-    for candidate in (annotation, *getattr(annotation, "__args__", ())):
-        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
-            return candidate
-    return model
+def inner_sections(kind: Any) -> list[type[BaseModel]]:
+    """List the section classes of a field, also of a list of them; none for a value."""
+    if _is_section(kind):
+        return [kind]
+    if get_origin(kind) is tuple:
+        return inner_sections(get_args(kind)[0])
+    return list(variants(kind).values())
 
 
-def _described(model: type[BaseModel], name: str) -> str:
-    field = model.model_fields.get(name)
+def _described(section: Any, name: str) -> str:
+    field = section.model_fields.get(name) if section is not None else None
     return (field.description if field else None) or f"section [{name}]"

@@ -11,41 +11,22 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import BaseModel, ConfigDict, Field
 
 from embed_ops.encoders.graph.partition import Ints, mix
 from embed_ops.engine.progress import Reporter, Silent
 from embed_ops.errors import SourceError, SpecError
-from embed_ops.schema import CONTENT, GRAPH, REASON
+from embed_ops.schema import CONTENT, REASON
 from embed_ops.sources.corpus import Corpus, open_edges
 from embed_ops.sources.plan import place_of
 from embed_ops.sources.registry import make_source
 from embed_ops.sources.rows import Rows
 from embed_ops.sources.units import Cursor
-from embed_ops.spec.source import SourceSpec
+from embed_ops.spec.fit import FitSpec
+from embed_ops.spec.source import GraphSourceSpec, SourceSpec
 
 _MOST_EDGES = 200_000_000
 _SEEDS = 64
 """Nodes from which a part of the graph grows."""
-
-
-class FitSpec(BaseModel):
-    """How GraphSAGE weights are trained."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-    hidden_channels: int = Field(64, gt=0, description="width of the layers")
-    out_channels: int = Field(64, gt=0, description="width of the vectors")
-    num_layers: int = Field(2, gt=0, description="layers: how many steps a node sees")
-    aggr: str = Field("mean", description="mean, sum or max of neighbours")
-    steps: int = Field(150, gt=0, description="training steps, each over the whole graph")
-    learning_rate: float = Field(0.005, gt=0, description="of Adam")
-    negatives: int = Field(1, gt=0, description="nodes drawn for each edge")
-    holdout: float = Field(0.1, gt=0, lt=1, description="share of the edges held out, to measure")
-    max_nodes: int = Field(
-        200_000, gt=1, description="train on a part that grows from some nodes where the graph has more"
-    )
-    seed: int = Field(0, ge=0, description="of everything that draws")
 
 
 def fit_graph(
@@ -63,7 +44,7 @@ def fit_graph(
     from embed_ops.training import graph_loop as training
 
     reporter = reporter or Silent()
-    if source.kind != GRAPH:
+    if not isinstance(source, GraphSourceSpec):
         raise SpecError(f"source.kind is {source.kind!r}: weights are fitted to a graph, nodes and edges")
     if (output / "config.json").exists():
         raise SpecError(f"--output {output}: there is a model already; choose another folder")
@@ -95,7 +76,7 @@ def fit_graph(
 
 
 def read_graph(
-    source: SourceSpec, most: int, seed: int, reporter: Reporter
+    source: GraphSourceSpec, most: int, seed: int, reporter: Reporter
 ) -> tuple[npt.NDArray[np.float32], Ints, Ints]:
     """Read a graph, or a part with `most` nodes.
 
@@ -146,7 +127,7 @@ def _nodes(corpus: Corpus) -> Iterator[pa.StructArray]:
                 yield content.filter(pa.array(finite))
 
 
-def _edges(source: SourceSpec, ids: pa.Array) -> tuple[Ints, Ints]:
+def _edges(source: GraphSourceSpec, ids: pa.Array) -> tuple[Ints, Ints]:
     """Read the edges between these nodes, as rows; an id's first row stands for it."""
     corpus = open_edges(source)
     plan, reader = corpus.plan(), make_source(corpus.spec)

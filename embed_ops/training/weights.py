@@ -30,7 +30,7 @@ from embed_ops.sources.plan import Span, place_of
 from embed_ops.sources.registry import make_source
 from embed_ops.sources.rows import Rows
 from embed_ops.sources.units import Cursor
-from embed_ops.spec.encoder import EncoderSpec
+from embed_ops.spec.encoder import EncoderSpec, StaticEncoderSpec
 from embed_ops.spec.source import SourceSpec
 from embed_ops.storage.location import Location
 
@@ -42,7 +42,7 @@ class CountJob:
     """What a task is told: where the texts are, and how they are looked up."""
 
     source: SourceSpec
-    encoder: EncoderSpec
+    encoder: StaticEncoderSpec
     roots: tuple[Location, ...]
     columns: pa.Schema
 
@@ -67,7 +67,7 @@ def fit_weights(
         Stopped: it was asked to stop; nothing was written.
     """
     reporter, stop = reporter or Silent(), stop or StopRequest()
-    if encoder.family != "static":
+    if not isinstance(encoder, StaticEncoderSpec):
         raise SpecError(f"encoder.family is {encoder.family!r}: weights are fitted for family static")
     if source.modality != "text":
         raise SpecError(f"source.modality is {source.modality!r}: weights are fitted to texts")
@@ -111,7 +111,7 @@ def _added(
 
 
 @functools.lru_cache(maxsize=1)
-def _encoder(spec: EncoderSpec) -> StaticEncoder:
+def _encoder(spec: StaticEncoderSpec) -> StaticEncoder:
     """Keep a worker's words: looking them up begins with reading them."""
     return StaticEncoder(spec)
 

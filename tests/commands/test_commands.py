@@ -17,10 +17,10 @@ from corpora import docstrings, write_parquet
 from tiny_runs import no_session, tiny_spec
 from typer.testing import CliRunner
 
-from embed_ops import Run, embed
+from embed_ops import Run, __version__, embed
 from embed_ops.commands.cli import app
 from embed_ops.errors import ParityError, SourceError, StorageError
-from embed_ops.spec.spec import fields
+from embed_ops.spec.fields import field_groups, fields
 
 VERBS = (
     *("init", "demo", "plan", "embed", "postprocess", "run", "verify", "retry", "submit"),
@@ -40,7 +40,9 @@ def test_help(verb: str) -> None:
     code, said = invoke(verb, "--help")
     assert code == 0
     if verb in ("plan", "embed", "submit"):
-        assert [name for name, _, _ in fields() if name not in said] == []
+        listed = [*fields(), *(row for _, rows in field_groups() for row in rows)]
+        assert [row.address for row in listed if row.address not in said] == []
+        assert [heading for heading, _ in field_groups() if heading not in said] == []
     alone = subprocess.run(
         [sys.executable, "-m", f"jobs.{verb.replace('-', '_')}", "--help"],
         capture_output=True,
@@ -283,3 +285,24 @@ def test_environment_is_left_alone() -> None:
         "assert dict(os.environ) == before"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env=dict(os.environ))
+
+
+HEAVY = ("ray", "torch", "transformers", "pandas", "duckdb", "sklearn", "scipy")
+
+
+def test_help_starts_fast() -> None:
+    """Collecting the verbs, with the help of each, loads nothing that takes seconds."""
+    code = (
+        f"import sys; import embed_ops.commands.cli; print([name for name in {HEAVY} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "words", [["-m", "embed_ops"], ["-c", "from embed_ops.commands.cli import main; main()"]]
+)
+def test_version(words: list[str]) -> None:
+    """`--version` says the version, as the script and as a module."""
+    done = subprocess.run([sys.executable, *words, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"embed-ops {__version__}\n"

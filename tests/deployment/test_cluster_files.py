@@ -18,7 +18,7 @@ import jsonschema
 import pytest
 import yaml
 
-from embed_ops.commands.command import load_spec
+from embed_ops.commands.options import load_spec
 from embed_ops.spec.spec import Spec
 
 ROOT = Path(__file__).parents[2]

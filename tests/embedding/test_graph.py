@@ -323,7 +323,9 @@ def test_refusals(folder: Path, ray_session: None, tmp_path: Path) -> None:
                 "sink": {"path": "o"},
             }
         )
-    with pytest.raises(SpecError, match='edges is for kind = "graph"'):
+    with pytest.raises(
+        SpecError, match="source.edges: unknown key in section .source. with kind = 'parquet'"
+    ):
         Spec.parse(
             {
                 "source": {"path": "p", "column": "t", "edges": "e"},
@@ -331,7 +333,7 @@ def test_refusals(folder: Path, ray_session: None, tmp_path: Path) -> None:
                 "sink": {"path": "o"},
             }
         )
-    with pytest.raises(SpecError, match="limit is not for graphs"):
+    with pytest.raises(SpecError, match="source.limit: .* nodes have id and features"):
         spec(folder, tmp_path / "d", source=section | {"limit": 3})
     graphs.sage(tmp_path / "narrow", width=5)
     with pytest.raises(ModelError, match=r"takes 5 features \(in_channels\), the nodes have 12"):

@@ -18,7 +18,7 @@ import torch
 
 from embed_ops.encoders.text.encoder import TextEncoder
 from embed_ops.errors import ModelError
-from embed_ops.spec.encoder import EncoderSpec
+from embed_ops.spec.encoder import TextEncoderSpec
 
 LENGTHS = [(16, 40), (1, 12), (7, 33), (64, 3), (2, 2), (33, 17)]
 """Inputs and tokens of a few batches."""
@@ -42,7 +42,7 @@ def batch_of(rows: int, longest: int) -> pa.Table:
 def loaded(model: Path, dtype: str, *, compiled: bool) -> TextEncoder:
     """Load the model on one thread."""
     torch.set_num_threads(1)
-    encoder = TextEncoder(EncoderSpec(model=str(model)))
+    encoder = TextEncoder(TextEncoderSpec(model=str(model)))
     encoder.load("cpu", dtype, compiled=compiled)
     return encoder
 

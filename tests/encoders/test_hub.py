@@ -23,15 +23,15 @@ ENCODE = """
 import json, sys, pyarrow as pa
 from embed_ops.encoders.text.encoder import TextEncoder
 from embed_ops.errors import ModelError
-from embed_ops.spec.encoder import EncoderSpec
-encoder = TextEncoder(EncoderSpec(model="someone/tiny"))
+from embed_ops.spec.encoder import TextEncoderSpec
+encoder = TextEncoder(TextEncoderSpec(model="someone/tiny"))
 prepared = encoder.prepare(pa.array(["one", "two"]))
 prints = encoder.fingerprint()
 weights_before = bool(list(encoder._backbone.path.glob("*.safetensors")))
 encoder.load("cpu", "float32")
 vectors = encoder.forward(prepared.inputs)["embedding"]
 try:
-    TextEncoder(EncoderSpec(model="someone/else"))
+    TextEncoder(TextEncoderSpec(model="someone/else"))
 except ModelError as error:
     message = str(error)
 sys.stdout.write(json.dumps([weights_before, encoder.describe()["commit"], prints, vectors.shape, message]))

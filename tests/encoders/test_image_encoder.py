@@ -29,7 +29,7 @@ from embed_ops.encoders.images.encoder import ImageEncoder
 from embed_ops.encoders.images.pixels import open_image, to_rgb
 from embed_ops.encoders.images.processors import read_preprocessing
 from embed_ops.errors import ModelError, SourceError
-from embed_ops.spec.encoder import EncoderSpec, OutputSpec
+from embed_ops.spec.encoder import ClipEncoderSpec, ImageEncoderSpec, OutputSpec
 from embed_ops.spec.spec import ParitySpec, Spec
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -46,7 +46,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def make(folder: Path, *outputs: OutputSpec, family: str = "image", **fields: Any) -> Any:
     """Build an encoder and load it."""
-    spec = EncoderSpec(family=family, model=str(folder), outputs=outputs, **fields)  # type: ignore[arg-type]
+    kind = {"image": ImageEncoderSpec, "clip": ClipEncoderSpec}[family]
+    spec = kind(model=str(folder), outputs=outputs, **fields)
     encoder: Any = ImageEncoder(spec) if family == "image" else ClipEncoder(spec)
     encoder.load("cpu", "float32")
     return encoder
@@ -335,7 +336,7 @@ def test_draft_is_chosen_by_parity(folders: dict[str, Path]) -> None:
     """Drafting is taken where photographs are large and stay close, and nowhere else."""
     large = [encoded(photo.resize((2560, 1708)), "JPEG", quality=92) for photo in photographs()]
     small = [encoded(photo.resize((40, 30)), "JPEG") for photo in photographs()]
-    spec = EncoderSpec(family="image", model=str(folders["vit"]), dtype="bfloat16")
+    spec = ImageEncoderSpec(model=str(folders["vit"]), dtype="bfloat16")
     tree = {
         "source": {"kind": "images", "path": "x"},
         "encoder": spec.model_dump(mode="json"),
@@ -399,7 +400,7 @@ def test_folders_that_lack_something(folders: dict[str, Path], tmp_path: Path) -
         make(path, OutputSpec(pooling="pooler"))
     with pytest.raises(ModelError, match="vit is no model of images and texts"):
         make(broken("vit"), family="clip") if (folders["vit"] / "tokenizer.json").exists() else ClipEncoder(
-            EncoderSpec(family="clip", model=str(_with_tokenizer(broken("vit"), folders)))
+            ClipEncoderSpec(model=str(_with_tokenizer(broken("vit"), folders)))
         )
     with pytest.raises(SourceError, match="expected bytes"):
         make(folders["vit"]).prepare(pa.array(["text"]))
@@ -430,8 +431,8 @@ def test_workers_need_no_torch(folders: dict[str, Path]) -> None:
     program = (
         "import sys, pyarrow as pa\n"
         "from embed_ops.encoders.images.encoder import ImageEncoder\n"
-        "from embed_ops.spec.spec import EncoderSpec\n"
-        f"encoder = ImageEncoder(EncoderSpec(family='image', model={str(folders['vit'])!r}))\n"
+        "from embed_ops.spec.encoder import ImageEncoderSpec\n"
+        f"encoder = ImageEncoder(ImageEncoderSpec(model={str(folders['vit'])!r}))\n"
         "prepared = encoder.prepare(pa.array([open(sys.argv[1], 'rb').read()], pa.binary()))\n"
         "assert len(prepared.inputs) == 1 and encoder.most_rows('image', 9999) == 9999\n"
         "assert 'torch' not in sys.modules and 'transformers' not in sys.modules\n"

@@ -23,7 +23,7 @@ from embed_ops.encoders.static.encoder import StaticEncoder
 from embed_ops.encoders.static.tables import open_table
 from embed_ops.encoders.static.word_weights import WordCounts
 from embed_ops.errors import ModelError, SpecError
-from embed_ops.spec.encoder import EncoderSpec
+from embed_ops.spec.encoder import StaticEncoderSpec
 from embed_ops.spec.spec import Spec
 from embed_ops.training.weights import write
 
@@ -38,7 +38,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def encoder_of(model: Path, **fields: Any) -> StaticEncoder:
     """Make an encoder and map its table."""
-    encoder = StaticEncoder(EncoderSpec(family="static", model=str(model), **fields))
+    encoder = StaticEncoder(StaticEncoderSpec(model=str(model), **fields))
     encoder.load("cpu", "float32")
     return encoder
 
@@ -231,7 +231,7 @@ def test_weights_change_the_mean(tmp_path: Path) -> None:
     ("fields", "message"),
     [
         ({"weighting": "tfidf"}, "without weights"),
-        ({"family": "text", "weights": "w"}, "are for family static"),
+        ({"family": "text", "weights": "w"}, "encoder.weights: unknown key .* with family = 'text'"),
     ],
 )
 def test_weights_that_make_no_sense(fields: dict[str, Any], message: str) -> None:

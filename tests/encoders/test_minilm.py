@@ -20,7 +20,7 @@ from sentence_transformers import SentenceTransformer
 from embed_ops.encoders.base import dims_of
 from embed_ops.encoders.text.encoder import TextEncoder
 from embed_ops.encoders.text.tokenizer import read_plain_bert
-from embed_ops.spec.encoder import EncoderSpec
+from embed_ops.spec.encoder import TextEncoderSpec
 
 
 def docstrings(limit: int = 300) -> list[str]:
@@ -43,7 +43,7 @@ def test_docstrings_match_sentence_transformers() -> None:
     """
     texts = docstrings()
     assert len(texts) == 300
-    encoder = TextEncoder(EncoderSpec(model=str(get_model_path())))
+    encoder = TextEncoder(TextEncoderSpec(model=str(get_model_path())))
     prepared = encoder.prepare(pa.array(texts))
     lengths = encoder.lengths(prepared.inputs)
     assert lengths.max() == 256

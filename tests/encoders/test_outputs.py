@@ -21,7 +21,7 @@ from embed_ops.encoders.text.encoder import TextEncoder
 from embed_ops.encoders.text.layers import LayerStates
 from embed_ops.encoders.text.transformer import ENCODER_CLASSES
 from embed_ops.errors import ModelError, SpecError
-from embed_ops.spec.encoder import EncoderSpec, OutputSpec
+from embed_ops.spec.encoder import OutputSpec, TextEncoderSpec
 from embed_ops.spec.spec import Spec
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -76,7 +76,7 @@ def embed(
     folder: Path, texts: list[str], outputs: tuple[OutputSpec, ...]
 ) -> tuple[TextEncoder, dict[str, Any]]:
     """Embed all texts as one batch."""
-    encoder = TextEncoder(EncoderSpec(model=str(folder), outputs=outputs))
+    encoder = TextEncoder(TextEncoderSpec(model=str(folder), outputs=outputs))
     encoder.load("cpu", "float32")
     prepared = encoder.prepare(pa.array(texts))
     return encoder, {
@@ -170,7 +170,7 @@ def test_dim_cuts_before_normalize(folder: Path) -> None:
 def test_what_a_model_does_not_have(fields: dict[str, Any], says: str, tmp_path: Path) -> None:
     """Layers and dimensions beyond the model's are refused by name."""
     encoder = TextEncoder(
-        EncoderSpec(model=str(build("bert", tmp_path)), outputs=(OutputSpec(name="own", **fields),))
+        TextEncoderSpec(model=str(build("bert", tmp_path)), outputs=(OutputSpec(name="own", **fields),))
     )
     with pytest.raises(ModelError, match=says) as caught:
         encoder.outputs()

@@ -29,7 +29,7 @@ from tiny_models import build
 from embed_ops.encoders.hub import fetching, folder, prefix
 from embed_ops.encoders.text.encoder import TextEncoder
 from embed_ops.errors import ModelError, StorageError
-from embed_ops.spec.encoder import EncoderSpec
+from embed_ops.spec.encoder import TextEncoderSpec
 from embed_ops.storage.files import locate
 
 FETCH = """
@@ -168,7 +168,7 @@ def test_same_as_the_folder(store: Store, model: Path, files: dict[str, bytes]) 
     Its listing is the revision that workers get.
     """
     address = store.put("same", files)
-    here, there = TextEncoder(EncoderSpec(model=str(model))), TextEncoder(EncoderSpec(model=address))
+    here, there = TextEncoder(TextEncoderSpec(model=str(model))), TextEncoder(TextEncoderSpec(model=address))
     assert there.fingerprint() == here.fingerprint()
     assert there.weight_bytes() == here.weight_bytes() > 0
     vectors = []
@@ -177,7 +177,7 @@ def test_same_as_the_folder(store: Store, model: Path, files: dict[str, bytes]) 
         vectors.append(encoder.forward(encoder.prepare(pa.array(["one", "two"])).inputs)["embedding"])
     assert np.array_equal(*vectors)
     store.asked.clear()
-    worker = TextEncoder(EncoderSpec(model=address, revision=there.describe()["commit"]))
+    worker = TextEncoder(TextEncoderSpec(model=address, revision=there.describe()["commit"]))
     worker.load("cpu", "float32")
     assert store.asked == Counter()
 

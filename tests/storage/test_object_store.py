@@ -32,7 +32,7 @@ from embed_ops.sources.corpus import Corpus
 from embed_ops.sources.plan import UNIT_TEXT_BYTES, Limits
 from embed_ops.sources.rows import Rows
 from embed_ops.sources.units import Cursor, read_units
-from embed_ops.spec.source import SourceSpec
+from embed_ops.spec.spec import parse_source
 from embed_ops.storage import faults, location
 from embed_ops.storage.files import (
     Location,
@@ -84,7 +84,7 @@ def place(name: str) -> Location:
 
 def corpus(kind: str, path: str, **fields: Any) -> Corpus:
     """Open a corpus."""
-    return Corpus.open(SourceSpec.model_validate({"kind": kind, "path": path, "column": "text", **fields}))
+    return Corpus.open(parse_source({"kind": kind, "path": path, "column": "text", **fields}))
 
 
 def read(found: Corpus, rows: int = 100) -> list[tuple[str, int, str | None, str | None]]:

@@ -16,9 +16,10 @@ from sklearn.neighbors import NearestNeighbors
 from embed_ops.encoders.graph.weights import load_graph_model
 from embed_ops.engine.progress import Silent
 from embed_ops.errors import SourceError, SpecError
-from embed_ops.spec.source import SourceSpec
+from embed_ops.spec.fit import FitSpec
+from embed_ops.spec.source import ParquetSourceSpec
 from embed_ops.spec.spec import parse_fit
-from embed_ops.training.graph import FitSpec, fit_graph, read_graph
+from embed_ops.training.graph import fit_graph, read_graph
 from embed_ops.training.graph_loop import hold_out
 
 
@@ -89,7 +90,7 @@ def test_refusals(tmp_path: Path) -> None:
     words = write_digits(tmp_path)
     source, fit = parse_fit(None, words, FitSpec)
     with pytest.raises(SpecError, match="weights are fitted to a graph"):
-        fit_graph(SourceSpec(path="x", column="text"), fit, tmp_path / "a")
+        fit_graph(ParquetSourceSpec(path="x", column="text"), fit, tmp_path / "a")
     with pytest.raises(SpecError, match=r"fit\.stepz: unknown key"):
         parse_fit(None, [*words, "fit.stepz=3"], FitSpec)
     pq.write_table(pa.table({"src": ["d0", "gone"], "dst": ["d1", "d0"]}), tmp_path / "few.parquet")

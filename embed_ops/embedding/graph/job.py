@@ -19,7 +19,7 @@ from embed_ops.embedding.job import Job
 from embed_ops.embedding.parts import parts_of
 from embed_ops.encoders.graph.arrays import read_array, write_array
 from embed_ops.encoders.graph.partition import Csr
-from embed_ops.spec.source import SourceSpec
+from embed_ops.spec.source import GraphSourceSpec, SourceSpec
 from embed_ops.storage.files import Location, publish, read_bytes
 
 if TYPE_CHECKING:
@@ -48,9 +48,9 @@ class GraphJob:
     roots: tuple[Location, ...]
 
     @property
-    def source(self) -> SourceSpec:
+    def source(self) -> GraphSourceSpec:
         """The section of the node table."""
-        return self.job.spec.source
+        return self.job.spec.graph_source()
 
     @property
     def work(self) -> Location:

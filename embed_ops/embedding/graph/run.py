@@ -86,7 +86,7 @@ class _GraphRun:
     def open(cls, attempt: Attempt, engine: Engine) -> _GraphRun:
         from embed_ops.encoders.graph.weights import load_graph_model
 
-        source = attempt.spec.source
+        source = attempt.spec.graph_source()
         edges = open_edges(source)
         plan = edges.plan()
         graph = GraphJob(attempt.job, edges.spec, plan.columns, tuple(edges.roots))

@@ -35,7 +35,7 @@ from embed_ops.sources.base import DECODING_FAULTS, Records
 from embed_ops.sources.graph import vectors
 from embed_ops.sources.plan import Span, place_of
 from embed_ops.sources.registry import make_source
-from embed_ops.spec.source import SourceSpec
+from embed_ops.spec.source import GraphSourceSpec
 from embed_ops.storage.faults import is_transport, storage_error
 
 EDGES_PER_CHUNK = 4_000_000
@@ -45,7 +45,7 @@ _NAMED = 10
 """Edges to nodes that are not there, of which a message tells."""
 
 
-def require_same_ids(source: SourceSpec, nodes: pa.Schema, edges: pa.Schema) -> None:
+def require_same_ids(source: GraphSourceSpec, nodes: pa.Schema, edges: pa.Schema) -> None:
     """Refuse edges whose ids are of another type than the nodes'.
 
     Raises:

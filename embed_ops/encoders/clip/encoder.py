@@ -37,7 +37,7 @@ from embed_ops.encoders.text.tokenizer import TextTokenizer
 from embed_ops.encoders.text.tokens import TOKENS, blank_tokens, distinct, prepare_texts, token_counts
 from embed_ops.encoders.text.transformer import load_config, load_weights, pad, require_weights, to_device
 from embed_ops.errors import ModelError
-from embed_ops.spec.encoder import EncoderSpec, OutputSpec
+from embed_ops.spec.encoder import ClipEncoderSpec, OutputSpec
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,7 +58,7 @@ class ClipEncoder:
 
     takes: ClassVar[Mapping[str, Modality]] = {"image": IMAGE, "text": TEXT}
 
-    def __init__(self, spec: EncoderSpec) -> None:
+    def __init__(self, spec: ClipEncoderSpec) -> None:
         self._spec = spec
         folder = folders.locate(spec.model, spec.revision, spec.trust_remote_code)
         folders.check_config(folder.path)

@@ -16,7 +16,7 @@ import pyarrow as pa
 from embed_ops.encoders.base import FloatArray, finished
 from embed_ops.encoders.images.reference import each_image, load_processor
 from embed_ops.encoders.text.tokenizer import load_auto_tokenizer
-from embed_ops.spec.encoder import EncoderSpec, OutputSpec
+from embed_ops.spec.encoder import ClipEncoderSpec, OutputSpec
 
 
 class ClipReference:
@@ -30,7 +30,7 @@ class ClipReference:
     """
 
     def __init__(
-        self, folder: Path, outputs: Sequence[OutputSpec], spec: EncoderSpec, padded: int | None
+        self, folder: Path, outputs: Sequence[OutputSpec], spec: ClipEncoderSpec, padded: int | None
     ) -> None:
         import torch
         from transformers import AutoModel

@@ -21,7 +21,7 @@ from embed_ops.encoders.graph.config import GraphConfig, read_config
 from embed_ops.encoders.hub import folder as folders
 from embed_ops.errors import ModelError
 from embed_ops.schema import Reason
-from embed_ops.spec.encoder import EncoderSpec, OutputSpec
+from embed_ops.spec.encoder import GraphEncoderSpec, OutputSpec
 
 X = "x"
 """Column of the inputs: the features."""
@@ -40,7 +40,7 @@ class GraphEncoder:
         "node": Modality(200, {"cpu": 1_024, "cuda": 1_024}, TEXT.choices)
     }
 
-    def __init__(self, spec: EncoderSpec) -> None:
+    def __init__(self, spec: GraphEncoderSpec) -> None:
         self._spec = spec
         self._folder = folders.locate(spec.model, spec.revision, spec.trust_remote_code)
         self.config: GraphConfig = read_config(self._folder.path)

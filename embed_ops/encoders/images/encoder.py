@@ -28,7 +28,7 @@ from embed_ops.encoders.images.decoding import black_image
 from embed_ops.encoders.images.model import ImageModel
 from embed_ops.encoders.images.towers import load_tower, pooled
 from embed_ops.errors import ModelError
-from embed_ops.spec.encoder import EncoderSpec, OutputSpec
+from embed_ops.spec.encoder import ImageEncoderSpec, OutputSpec
 
 
 class ImageEncoder:
@@ -40,7 +40,7 @@ class ImageEncoder:
 
     takes: ClassVar[Mapping[str, Modality]] = {"image": IMAGE}
 
-    def __init__(self, spec: EncoderSpec) -> None:
+    def __init__(self, spec: ImageEncoderSpec) -> None:
         self._spec = spec
         folder = folders.locate(spec.model, spec.revision, spec.trust_remote_code)
         folders.check_images(folder.path)

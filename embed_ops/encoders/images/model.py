@@ -20,7 +20,7 @@ from embed_ops.encoders.images.pixels import Preprocessing
 from embed_ops.encoders.images.processors import read_preprocessing
 from embed_ops.encoders.images.towers import Shape, flops_of_image, read_shape, weightless_tower
 from embed_ops.errors import ModelError
-from embed_ops.spec.encoder import EncoderSpec
+from embed_ops.spec.encoder import ClipEncoderSpec, ImageEncoderSpec
 
 
 class ImageModel:
@@ -32,7 +32,7 @@ class ImageModel:
         loaded: device, dtype and attention, for `run.json`; empty before `hold`.
     """
 
-    def __init__(self, spec: EncoderSpec, folder: folders.Folder) -> None:
+    def __init__(self, spec: ImageEncoderSpec | ClipEncoderSpec, folder: folders.Folder) -> None:
         self.spec, self.folder, self.path = spec, folder, folder.path
         if folder.local:
             folders.check_weights(self.path)

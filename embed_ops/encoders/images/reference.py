@@ -17,7 +17,7 @@ from embed_ops.encoders.base import FloatArray, finished
 from embed_ops.encoders.images.pixels import Refused, open_image, to_rgb
 from embed_ops.encoders.images.towers import TOWERS
 from embed_ops.encoders.text.transformer import load_config
-from embed_ops.spec.encoder import EncoderSpec, OutputSpec
+from embed_ops.spec.encoder import ClipEncoderSpec, ImageEncoderSpec, OutputSpec
 
 Vector = npt.NDArray[np.float64]
 
@@ -30,7 +30,7 @@ def load_processor(folder: Path, trust_remote_code: bool) -> Any:
 
 
 def each_image(
-    column: pa.Array, spec: EncoderSpec, embed: Callable[[Any], Mapping[str, Vector]]
+    column: pa.Array, spec: ImageEncoderSpec | ClipEncoderSpec, embed: Callable[[Any], Mapping[str, Vector]]
 ) -> dict[str, FloatArray]:
     """Call a function for the pixels of each image.
 
@@ -49,7 +49,7 @@ def each_image(
 
 
 def embed_images(
-    column: pa.Array, folder: Path, outputs: Sequence[OutputSpec], spec: EncoderSpec
+    column: pa.Array, folder: Path, outputs: Sequence[OutputSpec], spec: ImageEncoderSpec | ClipEncoderSpec
 ) -> tuple[str, dict[str, FloatArray]]:
     """Embed a column of images' bytes: the reference's name, and {output: (rows, dim) float32}."""
     import torch

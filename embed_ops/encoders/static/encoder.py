@@ -35,7 +35,7 @@ from embed_ops.encoders.text.tokens import TOKENS, distinct, most_texts, token_c
 from embed_ops.errors import ModelError
 from embed_ops.numerics.ragged import offsets_of
 from embed_ops.schema import Reason
-from embed_ops.spec.encoder import EncoderSpec, OutputSpec
+from embed_ops.spec.encoder import OutputSpec, StaticEncoderSpec
 
 if TYPE_CHECKING:
     import torch
@@ -62,7 +62,7 @@ class StaticEncoder:
     most_rows = staticmethod(most_texts)
     lengths = staticmethod(token_counts)
 
-    def __init__(self, spec: EncoderSpec) -> None:
+    def __init__(self, spec: StaticEncoderSpec) -> None:
         self._spec = spec
         self.lookup = Lookup(spec)
         self._columns = spec.outputs or (OutputSpec(normalize=self.lookup.facts.normalize),)

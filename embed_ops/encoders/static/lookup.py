@@ -20,7 +20,7 @@ from embed_ops.encoders.static.word_weights import WordCounts
 from embed_ops.encoders.text.tokens import distinct
 from embed_ops.errors import ModelError
 from embed_ops.numerics.ragged import Places
-from embed_ops.spec.encoder import EncoderSpec
+from embed_ops.spec.encoder import StaticEncoderSpec
 
 _TEXTS_AT_ONCE = 1024
 
@@ -48,7 +48,7 @@ class Lookup:
         ModelError: there is no table of word vectors, and no model with one.
     """
 
-    def __init__(self, spec: EncoderSpec) -> None:
+    def __init__(self, spec: StaticEncoderSpec) -> None:
         self._spec, self._model = spec, spec.model
 
     @cached_property

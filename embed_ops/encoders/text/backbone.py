@@ -31,7 +31,7 @@ from embed_ops.encoders.text.transformer import (
     token_limit,
 )
 from embed_ops.errors import ModelError
-from embed_ops.spec.encoder import EncoderSpec, OutputSpec
+from embed_ops.spec.encoder import LanguageEncoderSpec, OutputSpec
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,7 +56,7 @@ class Backbone:
         ModelError: the folder misses a part, or has one that is not supported.
     """
 
-    def __init__(self, spec: EncoderSpec, columns: tuple[OutputSpec, ...]) -> None:
+    def __init__(self, spec: LanguageEncoderSpec, columns: tuple[OutputSpec, ...]) -> None:
         self.spec = spec
         self.columns = columns
         self.folder = folders.locate(spec.model, spec.revision, spec.trust_remote_code)

@@ -30,7 +30,7 @@ from embed_ops.encoders.text.tokens import (
     prepare_texts,
     token_counts,
 )
-from embed_ops.spec.encoder import EncoderSpec
+from embed_ops.spec.encoder import TextEncoderSpec
 
 if TYPE_CHECKING:
     import torch
@@ -53,7 +53,7 @@ class TextEncoder:
     lengths = staticmethod(token_counts)
     blank = staticmethod(blank_tokens)
 
-    def __init__(self, spec: EncoderSpec) -> None:
+    def __init__(self, spec: TextEncoderSpec) -> None:
         self._backbone = at = Backbone(spec, pooled_by(spec.named, "mean"))
         # What the transformer does alike for all families of texts.
         self.outputs, self.load, self.flops = at.outputs, at.load, at.flops

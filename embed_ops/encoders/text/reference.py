@@ -20,7 +20,7 @@ from embed_ops.encoders.base import FloatArray, finished
 from embed_ops.encoders.text.modules import Pipeline
 from embed_ops.encoders.text.tokenizer import load_auto_tokenizer, lowercase_first
 from embed_ops.encoders.text.transformer import load_config, model_class
-from embed_ops.spec.encoder import EncoderSpec, OutputSpec
+from embed_ops.spec.encoder import LanguageEncoderSpec, OutputSpec
 
 Vector = npt.NDArray[np.float64]
 
@@ -55,7 +55,7 @@ class Reference:
         outputs: the vector columns.
     """
 
-    spec: EncoderSpec
+    spec: LanguageEncoderSpec
     root: Path
     folder: Path
     pipeline: Pipeline | None

@@ -35,7 +35,7 @@ from embed_ops.encoders.windows.windows import Windows
 from embed_ops.errors import ModelError
 from embed_ops.numerics.norms import normalized
 from embed_ops.numerics.ragged import Places, Ragged
-from embed_ops.spec.encoder import EncoderSpec, OutputSpec
+from embed_ops.spec.encoder import LanguageEncoderSpec, OutputSpec
 
 if TYPE_CHECKING:
     import torch
@@ -58,7 +58,7 @@ class WindowedEncoder:
     lengths = staticmethod(token_counts)
     blank = staticmethod(blank_tokens)
 
-    def __init__(self, spec: EncoderSpec) -> None:
+    def __init__(self, spec: LanguageEncoderSpec) -> None:
         self._spec = spec
         self._backbone = at = Backbone(spec, pooled_by(spec.named, "mean"))
         # What the transformer does alike for all families of texts.

@@ -18,7 +18,7 @@ from embed_ops.encoders.text.tokens import TOKENS
 from embed_ops.encoders.windows.segments import Segmented, trimmed
 from embed_ops.encoders.windows.windows import Pieces, Windows, pieces_of
 from embed_ops.numerics.ragged import offsets_of
-from embed_ops.spec.encoder import COMPANIONS, EncoderSpec
+from embed_ops.spec.encoder import COMPANIONS, LanguageEncoderSpec
 
 LISTED = ("word", "token", "chunk")
 """Kinds of which a window has any number; of rows and windows it has one."""
@@ -64,7 +64,7 @@ def folded(word: str) -> str:
     return _EDGES.sub("", plain) or plain
 
 
-def parts_of(kind: str, texts: Sequence[Segmented], windows: Windows, spec: EncoderSpec) -> Parts:
+def parts_of(kind: str, texts: Sequence[Segmented], windows: Windows, spec: LanguageEncoderSpec) -> Parts:
     """Find the parts of texts of one kind."""
     stretches = (
         [_OF_KIND[kind](text, spec) for text in texts] if kind != "window" else _windows(texts, windows)
@@ -98,7 +98,7 @@ _Stretches = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Sequence[Any]]
 """Of one text: first token and token behind of each part, and the columns beside."""
 
 
-def _words(text: Segmented, spec: EncoderSpec) -> _Stretches:
+def _words(text: Segmented, spec: LanguageEncoderSpec) -> _Stretches:
     first, behind, begin, end, number = text.words()
     words = [text.text[one:other] for one, other in zip(begin.tolist(), end.tolist(), strict=True)]
     if spec.targets:
@@ -108,19 +108,19 @@ def _words(text: Segmented, spec: EncoderSpec) -> _Stretches:
     return first, behind, (words, number, begin, end, behind - first)
 
 
-def _tokens(text: Segmented, spec: EncoderSpec) -> _Stretches:
+def _tokens(text: Segmented, spec: LanguageEncoderSpec) -> _Stretches:
     place = np.arange(len(text.ids))
     return place, place + 1, (text.pieces, text.begin, text.end)
 
 
-def _chunks(text: Segmented, spec: EncoderSpec) -> _Stretches:
+def _chunks(text: Segmented, spec: LanguageEncoderSpec) -> _Stretches:
     first = np.arange(0, len(text.ids), spec.chunk)
     behind = np.minimum(first + (spec.chunk or 1), len(text.ids))
     begin, end = trimmed(text.text, *_characters(text, first, behind))
     return first, behind, (begin, end, behind - first)
 
 
-_OF_KIND: Mapping[str, Callable[[Segmented, EncoderSpec], _Stretches]] = {
+_OF_KIND: Mapping[str, Callable[[Segmented, LanguageEncoderSpec], _Stretches]] = {
     "word": _words,
     "token": _tokens,
     "chunk": _chunks,

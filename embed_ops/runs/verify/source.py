@@ -39,7 +39,7 @@ def compare_with_source(
     verification.differences += [
         Difference(name, f"source file {what}") for name, what in changes.changed.items()
     ]
-    if corpus.spec.limit is None:
+    if corpus.spec.most_rows is None:
         verification.differences += [
             Difference(name, "source file is new: it is not in this run") for name in changes.new
         ]

@@ -1,22 +1,18 @@
-"""What all verbs share: options, and errors that become one sentence and an exit code."""
+"""The options that verbs share: how they are declared, and what is made of them."""
 
 from __future__ import annotations
 
 import functools
-import logging
 import re
-import signal
-import traceback
-from collections.abc import Callable
 from typing import Annotated, Any, Literal, ParamSpec
 
 import typer
-from rich.console import Console
 
 from embed_ops.engine.progress import Style
 from embed_ops.engine.session import OpenSession, session
-from embed_ops.errors import EmbedOpsError, SpecError
-from embed_ops.spec.spec import Spec, fields
+from embed_ops.errors import SpecError
+from embed_ops.spec.fields import field_groups, fields
+from embed_ops.spec.spec import Spec
 
 Parameters = ParamSpec("Parameters")
 
@@ -54,17 +50,31 @@ Grace = Annotated[
         show_default=True,
     ),
 ]
+Column = Annotated[
+    str | None, typer.Option(help="vector column, where there are several", show_default=False)
+]
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
-EXIT_CODES = """Exit codes: 0 done; 1 done, but there are more rejects than max_reject_fraction, a file could not be read to
-its end, or verify found a difference; 2 the spec or the input is unusable; 3 stopped, and the same command goes on."""
+EXIT_CODES = (
+    "Exit codes: 0 done; 1 done, but there are more rejects than max_reject_fraction, a file could not be "
+    "read to its end, or verify found a difference; 2 the spec or the input is unusable; 3 stopped, and the "
+    "same command goes on."
+)
 
 
 def field_help() -> str:
     """List the fields of the spec for the help of a verb."""
-    width = max(len(name) for name, _, _ in fields())
-    listed = "\n".join(f"  {name:<{width}}  {meaning} [{default}]" for name, default, meaning in fields())
-    return f"\b\nFields of SPEC [default]:\n{listed}"
+    groups = [("Fields of SPEC [default]:", fields()), *field_groups()]
+    width = max(len(row.address) for _, rows in groups for row in rows)
+    return "\n\n".join(
+        "\n".join(
+            (
+                f"\b\n{heading}",
+                *(f"  {row.address:<{width}}  {row.meaning} [{row.default}]" for row in rows),
+            )
+        )
+        for heading, rows in groups
+    )
 
 
 def seconds(option: str, text: str) -> float:
@@ -87,52 +97,17 @@ def limits(stop_after: str | None, grace: str) -> dict[str, Any]:
     return {"stop_after_s": after, "stop": StopRequest(seconds("--grace", grace))}
 
 
-def load_spec(words: list[str] | None) -> Spec:
-    """Read the spec from the words of a command line.
-
-    A file first, if the first word is no assignment.
-    """
+def file_and_words(words: list[str] | None) -> tuple[str | None, list[str]]:
+    """Tell a spec's file, which comes first if given, from the fields that are set after it."""
     given = list(words or ())
-    path = given.pop(0) if given and "=" not in given[0] else None
-    return Spec.load(path, given)
+    return (given.pop(0) if given and "=" not in given[0] else None), given
+
+
+def load_spec(words: list[str] | None) -> Spec:
+    """Read the spec from the words of a command line."""
+    return Spec.load(*file_and_words(words))
 
 
 def opener(address: str | None) -> OpenSession:
     """Give what opens the engine, once it is needed."""
     return functools.partial(session, address)
-
-
-def verb(function: Callable[Parameters, int]) -> Callable[Parameters, None]:
-    """Turn a function that returns an exit code into a command.
-
-    Errors are shown as one sentence.
-    """
-
-    @functools.wraps(function)
-    def command(*args: Parameters.args, **kwargs: Parameters.kwargs) -> None:
-        logging.basicConfig(
-            level=str(kwargs.get("log_level", "warning")).upper(),
-            format="%(levelname)s %(name)s: %(message)s",
-        )
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        try:
-            code = function(*args, **kwargs)
-        except EmbedOpsError as error:
-            _complain(str(error))
-            code = error.exit_code
-        except Exception:
-            # A fault of the program: its traceback is what a report needs, and no exit code of a
-            # job that is done.
-            traceback.print_exc()
-            _complain("failed for a reason that it does not know; please report the lines above")
-            code = 3
-        except KeyboardInterrupt:
-            _complain("interrupted; run the same command again to go on")
-            code = 3
-        raise typer.Exit(code)
-
-    return command
-
-
-def _complain(text: str) -> None:
-    Console(stderr=True, soft_wrap=True).print(f"embed-ops: {text}", markup=False, highlight=False)
