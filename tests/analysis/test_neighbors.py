@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from brute_force import brute
 from made_run import make_run, mixture
 from stage_runs import invoke, rows_of
-from test_topk import brute
 from tiny_runs import contents, no_session
 
 from embed_ops import Run, postprocess

@@ -6,30 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from brute_force import brute
 
-from embed_ops.numerics.exact import row_sums, squared_norms
 from embed_ops.numerics.topk import Metric, TopK
 
 Array = np.ndarray[Any, Any]
-
-
-def brute(
-    queries: Array, x: Array, ids: Array, k: int, metric: str, itself: Array | None = None
-) -> tuple[Array, Array]:
-    """Score every pair in float64, by sums of the order that decides, and sort all of them."""
-    found = np.full((len(queries), k), -1, np.int64)
-    values = np.full((len(queries), k), np.nan)
-    for number, query in enumerate(queries.astype(np.float64)):
-        scores = row_sums(query * x.astype(np.float64))
-        fine = np.ones(len(x), bool) if itself is None else ids != itself[number]
-        if metric == "cosine":
-            squares = squared_norms(x) * squared_norms(queries)[number]
-            fine &= squares > 0
-            scores = scores / np.sqrt(np.where(squares > 0, squares, 1.0))
-        rows = np.flatnonzero(fine)
-        best = rows[np.lexsort((ids[rows], -scores[rows]))][:k]
-        found[number, : len(best)], values[number, : len(best)] = ids[best], scores[best]
-    return found, values
 
 
 def vectors(rows: int, dim: int, seed: int) -> Array:
