@@ -59,7 +59,7 @@ def fit_graph(
     """
     from safetensors.torch import save_file
 
-    from embed_ops.encoders.graph.config import parse_config
+    from embed_ops.encoders.graph.config_file import parse_config
     from embed_ops.training import graph_loop as training
 
     reporter = reporter or Silent()

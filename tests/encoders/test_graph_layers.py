@@ -26,7 +26,8 @@ from graph_cases import (
 )
 from torch import Tensor
 
-from embed_ops.encoders.graph.layers import CHUNK, TILE, Edges, by_tile
+from embed_ops.encoders.graph.layers import CHUNK, Edges, by_tile
+from embed_ops.encoders.graph.partition import TILE
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from graph_cases import LAYER_NORM, Graph, embed, full_batch, karate, ours, reference, save, settings
 from torch import Tensor
 
-from embed_ops.encoders.graph.config import parse_config, read_config
+from embed_ops.encoders.graph.config_file import parse_config, read_config
 from embed_ops.encoders.graph.weights import canonical, load_graph_model
 from embed_ops.errors import ModelError
 
