@@ -9,7 +9,7 @@ import typer
 
 from embed_ops.commands.command import LogLevel, Progress, Words, verb
 from embed_ops.spec.spec import fields
-from embed_ops.training.graph import FitSpec
+from embed_ops.training.fit_spec import FitSpec
 
 _LISTED = "\n".join(f"  fit.{name:<16}  {meaning} [{default}]" for name, default, meaning in fields(FitSpec))
 HELP = (

@@ -1,4 +1,7 @@
-"""`fit-graph`: reads a graph, or a part of it that fits in memory, trains a GraphSAGE on it, and saves a model folder."""
+"""`fit-graph`: trains a GraphSAGE on a graph, or on a part of it that fits in memory.
+
+What it saves is a model folder.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import BaseModel, ConfigDict, Field
 
 from embed_ops.encoders.graph.partition import Ints, mix
 from embed_ops.engine.progress import Reporter, Silent
@@ -23,35 +25,20 @@ from embed_ops.sources.registry import make_source
 from embed_ops.sources.rows import Rows
 from embed_ops.sources.units import Cursor
 from embed_ops.spec.source import SourceSpec
+from embed_ops.training.fit_spec import FitSpec
 
 _MOST_EDGES = 200_000_000
+"""Edges that training holds in memory."""
 _SEEDS = 64
 """Nodes from which a part of the graph grows."""
-
-
-class FitSpec(BaseModel):
-    """How GraphSAGE weights are trained."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-    hidden_channels: int = Field(64, gt=0, description="width of the layers")
-    out_channels: int = Field(64, gt=0, description="width of the vectors")
-    num_layers: int = Field(2, gt=0, description="layers: how many steps a node sees")
-    aggr: str = Field("mean", description="mean, sum or max of neighbours")
-    steps: int = Field(150, gt=0, description="training steps, each over the whole graph")
-    learning_rate: float = Field(0.005, gt=0, description="of Adam")
-    negatives: int = Field(1, gt=0, description="nodes drawn for each edge")
-    holdout: float = Field(0.1, gt=0, lt=1, description="share of the edges held out, to measure")
-    max_nodes: int = Field(
-        200_000, gt=1, description="train on a part that grows from some nodes where the graph has more"
-    )
-    seed: int = Field(0, ge=0, description="of everything that draws")
 
 
 def fit_graph(
     source: SourceSpec, fit: FitSpec, output: Path, reporter: Reporter | None = None
 ) -> dict[str, Any]:
-    """Train, save `config.json`, `model.safetensors` and `fit.json` to `output`, and give what `fit.json` says.
+    """Train on a graph and save the model: `config.json`, `model.safetensors` and `fit.json`.
+
+    Gives what `fit.json` says.
 
     Raises:
         SpecError: the source is no graph, or `output` has a model already.
@@ -70,24 +57,23 @@ def fit_graph(
     x, src, dst = read_graph(source, fit.max_nodes, fit.seed, reporter)
     shape = {"type": "GraphSAGE", "in_channels": x.shape[1], "hidden_channels": fit.hidden_channels}
     shape |= {"num_layers": fit.num_layers, "out_channels": fit.out_channels, "aggr": fit.aggr}
-    chosen = {name: getattr(fit, name) for name in ("steps", "learning_rate", "negatives", "holdout", "seed")}
     held = training.hold_out(src, dst, fit.holdout, fit.seed)
     if not held.any() or held.all():
         raise SourceError(
             f"{len(src)} edges between nodes with features: too few to hold {fit.holdout:.0%} of them "
             "out and train on the rest"
         )
-    found = training.fit(parse_config(shape, "fit"), x, src, dst, **chosen, say=reporter.say)
+    fitted = training.fit(parse_config(shape, "fit"), x, src, dst, fit, reporter.say)
     told = {
         "nodes": len(x),
         "edges": len(src),
-        "auc": found.auc,
-        "better": found.auc["trained"] > found.auc["random"],
+        "auc": fitted.auc,
+        "better": fitted.auc["trained"] > fitted.auc["random"],
         "fit": fit.model_dump(),
     }
     output.mkdir(parents=True, exist_ok=True)
     save_file(
-        {name: values.contiguous() for name, values in found.weights.items()}, output / "model.safetensors"
+        {name: values.contiguous() for name, values in fitted.weights.items()}, output / "model.safetensors"
     )
     (output / "fit.json").write_text(json.dumps(told, indent=2) + "\n")
     (output / "config.json").write_text(json.dumps(shape, indent=2) + "\n")
@@ -158,11 +144,11 @@ def _edges(source: SourceSpec, ids: pa.Array) -> tuple[Ints, Ints]:
     total = 0
     for piece in (piece for span in plan.spans for piece in span.pieces):
         for records in reader.read(place_of(corpus.roots, piece.source), piece, piece.begin, plan.columns):
-            found = [
+            rows = [
                 pc.fill_null(pc.index_in(records.table.column(name), value_set=ids), -1)
                 for name in (source.src, source.dst)
             ]
-            pair = [column.to_numpy().astype(np.int64) for column in found]
+            pair = [column.to_numpy().astype(np.int64) for column in rows]
             there = (pair[0] >= 0) & (pair[1] >= 0)
             total += int(there.sum())
             if total > _MOST_EDGES:

@@ -1,4 +1,7 @@
-"""`fit-weights`: counts the words of a corpus in one pass, with the tokenisation of a spec, for weighted means of word vectors."""
+"""`fit-weights`: counts the words of a corpus in one pass, for weighted means of word vectors.
+
+Words are cut as the spec's encoder cuts them.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +11,17 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embed_ops.encoders.static.encoder import StaticEncoder
 from embed_ops.encoders.static.word_weights import FACTS, WORDS, A, WordCounts
-from embed_ops.engine.memory import peak_memory
 from embed_ops.engine.progress import Reporter, Silent
 from embed_ops.engine.stopping import StopRequest, restored_sigterm
 from embed_ops.engine.tasks import Tasks
@@ -47,6 +50,40 @@ class CountJob:
     columns: pa.Schema
 
 
+@dataclass(frozen=True)
+class SpanCounts:
+    """The words of a span that the table has.
+
+    Attributes:
+        rows: (words,) rows of the table.
+        counts: (words,) how often each stands in the span.
+        documents: (words,) in how many texts.
+        texts: of the span.
+        unknown: words that are not in the table.
+    """
+
+    rows: npt.NDArray[np.int64]
+    counts: npt.NDArray[np.int64]
+    documents: npt.NDArray[np.int64]
+    texts: int
+    unknown: int
+
+
+def no_counts(rows: int) -> WordCounts:
+    """Begin to count the words of a table with so many rows."""
+    return WordCounts(np.zeros(rows, np.int64), np.zeros(rows, np.int64), 0, 0)
+
+
+def with_span(total: WordCounts, span: SpanCounts) -> WordCounts:
+    """Add the counts of a span; the arrays of the total are changed in place.
+
+    Sums of whole numbers do not depend on the order of the spans.
+    """
+    total.counts[span.rows] += span.counts
+    total.documents[span.rows] += span.documents
+    return replace(total, texts=total.texts + span.texts, unknown=total.unknown + span.unknown)
+
+
 def fit_weights(
     source: SourceSpec,
     encoder: EncoderSpec,
@@ -56,7 +93,9 @@ def fit_weights(
     reporter: Reporter | None = None,
     stop: StopRequest | None = None,
 ) -> dict[str, Any]:
-    """Count words, write `words.parquet` and `weights.json` to `output`, and give what `weights.json` says.
+    """Count words, and write `words.parquet` and `weights.json` to `output`.
+
+    Gives what `weights.json` says.
 
     Raises:
         SpecError: the encoder is not of family static, or `output` has weights already.
@@ -91,21 +130,18 @@ def fit_weights(
 
 
 def _added(tasks: Tasks, job: CountJob, spans: tuple[Span, ...], rows: int, reporter: Reporter) -> WordCounts:
-    """Count all spans; sums of whole numbers do not depend on the order in which tasks end."""
-    counts, documents = np.zeros(rows, np.int64), np.zeros(rows, np.int64)
-    texts = unknown = 0
+    """Count the words of all spans."""
+    total = no_counts(rows)
     said = time.monotonic()
     try:
-        for done, (_, found) in enumerate(tasks.each(count_span, [(job, span) for span in spans]), start=1):
-            counts[found["rows"]] += found["counts"]
-            documents[found["rows"]] += found["documents"]
-            texts, unknown = texts + found["texts"], unknown + found["unknown"]
+        for done, (_, counts) in enumerate(tasks.each(count_span, [(job, span) for span in spans]), start=1):
+            total = with_span(total, counts)
             if time.monotonic() - said > _SAY_EVERY_S:
                 reporter.say(f"counting words: {done} of {len(spans)} spans")
                 said = time.monotonic()
     except Stopped as error:
         raise Stopped("stopped as asked; nothing was written, run the same command again") from error
-    return WordCounts(counts, documents, texts, unknown)
+    return total
 
 
 @functools.lru_cache(maxsize=1)
@@ -114,21 +150,21 @@ def _encoder(spec: EncoderSpec) -> StaticEncoder:
     return StaticEncoder(spec)
 
 
-def count_span(job: CountJob, span: Span) -> dict[str, Any]:
-    """Count the words of a span; gives the rows of the table that it has, and how often."""
+def count_span(job: CountJob, span: Span) -> SpanCounts:
+    """Count the words of a span."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     encoder = _encoder(job.encoder)
-    rows = encoder.words
-    counts, documents = np.zeros(rows, np.int64), np.zeros(rows, np.int64)
-    texts = unknown = 0
+    total = no_counts(encoder.words)
     for column in _columns(job, span):
-        found = encoder.count(column)
-        counts += found.counts
-        documents += found.documents
-        texts, unknown = texts + found.texts, unknown + found.unknown
-    there = np.flatnonzero(counts)
-    known = {"rows": there, "counts": counts[there], "documents": documents[there]}
-    return known | {"texts": texts, "unknown": unknown, "memory": peak_memory()}
+        part = encoder.count(column)
+        total = WordCounts(
+            total.counts + part.counts,
+            total.documents + part.documents,
+            total.texts + part.texts,
+            total.unknown + part.unknown,
+        )
+    rows = np.flatnonzero(total.counts)
+    return SpanCounts(rows, total.counts[rows], total.documents[rows], total.texts, total.unknown)
 
 
 def _columns(job: CountJob, span: Span) -> Iterator[pa.ChunkedArray]:

@@ -44,9 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def spec(folder: Path, out: Path, model: str = "sage", **words: Any) -> Spec:
     """Describe a run over the tables of a folder."""
-    source = {"kind": "graph", "nodes": str(folder / "nodes"), "edges": str(folder / "edges")} | words.pop(
-        "source", {}
-    )
+    source = graphs.section(folder) | words.pop("source", {})
     encoder = {"family": "graph", "model": str(folder / model)} | words.pop("encoder", {})
     return Spec.parse({"source": source, "encoder": encoder, "sink": {"path": str(out)}, **words})
 
@@ -98,25 +96,12 @@ def test_subset_is_exact(whole: Run, folder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_killed_in_a_layer(whole: Run, folder: Path, tmp_path: Path) -> None:
-    """A command that is killed while layers are computed goes on in the middle of one, to the same bytes."""
+    """A command that is killed in a layer goes on in the middle of it, to the same bytes."""
     out = tmp_path / "out"
-    line = [
-        sys.executable,
-        "-m",
-        "embed_ops",
-        "embed",
-        "source.kind=graph",
-        f"source.nodes={folder / 'nodes'}",
-        f"source.edges={folder / 'edges'}",
-    ]
-    line += [
-        "encoder.family=graph",
-        f"encoder.model={folder / 'sage'}",
-        f"sink.path={out}",
-        "resources.partitions=3",
-        "--progress",
-        "plain",
-    ]
+    wanted = {"source": graphs.section(folder), "encoder": {"family": "graph", "model": str(folder / "sage")}}
+    wanted |= {"sink": {"path": str(out)}, "resources": {"partitions": "3"}}
+    words = [f"{part}.{key}={value}" for part, pairs in wanted.items() for key, value in pairs.items()]
+    line = [sys.executable, "-m", "embed_ops", "embed", *words, "--progress", "plain"]
     process = subprocess.Popen(
         line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
@@ -180,7 +165,7 @@ MODELS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.slow)])
 def test_other_models(name: str, dtype: str, ray_session: None, tmp_path: Path) -> None:
-    """Attention with features of edges, weighted GCN, jumping knowledge and norms, through the job."""
+    """Attention with edge features, weighted GCN, jumping knowledge and norms, through the job."""
     import torch
     from torch_geometric import nn
 
@@ -215,7 +200,7 @@ def test_other_models(name: str, dtype: str, ray_session: None, tmp_path: Path) 
 
 
 def test_few_neighbours(folder: Path, ray_session: None, tmp_path: Path) -> None:
-    """With a fan-out each node keeps the in-edges of least hash, the same ones however the graph is divided."""
+    """With a fan-out nodes keep the in-edges of least hash, however the graph is divided."""
     from embed_ops.encoders.graph.partition import mix
 
     graph = graphs.nasty()
@@ -355,7 +340,7 @@ def test_second_run_and_changed_tables(folder: Path, ray_session: None, tmp_path
 
 @pytest.mark.slow
 def test_example_of_imports(tmp_path: Path) -> None:
-    """With the import graph, neighbours tell the package of a module far better than docstrings alone do."""
+    """With the import graph, neighbours tell a module's package better than docstrings alone."""
     program = Path(__file__).parents[2] / "examples" / "fit_imports_sage.py"
     done = subprocess.run(
         [sys.executable, str(program), str(tmp_path)], capture_output=True, text=True, check=False
@@ -432,8 +417,8 @@ import contextlib, json, sys
 import ray
 from embed_ops import Spec, embed
 folder, tree = sys.argv[1:]
-options = {"include_dashboard": False, "log_to_driver": False, "_temp_dir": folder, "object_store_memory": 100 * 2**20}
-ray.init(address="local", num_cpus=1, **options)
+options = {"include_dashboard": False, "log_to_driver": False, "_temp_dir": folder}
+ray.init(address="local", num_cpus=1, object_store_memory=100 * 2**20, **options)
 embed(Spec.parse(json.loads(tree)), session=lambda: contextlib.nullcontext(True))
 """
 

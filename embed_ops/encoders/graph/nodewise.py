@@ -60,7 +60,7 @@ def norm_of(name: str, given: Mapping[str, Any]) -> Norm:
                 f"norm_kwargs.{option}: expected a value like {_NORM_SETTINGS[kind][option]!r}, found "
                 f"{value!r}"
             )
-    settings = _NORM_SETTINGS[kind] | given
+    settings = _NORM_SETTINGS[kind] | dict(given)
     if not settings.get("track_running_stats", True):
         raise ValueError(
             "norm_kwargs.track_running_stats is false: the norm needs all nodes at once; choose another model"
