@@ -29,7 +29,7 @@ from rich.console import Console
 from sklearn.neighbors import KNeighborsClassifier
 
 from embed_ops import Run, Spec, embed
-from embed_ops.training.fit_spec import FitSpec
+from embed_ops.spec.fit import FitSpec
 from embed_ops.training.graph import fit_graph
 
 LEAST_MODULES, MOST_MODULES = 25, 150

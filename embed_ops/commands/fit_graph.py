@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from embed_ops.commands.command import LogLevel, Progress, Words, verb
+from embed_ops.spec.fit import FitSpec
 from embed_ops.spec.spec import fields
-from embed_ops.training.fit_spec import FitSpec
 
 _LISTED = "\n".join(f"  fit.{name:<16}  {meaning} [{default}]" for name, default, meaning in fields(FitSpec))
 HELP = (

@@ -24,8 +24,8 @@ from embed_ops.sources.plan import place_of
 from embed_ops.sources.registry import make_source
 from embed_ops.sources.rows import Rows
 from embed_ops.sources.units import Cursor
+from embed_ops.spec.fit import FitSpec
 from embed_ops.spec.source import SourceSpec
-from embed_ops.training.fit_spec import FitSpec
 
 _MOST_EDGES = 200_000_000
 """Edges that training holds in memory."""

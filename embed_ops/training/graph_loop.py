@@ -25,7 +25,7 @@ from embed_ops.encoders.graph.config import GraphConfig
 from embed_ops.encoders.graph.layers import Edges
 from embed_ops.encoders.graph.model import GraphModel
 from embed_ops.encoders.graph.partition import Ints, mix
-from embed_ops.training.fit_spec import FitSpec
+from embed_ops.spec.fit import FitSpec
 
 _POSITIVES = 65_536
 """Edges of a step."""

@@ -96,7 +96,10 @@ def test_subset_is_exact(whole: Run, folder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_killed_in_a_layer(whole: Run, folder: Path, tmp_path: Path) -> None:
-    """A command that is killed in a layer goes on in the middle of it, to the same bytes."""
+    """A command that is killed while layers are computed goes on in the middle of one.
+
+    It comes to the same bytes.
+    """
     out = tmp_path / "out"
     wanted = {"source": graphs.section(folder), "encoder": {"family": "graph", "model": str(folder / "sage")}}
     wanted |= {"sink": {"path": str(out)}, "resources": {"partitions": "3"}}
@@ -165,7 +168,7 @@ MODELS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.slow)])
 def test_other_models(name: str, dtype: str, ray_session: None, tmp_path: Path) -> None:
-    """Attention with edge features, weighted GCN, jumping knowledge and norms, through the job."""
+    """Attention with features of edges, weighted GCN, jumping knowledge and norms, in a job."""
     import torch
     from torch_geometric import nn
 
@@ -200,7 +203,10 @@ def test_other_models(name: str, dtype: str, ray_session: None, tmp_path: Path) 
 
 
 def test_few_neighbours(folder: Path, ray_session: None, tmp_path: Path) -> None:
-    """With a fan-out nodes keep the in-edges of least hash, however the graph is divided."""
+    """With a fan-out each node keeps the in-edges of least hash.
+
+    The same ones however the graph is divided.
+    """
     from embed_ops.encoders.graph.partition import mix
 
     graph = graphs.nasty()
@@ -340,7 +346,10 @@ def test_second_run_and_changed_tables(folder: Path, ray_session: None, tmp_path
 
 @pytest.mark.slow
 def test_example_of_imports(tmp_path: Path) -> None:
-    """With the import graph, neighbours tell a module's package better than docstrings alone."""
+    """With the import graph, neighbours tell the package of a module.
+
+    Far better than docstrings alone do.
+    """
     program = Path(__file__).parents[2] / "examples" / "fit_imports_sage.py"
     done = subprocess.run(
         [sys.executable, str(program), str(tmp_path)], capture_output=True, text=True, check=False
@@ -418,7 +427,8 @@ import ray
 from embed_ops import Spec, embed
 folder, tree = sys.argv[1:]
 options = {"include_dashboard": False, "log_to_driver": False, "_temp_dir": folder}
-ray.init(address="local", num_cpus=1, object_store_memory=100 * 2**20, **options)
+options["object_store_memory"] = 100 * 2**20
+ray.init(address="local", num_cpus=1, **options)
 embed(Spec.parse(json.loads(tree)), session=lambda: contextlib.nullcontext(True))
 """
 

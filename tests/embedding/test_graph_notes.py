@@ -20,7 +20,7 @@ from embed_ops.errors import RunError
 
 NOTES = [
     NodesNote(rows=7, units=(UnitRows("u0", 0, 4), UnitRows("u1", 4, 3)), first_id=None, all_chosen=False),
-    NodesNote(memory=9, rows=0, units=(), first_id=12, all_chosen=True),
+    NodesNote(rows=0, units=(), first_id=12, all_chosen=True),
     BucketNote(again=3),
     EdgesNote(chunks=1, edges=5, missing=1, rejected=2, examples=("a -> b (e.csv, row 3)",)),
     PartitionsNote(bounds=(0, 1024, 1500)),

@@ -16,9 +16,9 @@ from sklearn.neighbors import NearestNeighbors
 from embed_ops.encoders.graph.weights import load_graph_model
 from embed_ops.engine.progress import Silent
 from embed_ops.errors import SourceError, SpecError
+from embed_ops.spec.fit import FitSpec
 from embed_ops.spec.source import SourceSpec
 from embed_ops.spec.spec import parse_fit
-from embed_ops.training.fit_spec import FitSpec
 from embed_ops.training.graph import fit_graph, read_graph
 from embed_ops.training.graph_loop import hold_out
 

@@ -7,7 +7,7 @@ what is kept is not computed again when a command is repeated.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,6 @@ from embed_ops.embedding.job import Job
 from embed_ops.embedding.steps import parts_of
 from embed_ops.encoders.graph.arrays import read_array, write_array
 from embed_ops.encoders.graph.partition import Csr
-from embed_ops.engine.memory import private_memory
 from embed_ops.spec.source import SourceSpec
 from embed_ops.storage.files import Location, publish, read_bytes
 
@@ -77,7 +76,6 @@ class GraphJob:
 
     def note(self, name: str, note: N) -> N:
         """Write what a task tells, when all else that it writes is there; gives it back."""
-        note = replace(note, memory=private_memory())
         publish(self.job.run, f"{WORK}/{name}.json", write_note(note), self.job.attempt)
         return note
 

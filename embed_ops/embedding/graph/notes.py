@@ -14,15 +14,8 @@ from pydantic import TypeAdapter, ValidationError
 from embed_ops.errors import RunError
 
 
-@dataclass(frozen=True, kw_only=True)
 class Note:
-    """What every note says.
-
-    Attributes:
-        memory: bytes that the worker held when the task had ended.
-    """
-
-    memory: int = 0
+    """What a task tells: the base of all notes."""
 
 
 @dataclass(frozen=True)

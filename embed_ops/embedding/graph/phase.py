@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from embed_ops.embedding.attempt import Attempt
 from embed_ops.embedding.graph.job import GraphJob
-from embed_ops.embedding.graph.notes import N, Note
+from embed_ops.embedding.graph.notes import N
 from embed_ops.engine.tasks import Tasks
 from embed_ops.sources.corpus import Corpus
 
@@ -59,13 +59,7 @@ class GraphRun:
             self.tasks.each(function, [calls[place][1] for place in missing]), start=1
         ):
             notes[missing[number]] = note
-            self.hear(note)
             if time.monotonic() - said > SAY_EVERY_S:
                 self.attempt.reporter.say(f"{what}: {count} of {len(missing)}")
                 said = time.monotonic()
         return [note for note in notes if note is not None]
-
-    def hear(self, note: Note) -> None:
-        """Keep what a task tells of its worker's memory."""
-        memory = self.attempt.measured.memory
-        memory["worker"] = max(note.memory, memory.get("worker", 0))

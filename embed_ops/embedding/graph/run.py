@@ -64,6 +64,8 @@ def run_graph(attempt: Attempt, stop: StopRequest) -> None:
         attempt.journal.flush()
         attempt.publish("stopped")
         raise
+    finally:
+        attempt.measured.memory["worker"] = tasks.memory
 
 
 def _open(attempt: Attempt, tasks: Tasks) -> GraphRun:

@@ -125,7 +125,6 @@ def run_layer(run: GraphRun, parts: Sequence[Part], layer: int, halos: Halos) ->
     for wave in waves(left, sizes, _STORE_SHARE * run.tasks.store_bytes):
         calls = exchange.calls(wave, "states" if run.model.sends_input(layer) else "message")
         for _, note in run.tasks.each(compute_layer, calls):
-            run.hear(note)
             received, edges, count = received + note.received, edges + note.edges, count + 1
             if time.monotonic() - said > SAY_EVERY_S:
                 run.attempt.reporter.say(

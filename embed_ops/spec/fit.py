@@ -1,4 +1,4 @@
-"""The section [fit] of `fit-graph`: how GraphSAGE weights are trained."""
+"""The section `[fit]` of a spec, for `fit-graph`: how weights of a graph model are trained."""
 
 from __future__ import annotations
 
