@@ -2,7 +2,8 @@
 
 Edges per second against PyTorch Geometric's layer-wise inference, growth, memory, many partitions.
 
-speed   the whole job beside `BasicGNN.inference` over a full-neighbour loader, in turn
+speed   the whole job beside `BasicGNN.inference`'s loop over a full-neighbour loader, in turn, on
+        the same cores
 linear  the whole job at three sizes
 scale   two million nodes and forty million edges of a power-law graph: memory of each process
 wide    features that are larger than a worker's memory may be
@@ -39,9 +40,9 @@ BATCH = 8_192
 
 
 def write_graph(folder: Path, nodes: int, edges: int, width: int) -> Path:
-    """Write a power-law graph: both ends prefer the same few nodes.
+    """Write a power-law graph: both ends of an edge prefer the same few nodes.
 
-    The largest node has a per cent of all edges.
+    The largest has a per cent of all edges.
     """
     rng = np.random.default_rng(0)
     names = rng.permutation(nodes)

@@ -1,4 +1,4 @@
-"""Which package is a module of? The import graph of the installed packages.
+"""Which package is a module of? The import graph of what is installed, docstrings as features.
 
     python examples/fit_imports_sage.py out/imports        some three minutes on two cores
 
@@ -29,7 +29,8 @@ from rich.console import Console
 from sklearn.neighbors import KNeighborsClassifier
 
 from embed_ops import Run, Spec, embed
-from embed_ops.training.graph import FitSpec, fit_graph
+from embed_ops.spec.fit import FitSpec
+from embed_ops.training.graph import fit_graph
 
 LEAST_MODULES, MOST_MODULES = 25, 150
 """Modules of a package that takes part: of larger ones the first by name."""

@@ -1,4 +1,7 @@
-"""`fit-graph`: reads a graph, or a part of it that fits in memory, trains a GraphSAGE on it, and saves a model folder."""
+"""`fit-graph`: trains a GraphSAGE on a graph, or on a part of it that fits in memory.
+
+What it saves is a model folder.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +28,7 @@ from embed_ops.spec.fit import FitSpec
 from embed_ops.spec.source import GraphSourceSpec, SourceSpec
 
 _MOST_EDGES = 200_000_000
+"""Edges that training holds in memory."""
 _SEEDS = 64
 """Nodes from which a part of the graph grows."""
 
@@ -32,7 +36,9 @@ _SEEDS = 64
 def fit_graph(
     source: SourceSpec, fit: FitSpec, output: Path, reporter: Reporter | None = None
 ) -> dict[str, Any]:
-    """Train, save `config.json`, `model.safetensors` and `fit.json` to `output`, and give what `fit.json` says.
+    """Train on a graph and save the model: `config.json`, `model.safetensors` and `fit.json`.
+
+    Gives what `fit.json` says.
 
     Raises:
         SpecError: the source is no graph, or `output` has a model already.
@@ -40,7 +46,7 @@ def fit_graph(
     """
     from safetensors.torch import save_file
 
-    from embed_ops.encoders.graph.config import parse_config
+    from embed_ops.encoders.graph.config_file import parse_config
     from embed_ops.training import graph_loop as training
 
     reporter = reporter or Silent()
@@ -51,24 +57,23 @@ def fit_graph(
     x, src, dst = read_graph(source, fit.max_nodes, fit.seed, reporter)
     shape = {"type": "GraphSAGE", "in_channels": x.shape[1], "hidden_channels": fit.hidden_channels}
     shape |= {"num_layers": fit.num_layers, "out_channels": fit.out_channels, "aggr": fit.aggr}
-    chosen = {name: getattr(fit, name) for name in ("steps", "learning_rate", "negatives", "holdout", "seed")}
     held = training.hold_out(src, dst, fit.holdout, fit.seed)
     if not held.any() or held.all():
         raise SourceError(
             f"{len(src)} edges between nodes with features: too few to hold {fit.holdout:.0%} of them "
             "out and train on the rest"
         )
-    found = training.fit(parse_config(shape, "fit"), x, src, dst, **chosen, say=reporter.say)
+    fitted = training.fit(parse_config(shape, "fit"), x, src, dst, fit, reporter.say)
     told = {
         "nodes": len(x),
         "edges": len(src),
-        "auc": found.auc,
-        "better": found.auc["trained"] > found.auc["random"],
+        "auc": fitted.auc,
+        "better": fitted.auc["trained"] > fitted.auc["random"],
         "fit": fit.model_dump(),
     }
     output.mkdir(parents=True, exist_ok=True)
     save_file(
-        {name: values.contiguous() for name, values in found.weights.items()}, output / "model.safetensors"
+        {name: values.contiguous() for name, values in fitted.weights.items()}, output / "model.safetensors"
     )
     (output / "fit.json").write_text(json.dumps(told, indent=2) + "\n")
     (output / "config.json").write_text(json.dumps(shape, indent=2) + "\n")
@@ -113,8 +118,12 @@ def _nodes(corpus: Corpus) -> Iterator[pa.StructArray]:
     places = {file.name: corpus.place(file) for file in plan.files}
     for span in plan.spans:
         cursor = Cursor(corpus.source, Rows(corpus.spec, plan.columns, whole=True), places, span)
-        for chunk in cursor.chunks():
-            table = chunk.table
+        while not cursor.exhausted:
+            chunk = cursor.peek()
+            if chunk is None:
+                cursor.next_piece()
+                continue
+            table = cursor.take(len(chunk)).table
             content = table.filter(pc.is_null(table.column(REASON))).column(CONTENT).combine_chunks()
             content = content.filter(pc.and_(content.field("id").is_valid(), content.field("x").is_valid()))
             if len(content):
@@ -135,11 +144,11 @@ def _edges(source: GraphSourceSpec, ids: pa.Array) -> tuple[Ints, Ints]:
     total = 0
     for piece in (piece for span in plan.spans for piece in span.pieces):
         for records in reader.read(place_of(corpus.roots, piece.source), piece, piece.begin, plan.columns):
-            found = [
+            rows = [
                 pc.fill_null(pc.index_in(records.table.column(name), value_set=ids), -1)
                 for name in (source.src, source.dst)
             ]
-            pair = [column.to_numpy().astype(np.int64) for column in found]
+            pair = [column.to_numpy().astype(np.int64) for column in rows]
             there = (pair[0] >= 0) & (pair[1] >= 0)
             total += int(there.sum())
             if total > _MOST_EDGES:

@@ -11,7 +11,7 @@ out.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,11 +25,13 @@ from embed_ops.encoders.graph.config import GraphConfig
 from embed_ops.encoders.graph.layers import Edges
 from embed_ops.encoders.graph.model import GraphModel
 from embed_ops.encoders.graph.partition import Ints, mix
+from embed_ops.spec.fit import FitSpec
 
 _POSITIVES = 65_536
 """Edges of a step."""
 _DEGREE_POWER = 0.75
 _EVERY = 25
+"""Steps from one loss that is said to the next."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +61,7 @@ def fit(
     x: npt.NDArray[np.float32],
     src: Ints,
     dst: Ints,
-    *,
-    steps: int,
-    learning_rate: float,
-    negatives: int,
-    holdout: float,
-    seed: int,
+    options: FitSpec,
     say: Callable[[str], None],
 ) -> Fitted:
     """Train on a graph that is in memory.
@@ -74,52 +71,64 @@ def fit(
         x: (nodes, width) features.
         src: (edges,) rows that send.
         dst: (edges,) rows that receive.
-        steps: over the whole graph.
-        learning_rate: of Adam.
-        negatives: nodes drawn for each edge.
-        holdout: share of the edges that are not shown.
-        seed: of weights, draws and held-out edges.
+        options: steps, learning rate, draws, the share of edges that is not shown, and the seed.
         say: hears how the loss goes.
     """
-    generator = torch.Generator().manual_seed(seed)
-    held = hold_out(src, dst, holdout, seed)
+    generator = torch.Generator().manual_seed(options.seed)
+    held = hold_out(src, dst, options.holdout, options.seed)
     features = torch.from_numpy(x)
     shown = _edges(src[~held], dst[~held], len(x))
     start = initial_weights(config, generator)
-    weights = {name: values.clone().requires_grad_() for name, values in start.items()}
     pairs = torch.from_numpy(np.stack([src[~held], dst[~held]]))
-    degree = torch.bincount(pairs[1], minlength=len(x)).double().clamp(min=1e-3) ** _DEGREE_POWER
-    optimizer = torch.optim.Adam(list(weights.values()), lr=learning_rate)
-    for step in range(1, steps + 1):
-        loss: Any = _loss(
-            embed(GraphModel(config, weights), features, shown), pairs, degree, negatives, generator
-        )
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        if step % _EVERY == 0:
-            say(f"step {step} of {steps}: loss {loss.item():.4f}")
-    trained = {name: values.detach() for name, values in weights.items()}
+    trained = _trained(config, start, features, shown, pairs, options, generator, say)
     tests = torch.from_numpy(np.stack([src[held], dst[held]]))
     others = torch.randint(len(x), tests.shape, generator=generator)
     vectors = {"features": features}
     with torch.inference_mode():
         vectors |= {
-            name: embed(GraphModel(config, values), features, shown)
-            for name, values in (("random", start), ("trained", trained))
+            name: embed(GraphModel(config, weights), features, shown)
+            for name, weights in (("random", start), ("trained", trained))
         }
-    return Fitted(trained, {name: _auc(found, tests, others) for name, found in vectors.items()})
+    return Fitted(trained, {name: _auc(z, tests, others) for name, z in vectors.items()})
+
+
+def _trained(
+    config: GraphConfig,
+    start: Mapping[str, torch.Tensor],
+    features: torch.Tensor,
+    shown: Edges,
+    pairs: torch.Tensor,
+    options: FitSpec,
+    generator: torch.Generator,
+    say: Callable[[str], None],
+) -> dict[str, torch.Tensor]:
+    """Improve weights by Adam, each step over the whole graph.
+
+    `pairs`: (2, edges) int64, both ends of the edges that are shown.
+    """
+    weights = {name: values.clone().requires_grad_() for name, values in start.items()}
+    degree = torch.bincount(pairs[1], minlength=len(features)).double().clamp(min=1e-3) ** _DEGREE_POWER
+    optimizer = torch.optim.Adam(list(weights.values()), lr=options.learning_rate)
+    for step in range(1, options.steps + 1):
+        z = embed(GraphModel(config, weights), features, shown)
+        loss: Any = _loss(z, pairs, degree, options.negatives, generator)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if step % _EVERY == 0:
+            say(f"step {step} of {options.steps}: loss {loss.item():.4f}")
+    return {name: values.detach() for name, values in weights.items()}
 
 
 def initial_weights(config: GraphConfig, generator: torch.Generator) -> dict[str, torch.Tensor]:
     """Draw weights as torch.nn.Linear does, biases zero."""
-    found = {}
+    weights = {}
     for name, axes in config.shapes().items():
         size = [axis.size for axis in axes]
         bound = 1 / math.sqrt(size[-1])
         drawn = torch.rand(size, generator=generator) * 2 * bound - bound
-        found[name] = drawn if len(size) > 1 else torch.zeros(size)
-    return found
+        weights[name] = drawn if len(size) > 1 else torch.zeros(size)
+    return weights
 
 
 def embed(model: GraphModel, x: torch.Tensor, edges: Edges) -> torch.Tensor:
@@ -132,6 +141,7 @@ def embed(model: GraphModel, x: torch.Tensor, edges: Edges) -> torch.Tensor:
 
 
 def _edges(src: Ints, dst: Ints, nodes: int) -> Edges:
+    """Sort edges by (destination, source)."""
     order = np.lexsort((src, dst))
     ends = np.concatenate([[0], np.cumsum(np.bincount(dst, minlength=nodes))])
     return Edges(torch.from_numpy(ends), torch.from_numpy(src[order]))
@@ -140,6 +150,10 @@ def _edges(src: Ints, dst: Ints, nodes: int) -> Edges:
 def _loss(
     z: torch.Tensor, pairs: torch.Tensor, degree: torch.Tensor, negatives: int, generator: torch.Generator
 ) -> torch.Tensor:
+    """Draw edges and nodes, and give the loss of vectors `z`, (nodes, width).
+
+    `pairs`: (2, edges); `degree`: (nodes,) by which nodes are drawn.
+    """
     chosen = pairs[:, torch.randint(pairs.shape[1], (min(_POSITIVES, pairs.shape[1]),), generator=generator)]
     drawn = torch.multinomial(degree, chosen.shape[1] * negatives, replacement=True, generator=generator)
     near = F.logsigmoid((z[chosen[0]] * z[chosen[1]]).sum(1)).mean()
@@ -149,6 +163,7 @@ def _loss(
 
 
 def _auc(z: torch.Tensor, edges: torch.Tensor, others: torch.Tensor) -> float:
+    """Measure how well products of vectors tell edges from random pairs, both (2, n)."""
     scores: Any = torch.cat([(z[ends[0]] * z[ends[1]]).sum(1) for ends in (edges, others)]).numpy()
     truth = np.repeat([1, 0], [edges.shape[1], others.shape[1]])
     return float(roc_auc_score(truth, scores))

@@ -1,6 +1,6 @@
 """`fit-weights`: counts the words of a corpus in one pass, for weighted means of word vectors.
 
-Words are those of a spec's tokenisation.
+Words are cut as the spec's encoder cuts them.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ import functools
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -45,6 +46,40 @@ class CountJob:
     encoder: StaticEncoderSpec
     roots: tuple[Location, ...]
     columns: pa.Schema
+
+
+@dataclass(frozen=True)
+class SpanCounts:
+    """The words of a span that the table has.
+
+    Attributes:
+        rows: (words,) rows of the table.
+        counts: (words,) how often each stands in the span.
+        documents: (words,) in how many texts.
+        texts: of the span.
+        unknown: words that are not in the table.
+    """
+
+    rows: npt.NDArray[np.int64]
+    counts: npt.NDArray[np.int64]
+    documents: npt.NDArray[np.int64]
+    texts: int
+    unknown: int
+
+
+def no_counts(rows: int) -> WordCounts:
+    """Begin to count the words of a table with so many rows."""
+    return WordCounts(np.zeros(rows, np.int64), np.zeros(rows, np.int64), 0, 0)
+
+
+def with_span(total: WordCounts, span: SpanCounts) -> WordCounts:
+    """Add the counts of a span; the arrays of the total are changed in place.
+
+    Sums of whole numbers do not depend on the order of the spans.
+    """
+    total.counts[span.rows] += span.counts
+    total.documents[span.rows] += span.documents
+    return replace(total, texts=total.texts + span.texts, unknown=total.unknown + span.unknown)
 
 
 def fit_weights(
@@ -95,19 +130,16 @@ def fit_weights(
 def _added(
     engine: Engine, job: CountJob, spans: tuple[Span, ...], rows: int, reporter: Reporter
 ) -> WordCounts:
-    """Count all spans; sums of whole numbers do not depend on the order in which tasks end."""
-    counts, documents = np.zeros(rows, np.int64), np.zeros(rows, np.int64)
-    texts = unknown = 0
+    """Count the words of all spans."""
+    total = no_counts(rows)
     ticker = Ticker(reporter)
     try:
-        for done, (_, found) in enumerate(engine.each(count_span, [(job, span) for span in spans]), start=1):
-            counts[found["rows"]] += found["counts"]
-            documents[found["rows"]] += found["documents"]
-            texts, unknown = texts + found["texts"], unknown + found["unknown"]
+        for done, (_, counts) in enumerate(engine.each(count_span, [(job, span) for span in spans]), start=1):
+            total = with_span(total, counts)
             ticker.say(f"counting words: {done} of {len(spans)} spans")
     except Stopped as error:
         raise Stopped("stopped as asked; nothing was written, run the same command again") from error
-    return WordCounts(counts, documents, texts, unknown)
+    return total
 
 
 @functools.lru_cache(maxsize=1)
@@ -116,21 +148,21 @@ def _encoder(spec: StaticEncoderSpec) -> StaticEncoder:
     return StaticEncoder(spec)
 
 
-def count_span(job: CountJob, span: Span) -> dict[str, Any]:
-    """Count the words of a span; gives the rows of the table that it has, and how often."""
+def count_span(job: CountJob, span: Span) -> SpanCounts:
+    """Count the words of a span."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     encoder = _encoder(job.encoder)
-    rows = len(encoder.lookup)
-    counts, documents = np.zeros(rows, np.int64), np.zeros(rows, np.int64)
-    texts = unknown = 0
+    total = no_counts(len(encoder.lookup))
     for column in _columns(job, span):
-        found = encoder.lookup.count(column)
-        counts += found.counts
-        documents += found.documents
-        texts, unknown = texts + found.texts, unknown + found.unknown
-    there = np.flatnonzero(counts)
-    known = {"rows": there, "counts": counts[there], "documents": documents[there]}
-    return known | {"texts": texts, "unknown": unknown}
+        part = encoder.lookup.count(column)
+        total = WordCounts(
+            total.counts + part.counts,
+            total.documents + part.documents,
+            total.texts + part.texts,
+            total.unknown + part.unknown,
+        )
+    rows = np.flatnonzero(total.counts)
+    return SpanCounts(rows, total.counts[rows], total.documents[rows], total.texts, total.unknown)
 
 
 def _columns(job: CountJob, span: Span) -> Iterator[pa.ChunkedArray]:

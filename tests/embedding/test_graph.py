@@ -44,9 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def spec(folder: Path, out: Path, model: str = "sage", **words: Any) -> Spec:
     """Describe a run over the tables of a folder."""
-    source = {"kind": "graph", "nodes": str(folder / "nodes"), "edges": str(folder / "edges")} | words.pop(
-        "source", {}
-    )
+    source = graphs.section(folder) | words.pop("source", {})
     encoder = {"family": "graph", "model": str(folder / model)} | words.pop("encoder", {})
     return Spec.parse({"source": source, "encoder": encoder, "sink": {"path": str(out)}, **words})
 
@@ -103,23 +101,10 @@ def test_killed_in_a_layer(whole: Run, folder: Path, tmp_path: Path) -> None:
     It comes to the same bytes.
     """
     out = tmp_path / "out"
-    line = [
-        sys.executable,
-        "-m",
-        "embed_ops",
-        "embed",
-        "source.kind=graph",
-        f"source.nodes={folder / 'nodes'}",
-        f"source.edges={folder / 'edges'}",
-    ]
-    line += [
-        "encoder.family=graph",
-        f"encoder.model={folder / 'sage'}",
-        f"sink.path={out}",
-        "resources.partitions=3",
-        "--progress",
-        "plain",
-    ]
+    wanted = {"source": graphs.section(folder), "encoder": {"family": "graph", "model": str(folder / "sage")}}
+    wanted |= {"sink": {"path": str(out)}, "resources": {"partitions": "3"}}
+    words = [f"{part}.{key}={value}" for part, pairs in wanted.items() for key, value in pairs.items()]
+    line = [sys.executable, "-m", "embed_ops", "embed", *words, "--progress", "plain"]
     process = subprocess.Popen(
         line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )

@@ -18,13 +18,12 @@ from tiny_runs import contents, no_session
 from embed_ops import Spec, embed, postprocess
 from embed_ops.embedding.vocabulary import write_vocabulary
 from embed_ops.encoders.static.encoder import StaticEncoder
-from embed_ops.encoders.static.word_weights import WordCounts
 from embed_ops.errors import ModelError, RunError, SourceError, SpecError
 from embed_ops.runs.parquet import vectors_of
 from embed_ops.runs.verify.run import verify
 from embed_ops.sources.corpus import Corpus
 from embed_ops.spec.spec import parse_stage
-from embed_ops.training.weights import CountJob, count_span, fit_weights, write
+from embed_ops.training.weights import CountJob, count_span, fit_weights, no_counts, with_span, write
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -94,14 +93,9 @@ def test_counts_are_those_of_a_plain_counter(
     opened = Corpus.open(spec.source)
     plan = opened.plan()
     job = CountJob(spec.source, spec.encoder, tuple(opened.roots), plan.columns)
-    total = WordCounts(np.zeros(len(encoder.lookup), np.int64), np.zeros(len(encoder.lookup), np.int64), 0, 0)
+    total = no_counts(encoder.words)
     for span in reversed(plan.spans):
-        part = count_span(job, span)
-        total.counts[part["rows"]] += part["counts"]
-        total.documents[part["rows"]] += part["documents"]
-        total = WordCounts(
-            total.counts, total.documents, total.texts + part["texts"], total.unknown + part["unknown"]
-        )
+        total = with_span(total, count_span(job, span))
     write(tmp_path / "alone", encoder, total, spec.encoder.model)
     for name in ("words.parquet", "weights.json"):
         assert (tmp_path / "alone" / name).read_bytes() == (folder / name).read_bytes()

@@ -26,7 +26,8 @@ from graph_cases import (
 )
 from torch import Tensor
 
-from embed_ops.encoders.graph.layers import CHUNK, TILE, Edges, by_tile
+from embed_ops.encoders.graph.layers import CHUNK, Edges, by_tile
+from embed_ops.encoders.graph.partition import TILE
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -118,7 +119,10 @@ def close(found: Tensor, expected: Tensor) -> None:
 @pytest.mark.parametrize("graph", GRAPHS)
 @pytest.mark.parametrize("case", CASES)
 def test_equals_full_batch(case: str, graph: str, dtype: torch.dtype) -> None:
-    """Every layer and option gives what PyTorch Geometric gives for the whole graph at once."""
+    """Every layer and option gives what PyTorch Geometric gives for the whole graph at once.
+
+    One node is a hub of many chunks.
+    """
     model = reference(CASES[case])
     state = model.state_dict()
     found = embed(ours(CASES[case], state, dtype), GRAPHS[graph](), chunk=256, **extra(case))
@@ -139,7 +143,7 @@ def test_chunks_change_little(case: str) -> None:
     [*((case, torch.float32) for case in CASES), *((case, torch.float64) for case in KINDS)],
 )
 def test_bits_do_not_depend_on_the_halo(case: str, dtype: torch.dtype) -> None:
-    """A halo of the tile's own sources gives the same bits as one of all nodes."""
+    """A halo of the tile's own sources, re-indexed, gives the same bits as one of all nodes."""
     model = ours(CASES[case], reference(CASES[case]).state_dict(), dtype)
     whole = embed(model, nasty(), chunk=256, **extra(case))
     assert torch.equal(embed(model, nasty(), chunk=256, alone=True, index=torch.int32, **extra(case)), whole)

@@ -24,7 +24,7 @@ from embed_ops.training.graph_loop import hold_out
 
 
 def write_digits(folder: Path) -> list[str]:
-    """Write the digits: neighbours by the right halves of images, features from the left."""
+    """Write the digits: neighbours by the images' right halves, features from the left ones."""
     images = load_digits().images.astype(np.float32) / 16
     left, right = images[:, :, :4].reshape(-1, 32), images[:, :, 4:].reshape(-1, 32)
     near = NearestNeighbors(n_neighbors=9).fit(right).kneighbors(right, return_distance=False)[:, 1:]
@@ -44,7 +44,7 @@ def write_digits(folder: Path) -> list[str]:
 
 
 def test_digits(tmp_path: Path) -> None:
-    """Trained weights beat random ones and raw features on edges that were held out, and load."""
+    """Trained weights beat random ones and raw features on held-out edges, and load as a model."""
     torch.set_num_threads(1)
     words = write_digits(tmp_path)
     source, fit = parse_fit(None, [*words, "fit.steps=100"], FitSpec)
@@ -71,7 +71,7 @@ def test_no_gain_is_told(tmp_path: Path) -> None:
 
 
 def test_a_part_of_a_large_graph(tmp_path: Path) -> None:
-    """A graph with too many nodes is trained on a part that hangs together."""
+    """Of a graph with too many nodes a part that hangs together is read, with its own features."""
     source, _ = parse_fit(None, write_digits(tmp_path), FitSpec)
     whole, all_src, _ = read_graph(source, 10_000, 0, Silent())
     x, src, _ = read_graph(source, 300, 0, Silent())

@@ -1,13 +1,12 @@
 """What a graph's workers share: the job and its kept arrays, a partition, the model.
 
-The tasks are in `tables.py` (nodes, ids, edges), `partitions.py` (partitions) and `units.py`
-(writing): plain functions, tested without Ray. Everything is kept below `work/graph/`; what is kept
-is not computed again when a command is repeated.
+The tasks are in `tables.py` (nodes, ids), `edge_table.py` (edges), `partitions.py` (partitions) and
+`units.py` (writing): plain functions, tested without Ray. Everything is kept below `work/graph/`;
+what is kept is not computed again when a command is repeated.
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy.typing as npt
 import pyarrow as pa
 
+from embed_ops.embedding.graph.notes import N, read_note, write_note
 from embed_ops.embedding.job import Job
 from embed_ops.embedding.parts import parts_of
 from embed_ops.encoders.graph.arrays import read_array, write_array
@@ -74,15 +74,19 @@ class GraphJob:
         """Read a partition's in-edges."""
         return Csr(*(self.kept(f"{name}.{field}") for field in _CSR))
 
-    def note(self, name: str, values: dict[str, Any]) -> dict[str, Any]:
+    def note(self, name: str, note: N) -> N:
         """Write what a task tells, when all else that it writes is there; gives it back."""
-        publish(self.job.run, f"{WORK}/{name}.json", json.dumps(values).encode(), self.job.attempt)
-        return values
+        publish(self.job.run, f"{WORK}/{name}.json", write_note(note), self.job.attempt)
+        return note
 
-    def noted(self, name: str) -> dict[str, Any] | None:
-        """Read a note, None where the task has not ended yet."""
+    def noted(self, name: str, kind: type[N]) -> N | None:
+        """Read a note, None where the task has not ended yet.
+
+        Raises:
+            RunError: it is none of this version.
+        """
         content = read_bytes(self.work.child(f"{name}.json"))
-        return None if content is None else json.loads(content)
+        return None if content is None else read_note(content, kind, f"{WORK}/{name}.json")
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,25 @@ class Part:
     def rows(self) -> int:
         """How many places."""
         return self.last - self.first
+
+
+@dataclass(frozen=True)
+class SpanPlaces:
+    """A span of the node table: its index, its first place, and how many rows it has."""
+
+    index: int
+    first: int
+    rows: int
+
+    @property
+    def last(self) -> int:
+        """The place behind the last one."""
+        return self.first + self.rows
+
+
+def csr_name(number: int, layer: int | None = None) -> str:
+    """Name the in-edges of a partition: all of them, or those that a layer needs."""
+    return f"csr/{number:06d}" if layer is None else f"need-{layer:03d}/{number:06d}"
 
 
 def states_name(layer: int, number: int) -> str:

@@ -1,28 +1,36 @@
 """One partition of a graph, layer by layer.
 
-build        a partition's slices of all chunks -> its CSR and halo
-need         a partition's rows that a later layer needs -> those that the layer before must have
-begin        features -> the states that layer 1 reads
-pack         a partition -> what it sends to others
-aggregate    what others sent -> the partition's states of the next layer
+sort_in_edges     a partition's slices of all chunks -> its in-edges and halo
+keep_needed       the rows that a layer needs -> their in-edges, and what the layer before must have
+gather_features   features -> the states that layer 1 reads
+send_rows         a partition -> what it sends to others
+compute_layer     what others sent -> the partition's states of the next layer
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from embed_ops.embedding.graph.job import FINAL, GraphJob, Part, model_of, states_name
+from embed_ops.embedding.graph.job import (
+    FINAL,
+    GraphJob,
+    Part,
+    SpanPlaces,
+    csr_name,
+    model_of,
+    states_name,
+)
+from embed_ops.embedding.graph.notes import CsrNote, StatesNote
 from embed_ops.encoders.graph import partition
-from embed_ops.encoders.graph.partition import TILE, Ints
+from embed_ops.encoders.graph.partition import TILE, Csr
 
 
-def build(graph: GraphJob, part: Part, chunks: Sequence[str], drop_loops: bool) -> dict[str, Any]:
-    """Make a partition's CSR."""
+def sort_in_edges(graph: GraphJob, part: Part, chunks: Sequence[str], drop_loops: bool) -> CsrNote:
+    """Keep a partition's in-edges, sorted, out of its slices of all chunks."""
     slices: list[Any] = []
     first_tile, last_tile = part.first // TILE, -(-part.last // TILE)
     for chunk in chunks:
@@ -32,54 +40,45 @@ def build(graph: GraphJob, part: Part, chunks: Sequence[str], drop_loops: bool) 
     columns = max((piece[2].shape[1] for piece in slices), default=0)
     slices = slices or [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, columns), np.float32))]
     seed = graph.job.spec.seed
-    csr = partition.build(
+    csr = partition.build_csr(
         slices, part.first, part.last, drop_loops=drop_loops, fanout=graph.source.fanout, seed=seed
     )
-    name = f"csr/{part.number:06d}"
-    graph.keep_csr(name, csr)
-    degrees = np.diff(csr.indptr)
-    found = {
-        "edges": len(csr.col),
-        "largest": int(degrees.max(initial=0)),
-        "sends": _sends(csr.halo, part.bounds),
-    }
-    return graph.note(name, found)
+    return _keep_csr(graph, part, csr_name(part.number), csr, part.rows)
 
 
-def _sends(halo: Ints, bounds: Sequence[int]) -> list[int]:
-    """Find where each partition's places begin in a halo, (partitions + 1,)."""
-    found: list[int] = np.searchsorted(halo, np.array(bounds)).tolist()
-    return found
-
-
-def need(graph: GraphJob, part: Part, layer: int, rows: npt.NDArray[np.bool_]) -> dict[str, Any]:
+def keep_needed(graph: GraphJob, part: Part, layer: int, rows: npt.NDArray[np.bool_]) -> CsrNote:
     """Keep the in-edges of those rows of a partition whose states of a layer are needed."""
-    csr = partition.restrict(graph.csr(f"csr/{part.number:06d}"), rows)
-    name = f"need-{layer:03d}/{part.number:06d}"
-    graph.keep_csr(name, csr)
+    name = csr_name(part.number, layer)
     graph.keep(f"{name}.rows", rows)
-    return graph.note(
-        name, {"edges": len(csr.col), "sends": _sends(csr.halo, part.bounds), "rows": int(rows.sum())}
-    )
+    csr = partition.restrict(graph.csr(csr_name(part.number)), rows)
+    return _keep_csr(graph, part, name, csr, int(rows.sum()))
 
 
-def begin(graph: GraphJob, part: Part, spans: Sequence[tuple[int, int, int]]) -> dict[str, Any]:
-    """Gather the features of a partition's nodes out of spans.
+def _keep_csr(graph: GraphJob, part: Part, name: str, csr: Csr, rows: int) -> CsrNote:
+    graph.keep_csr(name, csr)
+    largest = int(np.diff(csr.indptr).max(initial=0))
+    sends = tuple(np.searchsorted(csr.halo, np.array(part.bounds)).tolist())
+    return graph.note(name, CsrNote(edges=len(csr.col), largest=largest, rows=rows, sends=sends))
 
-    (index, places before it, rows) each.
-    """
+
+def gather_features(graph: GraphJob, part: Part, spans: Sequence[SpanPlaces]) -> StatesNote:
+    """Gather the features of a partition's nodes out of the spans that have some."""
     pieces = [
-        graph.kept(f"nodes/{index:06d}.x", max(0, part.first - offset), min(rows, part.last - offset))
-        for index, offset, rows in spans
-        if offset < part.last and part.first < offset + rows
+        graph.kept(
+            f"nodes/{span.index:06d}.x",
+            max(0, part.first - span.first),
+            min(span.rows, part.last - span.first),
+        )
+        for span in spans
     ]
     none = np.zeros((0, model_of(graph).in_width), np.float32)
-    return _keep_states(graph, part, 0, np.concatenate([none, *pieces]).astype(graph.job.resolved.dtype), {})
+    features = np.concatenate([none, *pieces]).astype(graph.job.resolved.dtype)
+    return _keep_states(graph, part, 0, features, StatesNote())
 
 
 def _keep_states(
-    graph: GraphJob, part: Part, layer: int, states: npt.NDArray[Any], found: dict[str, Any]
-) -> dict[str, Any]:
+    graph: GraphJob, part: Part, layer: int, states: npt.NDArray[Any], note: StatesNote
+) -> StatesNote:
     """Keep a layer's states, and what they send in the next one where that is something else."""
     from embed_ops.encoders.graph.tiles import messages
 
@@ -88,15 +87,12 @@ def _keep_states(
         degree = _degree(graph, part) if model.needs_degree else None
         graph.keep(f"{name}.message", messages(model, layer + 1, states, degree))
     graph.keep(f"{name}.states", states)
-    return graph.note(name, found)
+    return graph.note(name, note)
 
 
 def _degree(graph: GraphJob, part: Part) -> npt.NDArray[Any]:
-    """Add up the weights of each node's in-edges, the loop that the model adds included.
-
-    (rows,).
-    """
-    csr = graph.csr(f"csr/{part.number:06d}")
+    """Add up the weights of each node's in-edges and of the loop that the model adds, (rows,)."""
+    csr = graph.csr(csr_name(part.number))
     weights = csr.extra[:, 0].astype(np.float64) if graph.source.weight else np.ones(len(csr.col))
     degree: npt.NDArray[Any] = np.bincount(
         np.repeat(np.arange(part.rows), np.diff(csr.indptr)), weights, minlength=part.rows
@@ -111,27 +107,40 @@ def _degree(graph: GraphJob, part: Part) -> npt.NDArray[Any]:
     return degree.astype(graph.job.resolved.dtype)
 
 
-def pack(
+def send_rows(
     graph: GraphJob, sender: Part, name: str, receivers: Sequence[tuple[str, int, int]]
 ) -> list[npt.NDArray[Any]]:
-    """Give what a partition sends to others.
+    """Give what a partition sends to others, an array (rows, width) for each.
 
-    Rows of `name`, chosen by the rows `first` to `last` of each receiver's halo.
+    Args:
+        graph: the job.
+        sender: the partition.
+        name: the array whose rows are sent.
+        receivers: (name of the in-edges, first row, last row) of each: the part of its halo that
+            lies in the sender.
     """
     sent = graph.kept(name)
-    return [sent[graph.kept(f"{halo}.halo", first, last) - sender.first] for halo, first, last in receivers]
+    return [sent[graph.kept(f"{csr}.halo", first, last) - sender.first] for csr, first, last in receivers]
 
 
-def aggregate(
-    graph: GraphJob, part: Part, layer: int, csr_name: str, *received: npt.NDArray[Any]
-) -> dict[str, Any]:
-    """Compute a partition's states of a layer from what all partitions sent, in their order."""
+def compute_layer(
+    graph: GraphJob, part: Part, layer: int, restricted: bool, *received: npt.NDArray[Any]
+) -> StatesNote:
+    """Compute a partition's states of a layer.
+
+    Args:
+        graph: the job.
+        part: the partition.
+        layer: 1 to the model's depth.
+        restricted: whether only the rows that the layer needs are asked for.
+        received: (rows, message width), what all partitions sent, in their order.
+    """
     from embed_ops.encoders.graph import tiles
 
-    started = time.perf_counter()
     model, before = model_of(graph), states_name(layer - 1, part.number)
-    csr = graph.csr(csr_name)
-    rows = graph.kept(f"{csr_name}.rows") if csr_name.startswith("need") else np.ones(part.rows, np.bool_)
+    name = csr_name(part.number, layer if restricted else None)
+    csr = graph.csr(name)
+    rows = graph.kept(f"{name}.rows") if restricted else np.ones(part.rows, np.bool_)
     states = graph.kept(f"{before}.states")
     own = None
     if model.uses_own(layer):
@@ -139,15 +148,9 @@ def aggregate(
     degree = _degree(graph, part) if model.needs_degree else None
     halo = np.concatenate([np.zeros((0, model.message_width(layer)), states.dtype), *received])
     weighted = graph.source.weight is not None
-    found = tiles.aggregate(model, layer, halo, csr, states, own, degree, rows, weighted=weighted)
+    after = tiles.aggregate(model, layer, halo, csr, states, own, degree, rows, weighted=weighted)
     if layer == model.depth and model.config.jk is not None:
         earlier = [graph.kept(f"{states_name(number, part.number)}.states") for number in range(1, layer)]
-        graph.keep(f"{states_name(FINAL, part.number)}.states", tiles.outputs(model, [*earlier, found]))
+        graph.keep(f"{states_name(FINAL, part.number)}.states", tiles.outputs(model, [*earlier, after]))
     size = sum(piece.nbytes for piece in received)
-    return _keep_states(
-        graph,
-        part,
-        layer,
-        found,
-        {"received": size, "edges": len(csr.col), "seconds": time.perf_counter() - started},
-    )
+    return _keep_states(graph, part, layer, after, StatesNote(received=size, edges=len(csr.col)))

@@ -66,8 +66,8 @@ def _of_worker(outcome: Outcome) -> Outcome:
 def _again(graph: GraphJob) -> Ints:
     """Read the places of rows whose id an earlier row has."""
     names = sorted(name for name, _ in walk(graph.work, "ids") if name.endswith(".again.npy"))
-    found = [graph.kept(f"ids/{name.removesuffix('.npy')}") for name in names]
-    return np.concatenate([np.zeros(0, np.int64), *found])
+    places = [graph.kept(f"ids/{name.removesuffix('.npy')}") for name in names]
+    return np.concatenate([np.zeros(0, np.int64), *places])
 
 
 def _embedded(
@@ -119,13 +119,13 @@ def _states_of(
 ) -> npt.NDArray[Any]:
     """Read the states of places `first` to `last` out of the partitions that have them."""
     first, last = places
-    found = [np.zeros((0, dim), graph.job.resolved.dtype)]
+    rows = [np.zeros((0, dim), graph.job.resolved.dtype)]
     for number in range(len(bounds) - 1):
         low, high = max(first, bounds[number]), min(last, bounds[number + 1])
         if low < high:
-            found.append(
+            rows.append(
                 graph.kept(
                     f"{states_name(layer, number)}.states", low - bounds[number], high - bounds[number]
                 )
             )
-    return np.concatenate(found)
+    return np.concatenate(rows)

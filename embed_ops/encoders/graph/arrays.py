@@ -38,8 +38,8 @@ def read_array(root: Location, name: str, first: int = 0, last: int | None = Non
         last = shape[0] if last is None else last
         file.seek(start + first * width)
         content = file.read_buffer((last - first) * width)
-    found: Array = np.frombuffer(content, dtype).reshape(last - first, *shape[1:])
-    return found
+    rows: Array = np.frombuffer(content, dtype).reshape(last - first, *shape[1:])
+    return rows
 
 
 def write_batches(root: Location, name: str, batches: list[pa.RecordBatch], attempt: str) -> None:

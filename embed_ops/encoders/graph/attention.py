@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from embed_ops.encoders.graph.config import GatConfig
-from embed_ops.encoders.graph.layers import TILE, Edges, Weights, bags, by_tile, mean, pieces, spans
+from embed_ops.encoders.graph.layers import Edges, Weights, bags, by_tile, mean, pieces, spans
+from embed_ops.encoders.graph.partition import TILE
 
 BLOCK = 1 << 18
 """Numbers of gathered messages at once (1 MiB of float32), so that they stay in a core's cache; at
@@ -47,11 +48,13 @@ def attend(
         (T, H, width); no edges and no loop give 0.
     """
     most = max(1, chunk // heads)
-    found = []
+    attended = []
     for first, last in pieces(edges.ends, most):
         own = None if loop is None else (loop[0][first:last], loop[1][first:last])
-        found.append(_attend_piece(scores, sent, edges, spans(edges, first, last, most), (first, last), own))
-    return torch.cat(found)
+        attended.append(
+            _attend_piece(scores, sent, edges, spans(edges, first, last, most), (first, last), own)
+        )
+    return torch.cat(attended)
 
 
 def _attend_piece(
@@ -101,11 +104,11 @@ def _by_head(sent: Tensor, col: Tensor, offsets: Tensor, share: Tensor) -> Tenso
     (U * H, width), (n,), (rows + 1,), (n, H) -> (rows, H, width).
     """
     index = col.long() * share.shape[1]
-    found = [
+    sums = [
         bags("sum", sent, index + head, offsets, share[:, head].contiguous())
         for head in range(share.shape[1])
     ]
-    return torch.stack(found, dim=1)
+    return torch.stack(sums, dim=1)
 
 
 def _loop_attr(config: GatConfig, edges: Edges, chunk: int) -> Tensor | None:
@@ -229,18 +232,18 @@ class GatV2:
         rows = max(1, BLOCK // (TILE * halo.shape[1])) * TILE
 
         def scores(low: int, high: int, at: Tensor) -> Tensor:
-            found = []
+            blocks = []
             for start in range(low, max(high, low + 1), rows):
                 end = min(high, start + rows)
                 sent = halo.index_select(0, edges.col[start:end])
-                found.append(
+                blocks.append(
                     self._score(
                         sent,
                         target[at[start - low : end - low]],
                         None if edges.attr is None else edges.attr[start:end],
                     )
                 )
-            return torch.cat(found)
+            return torch.cat(blocks)
 
         loop = None
         if self.config.add_self_loops:

@@ -8,37 +8,14 @@ output.
 
 from __future__ import annotations
 
-import difflib
-import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from embed_ops.errors import ModelError
-from embed_ops.spec.wording import sentence
+from embed_ops.encoders.graph.nodewise import ACTIVATIONS, Norm, norm_of, squeezed
 
-CONFIG = "config.json"
-ACTIVATIONS = frozenset(
-    "relu relu6 leakyrelu prelu elu celu selu gelu silu swish mish tanh sigmoid hardtanh hardswish "
-    "hardsigmoid hardshrink softshrink "
-    "tanhshrink softplus softsign logsigmoid".split()
-)
-"""Activations of one number at a time. PyTorch Geometric also finds softmax, GLU and attention by
-name: those are refused."""
 AGGREGATORS = {"mean": "mean", "sum": "sum", "add": "sum", "max": "max"}
-_NORM_SETTINGS: dict[str, dict[str, Any]] = {
-    "batch": {
-        "eps": 1e-5,
-        "momentum": 0.1,
-        "affine": True,
-        "track_running_stats": True,
-        "allow_single_element": False,
-    },
-    "layer": {"eps": 1e-5, "affine": True, "mode": "graph"},
-}
 
 
 class Axis(NamedTuple):
@@ -49,22 +26,6 @@ class Axis(NamedTuple):
 
 
 Shapes = dict[str, tuple[Axis, ...]]
-
-
-class Norm(NamedTuple):
-    """A normalisation that needs nothing but the node itself.
-
-    Batch (by running statistics) or layer.
-    """
-
-    kind: Literal["batch", "layer"]
-    eps: float
-    affine: bool
-
-
-def squeezed(name: str) -> str:
-    """Write a name as PyTorch Geometric compares it: `Leaky_ReLU` is `leakyrelu`."""
-    return name.lower().replace("-", "").replace("_", "").replace(" ", "")
 
 
 class GraphConfig(BaseModel, ABC):
@@ -99,39 +60,8 @@ class GraphConfig(BaseModel, ABC):
         return self
 
     def normalization(self) -> Norm | None:
-        """Give the norm after hidden layers.
-
-        A config with one that needs other nodes is refused.
-        """
-        if self.norm is None:
-            return None
-        kind = squeezed(self.norm).removesuffix("norm")
-        if kind != "batch" and kind != "layer":
-            raise ValueError(
-                f"norm {self.norm!r} is not supported: only batch_norm and layer_norm need no other "
-                "node; choose another one"
-            )
-        given = self.norm_kwargs or {}
-        for name, value in given.items():
-            if name not in _NORM_SETTINGS[kind]:
-                raise ValueError(f"norm_kwargs.{name}: unknown; known: {', '.join(_NORM_SETTINGS[kind])}")
-            if type(value) is not type(_NORM_SETTINGS[kind][name]) and name != "momentum":
-                raise ValueError(
-                    f"norm_kwargs.{name}: expected a value like {_NORM_SETTINGS[kind][name]!r}, found "
-                    f"{value!r}"
-                )
-        settings = _NORM_SETTINGS[kind] | given
-        if not settings.get("track_running_stats", True):
-            raise ValueError(
-                "norm_kwargs.track_running_stats is false: the norm needs all nodes at once; choose "
-                "another model"
-            )
-        if settings.get("mode", "node") != "node":
-            raise ValueError(
-                'norm_kwargs.mode is "graph", the default of layer_norm: it needs all nodes at once; '
-                'only "node" is supported'
-            )
-        return Norm("batch" if kind == "batch" else "layer", float(settings["eps"]), bool(settings["affine"]))
+        """Give the norm after hidden layers; raises a ValueError for one that needs other nodes."""
+        return None if self.norm is None else norm_of(self.norm, self.norm_kwargs or {})
 
     def width(self, layer: int) -> int:
         """Give the columns of a layer's states."""
@@ -160,24 +90,26 @@ class GraphConfig(BaseModel, ABC):
 
         Those of PyTorch Geometric 2.8, but norms have no `module.` in their names.
         """
-        found: Shapes = {}
+        shapes: Shapes = {}
         norm = self.normalization()
         names = ["weight", "bias"] if norm and norm.affine else []
         names += ["running_mean", "running_var"] if norm and norm.kind == "batch" else []
         for layer in range(1, self.num_layers + 1):
-            found |= {f"convs.{layer - 1}.{name}": shape for name, shape in self._conv(layer).items()}
+            shapes |= {f"convs.{layer - 1}.{name}": shape for name, shape in self._conv(layer).items()}
             if self.acts(layer):
-                found |= {f"norms.{layer - 1}.{name}": (self._axis(layer),) for name in names}
+                shapes |= {f"norms.{layer - 1}.{name}": (self._axis(layer),) for name in names}
         if self.act is not None and squeezed(self.act) == "prelu":
             count = (self.act_kwargs or {}).get("num_parameters", 1)
-            found["act.weight"] = (Axis(count if isinstance(count, int) else 1, "act_kwargs.num_parameters"),)
-        return found | self._joined()
+            shapes["act.weight"] = (
+                Axis(count if isinstance(count, int) else 1, "act_kwargs.num_parameters"),
+            )
+        return shapes | self._joined()
 
     def _joined(self) -> Shapes:
         if self.jk is None:
             return {}
         hidden, out = self._axis(1), self._axis(-1)
-        found: Shapes = {}
+        shapes: Shapes = {}
         if self.jk == "lstm":
             half = self.num_layers * hidden.size // 2
             side, gates = (
@@ -191,8 +123,8 @@ class GraphConfig(BaseModel, ABC):
                     "bias_ih": (gates,),
                     "bias_hh": (gates,),
                 }
-                found |= {f"jk.lstm.{name}_l0{end}": shape for name, shape in weights.items()}
-            found |= {
+                shapes |= {f"jk.lstm.{name}_l0{end}": shape for name, shape in weights.items()}
+            shapes |= {
                 "jk.att.weight": (Axis(1, "jk"), Axis(2 * half, "num_layers * hidden_channels")),
                 "jk.att.bias": (Axis(1, "jk"),),
             }
@@ -201,7 +133,7 @@ class GraphConfig(BaseModel, ABC):
             if self.jk == "cat"
             else hidden
         )
-        return found | {"lin.weight": (out, wide), "lin.bias": (out,)}
+        return shapes | {"lin.weight": (out, wide), "lin.bias": (out,)}
 
 
 class SageConfig(GraphConfig):
@@ -225,12 +157,12 @@ class SageConfig(GraphConfig):
 
     def _conv(self, layer: int) -> Shapes:
         before, after = self._axis(layer - 1), self._axis(layer)
-        found: Shapes = {"lin_l.weight": (after, before)} | ({"lin_l.bias": (after,)} if self.bias else {})
+        shapes: Shapes = {"lin_l.weight": (after, before)} | ({"lin_l.bias": (after,)} if self.bias else {})
         if self.root_weight:
-            found["lin_r.weight"] = (after, before)
+            shapes["lin_r.weight"] = (after, before)
         if self.project:
-            found |= {"lin.weight": (before, before), "lin.bias": (before,)}
-        return found
+            shapes |= {"lin.weight": (before, before), "lin.bias": (before,)}
+        return shapes
 
 
 class GatConfig(GraphConfig):
@@ -281,19 +213,21 @@ class GatConfig(GraphConfig):
             Axis(self.heads, "heads"),
             Axis(self.channels(layer), f"{after.of} and heads"),
         )
-        found: Shapes = {}
+        shapes: Shapes = {}
         if self.v2:
             for side in ("lin_l",) if self.share_weights else ("lin_l", "lin_r"):
-                found |= {f"{side}.weight": (wide, before)} | ({f"{side}.bias": (wide,)} if self.bias else {})
-            found["att"] = head
+                shapes |= {f"{side}.weight": (wide, before)} | (
+                    {f"{side}.bias": (wide,)} if self.bias else {}
+                )
+            shapes["att"] = head
         else:
-            found |= {"lin.weight": (wide, before), "att_src": head, "att_dst": head}
+            shapes |= {"lin.weight": (wide, before), "att_src": head, "att_dst": head}
         if self.edge_dim is not None:
-            found["lin_edge.weight"] = (wide, Axis(self.edge_dim, "edge_dim"))
-            found |= {} if self.v2 else {"att_edge": head}
+            shapes["lin_edge.weight"] = (wide, Axis(self.edge_dim, "edge_dim"))
+            shapes |= {} if self.v2 else {"att_edge": head}
         if self.residual:
-            found["res.weight"] = (after, before)
-        return found | ({"bias": (after,)} if self.bias else {})
+            shapes["res.weight"] = (after, before)
+        return shapes | ({"bias": (after,)} if self.bias else {})
 
 
 class GcnConfig(GraphConfig):
@@ -319,63 +253,3 @@ class GcnConfig(GraphConfig):
     def _conv(self, layer: int) -> Shapes:
         before, after = self._axis(layer - 1), self._axis(layer)
         return {"lin.weight": (after, before)} | ({"bias": (after,)} if self.bias else {})
-
-
-MODELS: Mapping[str, type[SageConfig] | type[GatConfig] | type[GcnConfig]] = {
-    "GraphSAGE": SageConfig,
-    "GAT": GatConfig,
-    "GCN": GcnConfig,
-}
-
-
-def read_config(folder: Path) -> SageConfig | GatConfig | GcnConfig:
-    """Read config.json of a model folder.
-
-    Raises:
-        ModelError: it is not there, or a setting is unknown, has a bad value or is not supported;
-            the message says which.
-    """
-    path = folder / CONFIG
-    try:
-        tree = dict(json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError as error:
-        raise ModelError(
-            f'{folder}: no {CONFIG}; write one with the arguments of the model, as {{"type": '
-            f'"GraphSAGE", ...}}'
-        ) from error
-    except (OSError, ValueError, TypeError) as error:
-        raise ModelError(f"{path}: not a JSON object ({error}); correct it") from error
-    return parse_config(tree, str(path))
-
-
-def parse_config(tree: Mapping[str, Any], where: str) -> SageConfig | GatConfig | GcnConfig:
-    """Check settings as `read_config` does; `where` begins messages."""
-    name = str(tree.get("type", "nothing"))
-    kind = MODELS.get(name)
-    if kind is None:
-        hint = (
-            'GATv2 is GAT with "v2": true'
-            if squeezed(name).startswith("gatv2")
-            else "no other models are supported"
-        )
-        raise ModelError(f"{where}: type: expected {', '.join(MODELS)}, found {name}; {hint}")
-    for key in tree:
-        if key not in kind.model_fields:
-            raise ModelError(f"{where}: {key}: {_unknown(key, kind)}")
-    try:
-        return kind.model_validate(tree)
-    except ValidationError as error:
-        raise ModelError(
-            f"{where}: {sentence(kind, error.errors()[0], tree).removeprefix('spec: ')}"
-        ) from error
-
-
-def _unknown(key: str, kind: type[GraphConfig]) -> str:
-    """Say why a key is none of a model's."""
-    others = [name for name, other in MODELS.items() if key in other.model_fields]
-    if others:
-        return f"a setting of {' and '.join(others)}, which this model does not have; take it out"
-    near = difflib.get_close_matches(key, list(kind.model_fields), n=1, cutoff=0.5)
-    return "unknown key; " + (
-        f"did you mean {near[0]!r}?" if near else f"known: {', '.join(kind.model_fields)}"
-    )

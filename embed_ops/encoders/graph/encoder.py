@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from embed_ops.encoders.base import TEXT, Modality, Output, Prepared, Rejected, dims_of, outputs_of
-from embed_ops.encoders.graph.config import GraphConfig, read_config
+from embed_ops.encoders.graph.config import GraphConfig
+from embed_ops.encoders.graph.config_file import read_config
 from embed_ops.encoders.hub import folder as folders
 from embed_ops.errors import ModelError
 from embed_ops.schema import Reason

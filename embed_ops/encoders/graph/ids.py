@@ -15,7 +15,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-Ints = npt.NDArray[np.int64]
+from embed_ops.encoders.graph.partition import Ints
+
 NODES_PER_BUCKET = 2_000_000
 UNKNOWN, REJECTED = -1, -2
 """Instead of a place: no row has the id, or its row is a reject."""
@@ -51,7 +52,7 @@ def buckets_of(ids: pa.Array, count: int) -> Ints:
     return np.asarray(hashes % np.uint64(count), dtype=np.int64)
 
 
-def split(ids: pa.Array, places: Ints, count: int) -> list[pa.RecordBatch]:
+def split_by_bucket(ids: pa.Array, places: Ints, count: int) -> list[pa.RecordBatch]:
     """Divide (id, place) by bucket, a record batch each; null ids are left out."""
     held = np.flatnonzero(ids.is_valid().to_numpy(zero_copy_only=False))
     ids, places = ids.take(pa.array(held)), places[held]
@@ -65,7 +66,7 @@ def split(ids: pa.Array, places: Ints, count: int) -> list[pa.RecordBatch]:
     ]
 
 
-def join(batches: list[pa.RecordBatch], offsets: list[int]) -> tuple[pa.RecordBatch, Ints]:
+def join_bucket(batches: list[pa.RecordBatch], offsets: list[int]) -> tuple[pa.RecordBatch, Ints]:
     """Make one bucket of those of all spans, in order: the first row with an id has it.
 
     Args:
@@ -95,13 +96,13 @@ def look_up(ids: Ids, values: pa.Array, bucket: Callable[[int], pa.RecordBatch])
 
     Null ids are unknown.
     """
-    found = np.full(len(values), UNKNOWN, np.int64)
+    places = np.full(len(values), UNKNOWN, np.int64)
     held = np.flatnonzero(values.is_valid().to_numpy(zero_copy_only=False))
     values = values.take(pa.array(held)) if len(held) < len(values) else values
     if ids.buckets == 0:
         numbers = values.to_numpy()
-        found[held] = np.where((numbers >= 0) & (numbers < ids.nodes), numbers, UNKNOWN)
-        return found
+        places[held] = np.where((numbers >= 0) & (numbers < ids.nodes), numbers, UNKNOWN)
+        return places
     buckets = buckets_of(values, ids.buckets)
     for number in np.unique(buckets).tolist():
         mine = np.flatnonzero(buckets == number)
@@ -109,6 +110,6 @@ def look_up(ids: Ids, values: pa.Array, bucket: Callable[[int], pa.RecordBatch])
         indices = pc.fill_null(
             pc.index_in(values.take(pa.array(mine)), value_set=table.column("id")), -1
         ).to_numpy()
-        places = np.append(table.column("place").to_numpy(), UNKNOWN)
-        found[held[mine]] = places[indices]
-    return found
+        of_bucket = np.append(table.column("place").to_numpy(), UNKNOWN)
+        places[held[mine]] = of_bucket[indices]
+    return places

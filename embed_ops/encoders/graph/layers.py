@@ -20,10 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from embed_ops.encoders.graph.config import GcnConfig, SageConfig
+from embed_ops.encoders.graph.partition import TILE
 
-TILE = 1024
-"""Destinations computed together, always a zero-padded (TILE, width) matrix: the shape of a product
-picks its kernel and so its bits."""
 CHUNK = 1 << 20
 """Edges of one destination that are summed at once; more are merged in the order of chunks."""
 
@@ -52,8 +50,8 @@ class Edges:
     @functools.cached_property
     def ends(self) -> list[int]:
         """`indptr` as numbers."""
-        found: list[int] = self.indptr.tolist()
-        return found
+        ends: list[int] = self.indptr.tolist()
+        return ends
 
 
 class Layer(Protocol):
@@ -77,7 +75,11 @@ class Layer(Protocol):
     def layer(
         self, halo: Tensor, edges: Edges, x: Tensor, own: Tensor | None, degree: Tensor | None, chunk: int
     ) -> Tensor:
-        """Compute states: (U, message width), (T, width before), (T, message width), (T,) -> (T, width)."""
+        """Compute states, (T, width).
+
+        Shapes: `halo` (U, message width), `x` (T, width before), `own` (T, message width),
+        `degree` (T,).
+        """
 
 
 def pieces(ends: Sequence[int], most: int) -> Iterator[tuple[int, int]]:
@@ -129,14 +131,14 @@ def aggregate(
         by_edge: the table's rows are the edges themselves.
     """
     merge = torch.add if mode == "sum" else torch.maximum
-    found = []
+    reduced = []
     for first, last in pieces(edges.ends, chunk):
         parts = []
         for low, high, offsets in spans(edges, first, last, chunk):
             index = torch.arange(low, high, device=table.device) if by_edge else edges.col[low:high]
             parts.append(bags(mode, table, index, offsets, None if weight is None else weight[low:high]))
-        found.append(functools.reduce(merge, parts))
-    return torch.cat(found)
+        reduced.append(functools.reduce(merge, parts))
+    return torch.cat(reduced)
 
 
 def mean(table: Tensor, edges: Edges, chunk: int, *, by_edge: bool = False) -> Tensor:
@@ -157,7 +159,10 @@ def by_tile(values: Tensor, weight: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Sage:
-    """GraphSAGE: lin_l(mean, sum or max of neighbours) + lin_r(own), perhaps divided by its L2 norm (Hamilton et al. 2017)."""
+    """GraphSAGE: lin_l(mean, sum or max of neighbours) + lin_r(own), perhaps of unit length.
+
+    Hamilton, Ying, Leskovec 2017.
+    """
 
     config: SageConfig
     number: int
@@ -191,23 +196,26 @@ class Sage:
         self, halo: Tensor, edges: Edges, x: Tensor, own: Tensor | None, degree: Tensor | None, chunk: int
     ) -> Tensor:
         """Compute states."""
-        result = (
+        states = (
             mean(halo, edges, chunk)
             if self.config.aggr == "mean"
             else aggregate(self.config.aggr, halo, edges, chunk)
         )
         if not self._before:
-            result = F.linear(result, self.weights["lin_l.weight"])
+            states = F.linear(states, self.weights["lin_l.weight"])
         if self.config.bias:
-            result = result + self.weights["lin_l.bias"]
+            states = states + self.weights["lin_l.bias"]
         if self.config.root_weight:
-            result = result + F.linear(x, self.weights["lin_r.weight"])
-        return F.normalize(result, dim=-1) if self.config.normalize else result
+            states = states + F.linear(x, self.weights["lin_r.weight"])
+        return F.normalize(states, dim=-1) if self.config.normalize else states
 
 
 @dataclass(frozen=True)
 class Gcn:
-    """GCN: sum of weight * lin(x) / sqrt(degree of source * degree of destination) (Kipf, Welling 2017)."""
+    """GCN: sum of weight * lin(x) / sqrt(degree of source * degree of destination).
+
+    Kipf, Welling 2017.
+    """
 
     config: GcnConfig
     number: int
@@ -251,10 +259,10 @@ class Gcn:
         self, halo: Tensor, edges: Edges, x: Tensor, own: Tensor | None, degree: Tensor | None, chunk: int
     ) -> Tensor:
         """Compute states."""
-        result = aggregate("sum", halo, edges, chunk, edges.weight)
+        states = aggregate("sum", halo, edges, chunk, edges.weight)
         if own is not None and self.config.loops:
-            result = result + (own if edges.loop is None else own * edges.loop.unsqueeze(1))
-        result = self._scaled(result, degree)
+            states = states + (own if edges.loop is None else own * edges.loop.unsqueeze(1))
+        states = self._scaled(states, degree)
         if not self._before:
-            result = F.linear(result, self.weights["lin.weight"])
-        return result + self.weights["bias"] if self.config.bias else result
+            states = F.linear(states, self.weights["lin.weight"])
+        return states + self.weights["bias"] if self.config.bias else states

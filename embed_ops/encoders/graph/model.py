@@ -1,4 +1,4 @@
-"""A graph model over tiles: its layers with norm and activation, jumping knowledge and the final linear map.
+"""A graph model over tiles: layers with norm and activation, jumping knowledge, the final map.
 
 What it computes is PyTorch Geometric 2.8's `BasicGNN.forward` in evaluation mode. Weights are plain
 tensors by name: a training loop may ask gradients of them and call the same methods. States are (T,
@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from embed_ops.encoders.graph.attention import Gat, GatV2
-from embed_ops.encoders.graph.config import GatConfig, GcnConfig, GraphConfig, SageConfig, squeezed
+from embed_ops.encoders.graph.config import GatConfig, GcnConfig, GraphConfig, SageConfig
 from embed_ops.encoders.graph.layers import CHUNK, Edges, Gcn, Layer, Sage
+from embed_ops.encoders.graph.nodewise import squeezed
 from embed_ops.errors import ModelError
 
 _CLASSES = {
@@ -179,12 +180,12 @@ def _activation(config: GraphConfig, weights: Mapping[str, Tensor]) -> Callable[
         return lambda x: x
     options = config.act_kwargs or {}
     try:
-        found: nn.Module = _CLASSES[squeezed(config.act)](**options)
+        activation: nn.Module = _CLASSES[squeezed(config.act)](**options)
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(
             f"act_kwargs: {config.act} can't be built with {options} ({error}); correct config.json"
         ) from error
-    return found if squeezed(config.act) != "prelu" else lambda x: F.prelu(x, weights["act.weight"])
+    return activation if squeezed(config.act) != "prelu" else lambda x: F.prelu(x, weights["act.weight"])
 
 
 def _lstm(inputs: list[Tensor], weights: Mapping[str, Tensor], end: str) -> list[Tensor]:
@@ -194,12 +195,12 @@ def _lstm(inputs: list[Tensor], weights: Mapping[str, Tensor], end: str) -> list
     """
     hidden = inputs[0].new_zeros((len(inputs[0]), weights[f"weight_hh{end}"].shape[1]))
     cell = hidden
-    found = []
+    states = []
     for x in inputs:
         gates = F.linear(x, weights[f"weight_ih{end}"], weights[f"bias_ih{end}"])
         gates = gates + F.linear(hidden, weights[f"weight_hh{end}"], weights[f"bias_hh{end}"])
         enter, forget, new, leave = gates.chunk(4, dim=1)
         cell = forget.sigmoid() * cell + enter.sigmoid() * new.tanh()
         hidden = leave.sigmoid() * cell.tanh()
-        found.append(hidden)
-    return found
+        states.append(hidden)
+    return states

@@ -1,4 +1,4 @@
-"""Edges to partitions: sorted chunks, ranges of destinations with about equal work, and the in-edges of one range as CSR.
+"""Edges to partitions: sorted chunks, ranges of destinations, the in-edges of one range as CSR.
 
 Legend: a place is a node's number, 0 to N - 1; a tile is `TILE` places; a partition is a range of
 whole tiles; its halo is the sorted places that send to it. Edges are sorted by (destination,
@@ -16,18 +16,21 @@ import numpy.typing as npt
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 TILE = 1024
+"""Destinations computed together, always a zero-padded (TILE, width) matrix: the shape of a product
+picks its kernel and so its bits."""
 _ROW_COST = 4
 """What the dense part of a row costs, in edges."""
 _BUILD_BYTES = 48
 """Bytes of an edge while a partition is sorted."""
 PARTITION_BYTES = 1 << 30
-"""Aim for the memory of one partition's task, half of which is what it receives and shares with the object store. Fewer partitions
-exchange fewer rows: at 400,000 nodes of width 128, 4 of them are 1.8 times as fast as 24."""
+"""Aim for the memory of one partition's task. Half of it is what it receives and shares with the
+object store. Fewer partitions exchange fewer rows: at 400,000 nodes of width 128, 4 of them are 1.8
+times as fast as 24."""
 MOST_PARTITIONS = 4096
 
 
 @dataclass(frozen=True)
-class Chunk:
+class EdgeChunk:
     """Some edges, sorted by destination.
 
     `dst`, `src` (edges,), `extra` (edges, columns) float32, `tiles`: first edge of each tile.
@@ -39,7 +42,7 @@ class Chunk:
     tiles: Ints
 
 
-def sort_chunk(src: Ints, dst: Ints, extra: Floats, nodes: int, *, undirected: bool) -> Chunk:
+def sort_chunk(src: Ints, dst: Ints, extra: Floats, nodes: int, *, undirected: bool) -> EdgeChunk:
     """Sort edges by destination; undirected ones count in both directions, loops once."""
     if undirected:
         back = np.flatnonzero(src != dst)
@@ -52,7 +55,7 @@ def sort_chunk(src: Ints, dst: Ints, extra: Floats, nodes: int, *, undirected: b
     dst = dst[order]
     tiles = np.searchsorted(dst, np.arange(-(-nodes // TILE) + 1, dtype=np.int64) * TILE)
     small = np.int32 if nodes < 1 << 31 else np.int64
-    return Chunk(dst.astype(small), src[order].astype(small), extra[order], tiles.astype(np.int64))
+    return EdgeChunk(dst.astype(small), src[order].astype(small), extra[order], tiles.astype(np.int64))
 
 
 def partition_count(nodes: int, edges: int, widths: tuple[int, int], workers: int) -> int:
@@ -110,7 +113,7 @@ class Csr:
     loop: Floats
 
 
-def build(
+def build_csr(
     chunks: list[tuple[Ints, Ints, Floats]],
     first: int,
     last: int,
@@ -119,7 +122,16 @@ def build(
     fanout: int | None,
     seed: int,
 ) -> Csr:
-    """Make the CSR of destinations `first` to `last` from the slices (dst, src, extra) of all chunks, in order."""
+    """Sort the in-edges of destinations `first` to `last` as CSR.
+
+    Args:
+        chunks: the slices (dst, src, extra) of all chunks, in order.
+        first: the first destination.
+        last: the one behind the last.
+        drop_loops: whether self loops are taken out of the edges.
+        fanout: most in-edges of a destination, None for all.
+        seed: of the hash that chooses among them.
+    """
     dst = np.concatenate([chunk[0] for chunk in chunks]).astype(np.int64) - first
     src = np.concatenate([chunk[1] for chunk in chunks]).astype(np.int64)
     extra = np.concatenate([chunk[2] for chunk in chunks])
@@ -141,7 +153,10 @@ def build(
 
 
 def _sampled(dst: Ints, src: Ints, first: int, fanout: int, seed: int) -> Ints:
-    """Choose each destination's edges with the least hashes of (seed, source, destination), in their order."""
+    """Choose each destination's edges with the least hashes, in their order.
+
+    The hash is one of (seed, source, destination).
+    """
     hashes = mix(mix(src.astype(np.uint64) + np.uint64(seed)) ^ (dst + first).astype(np.uint64))
     order = np.lexsort((hashes, dst))
     starts = np.searchsorted(dst, dst)

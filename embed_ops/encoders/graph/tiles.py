@@ -35,14 +35,13 @@ def padded(values: Values, first: int, last: int) -> torch.Tensor:
 
 def messages(model: GraphModel, layer: int, states: Values, degree: Values | None) -> Values:
     """Compute what nodes send in a layer: (rows, width before) -> (rows, message width)."""
-    found = np.empty((len(states), model.message_width(layer)), states.dtype)
+    sent = np.empty((len(states), model.message_width(layer)), states.dtype)
     with torch.inference_mode():
         for first, last in tiles(len(states)):
             given = None if degree is None else padded(degree, first, last)
-            found[first:last] = model.messages(layer, padded(states, first, last), given)[
-                : last - first
-            ].numpy()
-    return found
+            tile = model.messages(layer, padded(states, first, last), given)
+            sent[first:last] = tile[: last - first].numpy()
+    return sent
 
 
 def aggregate(
@@ -74,7 +73,7 @@ def aggregate(
         weighted: whether the first column of `csr.extra` is a weight.
         chunk: edges of one row that are summed at once.
     """
-    found = np.zeros((len(states), model.width(layer)), states.dtype)
+    after = np.zeros((len(states), model.width(layer)), states.dtype)
     sent = torch.from_numpy(halo)
     with torch.inference_mode():
         for first, last in tiles(len(states)):
@@ -82,8 +81,8 @@ def aggregate(
                 edges = _edges(model, csr, first, last, sent.dtype, weighted=weighted)
                 given = [None if values is None else padded(values, first, last) for values in (own, degree)]
                 tile = model.layer(layer, sent, edges, padded(states, first, last), given[0], given[1], chunk)
-                found[first:last] = tile[: last - first].numpy()
-    return found
+                after[first:last] = tile[: last - first].numpy()
+    return after
 
 
 def _edges(
@@ -108,10 +107,9 @@ def _edges(
 
 def outputs(model: GraphModel, layers: Sequence[Values]) -> Values:
     """Put the states of all layers together: what the model gives, (rows, output width)."""
-    found = np.empty((len(layers[0]), model.out_width()), layers[0].dtype)
+    joined = np.empty((len(layers[0]), model.out_width()), layers[0].dtype)
     with torch.inference_mode():
-        for first, last in tiles(len(found)):
-            found[first:last] = model.output([padded(states, first, last) for states in layers])[
-                : last - first
-            ].numpy()
-    return found
+        for first, last in tiles(len(joined)):
+            tile = model.output([padded(states, first, last) for states in layers])
+            joined[first:last] = tile[: last - first].numpy()
+    return joined
