@@ -5,6 +5,7 @@
     ├── SourceError    2   the corpus: a missing path, no matching file, a wrong column
     ├── ModelError     2   the model: no weights, no tokenizer, an unknown module
     ├── RunError       2   the run directory: another spec, changed source files
+    ├── PackageError   2   a package of an extra is not installed
     ├── StageError     2   a stage can't be fitted or applied to these vectors
     ├── ParityError    2   the vectors differ from the reference
     ├── StorageError   3   reading or writing failed for a reason that is not the data
@@ -48,6 +49,10 @@ class RunError(EmbedOpsError):
 
     Choose another `sink.path`.
     """
+
+
+class PackageError(EmbedOpsError):
+    """A package that this needs is not installed. Install the extra that the message names."""
 
 
 class StageError(EmbedOpsError):

@@ -1,11 +1,37 @@
-"""Loads a class by its address: what a registry names is imported where it is used."""
+"""What is imported only where it is used: classes that registries name, and packages of extras."""
 
 from __future__ import annotations
 
+import importlib
 import pkgutil
+from types import ModuleType
 from typing import cast
+
+from embed_ops.errors import PackageError
 
 
 def load_class(address: str) -> type:
     """Import the class at an address, `module:Class`."""
     return cast(type, pkgutil.resolve_name(address))
+
+
+def require(module: str, extra: str, purpose: str) -> ModuleType:
+    """Import a module of a package that only an extra brings.
+
+    Args:
+        module: to import.
+        extra: of embed-ops, that installs it.
+        purpose: what needs it, as the beginning of a sentence: "source.where", "--format faiss".
+
+    Raises:
+        PackageError: it is not installed; says what to run.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        package = module.partition(".")[0]
+        if error.name is None or error.name.partition(".")[0] != package:
+            raise
+        raise PackageError(
+            f"{purpose} needs the package {package}, which is not installed: pip install 'embed-ops[{extra}]'"
+        ) from error
