@@ -35,10 +35,7 @@ def export(
     Args:
         run: address of the run, or of a stage's run.
         output: local folder to write.
-        to: kind of the target, a word of `targets.registry`. npy: `vectors.npy` (rows, dim)
-            float32; faiss: `index.faiss`; lance: the folder is a Lance dataset; webdataset: a tar
-            for each unit. Beside the first two the folder `rows` has a Parquet file for each unit:
-            index, where the row comes from, and what was kept.
+        to: kind of the target, a word of `targets.registry`; each module there says what it writes.
         column: vector column, where there are several.
         index: faiss: what `faiss.index_factory` takes, as "Flat", "IVF1024,Flat", "HNSW32".
         metric: faiss: cosine normalises the vectors.

@@ -79,7 +79,7 @@ def test_queries_are_those_of_brute_force(run: Path, metric: str) -> None:
 
 
 def test_every_row(run: Path) -> None:
-    """All pairs as a stage: brute force for each row without itself, verified, resumed to the byte, shown by the command."""
+    """All pairs as a stage: brute force without itself, verified, resumed to the byte."""
     code, said = invoke("neighbors", run, "--all", "-k", 6, "--progress", "none")
     assert code == 0, said
     stage = run / "stages/neighbors"
@@ -193,7 +193,7 @@ def test_what_can_not_be_asked(run: Path, words: list[str], says: str) -> None:
 
 
 def test_queries_that_do_not_fit(run: Path, minilm_run: tuple[Run, list[str]], tmp_path: Path) -> None:
-    """Vectors of another width, images to a model of texts, a null text, clusters of other vectors, a run that is not there."""
+    """Another width, images to a model of texts, a null text, a run that is not there."""
     with pytest.raises(SpecError, match=r"shape \(queries, 16\)"):
         neighbors(str(run), np.zeros((2, 3), np.float32))
     with pytest.raises(ModelError, match="embeds texts, and the queries are images"):

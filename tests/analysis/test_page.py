@@ -1,4 +1,4 @@
-"""The page of a run: its figures against numpy and scikit-learn, every kind of run, and the page itself in a real browser."""
+"""The page of a run: its figures against numpy and scikit-learn, and the page in a browser."""
 
 from __future__ import annotations
 
@@ -160,7 +160,10 @@ def test_words_set_clusters_apart() -> None:
 
 
 def test_words_are_scored_as_published() -> None:
-    """c-TF-IDF counted by hand: the share of a word in its cluster times log(1 + words of a mean cluster / frequency in all)."""
+    """c-TF-IDF counted by hand.
+
+    The share of a word in its cluster times log(1 + words of a mean cluster / frequency in all).
+    """
     draw = np.random.default_rng(3)
     vocabulary = ["".join(draw.choice(list("abcdefgh"), 6)) for _ in range(60)]
     texts, labels = [" ".join(draw.choice(vocabulary, 12)) for _ in range(80)], draw.integers(0, 5, 80)
@@ -330,7 +333,7 @@ def test_every_kind_of_run_has_a_page(run: Path, tmp_path: Path) -> None:
     reason="needs chromium and chromedriver",
 )
 def test_the_page_in_a_browser(run: Path, tmp_path: Path) -> None:
-    """It opens, writes no error to the console, draws, shows the row under the pointer, and runs nothing that stands in a row."""
+    """It opens without an error, draws, shows the row under the pointer, runs nothing of it."""
     from selenium import webdriver
     from selenium.webdriver.common.action_chains import ActionChains
     from selenium.webdriver.common.by import By
@@ -389,8 +392,10 @@ def test_the_page_in_a_browser(run: Path, tmp_path: Path) -> None:
             lambda found: found.execute_script(
                 """
                 const all = node => [...node.querySelectorAll('*')];
-                const walk = node => all(node).flatMap(n => n.shadowRoot ? [n.shadowRoot, ...walk(n.shadowRoot)] : []);
-                const tips = walk(document).flatMap(root => [...root.querySelectorAll('.bk-tooltip-row-value, .bk-Tooltip')]);
+                const walk = node => all(node).flatMap(
+                    n => n.shadowRoot ? [n.shadowRoot, ...walk(n.shadowRoot)] : []);
+                const tips = walk(document).flatMap(
+                    root => [...root.querySelectorAll('.bk-tooltip-row-value, .bk-Tooltip')]);
                 return tips.map(n => n.innerText).join(' ');
                 """
             )

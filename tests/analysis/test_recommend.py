@@ -47,7 +47,7 @@ def history() -> tuple[list[str], list[str], dict[str, list[int]]]:
 
 
 def test_the_nearest_new_items(run: str) -> None:
-    """Recommendations are the rows of the greatest cosine with the mean of a user's items, without those it has."""
+    """Recommended are the rows of the greatest cosine with the mean of a user's other items."""
     users, items, baskets = history()
     found = recommend(run, [*users, "user 0"], [*items, "nothing known"], "name", 7, popularity=0)
     assert (found.users, found.unknown, found.judged) == (list(baskets), 1, {})

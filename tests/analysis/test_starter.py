@@ -44,7 +44,7 @@ def table(folder: Path) -> None:
 
 @pytest.mark.parametrize("write", [parquet, lines, table])
 def test_tables(write: Any, tmp_path: Path) -> None:
-    """The column of the longest texts is embedded, ids and titles are kept, and the spec plans as it stands."""
+    """The column of the longest texts is embedded, ids and titles are kept, and the spec plans."""
     write(tmp_path)
     found = look(str(tmp_path))
     assert (found.column, found.modality, found.keep) == ("body", "text", ("id", "title"))

@@ -26,7 +26,7 @@ from embed_ops.analysis.export import export
 from embed_ops.errors import PackageError, SpecError, StorageError
 from embed_ops.runs.columns import VectorColumn, read_unit
 from embed_ops.sources.corpus import Corpus
-from embed_ops.spec.source import SourceSpec
+from embed_ops.spec.spec import Spec
 from embed_ops.targets.base import Contents, Options, TargetUnit
 from embed_ops.targets.registry import TARGETS, TargetKind
 from embed_ops.targets.webdataset import WebDatasetShards
@@ -172,10 +172,9 @@ def test_shards(run: Path, tmp_path: Path) -> None:
                     told.append(json.loads(content.read()))
     np.testing.assert_array_equal(np.stack(vectors), DRAW(0, ROWS))
     assert [row["row"] for row in told] == [row["id"] for row in told] == list(range(ROWS))
-    spec = SourceSpec.model_validate(
-        {"kind": "webdataset", "path": str(tmp_path / "out"), "column": "json._source", "keep": ["json.id"]}
-    )
-    corpus = Corpus.open(spec)
+    source = {"kind": "webdataset", "path": str(tmp_path / "out"), "column": "json._source"}
+    spec = Spec.parse({"source": source, "encoder": {"model": "none"}, "sink": {"path": "none"}})
+    corpus = Corpus.open(spec.source)
     assert corpus.head(corpus.plan(), 3) == [row["_source"] for row in told[:3]]
 
 
