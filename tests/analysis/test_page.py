@@ -29,7 +29,7 @@ from embed_ops.analysis.page.health import (
 )
 from embed_ops.analysis.page.verdict import completeness, course, soundness, stage_course, throughput
 from embed_ops.analysis.page.write import write_page
-from embed_ops.errors import RunError, SpecError, StageError
+from embed_ops.errors import PackageError, RunError, StageError
 from embed_ops.runs.record import Record
 from embed_ops.runs.statistics import VectorStatistics, report_of
 from embed_ops.sources.parquet import ParquetSource
@@ -118,7 +118,7 @@ def test_umap_where_it_is_installed() -> None:
     """
     x = mixture(16, 4, spread=0.3)(0, 300)
     if importlib.util.find_spec("umap") is None:
-        with pytest.raises(SpecError, match=r"embed-ops\[umap\]"):
+        with pytest.raises(PackageError, match=r"embed-ops\[umap\]"):
             layout(x, "umap", 0)
         return
     for rows in (6, 300):

@@ -211,7 +211,7 @@ def test_blocks_of_the_docs(run: Path, tmp_path: Path, block: int) -> None:
     """Each runs; those of packages that are not installed here are skipped."""
     code = BLOCKS[block]
     if "Run(out).dataset()" in code:
-        pytest.skip("opens a Ray session: tests/cluster/test_commands.py does that")
+        pytest.skip("opens a Ray session: tests/commands/test_commands.py does that")
     for name in re.findall(r"^(?:import|from) (\w+)", code, re.MULTILINE):
         if importlib.util.find_spec(name) is None:
             pytest.skip(f"{name} is not installed")
