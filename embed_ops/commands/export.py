@@ -16,7 +16,7 @@ HELP = (
     "Streams; a command that was stopped goes on where it was.\n\n"
     "npy: vectors.npy (rows, dim) float32, which np.load maps, and a folder rows of Parquet files. "
     "faiss: index.faiss, and rows. lance: a "
-    "Lance dataset, which LanceDB opens. webdataset: tars with NAME.npy and NAME.json for each row. "
+    "Lance dataset, which LanceDB opens. webdataset: tars with KEY.npy and KEY.json for each row. "
     "faiss and lance are extras: pip install 'embed-ops[faiss]', "
     "'embed-ops[lance]'. pandas, Polars, "
     "DuckDB, Hugging Face datasets and PyTorch need no export: see docs/hand-over.md.\n\n"
