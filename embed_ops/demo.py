@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from rich.table import Table
 
 from embed_ops.analysis.neighbors import kept_of, neighbors
 from embed_ops.analysis.page.write import write_page
-from embed_ops.analysis.summary import console, show_differences, show_report, show_stage
+from embed_ops.analysis.summary import show_differences, show_report, show_stage
+from embed_ops.analysis.tables import console, cut_table
 from embed_ops.embedding.driver import embed
 from embed_ops.engine.progress import Reporter
 from embed_ops.engine.session import OpenSession
@@ -53,7 +53,10 @@ _LEAST_ROWS = 40
 
 
 def docstrings(paths: Iterable[Path], root: Path) -> Iterator[tuple[str, str]]:
-    """Yield (qualified name, docstring) of every documented module, class and function in these Python files."""
+    """Yield (qualified name, docstring) of what is documented in these Python files.
+
+    Modules, classes and functions; files that can't be parsed are passed over.
+    """
     for path in paths:
         try:
             tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -69,13 +72,13 @@ def _packages(root: Path) -> dict[str, list[Path]]:
 
     Single modules together count as one package.
     """
-    found: dict[str, list[Path]] = {}
+    packages: dict[str, list[Path]] = {}
     for path in sorted(root.rglob("*.py")):
         parts = path.relative_to(root).parts
         private = any(part.startswith("_") and part != "__init__.py" for part in parts)
         if not private and not _LEFT_OUT & set(parts):
-            found.setdefault(parts[0] if len(parts) > 1 else root.name, []).append(path)
-    return dict(sorted(found.items(), key=lambda item: (item[0] != root.name, item[0])))
+            packages.setdefault(parts[0] if len(parts) > 1 else root.name, []).append(path)
+    return dict(sorted(packages.items(), key=lambda item: (item[0] != root.name, item[0])))
 
 
 def _documented(
@@ -92,27 +95,28 @@ def _documented(
 
 
 def write_corpus(folder: Path, rows: int) -> int:
-    """Write docstrings of the standard library, then of installed packages, as Parquet, a `package=` folder each.
+    """Write docstrings as Parquet, a `package=` folder each.
 
-    No package takes more than a quarter, so that there are several. Returns the number of rows.
+    Of the standard library first, then of installed packages. No package takes more than a quarter,
+    so that there are several. Returns the number of rows.
     """
     share = max(_LEAST_ROWS, rows // 4)
     written = 0
     for root in map(Path, (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"))):
         for package, paths in _packages(root).items():
-            found = list(itertools.islice(docstrings(paths, root), min(share, rows - written)))
-            if len(found) >= _LEAST_ROWS:
-                _write_package(folder / f"package={package}", found)
-                written += len(found)
+            documented = list(itertools.islice(docstrings(paths, root), min(share, rows - written)))
+            if len(documented) >= _LEAST_ROWS:
+                _write_package(folder / f"package={package}", documented)
+                written += len(documented)
             if rows - written < _LEAST_ROWS:
                 return written
     return written
 
 
-def _write_package(folder: Path, found: list[tuple[str, str]]) -> None:
+def _write_package(folder: Path, documented: list[tuple[str, str]]) -> None:
     folder.mkdir(parents=True)
-    for part in range(0, len(found), _ROWS_PER_FILE):
-        names, texts = zip(*found[part : part + _ROWS_PER_FILE], strict=True)
+    for part in range(0, len(documented), _ROWS_PER_FILE):
+        names, texts = zip(*documented[part : part + _ROWS_PER_FILE], strict=True)
         pq.write_table(
             pa.table({"name": names, "text": texts}), folder / f"part-{part // _ROWS_PER_FILE:04d}.parquet"
         )
@@ -186,27 +190,21 @@ def central(run: Run, clusters: int, rows: int) -> list[tuple[int, int, list[tup
 
     (cluster, its rows, [(source file, row)]).
     """
-    found = run.open().to_table(columns=["cluster", "distance", SOURCE, ROW])
-    labels, distances = found["cluster"].to_numpy(), found["distance"].to_numpy()
+    table = run.open().to_table(columns=["cluster", "distance", SOURCE, ROW])
+    labels, distances = table["cluster"].to_numpy(), table["distance"].to_numpy()
     sizes = np.bincount(labels)
     listed = []
     for cluster in np.argsort(-sizes, kind="stable")[:clusters].tolist():
         mine = np.flatnonzero(labels == cluster)
-        near = found.take(pa.array(mine[np.argsort(distances[mine], kind="stable")[:rows]]))
-        listed.append(
-            (
-                cluster,
-                int(sizes[cluster]),
-                list(zip(near[SOURCE].to_pylist(), near[ROW].to_pylist(), strict=True)),
-            )
-        )
+        near = table.take(pa.array(mine[np.argsort(distances[mine], kind="stable")[:rows]]))
+        places = list(zip(near[SOURCE].to_pylist(), near[ROW].to_pylist(), strict=True))
+        listed.append((cluster, int(sizes[cluster]), places))
     return listed
 
 
 def _show_clusters(run: Run, corpus: Path) -> None:
-    table = Table(title="largest clusters, by their most central docstrings", title_justify="left")
-    for heading, width in (("cluster", 7), ("rows", 5), ("name", 50), ("docstring", 70)):
-        table.add_column(heading, overflow="ellipsis", no_wrap=True, max_width=width)
+    widths = [("cluster", 7), ("rows", 5), ("name", 50), ("docstring", 70)]
+    table = cut_table("largest clusters, by their most central docstrings", widths)
     for cluster, size, rows in central(run, _CLUSTERS_SHOWN, _SHOWN):
         for place, (source, row) in enumerate(rows):
             head = (str(cluster), f"{size:,}") if place == 0 else ("", "")
@@ -215,16 +213,14 @@ def _show_clusters(run: Run, corpus: Path) -> None:
 
 
 def _show_nearest(run: Run, corpus: Path) -> None:
-    table = Table(title="nearest docstrings", title_justify="left")
-    for heading, width in (("question", 30), ("cosine", 6), ("name", 40), ("docstring", 70)):
-        table.add_column(heading, overflow="ellipsis", no_wrap=True, max_width=width)
-    found = neighbors(run.path, list(QUESTIONS), _SHOWN)
-    near = kept_of(RunRows(locate(run.path)), found.ids.ravel(), ["name"]).to_pylist()
-    for place, row in enumerate(near):
-        number, rank = divmod(place, found.ids.shape[1])
+    widths = [("question", 30), ("cosine", 6), ("name", 40), ("docstring", 70)]
+    table = cut_table("nearest docstrings", widths)
+    near = neighbors(run.path, list(QUESTIONS), _SHOWN)
+    rows = kept_of(RunRows(locate(run.path)), near.ids.ravel(), ["name"]).to_pylist()
+    for place, row in enumerate(rows):
+        number, rank = divmod(place, near.ids.shape[1])
         shown = QUESTIONS[number] if rank == 0 else ""
         docstring = _docstring(corpus, row[SOURCE], row[ROW])
-        table.add_row(
-            shown, f"{found.scores[number, rank]:.3f}", *docstring, end_section=rank == found.ids.shape[1] - 1
-        )
+        last = rank == near.ids.shape[1] - 1
+        table.add_row(shown, f"{near.scores[number, rank]:.3f}", *docstring, end_section=last)
     console().print(table)

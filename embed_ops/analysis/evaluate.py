@@ -1,5 +1,6 @@
-"""Is an embedding good for a task? A linear probe, nearest neighbours and clusters against a label, on a sample of rows chosen by hash.
+"""Is an embedding good for a task? A label tells, on a sample of rows chosen by hash.
 
+A linear probe, nearest neighbours and clusters are held against it.
 Rows are split by a hash of their index, each label by itself (stratified), so that a row is always
 on the same side. Intervals are those of a percentile bootstrap over the rows of the test side
 (Efron 1979).
@@ -88,13 +89,13 @@ def sample(rows: RunRows, vectors: VectorColumn, label: Label, most: int, seed: 
     names, codes, counts = np.unique(labels, return_inverse=True, return_counts=True)
     fine = counts[codes] >= 2
     if len(np.unique(codes[fine])) < 2:
-        found = (
+        there_are = (
             f"only {names[0]!r}"
             if len(names) == 1
             else f"{len(names)} labels, of which {int((counts >= 2).sum())} have two rows or more"
         )
         raise StageError(
-            f"{rows.root.path}: column {label.column!r} has {found} in {len(labels):,} rows; a probe "
+            f"{rows.root.path}: column {label.column!r} has {there_are} in {len(labels):,} rows; a probe "
             "needs two classes"
         )
     x, labels, ids, codes = x[fine], labels[fine], ids[fine], codes[fine]
@@ -102,43 +103,54 @@ def sample(rows: RunRows, vectors: VectorColumn, label: Label, most: int, seed: 
 
 
 def split(codes: Ints, ids: Ints, seed: int) -> npt.NDArray[np.bool_]:
-    """Choose a fifth of each class for the test side, those of the least hash, at least one and not all: (rows,) bool."""
+    """Choose a fifth of each class for the test side: (rows,) bool.
+
+    Those of the least hash, at least one and not all.
+    """
     order = np.lexsort((splitmix64(seed, _SPLIT, ids), codes))
     counts = np.bincount(codes)
     rank = np.empty(len(codes), np.int64)
     starts = np.concatenate([[0], np.cumsum(counts)])[:-1]
     rank[order] = np.arange(len(codes)) - np.repeat(starts, counts)
     wanted = np.clip(np.round(counts * TEST_SHARE), 1, np.maximum(1, counts - 1))
-    found: npt.NDArray[np.bool_] = rank < wanted[codes]
-    return found
+    test: npt.NDArray[np.bool_] = rank < wanted[codes]
+    return test
 
 
 def _texts(labels: pa.Array, rows: int) -> Texts:
-    found = pc.cast(labels, pa.string()).to_pylist()
-    return np.array(found * rows if len(found) == 1 and rows != 1 else found, object)
+    """Give the labels of a unit as text; a folder's only value is that of all its rows: (rows,)."""
+    texts = pc.cast(labels, pa.string()).to_pylist()
+    return np.array(texts * rows if len(texts) == 1 and rows != 1 else texts, object)
 
 
-def fit_probe(data: Labelled, label: str) -> LinearProbe:
-    """Fit multinomial logistic regression (scikit-learn, lbfgs, C = 1) on the training side, over standardised vectors."""
+def fit_probe(drawn: Labelled, label: str) -> LinearProbe:
+    """Fit multinomial logistic regression on the training side, over standardised vectors.
+
+    By scikit-learn: lbfgs, C = 1.
+    """
     from sklearn.linear_model import LogisticRegression
 
-    mean, scale = _standard(data)
+    mean, scale = _standard(drawn)
+    train = ~drawn.test
     model = LogisticRegression(max_iter=1000).fit(
-        (data.x[~data.test] - mean) / scale, data.labels[~data.test].astype(str)
+        (drawn.x[train] - mean) / scale, drawn.labels[train].astype(str)
     )
-    return _probe(model, mean, scale, int((~data.test).sum()), label)
+    return _probe(model, mean, scale, int(train.sum()), label)
 
 
 def fit_probe_on_all(
-    rows: RunRows, vectors: VectorColumn, label: Label, data: Labelled, seed: int, reporter: Reporter
+    rows: RunRows, vectors: VectorColumn, label: Label, drawn: Labelled, seed: int, reporter: Reporter
 ) -> LinearProbe:
-    """Fit the probe by mini-batches over all rows but those of the test side, three times (scikit-learn's SGDClassifier, averaged)."""
+    """Fit the probe by mini-batches over all rows but those of the test side, three times.
+
+    By scikit-learn's SGDClassifier, averaged.
+    """
     from sklearn.linear_model import SGDClassifier
 
-    mean, scale = _standard(data)
-    classes = np.unique(data.labels).astype(str)
+    mean, scale = _standard(drawn)
+    classes = np.unique(drawn.labels).astype(str)
     model = SGDClassifier(loss="log_loss", alpha=1e-5, average=True, random_state=seed)
-    taken, seen = set(data.ids[data.test].tolist()), 0
+    taken, seen = set(drawn.ids[drawn.test].tolist()), 0
     for epoch in range(3):
         for x, labels, ids in _stream(rows, vectors, label):
             fine = np.array(
@@ -155,9 +167,9 @@ def fit_probe_on_all(
     return _probe(model, mean, scale, seen, label.column)
 
 
-def _standard(data: Labelled) -> tuple[Floats, Floats]:
+def _standard(drawn: Labelled) -> tuple[Floats, Floats]:
     """Give mean and spread of the training side, (dim,) each; 1 where there is none."""
-    train = data.x[~data.test].astype(np.float64)
+    train = drawn.x[~drawn.test].astype(np.float64)
     scale = train.std(axis=0)
     return train.mean(axis=0), np.where(scale > 0, scale, 1.0)
 
@@ -207,33 +219,40 @@ def evaluate(
     """
     reporter = reporter or Silent()
     label = rows.label(column)
-    data = sample(rows, vectors, label, most, seed)
-    truth = data.labels[data.test]
-    reporter.say(f"{len(data.x):,} rows with {len(np.unique(data.labels)):,} labels; fitting a linear probe")
-    probe = fit_probe_on_all(rows, vectors, label, data, seed, reporter) if whole else fit_probe(data, column)
-    predicted = probe.transform(data.x[data.test])
+    drawn = sample(rows, vectors, label, most, seed)
     reporter.say(
-        f"looking for the {_K} nearest of {int((~data.test).sum()):,} rows to each of {len(truth):,}"
+        f"{len(drawn.x):,} rows with {len(np.unique(drawn.labels)):,} labels; fitting a linear probe"
     )
-    names, counts = np.unique(data.labels[~data.test].astype(str), return_counts=True)
+    probe = (
+        fit_probe_on_all(rows, vectors, label, drawn, seed, reporter) if whole else fit_probe(drawn, column)
+    )
+    train, test = int((~drawn.test).sum()), int(drawn.test.sum())
+    reporter.say(f"looking for the {_K} nearest of {train:,} rows to each of {test:,}")
+    return probe, _figures(drawn, probe, column, seed)
+
+
+def _figures(drawn: Labelled, probe: LinearProbe, column: str, seed: int) -> dict[str, Any]:
+    """Judge probe, neighbours and clusters by the rows of the test side."""
+    truth = drawn.labels[drawn.test]
+    predicted = probe.transform(drawn.x[drawn.test])
+    names, counts = np.unique(drawn.labels[~drawn.test].astype(str), return_counts=True)
     majority = names[counts.argmax()]
-    figures: dict[str, Any] = {
+    return {
         "label": column,
         "classes": len(names),
         "rows": {
             "train": probe.rows,
             "test": len(truth),
-            "without_label": data.unlabelled,
-            "alone_in_their_class": data.single,
+            "without_label": drawn.unlabelled,
+            "alone_in_their_class": drawn.single,
         },
         "majority": {"label": str(majority), "accuracy": float((truth == majority).mean())},
         "linear_probe": scores(truth, predicted, seed),
-        f"knn_{_K}": scores(truth, vote(data.x, data.labels, data.test, _K), seed),
-        "clustering": clustering(data.x, data.labels, seed),
+        f"knn_{_K}": scores(truth, vote(drawn.x, drawn.labels, drawn.test, _K), seed),
+        "clustering": clustering(drawn.x, drawn.labels, seed),
         "confusions": confusions(truth, predicted),
         "seed": seed,
     }
-    return probe, figures
 
 
 def save(place: str, probe: LinearProbe, figures: dict[str, Any]) -> None:

@@ -179,7 +179,9 @@ def kept_of(rows: RunRows, ids: Ints, columns: Sequence[str] | None = None) -> p
 
 
 def encode(rows: RunRows, vectors: VectorColumn, queries: Sequence[str | bytes]) -> Vectors:
-    """Embed texts or images by the run's own model, and take them through the stages that lie before the vectors.
+    """Embed texts or images by the run's own model.
+
+    They go through the stages that lie before the vectors.
 
     Raises:
         ModelError: the model is not at hand or embeds no such queries, or a query has no vector.

@@ -1,6 +1,8 @@
-"""Items to users: each user is the mean of its items' vectors, and gets near items that it does not have.
+"""Items to users: each user is the mean of its items' vectors.
 
-    score = cosine(user, item) + popularity * log(1 + users of the item) / log(1 + users of the most frequent one)
+It gets near items that it does not have, n(item) being the users of an item:
+
+    score = cosine(user, item) + popularity * log(1 + n(item)) / log(1 + greatest n)
 
 What that is worth is measured by leaving one item of each user out, chosen by hash, and looking
 where it comes up: hit rate and NDCG at k (one relevant item, so NDCG is 1 / log2(1 + rank)), beside
@@ -93,12 +95,7 @@ def recommend(
     rows = RunRows(locate(run))
     vectors = rows.vector(column)
     places = _places(rows, item_column, set(items))
-    baskets: dict[str, list[int]] = {}
-    for user, item in zip(users, items, strict=True):
-        if item in places:
-            basket = baskets.setdefault(user, [])
-            if places[item] not in basket and len(basket) < _MOST_ITEMS:
-                basket.append(places[item])
+    baskets = _baskets(users, items, places)
     if not baskets:
         raise SourceError(
             f"{run}: none of {len(set(items)):,} items of the history is in its column {item_column!r}"
@@ -117,13 +114,19 @@ def recommend(
     frequent = Counter(row for basket in baskets.values() for row in basket)
     pools = _Pools(baskets, names, found.ids, found.scores, asked, known, unit, frequent)
     ids, scores = pools.best(k, popularity)
-    judged = {}
-    if left_out:
-        judges = {"embedding": pools.best(k, 0.0)[0], "popularity": pools.best(k, _ONLY)[0]}
-        if popularity:
-            judges = {"embedding and popularity": ids, **judges}
-        judged = {name: _judge(names, of_judge, left_out) for name, of_judge in judges.items()}
+    judged = _judged(pools, ids, left_out, k, popularity) if left_out else {}
     return Recommended(names, ids, scores, sum(item not in places for item in set(items)), judged)
+
+
+def _baskets(users: Sequence[str], items: Sequence[str], places: Mapping[str, int]) -> dict[str, list[int]]:
+    """Bring the lines of a history together: the rows of each user's first items, each once."""
+    baskets: dict[str, list[int]] = {}
+    for user, item in zip(users, items, strict=True):
+        if item in places:
+            basket = baskets.setdefault(user, [])
+            if places[item] not in basket and len(basket) < _MOST_ITEMS:
+                basket.append(places[item])
+    return baskets
 
 
 def _places(rows: RunRows, item_column: str, wanted: set[str]) -> dict[str, int]:
@@ -134,13 +137,13 @@ def _places(rows: RunRows, item_column: str, wanted: set[str]) -> dict[str, int]
             f"{base.path}: no column {item_column!r} was kept; there are "
             f"{', '.join(rows.names(last)) or 'none'}"
         )
-    found: dict[str, int] = {}
+    places: dict[str, int] = {}
     for number, record in enumerate(rows.records):
         names = read_columns(base, record.unit, [item_column]).column(0).cast(pa.string()).to_pylist()
         for place, name in enumerate(names):
             if name in wanted:
-                found.setdefault(name, rows.starts[number] + place)
-    return found
+                places.setdefault(name, rows.starts[number] + place)
+    return places
 
 
 def _leave_out(baskets: Mapping[str, Sequence[int]], seed: int) -> dict[str, int]:
@@ -196,6 +199,16 @@ class _Pools:
             order = np.lexsort((rows, -total))[:k]
             ids[number, : len(order)], scores[number, : len(order)] = rows[order], total[order]
         return ids, scores
+
+
+def _judged(
+    pools: _Pools, ids: Ints, left_out: Mapping[str, int], k: int, popularity: float
+) -> dict[str, dict[str, float]]:
+    """Judge what was recommended, `ids`, beside the embedding alone and popularity alone."""
+    judges = {"embedding": pools.best(k, 0.0)[0], "popularity": pools.best(k, _ONLY)[0]}
+    if popularity:
+        judges = {"embedding and popularity": ids, **judges}
+    return {name: _judge(pools.names, of_judge, left_out) for name, of_judge in judges.items()}
 
 
 def _judge(names: Sequence[str], ids: Ints, left_out: Mapping[str, int]) -> dict[str, float]:

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from embed_ops.numerics.tiles import BLOCK_ROWS
-from embed_ops.numerics.topk import Ints, TopK, Vectors
+from embed_ops.numerics.tiles import BLOCK_ROWS, unit_length
+from embed_ops.numerics.topk import Floats, Ints, TopK, Vectors
 
 Texts = npt.NDArray[np.object_]
 _BOOTSTRAPS = 1_000
@@ -31,12 +31,12 @@ def vote(x: Vectors, labels: Texts, test: npt.NDArray[np.bool_], k: int) -> Text
         part = train[first : first + BLOCK_ROWS]
         best.add(x[part], part)
     names, codes = np.unique(labels, return_inverse=True)
-    found = []
+    chosen = []
     for ids in best.result()[0]:
         near = codes[ids[ids >= 0]]
         counts = np.bincount(near, minlength=len(names))
-        found.append(names[next((code for code in near if counts[code] == counts.max()), 0)])
-    return np.array(found, object)
+        chosen.append(names[next((code for code in near if counts[code] == counts.max()), 0)])
+    return np.array(chosen, object)
 
 
 def scores(truth: Texts, predicted: Texts, seed: int) -> dict[str, Any]:
@@ -80,15 +80,14 @@ def clustering(x: Vectors, given: Texts, seed: int) -> dict[str, Any]:
 
     some = np.random.default_rng(seed).permutation(len(x))[:_SILHOUETTE_ROWS]
     labels, count = given[some].astype(str), len(np.unique(given[some]))
-    norms = np.linalg.norm(x[some], axis=1, keepdims=True)
-    unit = x[some] / np.where(norms > 0, norms, 1.0)
     if not 2 <= count < len(some):
         return {}
-    found = KMeans(count, n_init=3, random_state=seed).fit_predict(unit)
+    unit = unit_length(x[some])
+    clusters = KMeans(count, n_init=3, random_state=seed).fit_predict(unit)
     return {
         "silhouette_of_labels": float(silhouette_score(unit, labels, metric="cosine")),
-        "kmeans_nmi": float(normalized_mutual_info_score(labels, found)),
-        "kmeans_ari": float(adjusted_rand_score(labels, found)),
+        "kmeans_nmi": float(normalized_mutual_info_score(labels, clusters)),
+        "kmeans_ari": float(adjusted_rand_score(labels, clusters)),
     }
 
 
@@ -102,18 +101,24 @@ def confusions(truth: Texts, predicted: Texts) -> list[dict[str, Any]]:
     return [{"label": left, "taken_for": right, "rows": count} for (left, right), count in listed]
 
 
-def confusion_matrix(truth: Texts, predicted: Texts) -> tuple[list[str], Ints]:
-    """Count all pairs of label and prediction: names, (names, names)."""
-    names, codes = np.unique(np.concatenate([truth, predicted]).astype(str), return_inverse=True)
-    pairs = codes[: len(truth)] * len(names) + codes[len(truth) :]
-    return names.tolist(), np.bincount(pairs, minlength=len(names) ** 2).reshape(len(names), -1)
+def cosines_of(left: npt.NDArray[Any], right: npt.NDArray[Any]) -> Floats:
+    """Give the cosine of each row of (rows, dim) with the same row of another: (rows,) float64.
+
+    0 where a row is zeros.
+    """
+    one, two = left.astype(np.float64), right.astype(np.float64)
+    lengths = np.sqrt(np.vecdot(one, one)) * np.sqrt(np.vecdot(two, two))
+    cosines: Floats = np.vecdot(one, two) / np.where(lengths > 0, lengths, 1.0)
+    return cosines
 
 
 def of_pairs(left: Vectors, right: Vectors, scored: npt.NDArray[Any]) -> Mapping[str, Any]:
     """Compare cosines of pairs with scores that people gave: Spearman's rank correlation."""
     from scipy.stats import spearmanr
 
-    norms = np.linalg.norm(left.astype(np.float64), axis=1) * np.linalg.norm(right.astype(np.float64), axis=1)
-    cosines = np.vecdot(left.astype(np.float64), right.astype(np.float64)) / np.where(norms > 0, norms, 1.0)
-    found = spearmanr(cosines, scored)
-    return {"pairs": len(scored), "spearman": float(found.statistic), "p_value": float(found.pvalue)}
+    correlation = spearmanr(cosines_of(left, right), scored)
+    return {
+        "pairs": len(scored),
+        "spearman": float(correlation.statistic),
+        "p_value": float(correlation.pvalue),
+    }

@@ -43,7 +43,14 @@ _USEFUL = (
 
 @dataclass(frozen=True)
 class Found:
-    """What was found: kind and number of files, the column that is embedded, columns to keep, and why."""
+    """What was found in the files, and what was chosen.
+
+    Attributes:
+        kind: of the files; `files`: how many; `size`: their bytes.
+        modality: "text" or "image"; `column`: that is embedded, None where the kind tells.
+        keep: columns to keep; `others`: all columns but `column`.
+        mean_length: of the first texts in characters, None where it was not measured.
+    """
 
     kind: str
     files: int
@@ -145,10 +152,15 @@ def starter(path: str, *, model: str | None = None, sink: str = "embedded") -> s
         SourceError: there is nothing that can be embedded.
         SpecError: what was found makes no spec.
     """
-    found = look(path)
-    chosen = model or _MODELS[found.modality]
+    text = "\n".join(_lines(look(path), path, model, sink))
+    _check(text)
+    return text
+
+
+def _lines(found: Found, path: str, model: str | None, sink: str) -> list[str]:
+    """Word the spec, a line each."""
     quoted = json.dumps
-    lines = [
+    return [
         f"# {found.files:,} files of kind {found.kind}, {found.size / 1e6:,.1f} MB. Look first, embed, "
         "look at the result:",
         "#",
@@ -159,26 +171,12 @@ def starter(path: str, *, model: str | None = None, sink: str = "embedded") -> s
         "[source]",
         f"kind = {quoted(found.kind)}",
         f"path = {quoted(full_address(path) if '://' not in path else path)}",
-    ]
-    if found.column is not None:
-        why = (
-            f"# texts of {found.mean_length:,.0f} characters on average"
-            if found.mean_length is not None
-            else "# images"
-        )
-        lines.append(
-            f"column = {quoted(found.column)}        {why}; other columns: "
-            f"{', '.join(found.others) or 'none'}"
-        )
-        lines.append(f"keep = {quoted(list(found.keep))}      # stand beside the vectors in the output")
-        lines.append(
-            '# where = "length(title) > 0"         # a condition in SQL; other rows are counted, not embedded'
-        )
-    lines += [
+        *_column_lines(found),
         "",
         "[encoder]",
         *(['family = "image"'] if found.modality == "image" else []),
-        f"model = {quoted(chosen)}      # a hub name, a folder, or an object store prefix",
+        f"model = {quoted(model or _MODELS[found.modality])}      "
+        "# a hub name, a folder, or an object store prefix",
         "# Left out, the type is chosen: bfloat16 where the device gains by it and the first rows stay "
         "close to the reference.",
         '# dtype = "float32"',
@@ -194,9 +192,21 @@ def starter(path: str, *, model: str | None = None, sink: str = "embedded") -> s
         "# k = 100",
         "",
     ]
-    text = "\n".join(lines)
-    _check(text)
-    return text
+
+
+def _column_lines(found: Found) -> list[str]:
+    """Word what is embedded and what is kept, for files that have columns."""
+    if found.column is None:
+        return []
+    what = "images"
+    if found.mean_length is not None:
+        what = f"texts of {found.mean_length:,.0f} characters on average"
+    others = ", ".join(found.others) or "none"
+    return [
+        f"column = {json.dumps(found.column)}        # {what}; other columns: {others}",
+        f"keep = {json.dumps(list(found.keep))}      # stand beside the vectors in the output",
+        '# where = "length(title) > 0"         # a condition in SQL; other rows are counted, not embedded',
+    ]
 
 
 def _check(text: str) -> None:

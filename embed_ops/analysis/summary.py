@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.table import Table
 
+from embed_ops.analysis.tables import console, show_pairs
 from embed_ops.sources.plan import Plan, estimated_units, unit_limits
 from embed_ops.spec.spec import Spec
 
@@ -16,16 +16,8 @@ if TYPE_CHECKING:
     from embed_ops.runs.verify.verification import Verification
 
 _LISTED_FILES = 20
-_LISTED_FIGURES = 6
-
-
-def console() -> Console:
-    """Give the console of standard output.
-
-    Without a terminal lines are not wrapped, so that they can be searched.
-    """
-    found = Console(highlight=False)
-    return found if found.is_terminal else Console(highlight=False, width=160)
+LISTED_FIGURES = 6
+"""Of a list so many are shown."""
 
 
 def _number(value: float | None, unit: str = "", digits: int = 0) -> str:
@@ -38,7 +30,7 @@ def _share(value: float | None) -> str:
 
 def report_rows(report: dict[str, Any]) -> list[tuple[str, str]]:
     """Word the figures of a report, a (name, value) each."""
-    seconds, idle = report["seconds"], report["idle"]
+    seconds = report["seconds"]
     rows = [
         (
             "rows",
@@ -65,55 +57,7 @@ def report_rows(report: dict[str, Any]) -> list[tuple[str, str]]:
     if "graph" in report:
         rows += _graph_rows(report["graph"])
     elif report["rows_per_second"] is not None:
-        names = ("images", "positions") if report.get("modality") == "image" else ("rows", "tokens")
-        gemm, useful = (
-            None if report[name] is None else report[name] / 1e9
-            for name in ("gemm_flops_per_second", "flops_per_second")
-        )
-        rows += [
-            (
-                "speed",
-                f"{report['rows_per_second']:,.0f} {names[0]}/s, {report['tokens_per_second']:,.0f} "
-                f"{names[1]}/s",
-            ),
-            (
-                "utilization",
-                f"{_share(report['utilization'])}: {_number(useful)} of {_number(gemm)} GFLOP/s, "
-                f"{report['replicas']} replicas",
-            ),
-            ("padding waste", _share(report["padding_waste"])),
-            (
-                "replicas idle",
-                f"{_share(idle['input'])} waiting for input, {_share(idle['output'])} for output",
-            ),
-            (
-                "readers",
-                f"{seconds['read']:.1f} s reading, {seconds['prepare']:.1f} s "
-                f"{'decoding' if names[0] == 'images' else 'tokenizing'}",
-            ),
-        ]
-        if report.get("time"):
-            rows.append(("where time went", where_time_went(report)))
-        if report.get("halved"):
-            rows.append(
-                (
-                    "out of memory",
-                    f"{report['halved']} units had batches that did not fit and were halved; lower "
-                    "token_budget",
-                )
-            )
-        if report.get("replica_deaths"):
-            rows.append(
-                (
-                    "replicas that died",
-                    f"{report['replica_deaths']:,} times; {report['isolated']:,} units were embedded in "
-                    "isolation",
-                )
-            )
-        chosen = report["resolved"]
-        compiled = "compiled" if chosen["compile"] else "not compiled"
-        settings = f"{chosen['dtype']}, {compiled}, {chosen['token_budget']} tokens a batch, {chosen['threads_per_replica']} threads"
-        rows.append(("computed in", settings))
+        rows += _speed_rows(report)
     for item in report["parity"]:
         rows.append(
             (
@@ -125,10 +69,57 @@ def report_rows(report: dict[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
+def _speed_rows(report: dict[str, Any]) -> list[tuple[str, str]]:
+    """Word how fast rows were embedded, and what stood against it."""
+    seconds, idle, chosen = report["seconds"], report["idle"], report["resolved"]
+    of_images = report.get("modality") == "image"
+    rows_named, tokens_named = ("images", "positions") if of_images else ("rows", "tokens")
+    gemm, useful = (
+        None if report[name] is None else report[name] / 1e9
+        for name in ("gemm_flops_per_second", "flops_per_second")
+    )
+    rows = [
+        (
+            "speed",
+            f"{report['rows_per_second']:,.0f} {rows_named}/s, {report['tokens_per_second']:,.0f} "
+            f"{tokens_named}/s",
+        ),
+        (
+            "utilization",
+            f"{_share(report['utilization'])}: {_number(useful)} of {_number(gemm)} GFLOP/s, "
+            f"{report['replicas']} replicas",
+        ),
+        ("padding waste", _share(report["padding_waste"])),
+        (
+            "replicas idle",
+            f"{_share(idle['input'])} waiting for input, {_share(idle['output'])} for output",
+        ),
+        (
+            "readers",
+            f"{seconds['read']:.1f} s reading, {seconds['prepare']:.1f} s "
+            f"{'decoding' if of_images else 'tokenizing'}",
+        ),
+    ]
+    if report.get("time"):
+        rows.append(("where time went", where_time_went(report)))
+    if report.get("halved"):
+        told = f"{report['halved']} units had batches that did not fit and were halved; lower token_budget"
+        rows.append(("out of memory", told))
+    if report.get("replica_deaths"):
+        told = f"{report['replica_deaths']:,} times; {report['isolated']:,} units were embedded in isolation"
+        rows.append(("replicas that died", told))
+    compiled = "compiled" if chosen["compile"] else "not compiled"
+    batches = f"{chosen['token_budget']} tokens a batch, {chosen['threads_per_replica']} threads"
+    return [*rows, ("computed in", f"{chosen['dtype']}, {compiled}, {batches}")]
+
+
 def _graph_rows(figures: dict[str, Any]) -> list[tuple[str, str]]:
     """Word the figures of a graph."""
     spread = figures["edges_of_partitions"]
-    nodes = f"{figures['nodes']:,} nodes, {figures['edges']:,} edges; the largest node has {figures['in_edges_of_largest_node']:,} in-edges"
+    nodes = (
+        f"{figures['nodes']:,} nodes, {figures['edges']:,} edges; the largest node has "
+        f"{figures['in_edges_of_largest_node']:,} in-edges"
+    )
     edges = (
         f"{spread['min']:,} to {spread['max']:,} edges, {figures['halo_rows']:,} rows received in each layer"
     )
@@ -142,13 +133,15 @@ def _graph_rows(figures: dict[str, Any]) -> list[tuple[str, str]]:
             )
         )
     for layer in figures["layers"]:
-        speed = f"{layer['edges']:,} edges in {layer['seconds']:.1f} s, {layer['edges'] / max(1e-9, layer['seconds']):,.0f} edges/s"
-        exchanged = f"{layer['bytes_exchanged'] / 1e6:,.1f} MB exchanged, {layer['bytes_predicted'] / 1e6:,.1f} MB predicted"
-        rows.append((f"layer {layer['layer']}", f"{speed}, {exchanged}"))
+        rate = layer["edges"] / max(1e-9, layer["seconds"])
+        speed = f"{layer['edges']:,} edges in {layer['seconds']:.1f} s, {rate:,.0f} edges/s"
+        exchanged, predicted = layer["bytes_exchanged"] / 1e6, layer["bytes_predicted"] / 1e6
+        bytes_told = f"{exchanged:,.1f} MB exchanged, {predicted:,.1f} MB predicted"
+        rows.append((f"layer {layer['layer']}", f"{speed}, {bytes_told}"))
     return rows
 
 
-_PARTS = {
+PARTS_OF_TIME = {
     "useful": "useful products",
     "padding": "padding",
     "forward": "rest of the forward pass",
@@ -156,6 +149,7 @@ _PARTS = {
     "output": "waiting for output",
     "uneven": "replicas that began late or were done early",
 }
+"""What the replicas' time went into, by the names of the report."""
 _REMEDIES = {
     "padding": "larger resources.unit_rows gives batches of more equal length",
     "forward": "larger resources.token_budget or encoder.compile=true may help, if anything does",
@@ -169,7 +163,7 @@ _SMALL = 0.1
 def where_time_went(report: dict[str, Any]) -> str:
     """Say in one line what the replicas' time went into, and what would help most."""
     shares: dict[str, float] = report["time"]
-    line = ", ".join(f"{share:.0%} {_PARTS[name]}" for name, share in shares.items() if share >= 0.005)
+    line = ", ".join(f"{share:.0%} {PARTS_OF_TIME[name]}" for name, share in shares.items() if share >= 0.005)
     seconds = report["seconds"]
     if seconds["startup"] and seconds["startup"] > seconds["steady"]:
         return f"{line}; starting took longer than embedding: more rows in one run would help"
@@ -179,10 +173,7 @@ def where_time_went(report: dict[str, Any]) -> str:
 
 def show_report(run: Run) -> None:
     """Show the figures of a run."""
-    table = Table(title=f"embed-ops: {run.path}", show_header=False, title_justify="left")
-    for name, value in report_rows(run.report):
-        table.add_row(name, value)
-    console().print(table)
+    show_pairs(f"embed-ops: {run.path}", report_rows(run.report))
 
 
 def stage_rows(report: dict[str, Any]) -> list[tuple[str, str]]:
@@ -217,18 +208,15 @@ def _figure(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.4g}"
     if isinstance(value, list | tuple):
-        shown = ", ".join(_figure(item) for item in value[:_LISTED_FIGURES])
-        return f"{shown}, ... ({len(value)})" if len(value) > _LISTED_FIGURES else shown
+        shown = ", ".join(_figure(item) for item in value[:LISTED_FIGURES])
+        return f"{shown}, ... ({len(value)})" if len(value) > LISTED_FIGURES else shown
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
 def show_stage(run: Run) -> None:
     """Show the figures of a stage's run."""
     report = run.report
-    table = Table(title=f"{report['kind']}: {run.path}", show_header=False, title_justify="left")
-    for name, value in stage_rows(report):
-        table.add_row(name, value)
-    console().print(table)
+    show_pairs(f"{report['kind']}: {run.path}", stage_rows(report))
 
 
 @dataclass
@@ -250,12 +238,12 @@ def show_plan(plan: Plan, spec: Spec) -> None:
         mine = estimated_units(span, unit_limits(spec))
         units += mine
         for piece in span.pieces:
-            found = by_file.setdefault(piece.source, _FileSum())
-            share = mine if len(span.pieces) == 1 else 0
-            found.spans += 1
-            found.units += share
-            found.rows = None if found.rows is None or piece.rows is None else found.rows + piece.rows
-            found.bytes += piece.bytes
+            of_file = by_file.setdefault(piece.source, _FileSum())
+            of_file.spans += 1
+            of_file.units += mine if len(span.pieces) == 1 else 0
+            if of_file.rows is not None:
+                of_file.rows = None if piece.rows is None else of_file.rows + piece.rows
+            of_file.bytes += piece.bytes
     for name, of in list(by_file.items())[:_LISTED_FILES]:
         listed = f"~{of.units}" if of.units else "shared"
         table.add_row(

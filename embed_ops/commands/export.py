@@ -1,4 +1,4 @@
-"""`embed-ops export RUN --format npy|faiss|lance --output DIR`: the vectors for another program."""
+"""`embed-ops export RUN --format KIND --output DIR`: the vectors for another program."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import typer
 
 from embed_ops.commands.options import Column, LogLevel, Progress, RunPath
 from embed_ops.commands.running import verb
+from embed_ops.targets.registry import TARGETS
 
 HELP = (
     "Write the vectors of a finished run for another program, with the index of each row, where it comes "
@@ -16,7 +17,8 @@ HELP = (
     "Streams; a command that was stopped goes on where it was.\n\n"
     "npy: vectors.npy (rows, dim) float32, which np.load maps, and a folder rows of Parquet files. "
     "faiss: index.faiss, and rows. lance: a "
-    "Lance dataset, which LanceDB opens. faiss and lance are extras: pip install 'embed-ops[faiss]', "
+    "Lance dataset, which LanceDB opens. webdataset: tars with KEY.npy and KEY.json for each row. "
+    "faiss and lance are extras: pip install 'embed-ops[faiss]', "
     "'embed-ops[lance]'. pandas, Polars, "
     "DuckDB, Hugging Face datasets and PyTorch need no export: see docs/hand-over.md.\n\n"
     "Exit codes: 0 done; 2 the run or the folder is unusable, or a package is missing; 3 it could not be "
@@ -27,7 +29,7 @@ HELP = (
 @verb
 def run(
     where: RunPath,
-    to: Annotated[Literal["npy", "faiss", "lance"], typer.Option("--format", help="what to write")],
+    to: Annotated[str, typer.Option("--format", metavar=f"[{'|'.join(TARGETS)}]", help="what to write")],
     output: Annotated[str, typer.Option(metavar="DIR", help="the folder to write")],
     column: Column = None,
     index: Annotated[

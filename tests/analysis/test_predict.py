@@ -17,7 +17,8 @@ from tiny_runs import tiny_spec
 
 from embed_ops import embed
 from embed_ops.analysis.page.write import write_page
-from embed_ops.analysis.predict import compared, kept_prediction, predict
+from embed_ops.analysis.predict import predict
+from embed_ops.analysis.prediction import compared, kept_prediction
 from embed_ops.errors import SourceError, SpecError
 from embed_ops.spec.spec import Spec
 

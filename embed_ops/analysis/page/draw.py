@@ -17,23 +17,17 @@ from bokeh.resources import INLINE
 from jinja2 import Environment
 
 from embed_ops.analysis.page.gather import Sample, shortened
+from embed_ops.analysis.summary import PARTS_OF_TIME
 
 _COLORS = 19
 _OTHERS = "#bbbbbb"
 _INK = "#31688e"
-_TIMES = {
-    "useful": "useful products",
-    "padding": "padding",
-    "forward": "rest of the forward pass",
-    "input": "waiting for input",
-    "output": "waiting for output",
-    "uneven": "began late or done early",
-}
+_TIMES = PARTS_OF_TIME | {"uneven": "began late or done early"}
 _TIME_COLORS = ["#2a7f62", "#c9a227", "#5b8db8", "#c0504d", "#e08e79", "#bbbbbb"]
 
 
 def _plot(title: str, x: str, y: str, **options: Any) -> Any:
-    found = figure(
+    plot = figure(
         title=title,
         x_axis_label=x,
         y_axis_label=y,
@@ -42,9 +36,9 @@ def _plot(title: str, x: str, y: str, **options: Any) -> Any:
         toolbar_location=None,
         **{"tools": "", **options},
     )
-    found.title.text_font_size = "13px"
-    found.grid.grid_line_color = "#eeeeee"
-    return found
+    plot.title.text_font_size = "13px"
+    plot.grid.grid_line_color = "#eeeeee"
+    return plot
 
 
 def histogram(values: npt.NDArray[np.float64], title: str, x: str) -> Any:
@@ -126,11 +120,16 @@ def scatter(
     named = [name for name, _ in counts.most_common(_COLORS if len(counts) > _COLORS + 1 else _COLORS + 1)]
     colors = {name: Category20_20[place] for place, name in enumerate(named)}
     shown = {name: values for name, values in sample.kept.items() if name != what}
-    data: dict[str, Any] = {"x": plane[:, 0], "y": plane[:, 1], "row": sample.ids, "group": list(groups)}
-    data["color"] = [colors.get(group, _OTHERS) for group in groups]
-    data |= {f"kept_{place}": values for place, values in enumerate(shown.values())}
+    points: dict[str, Any] = {
+        "x": plane[:, 0],
+        "y": plane[:, 1],
+        "row": sample.ids,
+        "group": list(groups),
+        "color": [colors.get(group, _OTHERS) for group in groups],
+    }
+    points |= {f"kept_{place}": values for place, values in enumerate(shown.values())}
     if sample.texts is not None:
-        data["text"] = [shortened(text) for text in sample.texts]
+        points["text"] = [shortened(text) for text in sample.texts]
     tips = [
         ("row", "@row{0}"),
         (what, "@group"),
@@ -148,8 +147,18 @@ def scatter(
     plot.axis.visible = False
     plot.grid.visible = False
     marks = plot.scatter(
-        "x", "y", source=ColumnDataSource(data), size=5, color="color", alpha=0.7, line_color=None
+        "x", "y", source=ColumnDataSource(points), size=5, color="color", alpha=0.7, line_color=None
     )
+    _name_middles(plot, plane, groups, words)
+    # Bokeh puts values into the tips as text, so what stands in a row is never run.
+    plot.add_tools(HoverTool(renderers=[marks], tooltips=tips))
+    return plot
+
+
+def _name_middles(
+    plot: Any, plane: npt.NDArray[np.float64], groups: Sequence[str], words: Mapping[str, str]
+) -> None:
+    """Put the words of each group where half of its points lie to each side."""
     names = np.array(groups, object)
     middles = [
         (np.median(plane[names == group], axis=0), text)
@@ -169,9 +178,6 @@ def scatter(
             "background_fill_color": "white",
         }
         plot.text("x", "y", text="text", source=ColumnDataSource(places), background_fill_alpha=0.65, **look)
-    # Bokeh puts values into the tips as text, so what stands in a row is never run.
-    plot.add_tools(HoverTool(renderers=[marks], tooltips=tips))
-    return plot
 
 
 def page(title: str, parts: Mapping[str, Any], plots: Mapping[str, Any]) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from embed_ops.runs.header import FINISHED, RunHeader
 from embed_ops.runs.record import Record
 from embed_ops.runs.rows import RunRows
 from embed_ops.runs.run import Run
-from embed_ops.runs.sample import Texts, choose
+from embed_ops.runs.sample import Chosen, Texts, choose
 from embed_ops.schema import MESSAGE, REASON, RESERVED, ROW, SOURCE
 from embed_ops.sources.base import hive_columns
 from embed_ops.spec.spec import Spec
@@ -84,7 +85,7 @@ class Gathered:
     planned: int | None = None
 
 
-def gather(path: str, most: int, seed: int, column: str | None) -> Gathered:
+def gather_page(path: str, most: int, seed: int, column: str | None) -> Gathered:
     """Read what is shown of a run.
 
     Raises:
@@ -96,18 +97,7 @@ def gather(path: str, most: int, seed: int, column: str | None) -> Gathered:
     report: dict[str, Any] = {}
     with contextlib.suppress(EmbedOpsError):
         report = run.report
-    reasons: dict[str, int] = {}
-    messages: dict[str, list[str]] = {}
-    if not run.is_stage and any(record.rejects > 0 or record.file_rejects > 0 for record in records):
-        for batch in run.rejects().to_batches(columns=[REASON, MESSAGE, SOURCE, ROW]):
-            for counted in pc.value_counts(batch.column(REASON)).to_pylist():
-                reason, listed = counted["values"], messages.setdefault(counted["values"], [])
-                reasons[reason] = reasons.get(reason, 0) + counted["counts"]
-                if len(listed) < _MOST_REJECTS:
-                    some = batch.filter(pc.equal(batch.column(REASON), reason)).slice(
-                        0, _MOST_REJECTS - len(listed)
-                    )
-                    listed += [f"{row[SOURCE]}, row {row[ROW]}: {row[MESSAGE]}" for row in some.to_pylist()]
+    reasons, messages = _rejects(run, records)
     sample, why = None, ""
     if run.status == FINISHED and any(record.rows > 0 for record in records):
         sample, why = _sample(RunDir.at(path).root, most, seed, column)
@@ -131,6 +121,22 @@ def gather(path: str, most: int, seed: int, column: str | None) -> Gathered:
     )
 
 
+def _rejects(run: Run, records: Sequence[Record]) -> tuple[dict[str, int], dict[str, list[str]]]:
+    """Count rejects by reason, and word the first few of each."""
+    reasons: dict[str, int] = {}
+    messages: dict[str, list[str]] = {}
+    if run.is_stage or not any(record.rejects > 0 or record.file_rejects > 0 for record in records):
+        return reasons, messages
+    for batch in run.rejects().to_batches(columns=[REASON, MESSAGE, SOURCE, ROW]):
+        for counted in pc.value_counts(batch.column(REASON)).to_pylist():
+            reason, listed = counted["values"], messages.setdefault(counted["values"], [])
+            reasons[reason] = reasons.get(reason, 0) + counted["counts"]
+            of_reason = batch.filter(pc.equal(batch.column(REASON), reason))
+            some = of_reason.slice(0, _MOST_REJECTS - len(listed)).to_pylist()
+            listed += [f"{row[SOURCE]}, row {row[ROW]}: {row[MESSAGE]}" for row in some]
+    return reasons, messages
+
+
 def _planned(run: Run) -> int | None:
     """Count the rows that a run which is not finished is to have; where it is, its records tell."""
     place = RunDir.at(run.path)
@@ -142,12 +148,12 @@ def _planned(run: Run) -> int | None:
 
 def _stages(root: Location) -> list[dict[str, Any]]:
     """Read the reports of the stages below a run."""
-    found = []
+    reports = []
     for name in _folders(root.child(STAGES)):
         report = RunDir(root.child(f"{STAGES}/{name}")).read_json("report.json")
         if report is not None:
-            found.append({"name": name, **report})
-    return found
+            reports.append({"name": name, **report})
+    return reports
 
 
 def _folders(place: Location) -> list[str]:
@@ -158,6 +164,7 @@ def _folders(place: Location) -> list[str]:
 
 
 def _sample(root: Location, most: int, seed: int, column: str | None) -> tuple[Sample | None, str]:
+    """Read some rows of a finished run; None where there are none to show, and why."""
     rows = RunRows(root)
     try:
         vectors = rows.vector(column)
@@ -165,54 +172,74 @@ def _sample(root: Location, most: int, seed: int, column: str | None) -> tuple[S
         if column is not None:
             raise
         return None, str(error)
-    clustered = _clustered(rows)
-    texts = _texts(rows)
-    kept_names = [name for name in rows.names(len(rows.lineage) - 1) if name not in RESERVED]
-    base = rows.lineage[-1][0]
-    ids, x, keys, found_texts = [], [], [], []
-    kept: dict[str, list[str]] = {}
-    clusters, distances = [], []
-    broken = 0
-    for chosen in choose(rows, most, seed, _UNITS):
-        unit, places = chosen.record.unit, chosen.places
-        mine = stored_unit(vectors, unit)[places]
-        finite = np.isfinite(mine).all(axis=1)
-        broken += int((~finite).sum())
-        place = pa.array(places[finite])
-        table = read_columns(base, unit, [SOURCE, ROW, *kept_names]).take(place)
-        ids.append(rows.starts[chosen.number] + places[finite])
-        x.append(mine[finite])
-        keys += list(zip(table.column(SOURCE).to_pylist(), table.column(ROW).to_pylist(), strict=True))
-        for name, value in hive_columns(unit).items():
-            kept.setdefault(name, []).extend([value] * len(table))
-        for name in kept_names:
-            kept.setdefault(name, []).extend(shortened(value) for value in table.column(name).to_pylist())
-        if texts is not None:
-            found_texts += [text or "" for text in texts.of(chosen.record, table)]
-        if clustered is not None:
-            columns = read_columns(clustered.run, unit, ["cluster", "distance"]).take(place)
-            clusters.append(columns.column("cluster").to_numpy().astype(np.int64))
-            distances.append(columns.column("distance").to_numpy().astype(np.float64))
-    if not keys:
-        why = "no row was chosen: the run is smaller than its sample of units"
-        return (
-            None,
-            why
-            if not broken
-            else f"none of the {broken:,} sampled vectors is finite: see `embed-ops verify`",
+    kept = tuple(name for name in rows.names(len(rows.lineage) - 1) if name not in RESERVED)
+    reader = _SampleReader(rows, vectors, kept, _clustered(rows), _texts(rows))
+    parts = [reader.read(chosen) for chosen in choose(rows, most, seed, _UNITS)]
+    broken = sum(part.broken for part in parts)
+    if parts := [part for part in parts if part.keys]:
+        return replace(_joined(parts), sizes=_sizes(reader.clustered), broken=broken), ""
+    if broken:
+        return None, f"none of the {broken:,} sampled vectors is finite: see `embed-ops verify`"
+    return None, "no row was chosen: the run is smaller than its sample of units"
+
+
+@dataclass(frozen=True)
+class _SampleReader:
+    """Reads the rows that were chosen of one unit, with all that is shown of them."""
+
+    rows: RunRows
+    vectors: VectorColumn
+    kept: tuple[str, ...]
+    clustered: VectorColumn | None
+    texts: Texts | None
+
+    def read(self, chosen: Chosen) -> Sample:
+        unit = chosen.record.unit
+        x = stored_unit(self.vectors, unit)[chosen.places]
+        finite = np.isfinite(x).all(axis=1)
+        places = chosen.places[finite]
+        base = self.rows.lineage[-1][0]
+        table = read_columns(base, unit, [SOURCE, ROW, *self.kept]).take(pa.array(places))
+        folders = {name: [value] * len(table) for name, value in hive_columns(unit).items()}
+        columns = {name: [shortened(value) for value in table.column(name).to_pylist()] for name in self.kept}
+        texts = None
+        if self.texts is not None:
+            texts = [text or "" for text in self.texts.of(chosen.record, table)]
+        clusters = distance = None
+        if self.clustered is not None:
+            near = read_columns(self.clustered.run, unit, ["cluster", "distance"]).take(pa.array(places))
+            clusters = near.column("cluster").to_numpy().astype(np.int64)
+            distance = near.column("distance").to_numpy().astype(np.float64)
+        return Sample(
+            ids=self.rows.starts[chosen.number] + places,
+            x=x[finite],
+            column=self.vectors.column,
+            kept=folders | columns,
+            keys=list(zip(table.column(SOURCE).to_pylist(), table.column(ROW).to_pylist(), strict=True)),
+            texts=texts,
+            clusters=clusters,
+            distance=distance,
+            sizes={},
+            broken=int((~finite).sum()),
         )
-    return Sample(
-        np.concatenate(ids),
-        np.concatenate(x),
-        vectors.column,
-        {name: values for name, values in kept.items() if len(values) == len(keys)},
-        keys,
-        found_texts if texts is not None else None,
-        np.concatenate(clusters) if clustered is not None else None,
-        np.concatenate(distances) if clustered is not None else None,
-        _sizes(clustered),
-        broken,
-    ), ""
+
+
+def _joined(parts: Sequence[Sample]) -> Sample:
+    """Put samples of units one behind the other; columns that not all have are left out."""
+    names = [name for name in parts[0].kept if all(name in part.kept for part in parts)]
+    texts = [part.texts for part in parts if part.texts is not None]
+    clusters = [part.clusters for part in parts if part.clusters is not None]
+    distances = [part.distance for part in parts if part.distance is not None]
+    return replace(
+        parts[0],
+        ids=np.concatenate([part.ids for part in parts]),
+        x=np.concatenate([part.x for part in parts]),
+        kept={name: [value for part in parts for value in part.kept[name]] for name in names},
+        keys=[key for part in parts for key in part.keys],
+        texts=[text for part in texts for text in part] if texts else None,
+        clusters=np.concatenate(clusters) if clusters else None,
+        distance=np.concatenate(distances) if distances else None,
+    )
 
 
 def _clustered(rows: RunRows) -> VectorColumn | None:
@@ -231,8 +258,8 @@ def _clustered(rows: RunRows) -> VectorColumn | None:
 def _sizes(clustered: VectorColumn | None) -> dict[int, int]:
     """Read how many rows the largest clusters have, of all rows."""
     report = None if clustered is None else RunDir(clustered.run).read_json("report.json")
-    found = ((report or {}).get("quality") or {}).get("largest_clusters") or {}
-    return {int(cluster): rows for cluster, rows in found.items()}
+    largest = ((report or {}).get("quality") or {}).get("largest_clusters") or {}
+    return {int(cluster): rows for cluster, rows in largest.items()}
 
 
 def _texts(rows: RunRows) -> Texts | None:

@@ -8,7 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from embed_ops.analysis.scores import cosines_of
 from embed_ops.lazy import require
+from embed_ops.numerics.exact import norms_of
+from embed_ops.numerics.tiles import unit_length
 from embed_ops.numerics.topk import Ints, TopK, Vectors
 
 _PAIRS = 20_000
@@ -20,13 +23,15 @@ _UMAP_NEIGHBORS = 15
 
 
 def health(x: Vectors, seed: int) -> dict[str, Any]:
-    """Give norms, spread, dead dimensions, anisotropy, duplicates and explained variance of (rows, dim) vectors.
+    """Give the figures of (rows, dim) vectors.
+
+    Norms, spread, dead dimensions, anisotropy, duplicates and explained variance.
 
     Anisotropy is the mean cosine of random pairs (Ethayarajh 2019); the effective dimension is the
     participation ratio of the variances.
     """
     wide = x.astype(np.float64)
-    norms = np.sqrt(np.vecdot(wide, wide))
+    norms = norms_of(x)
     unit = wide / np.where(norms > 0, norms, 1.0)[:, None]
     draw = np.random.default_rng(seed)
     left, right = draw.integers(0, len(x), (2, _PAIRS))
@@ -66,33 +71,30 @@ def _variances(wide: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     (dim,), off the smaller of its two Gram matrices.
     """
     rows, dim = wide.shape
-    found = np.zeros(dim)
+    variances = np.zeros(dim)
     if rows > 1:
         apart = wide - wide.mean(axis=0)
         values = np.linalg.eigvalsh(apart.T @ apart if dim <= rows else apart @ apart.T)[::-1] / (rows - 1)
-        found[: len(values)] = np.maximum(values, 0.0)
-    return found
+        variances[: len(values)] = np.maximum(values, 0.0)
+    return variances
 
 
 def over_all_rows(figures: dict[str, Any], statistics: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Put the statistics of all rows (`report.json`) in the place of the sample's, where the run holds them whole."""
+    """Put the statistics of all rows in the place of the sample's.
+
+    `statistics` are those of `report.json`; nothing is put where they are not of all rows.
+    """
     if not statistics or not statistics["complete"]:
         return figures
     spread = np.sqrt(np.asarray(statistics["variance"], np.float64))
-    whole: dict[str, Any] = {
+    return figures | {
         "whole": True,
         "spread_rows": statistics["rows"],
         "zeros": statistics["zero_vectors"],
+        "spread": spread,
+        "mean": np.asarray(statistics["mean"]),
+        "dead": _dead(spread, statistics["rows"]),
     }
-    return (
-        figures
-        | whole
-        | {
-            "spread": spread,
-            "mean": np.asarray(statistics["mean"]),
-            "dead": _dead(spread, statistics["rows"]),
-        }
-    )
 
 
 def _dead(spread: npt.NDArray[np.float64], rows: int) -> int:
@@ -117,7 +119,7 @@ def clusters_of(
     Words are scored by c-TF-IDF (Grootendorst 2022): frequency in the cluster times log(1 + A /
     frequency in all), A the mean number of words of a cluster.
     """
-    found = []
+    described = []
     counts = np.bincount(labels)
     order = np.array(
         sorted(range(len(counts)), key=lambda cluster: (-sizes.get(cluster, 0), -counts[cluster]))
@@ -128,7 +130,7 @@ def clusters_of(
         if not len(mine):
             continue
         near = mine[np.argsort(distance[mine], kind="stable")]
-        found.append(
+        described.append(
             {
                 "cluster": cluster,
                 "rows": len(mine),
@@ -138,7 +140,7 @@ def clusters_of(
                 "words": words.get(cluster, []),
             }
         )
-    return found
+    return described
 
 
 def distinguishing(labels: Ints, texts: Sequence[str]) -> dict[int, list[str]]:
@@ -166,18 +168,22 @@ def distinguishing(labels: Ints, texts: Sequence[str]) -> dict[int, list[str]]:
 
 
 def kept_neighbors(left: Vectors, right: Vectors) -> float:
-    """Give the share of the ten nearest rows of each row, by cosine, that are the same in two spaces: (rows, dim) and (rows, other dim)."""
+    """Give the share of nearest rows that two spaces have in common.
+
+    Of each row the ten nearest by cosine; (rows, dim) and (rows, other dim).
+    """
     k = min(_NEAR, len(left) - 1)
     if k < 1:
         return float("nan")
     ids = np.arange(len(left), dtype=np.int64)
-    found = []
+    nearest = []
     for x in (left, right):
         best = TopK(x, k, "cosine", ids)
         best.add(x, ids)
-        found.append(best.result()[0])
+        nearest.append(best.result()[0])
     shared = [
-        len(np.intersect1d(mine[mine >= 0], theirs[theirs >= 0])) for mine, theirs in zip(*found, strict=True)
+        len(np.intersect1d(mine[mine >= 0], theirs[theirs >= 0]))
+        for mine, theirs in zip(*nearest, strict=True)
     ]
     return float(np.mean(shared) / k)
 
@@ -187,7 +193,7 @@ def drift(left: Vectors, right: Vectors) -> dict[str, Any]:
 
     Neighbours kept, and where the widths are equal, how mean and spread moved.
     """
-    found: dict[str, Any] = {
+    moved: dict[str, Any] = {
         "rows": len(left),
         "neighbors_kept": kept_neighbors(left, right),
         "dims": [left.shape[1], right.shape[1]],
@@ -195,13 +201,10 @@ def drift(left: Vectors, right: Vectors) -> dict[str, Any]:
     if left.shape[1] == right.shape[1]:
         one, two = left.astype(np.float64), right.astype(np.float64)
         scale = np.sqrt((one.var(axis=0)).sum()) or 1.0
-        lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(two, axis=1)
-        found["mean_moved"] = float(np.linalg.norm(two.mean(axis=0) - one.mean(axis=0)) / scale)
-        found["spread_ratio"] = float(np.sqrt(two.var(axis=0).sum()) / scale)
-        found["cosine_of_same_rows"] = float(
-            (np.vecdot(one, two) / np.where(lengths > 0, lengths, 1.0)).mean()
-        )
-    return found
+        moved["mean_moved"] = float(np.linalg.norm(two.mean(axis=0) - one.mean(axis=0)) / scale)
+        moved["spread_ratio"] = float(np.sqrt(two.var(axis=0).sum()) / scale)
+        moved["cosine_of_same_rows"] = float(cosines_of(left, right).mean())
+    return moved
 
 
 def layout(x: Vectors, method: str, seed: int) -> tuple[npt.NDArray[np.float64], str]:
@@ -232,9 +235,6 @@ def layout(x: Vectors, method: str, seed: int) -> tuple[npt.NDArray[np.float64],
     from sklearn.manifold import TSNE
 
     reduced = centered @ axes[:50].T
-    norms = np.linalg.norm(reduced, axis=1, keepdims=True)
     perplexity = min(30.0, (len(x) - 1) / 3)
-    found = TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(
-        reduced / np.where(norms > 0, norms, 1.0)
-    )
-    return np.asarray(found, np.float64), "t-SNE"
+    fit = TSNE(2, perplexity=perplexity, init="pca", random_state=seed)
+    return np.asarray(fit.fit_transform(unit_length(reduced)), np.float64), "t-SNE"

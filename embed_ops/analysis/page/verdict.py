@@ -37,10 +37,8 @@ def completeness(
     """
     rows, rejects = sum(record.rows for record in records), sum(record.rejects for record in records)
     files = sum(record.file_rejects for record in records)
-    filtered, truncated = (
-        sum(record.filtered for record in records),
-        sum(record.truncated for record in records),
-    )
+    filtered = sum(record.filtered for record in records)
+    truncated = sum(record.truncated for record in records)
     units = count(len(records), "unit")
     if status == "finished":
         lines = [Line(f"complete: {rows:,} of {rows + rejects:,} rows have vectors, in {units}")]
@@ -51,33 +49,20 @@ def completeness(
             Line(f"not complete, {status}: {rows:,} {of} have vectors, in {units}{unknown}", warning=True)
         ]
     if rejects:
-        lines.append(
-            Line(
-                f"{rejects:,} rows are rejects ({rejects / max(1, rows + rejects):.2%})",
-                rejects > 0.01 * (rows + rejects),
-            )
-        )
+        share = rejects / (rows + rejects)
+        lines.append(Line(f"{rejects:,} rows are rejects ({share:.2%})", share > 0.01))
     if files:
         lines.append(Line(f"{count(files, 'file')} could not be read to the end", True))
     if filtered:
         lines.append(Line(f"{filtered:,} rows were left out by where"))
     if truncated:
-        lines.append(
-            Line(
-                f"{truncated:,} rows were longer than the model takes, and cut "
-                f"({truncated / max(1, rows):.1%})",
-                truncated > 0.1 * rows,
-            )
-        )
+        cut = f"{truncated:,} rows were longer than the model takes, and cut"
+        lines.append(Line(f"{cut} ({truncated / max(1, rows):.1%})", truncated > 0.1 * rows))
     if report.get("unknown"):
         lines.append(Line(f"{report['unknown']:,} words have no vector and were left out"))
     for parity in report.get("parity") or []:
-        lines.append(
-            Line(
-                f"{parity['output']} is that of {parity['reference']}: cosine {parity['mean']:.6f} mean, "
-                f"{parity['min']:.6f} least"
-            )
-        )
+        cosines = f"cosine {parity['mean']:.6f} mean, {parity['min']:.6f} least"
+        lines.append(Line(f"{parity['output']} is that of {parity['reference']}: {cosines}"))
     return lines
 
 
@@ -142,7 +127,8 @@ def course(report: Mapping[str, Any], price: float | None) -> list[Line]:
         return [Line("this attempt embedded nothing: it has no rates")]
     seconds = report["seconds"]
     rates = f"{report['rows_per_second']:,.0f} rows/s, {report['tokens_per_second']:,.0f} tokens/s"
-    spent = f"{seconds['startup'] or 0:,.0f} s to start, {seconds['steady']:,.0f} s from the first unit to the last"
+    startup, steady = seconds["startup"] or 0, seconds["steady"]
+    spent = f"{startup:,.0f} s to start, {steady:,.0f} s from the first unit to the last"
     lines = [
         Line(f"{rates} on {report.get('replicas', 1)} replicas"),
         Line(f"{seconds['total']:,.0f} s in all, {spent}"),
@@ -176,18 +162,14 @@ def throughput(records: Sequence[Record]) -> tuple[list[float], list[float]]:
         return [], []
     latest = max(timed, key=lambda record: record.seconds["finished"]).attempt
     mine = [record for record in timed if record.attempt == latest]
-    began, ended = (
-        min(record.seconds["started"] for record in mine),
-        max(record.seconds["finished"] for record in mine),
-    )
+    began = min(record.seconds["started"] for record in mine)
+    ended = max(record.seconds["finished"] for record in mine)
     width = max(1e-3, (ended - began) / min(_BINS, len(mine)))
     rates = [0.0] * min(_BINS, len(mine))
     for record in mine:
         # A unit's rows are spread over the time that it took.
-        first, last = (
-            record.seconds["started"] - began,
-            max(record.seconds["finished"] - began, record.seconds["started"] - began + 1e-9),
-        )
+        first = record.seconds["started"] - began
+        last = max(record.seconds["finished"] - began, first + 1e-9)
         for number in range(len(rates)):
             overlap = min(last, (number + 1) * width) - max(first, number * width)
             if overlap > 0:

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from embed_ops.analysis.page.gather import Gathered, Sample, gather, shortened
+from embed_ops.analysis.page.gather import Gathered, Sample, gather_page, shortened
 from embed_ops.analysis.page.health import clusters_of, drift, health, layout, over_all_rows
 from embed_ops.analysis.page.verdict import completeness, course, soundness, stage_course, throughput
-from embed_ops.analysis.predict import compared
+from embed_ops.analysis.prediction import compared
 from embed_ops.engine.progress import Reporter, Silent
 from embed_ops.errors import StageError
 from embed_ops.lazy import require
@@ -69,36 +69,22 @@ def write_page(
 
     reporter = reporter or Silent()
     reporter.say(f"reading {path}")
-    found = gather(path, most, seed, column)
-    plots: dict[str, Any] = {}
+    gathered = gather_page(path, most, seed, column)
     parts: dict[str, Any] = {"sound": [], "clusters": [], "against": None}
-    sample = found.sample
+    plots: dict[str, Any] = {}
+    sample = gathered.sample
     if sample is not None:
         reporter.say(f"laying {len(sample.ids):,} rows out")
-        figures = over_all_rows(
-            health(sample.x, seed), (found.report.get("statistics") or {}).get(sample.column)
-        )
+        statistics = (gathered.report.get("statistics") or {}).get(sample.column)
+        figures = over_all_rows(health(sample.x, seed), statistics)
         parts["sound"] = soundness(figures | {"broken": sample.broken})
-        plane, told = layout(sample.x, method, seed)
-        groups, what = _groups(sample, color)
         parts["clusters"] = _clusters(sample)
-        words = (
-            {str(item["cluster"]): " ".join(item["words"][:2]) for item in parts["clusters"]}
-            if what == "cluster"
-            else {}
-        )
-        plots["map"] = draw.scatter(sample, plane, told, groups, what, words)
+        plots["map"] = _map(draw, sample, color, method, seed, parts["clusters"])
         plots |= _plots_of(draw, figures)
         if against is not None:
             parts["against"] = {"path": against, "rows": _against(path, against, sample, column)}
-    seconds, rates = throughput(found.records)
-    if rates:
-        plots["throughput"] = draw.line(
-            seconds, rates, "rows a second", ("seconds since the first unit", "rows/s")
-        )
-    if found.report.get("time"):
-        plots["times"] = draw.times(found.report["time"])
-    parts |= _told(found, price)
+    plots |= _course_plots(draw, gathered)
+    parts |= _told(gathered, price)
     html = draw.page(f"embed-ops: {path}", parts, plots)
     target = output or f"{path.rstrip('/')}/report.html"
     folder, _, name = target.rpartition("/")
@@ -106,7 +92,32 @@ def write_page(
     return target
 
 
+def _map(
+    draw: Any, sample: Sample, color: str | None, method: str, seed: int, clusters: list[dict[str, Any]]
+) -> Any:
+    """Lay the sample out and draw it; clusters are named by the words that set them apart."""
+    plane, told = layout(sample.x, method, seed)
+    groups, what = _groups(sample, color)
+    words = {}
+    if what == "cluster":
+        words = {str(item["cluster"]): " ".join(item["words"][:2]) for item in clusters}
+    return draw.scatter(sample, plane, told, groups, what, words)
+
+
+def _course_plots(draw: Any, gathered: Gathered) -> dict[str, Any]:
+    """Draw how the run went, as far as it has told."""
+    plots = {}
+    seconds, rates = throughput(gathered.records)
+    if rates:
+        names = ("seconds since the first unit", "rows/s")
+        plots["throughput"] = draw.line(seconds, rates, "rows a second", names)
+    if gathered.report.get("time"):
+        plots["times"] = draw.times(gathered.report["time"])
+    return plots
+
+
 def _plots_of(draw: Any, figures: dict[str, Any]) -> dict[str, Any]:
+    """Draw the figures of the sample."""
     dims = np.arange(1, figures["dim"] + 1)
     spread = np.sort(figures["spread"])[::-1]
     cosines = figures["cosines"] if len(figures["cosines"]) else np.zeros(1)
@@ -180,17 +191,17 @@ def _against(path: str, other: str, sample: Sample, column: str | None) -> list[
     wanted: dict[str, list[int]] = {}
     for source, row in sorted(sample.keys):
         wanted.setdefault(source, []).append(row)
-    found_mine, found_theirs = [], []
+    mine, theirs = [], []
     for unit in (record.unit for record in rows.records if _has_any(record, wanted)):
         where = positions(rows.lineage[-1][0], unit)
         keys = list(zip(where.column("_source").to_pylist(), where.column("_row").to_pylist(), strict=True))
         there = [(place, places[key]) for place, key in enumerate(keys) if key in places]
         if there:
-            found_theirs.append(read_unit(vectors, unit)[[place for place, _ in there]])
-            found_mine.append(sample.x[[place for _, place in there]])
-    if not found_mine:
+            theirs.append(read_unit(vectors, unit)[[place for place, _ in there]])
+            mine.append(sample.x[[place for _, place in there]])
+    if not mine:
         raise StageError(f"{other}: has none of the sampled rows of {path}: compare runs of the same source")
-    told = drift(np.concatenate(found_mine), np.concatenate(found_theirs))
+    told = drift(np.concatenate(mine), np.concatenate(theirs))
     lines = [("rows compared", f"{told['rows']:,}"), ("dimensions", " and ".join(map(str, told["dims"])))]
     lines.append(("ten nearest rows kept", f"{told['neighbors_kept']:.1%}"))
     if "mean_moved" in told:

@@ -10,9 +10,9 @@ import numpy.typing as npt
 
 from embed_ops.embedding.graph.edge_table import read_edges
 from embed_ops.embedding.graph.job import SpanPlaces
+from embed_ops.embedding.graph.node_table import join_bucket, read_nodes
 from embed_ops.embedding.graph.notes import BucketNote, EdgesNote, NodesNote
 from embed_ops.embedding.graph.phase import GraphRun
-from embed_ops.embedding.graph.node_table import join_bucket, read_nodes
 from embed_ops.encoders.graph.ids import Ids, bucket_count
 from embed_ops.encoders.graph.partition import TILE
 from embed_ops.errors import SourceError

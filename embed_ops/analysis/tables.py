@@ -1,0 +1,33 @@
+"""Tables for a person, on standard output."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich.console import Console
+from rich.table import Table
+
+
+def console() -> Console:
+    """Give the console of standard output.
+
+    Without a terminal lines are not wrapped, so that they can be searched.
+    """
+    shown = Console(highlight=False)
+    return shown if shown.is_terminal else Console(highlight=False, width=160)
+
+
+def show_pairs(title: str, pairs: Iterable[tuple[str, str]]) -> None:
+    """Show a table of names and values."""
+    table = Table(title=title, show_header=False, title_justify="left")
+    for name, value in pairs:
+        table.add_row(name, value)
+    console().print(table)
+
+
+def cut_table(title: str, widths: Iterable[tuple[str, int]]) -> Table:
+    """Make a table whose columns, by heading and width, are cut and never wrapped."""
+    table = Table(title=title, title_justify="left")
+    for heading, width in widths:
+        table.add_column(heading, overflow="ellipsis", no_wrap=True, max_width=width)
+    return table
