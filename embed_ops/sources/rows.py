@@ -5,34 +5,22 @@ from __future__ import annotations
 import string
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
-from typing import Any
 
-import duckdb
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embed_ops.errors import SpecError
 from embed_ops.schema import CONTENT, MESSAGE, REASON, Reason
 from embed_ops.sources.base import MAX_RECORD_BYTES, Records, hive_columns, text_columns
 from embed_ops.sources.graph import node_type, nodes
 from embed_ops.sources.references import HELD_BYTES, Content, fetch
+from embed_ops.sources.where import Condition, ConditionError
 from embed_ops.spec.source import GraphSourceSpec, SourceSpec
 from embed_ops.storage.location import Location
 
 KEPT_PER_TEXT = 8
 """Bytes of kept columns that weigh as one of text: a unit carries at most 32 MiB of them."""
-
-
-@cache
-def _database() -> duckdb.DuckDBPyConnection:
-    """Open DuckDB once in a process.
-
-    That takes 12 ms, and a reader of spans has `Rows` for each.
-    """
-    return duckdb.connect(config={"threads": 1, "enable_external_access": False})
 
 
 def _byte_lengths(columns: Iterable[pa.ChunkedArray]) -> npt.NDArray[np.int64]:
@@ -120,7 +108,7 @@ class Rows:
         self._whole = whole
         self.schema = schema
         self.kept = pa.schema([schema.field(name) for name in spec.keep if name in schema.names])
-        self._database: duckdb.DuckDBPyConnection | None = None
+        self._condition = None if spec.where is None else Condition(spec.where)
 
     def check(self, hive: Sequence[str]) -> None:
         """Try `where` on no rows, with the columns of hive folders.
@@ -128,22 +116,8 @@ class Rows:
         Raises:
             SpecError: the condition can't be evaluated on these columns.
         """
-        if self._spec.where is None:
-            return
-        try:
-            alone = self._test(self.schema.empty_table(), dict.fromkeys(hive, ""))
-        except duckdb.Error as error:
-            raise self._refused(error) from error
-        kind = self._query("SELECT ({}\n) AS chosen FROM rows").types[0]
-        if str(kind) not in ("BOOLEAN", '"NULL"'):
-            raise SpecError(f"source.where {self._spec.where!r}: must be true or false, found {kind}")
-        if len(alone):
-            raise SpecError(
-                f"source.where {self._spec.where!r}: must be a condition on one row, found an aggregate"
-            )
-
-    def _refused(self, error: duckdb.Error) -> SpecError:
-        return SpecError(f"source.where {self._spec.where!r}: {str(error).splitlines()[0]}")
+        if self._condition is not None:
+            self._condition.check(self.schema.empty_table(), dict.fromkeys(hive, ""))
 
     def complete(self, source: str, at: Location, read: Records) -> Iterator[Chunk]:
         """Choose rows, and add what is embedded.
@@ -160,11 +134,11 @@ class Rows:
         hive = hive_columns(source)
         bad = read.faults.column(REASON).is_valid().to_numpy()
         chosen, faults = np.ones(len(read), np.bool_), read.faults
-        if self._spec.where is not None:
+        if self._condition is not None:
             try:
-                chosen = bad | self._test(read.table, hive)
-            except duckdb.Error:
-                chosen, faults = self._test_each(read.table, hive, faults)
+                chosen = bad | self._condition.holds(read.table, hive)
+            except ConditionError:
+                chosen, faults = _test_each(self._condition, read.table, hive, faults)
         records = Records(read.table, faults, read.positions, read.end)
         if self._spec.modality in ("text", "words"):
             yield self._chunk(records, chosen, self._text(read.table, hive))
@@ -247,43 +221,25 @@ class Rows:
                 parts.append(column(name))
         return pc.binary_join_element_wise(*parts, "", null_handling="emit_null")
 
-    def _test_each(
-        self, table: pa.Table, hive: dict[str, str], faults: pa.Table
-    ) -> tuple[npt.NDArray[np.bool_], pa.Table]:
-        """Evaluate `where` row by row, after it failed on a value.
 
-        (rows,) bool, and the faults with those rows added.
-        """
-        reasons, messages = faults.column(REASON).to_pylist(), faults.column(MESSAGE).to_pylist()
-        chosen = np.ones(len(table), np.bool_)
-        for row in range(len(table)):
-            if reasons[row] is None:
-                try:
-                    chosen[row] = self._test(table.slice(row, 1), hive)[0]
-                except duckdb.Error as error:
-                    reasons[row], messages[row] = (
-                        str(Reason.WRONG_TYPE),
-                        f"where fails on this row: {str(error).splitlines()[0]}",
-                    )
-        return chosen, pa.table(
-            {REASON: pa.array(reasons, pa.string()), MESSAGE: pa.array(messages, pa.string())}
-        )
+def _test_each(
+    condition: Condition, table: pa.Table, hive: dict[str, str], faults: pa.Table
+) -> tuple[npt.NDArray[np.bool_], pa.Table]:
+    """Evaluate `where` row by row, after it failed on a value.
 
-    def _test(self, table: pa.Table, hive: dict[str, str]) -> npt.NDArray[np.bool_]:
-        """Evaluate `where`, (rows,) bool; unknown (NULL) counts as no."""
-        if self._database is None:
-            self._database = _database().cursor()
-        given = table
-        for name, value in hive.items():
-            if name not in given.schema.names:
-                given = given.append_column(name, pa.array([value] * len(given), pa.string()))
-        self._database.register("rows", given)
-        # The line break ends a comment.
-        answer = self._query(
-            "SELECT coalesce(CAST(({}\n) AS BOOLEAN), false) AS chosen FROM rows"
-        ).to_arrow_table()
-        return np.asarray(answer.column("chosen").to_numpy(), dtype=np.bool_)
-
-    def _query(self, query: str) -> Any:
-        """Run a query with the condition in its braces on the rows that were registered last."""
-        return self._database.sql(query.format(self._spec.where)) if self._database is not None else None
+    (rows,) bool, and the faults with those rows added.
+    """
+    reasons, messages = faults.column(REASON).to_pylist(), faults.column(MESSAGE).to_pylist()
+    chosen = np.ones(len(table), np.bool_)
+    for row in range(len(table)):
+        if reasons[row] is None:
+            try:
+                chosen[row] = condition.holds(table.slice(row, 1), hive)[0]
+            except ConditionError as error:
+                reasons[row], messages[row] = (
+                    str(Reason.WRONG_TYPE),
+                    f"where fails on this row: {error}",
+                )
+    return chosen, pa.table(
+        {REASON: pa.array(reasons, pa.string()), MESSAGE: pa.array(messages, pa.string())}
+    )
