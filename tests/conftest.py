@@ -71,6 +71,9 @@ def ray_session() -> Iterator[None]:
         object_store_memory=300 * 2**20,
         include_dashboard=False,
         log_to_driver=False,
+        # As a session of ours does: by default two idle workers are kept, and every job of the tests
+        # would start processes anew, at two seconds of a core each.
+        _system_config={"num_workers_soft_limit": 18},
         _temp_dir=folder,
     )
     yield
