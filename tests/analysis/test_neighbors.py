@@ -47,7 +47,7 @@ def names(first: int, end: int) -> dict[str, pa.Array]:
 
 
 @pytest.fixture(scope="module")
-def run(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(engine: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make a run, and cluster it."""
     path = tmp_path_factory.mktemp("neighbors") / "run"
     make_run(str(path), [5000, 0, 4000], draw, unit_rows=1500, keep=names)
@@ -135,7 +135,7 @@ def test_clusters_save_work(run: Path) -> None:
 
 
 def test_texts_go_through_model_and_stages(
-    ray_session: None, minilm_run: tuple[Run, list[str]], tmp_path: Path
+    engine: str, minilm_run: tuple[Run, list[str]], tmp_path: Path
 ) -> None:
     """A text of the corpus finds its own row first, on the run and on its reduced vectors.
 

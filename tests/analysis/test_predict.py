@@ -22,7 +22,7 @@ from embed_ops.analysis.prediction import compared, kept_prediction
 from embed_ops.errors import SourceError, SpecError
 from embed_ops.spec.spec import Spec
 
-pytestmark = pytest.mark.usefixtures("ray_session")
+pytestmark = pytest.mark.usefixtures("engine")
 
 
 @pytest.fixture(autouse=True)

@@ -56,7 +56,7 @@ def bounded(run: Run) -> None:
 
 
 @pytest.fixture(scope="module")
-def whole(ray_session: None, folder: Path) -> Run:
+def whole(engine: str, folder: Path) -> Run:
     """Embed the nasty graph once."""
     return embed(spec(folder, folder / "whole", resources={"partitions": 2}))
 
@@ -123,7 +123,7 @@ def test_killed_in_a_layer(whole: Run, folder: Path, tmp_path: Path) -> None:
     assert kept
 
 
-def test_layers_and_normalised_outputs(folder: Path, ray_session: None, tmp_path: Path) -> None:
+def test_layers_and_normalised_outputs(folder: Path, engine: str, tmp_path: Path) -> None:
     """One run gives several layers; layer 0 is the features."""
     outputs = [
         {"name": "first", "layer": 1, "normalize": True},
@@ -167,7 +167,7 @@ MODELS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.slow)])
-def test_other_models(name: str, dtype: str, ray_session: None, tmp_path: Path) -> None:
+def test_other_models(name: str, dtype: str, engine: str, tmp_path: Path) -> None:
     """Attention with features of edges, weighted GCN, jumping knowledge and norms, in a job."""
     import torch
     from torch_geometric import nn
@@ -202,7 +202,7 @@ def test_other_models(name: str, dtype: str, ray_session: None, tmp_path: Path) 
     assert run.header.model["outputs"]["embedding"]["dim"] == expected.shape[1]
 
 
-def test_few_neighbours(folder: Path, ray_session: None, tmp_path: Path) -> None:
+def test_few_neighbours(folder: Path, engine: str, tmp_path: Path) -> None:
     """With a fan-out each node keeps the in-edges of least hash.
 
     The same ones however the graph is divided.
@@ -228,7 +228,7 @@ def test_few_neighbours(folder: Path, ray_session: None, tmp_path: Path) -> None
     assert runs[0].report["graph"]["edges"] == len(kept)
 
 
-def test_csv_and_undirected(folder: Path, ray_session: None, tmp_path: Path) -> None:
+def test_csv_and_undirected(folder: Path, engine: str, tmp_path: Path) -> None:
     """Tables in CSV, features in columns, edges that count in both directions."""
     graph = graphs.nasty(400, 1500, 3)
     model, _ = graphs.sage(tmp_path / "model", width=3, aggr="max")
@@ -251,7 +251,7 @@ def test_csv_and_undirected(folder: Path, ray_session: None, tmp_path: Path) -> 
     bounded(run)
 
 
-def test_bad_rows(folder: Path, ray_session: None, tmp_path: Path) -> None:
+def test_bad_rows(folder: Path, engine: str, tmp_path: Path) -> None:
     """Nodes that can't be used are rejects, and the graph is the rest."""
     graph = graphs.nasty(300, 1200, 4)
     model, _ = graphs.sage(tmp_path / "model", width=4)
@@ -285,7 +285,7 @@ def test_bad_rows(folder: Path, ray_session: None, tmp_path: Path) -> None:
     bounded(run)
 
 
-def test_refusals(folder: Path, ray_session: None, tmp_path: Path) -> None:
+def test_refusals(folder: Path, engine: str, tmp_path: Path) -> None:
     """Everything that can't be right is told before vectors are made."""
     graph = graphs.nasty(50, 100)
     section = graphs.write(graphs.Graph(graph.x, graph.src, graph.dst), tmp_path / "t", files=1)
@@ -309,7 +309,7 @@ def test_refusals(folder: Path, ray_session: None, tmp_path: Path) -> None:
             }
         )
     with pytest.raises(
-        SpecError, match="source.edges: unknown key in section .source. with kind = 'parquet'"
+        SpecError, match=r"source\.edges: unknown key in section .source. with kind = 'parquet'"
     ):
         Spec.parse(
             {
@@ -318,14 +318,14 @@ def test_refusals(folder: Path, ray_session: None, tmp_path: Path) -> None:
                 "sink": {"path": "o"},
             }
         )
-    with pytest.raises(SpecError, match="source.limit: .* nodes have id and features"):
+    with pytest.raises(SpecError, match=r"source\.limit: .*nodes have id and features"):
         spec(folder, tmp_path / "d", source=section | {"limit": 3})
     graphs.sage(tmp_path / "narrow", width=5)
     with pytest.raises(ModelError, match=r"takes 5 features \(in_channels\), the nodes have 12"):
         embed(spec(folder, tmp_path / "e", encoder={"model": str(tmp_path / "narrow")}))
 
 
-def test_second_run_and_changed_tables(folder: Path, ray_session: None, tmp_path: Path) -> None:
+def test_second_run_and_changed_tables(folder: Path, engine: str, tmp_path: Path) -> None:
     """A finished run has nothing left to do; other edges or nodes are another run.
 
     Rejects are not retried.
@@ -385,7 +385,7 @@ def test_features_of_a_run(whole: Run, folder: Path, tmp_path: Path) -> None:
         embed(Spec.parse({**tree, "sink": {"path": str(tmp_path / "b")}}))
 
 
-def test_one_node_and_no_edges(ray_session: None, tmp_path: Path) -> None:
+def test_one_node_and_no_edges(engine: str, tmp_path: Path) -> None:
     """The smallest graphs have vectors too."""
     graph = graphs.Graph(np.ones((1, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, np.int64))
     section = graphs.write(graph, tmp_path / "t", files=1)
@@ -405,7 +405,7 @@ def test_one_node_and_no_edges(ray_session: None, tmp_path: Path) -> None:
     bounded(run)
 
 
-def test_broken_tables(folder: Path, ray_session: None, tmp_path: Path) -> None:
+def test_broken_tables(folder: Path, engine: str, tmp_path: Path) -> None:
     """A node file that is cut off is a file-level reject, and its nodes are missing.
 
     An edge file that is cut off is exit 2.

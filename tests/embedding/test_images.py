@@ -127,7 +127,7 @@ def rows_of(run: Path) -> dict[str, np.ndarray[Any, Any]]:
     return {f"{source}:{row}": vector for (source, row), vector in zip(keys, vectors, strict=True)}
 
 
-@pytest.mark.usefixtures("ray_session")
+@pytest.mark.usefixtures("engine")
 @pytest.mark.parametrize("kind", KINDS)
 def test_complete_and_invariant(kind: str, vit: str, tmp_path: Path) -> None:
     """Every image is in the output or, with its reason, in the rejects, in order.
@@ -163,7 +163,7 @@ def test_complete_and_invariant(kind: str, vit: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("ray_session")
+@pytest.mark.usefixtures("engine")
 def test_alone_is_together_and_faithful(vit: str, tmp_path: Path) -> None:
     """A vector does not depend on its neighbours, and is that of transformers.
 
@@ -236,7 +236,7 @@ def test_kill_and_go_on(kind: str, vit: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("ray_session")
+@pytest.mark.usefixtures("engine")
 def test_cut_tar(vit: str, tmp_path: Path) -> None:
     """A tar that is cut costs what follows the cut.
 
@@ -251,7 +251,7 @@ def test_cut_tar(vit: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("ray_session")
+@pytest.mark.usefixtures("engine")
 def test_retry_of_missing_files(vit: str, tmp_path: Path) -> None:
     """Images that were not there yet are rejects `missing`.
 
@@ -275,7 +275,7 @@ def test_retry_of_missing_files(vit: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("ray_session")
+@pytest.mark.usefixtures("engine")
 def test_search_by_text(tmp_path: Path) -> None:
     """Texts and images are embedded by two runs into one space.
 

@@ -26,7 +26,7 @@ from embed_ops.errors import RunError, Stopped
 from embed_ops.runs.parquet import vectors_of
 from embed_ops.runs.verify.run import verify
 
-pytestmark = pytest.mark.usefixtures("ray_session")
+pytestmark = pytest.mark.usefixtures("engine")
 
 BAD_SOURCES: dict[str, dict[str, Any]] = {
     "parquet": {"kind": "parquet", "column": "doc.text", "keep": ["id", "kind"]},
@@ -42,6 +42,7 @@ REASONS = {
 }
 
 
+@pytest.mark.on_ray
 @pytest.mark.parametrize(
     "kind", ["parquet", "jsonl", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("csv", "text"))]
 )
@@ -81,7 +82,7 @@ def _damage(run: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def plain(ray_session: None, tiny: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def plain(engine: str, tiny: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Embed 300 docstrings in three files, in units of forty.
 
     Gives the folder of `corpus` and `run`.
@@ -135,6 +136,7 @@ def test_lost_records_are_read_back(tiny: str, plain: Path, copied: Path) -> Non
     assert verify(str(copied), source=True).ok
 
 
+@pytest.mark.on_ray
 def test_invariant(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Law 3: one replica, and two that take spans in the reverse order, write the same bytes."""
     write_parquet(tmp_path / "corpus", docstrings(400), files=8)

@@ -25,7 +25,7 @@ from embed_ops.runs.parquet import vectors_of
 from embed_ops.runs.verify.run import verify
 from embed_ops.spec.spec import Spec, parse_stage
 
-pytestmark = pytest.mark.usefixtures("ray_session")
+pytestmark = pytest.mark.usefixtures("engine")
 
 OUTPUTS = [
     {"name": "embedding", "pooling": "mean", "normalize": True},
@@ -54,7 +54,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def three(ray_session: None, tiny: str, corpus: Path) -> Run:
+def three(engine: str, tiny: str, corpus: Path) -> Run:
     """Embed them to three outputs at once."""
     return embed(spec_of(tiny, corpus, "three", OUTPUTS))
 

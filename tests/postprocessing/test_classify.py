@@ -31,7 +31,7 @@ def labels(first: int, end: int) -> dict[str, pa.Array]:
 
 
 @pytest.fixture(scope="module")
-def run(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(engine: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make a run."""
     path = tmp_path_factory.mktemp("classify") / "run"
     make_run(str(path), [1200, 0, 800], DRAW, unit_rows=500, keep=labels)

@@ -38,7 +38,7 @@ def draw(first: int, end: int) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def run(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(engine: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make a run with a label, cluster it and look for duplicates."""
     path = tmp_path_factory.mktemp("clusters") / "run"
     make_run(
@@ -52,6 +52,7 @@ def run(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.on_ray
 def test_duplicates_are_found(run: Path) -> None:
     """Copies that share a cluster are one group with one row kept.
 

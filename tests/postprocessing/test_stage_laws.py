@@ -29,7 +29,7 @@ from embed_ops.runs.verify.run import verify
 from embed_ops.spec.spec import parse_stage
 from embed_ops.stages.kmeans import stage as kmeans
 
-pytestmark = pytest.mark.usefixtures("ray_session")
+pytestmark = pytest.mark.usefixtures("engine")
 
 SECTIONS: list[dict[str, Any]] = [
     {"kind": "normalize"},
@@ -78,7 +78,7 @@ def many_tasks(set_attribute: Callable[..., None]) -> None:
 
 
 @pytest.fixture(scope="module")
-def run(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(engine: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make a run of five files, one of one row, one of none, with every kind of stage behind."""
     path = tmp_path_factory.mktemp("stages") / "run"
     make_run(str(path), FILES, DRAW, unit_rows=2500)
