@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -41,8 +41,8 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None, None, None]:
     """Mark what needs the session's Ray, and say which tests belong to one process.
 
     `make test` runs two processes: one of them has the Ray, and tests of one file share what their
@@ -58,6 +58,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("ray")
         if engine == "ray" and item.get_closest_marker("on_ray") is None:
             item.add_marker("slow")
+    # Only then: what divides the tests among processes, and what leaves out slow ones.
+    yield
 
 
 @pytest.fixture(autouse=True, scope="session")
