@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from guides import blocks, copy_package, insert, run_in
@@ -10,7 +11,7 @@ from reading import PACKINGS, pack
 
 MODULE, LINE, SECTION, MEMBER, FINGERPRINT = blocks("adding-a-source.md")
 CONTENT = b"lost\n>one of two\nacgt\nAC\n\n>two\n>three\r\ngg\r\n>four\n\xff\n"
-ROWS = [
+ROWS: list[list[Any]] = [
     [0, None, "malformed"],
     [5, "acgtAC", None],
     [26, "", None],
