@@ -93,7 +93,7 @@ def listed(vectors: FloatArray | Ragged, row: int) -> FloatArray:
 
 
 def test_outputs_say_what_they_hold(bert: Path) -> None:
-    """One vector for a row, lists for all else; the columns beside lists are those that are prepared."""
+    """One vector for a row, lists for all else; the columns beside lists are those prepared."""
     kinds = ("row", "word", "token", "window", "chunk")
     encoder, prepared, vectors = embed(
         TextEncoderSpec(model=str(bert), chunk=3, outputs=outputs(*kinds)), SHORT[:2]
