@@ -1,4 +1,7 @@
-"""Labels, neighbours and duplicates under the kernels of several processors, each in a child process, against brute force."""
+"""Labels, neighbours and duplicates under the kernels of several processors, against brute force.
+
+Each kernel has a child process.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,10 @@ def allowed(kernel: str) -> bool:
 
 
 def cases() -> Iterator[tuple[str, Array, Array]]:
-    """Give rows and centres: plain, equal, nearly equal, far from the origin, zeros, huge, tiny, mixed, one centre, many."""
+    """Give rows and centres.
+
+    Plain, equal, nearly equal, far from the origin, zeros, huge, tiny, mixed; one centre, many.
+    """
     draw = np.random.default_rng(0)
     x, centers = draw.standard_normal((ROWS, DIM)), draw.standard_normal((60, DIM))
     yield "plain", x, centers
@@ -141,7 +147,7 @@ def classes_are_likeliest(x: Array) -> Array:
 
 
 def products_stay_in_place(x: Array) -> None:
-    """See that float64 products of a tile, which PCA and its like write, do not depend on a row's place."""
+    """See that float64 products of a tile, which PCA writes, do not depend on a row's place."""
     for columns in (1, 6, 30, 384):
         matrix = np.random.default_rng(2).standard_normal((DIM, columns))
         expected = product(x, x.mean(axis=0, dtype=np.float64), matrix)
@@ -176,7 +182,7 @@ def everything() -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def seen() -> dict[str, dict[str, Any]]:
-    """Run `everything` as it comes, under each kernel, and once with numpy's own vector instructions switched off."""
+    """Run `everything` as it comes, under each kernel, and without numpy's vector instructions."""
     extensions = np.show_config(mode="dicts")["SIMD Extensions"]["found"]
     settings = {kernel: {"OPENBLAS_CORETYPE": kernel} for kernel in KERNELS if allowed(kernel)}
     settings["as it comes"] = {}
