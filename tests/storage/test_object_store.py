@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 import pytest
 from faulty_s3 import BUCKET, FaultyS3, faulty_s3
 from moto.s3.models import s3_backends
-from reading import pack
+from reading import compress
 
 from embed_ops.errors import SourceError, SpecError, StorageError
 from embed_ops.runs.directory import RunDir
@@ -116,7 +116,7 @@ def corpora(server: FaultyS3, tmp_path_factory: pytest.TempPathFactory) -> Path:
             pa.table({"text": texts}), folder / "parquet" / inside / "x y%20.parquet", row_group_size=300
         )
     (folder / "jsonl/lang=en/x y%20.jsonl").write_bytes(lines)
-    (folder / "jsonl/lang=de/a b%c+d/z.jsonl.gz").write_bytes(pack(lines, ".gz"))
+    (folder / "jsonl/lang=de/a b%c+d/z.jsonl.gz").write_bytes(compress(lines, ".gz"))
     server.upload(folder, "corpora")
     return folder
 
