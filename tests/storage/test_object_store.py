@@ -181,8 +181,8 @@ def test_images_in_a_store(kind: str, inside: str, fault: str | None, s3: Faulty
 
     Also where answers fail at first.
     """
-    column = "image" if kind == "parquet" else None
-    found = corpus(kind, f"s3://{BUCKET}/pictures/{inside}", column=column, modality="image")
+    column = {"column": "image"} if kind == "parquet" else {}
+    found = corpus(kind, f"s3://{BUCKET}/pictures/{inside}", modality="image", **column)
     if fault is not None:
         s3.fail(fault, "GET", "jpg|tar", times=2)
     rows = read(found)
