@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 import pytest
 from faulty_s3 import BUCKET, FaultyS3, faulty_s3
 from moto.s3.models import s3_backends
-from reading import compress
+from reading import compress, images
 
 from embed_ops.errors import SourceError, SpecError, StorageError
 from embed_ops.runs.directory import RunDir
@@ -182,7 +182,7 @@ def test_images_in_a_store(kind: str, inside: str, fault: str | None, s3: Faulty
     Also where answers fail at first.
     """
     column = {"column": "image"} if kind == "parquet" else {}
-    found = corpus(kind, f"s3://{BUCKET}/pictures/{inside}", modality="image", **column)
+    found = images(f"s3://{BUCKET}/pictures/{inside}", kind, **column)
     if fault is not None:
         s3.fail(fault, "GET", "jpg|tar", times=2)
     rows = read(found)
