@@ -153,7 +153,7 @@ def _compare_run(before: dict[str, Told], after: dict[str, Told]) -> tuple[list[
     return [counts, *differing, *entries_said], bool(differing)
 
 
-def compare(before: Runs, after: Runs) -> tuple[list[str], bool]:
+def compare_runs(before: Runs, after: Runs) -> tuple[list[str], bool]:
     """Say of each run how many files are equal, and in what the others differ.
 
     Returns:

@@ -36,7 +36,7 @@ import fixed_corpora as corpora
 import fixed_models as models
 import pyarrow.parquet as pq
 import transformers
-from file_hashes import Runs, compare, tell_run
+from file_hashes import Runs, compare_runs, tell_run
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMAND = (sys.executable, "-m", "embed_ops")
@@ -357,7 +357,7 @@ def main() -> int:
     sys.stdout.write(f"{sum(map(len, after.values()))} files of {len(after)} runs: {output}\n")
     if before is None:
         return 0
-    lines, differs = compare(before, after)
+    lines, differs = compare_runs(before, after)
     sys.stdout.write("\n".join(lines) + "\n")
     return int(differs)
 

@@ -112,10 +112,10 @@ def _undecided(x: npt.NDArray[Any], centers: npt.NDArray[Any]) -> dict[str, npt.
 
 
 def _deciding(repeats: int, folder: Path) -> dict[str, Any]:
-    """Give what a decision in float64 adds to the time of applying a k-means model to a unit, in pairs of runs in turn.
+    """Give what a decision in float64 adds to the time of applying a k-means model to a unit.
 
-    Of the kernel alone, and of what a worker does: read the unit's vectors from Parquet, apply,
-    write the columns.
+    In pairs of runs in turn: of the kernel alone, and of what a worker does, which reads the unit's
+    vectors from Parquet, applies the model and writes the columns.
     """
     rng = np.random.default_rng(3)
     x, centers = rng.standard_normal((_UNIT, 384)).astype(np.float32), rng.standard_normal((1000, 384))

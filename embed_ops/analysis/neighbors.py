@@ -110,7 +110,7 @@ def neighbors(
                 f"queries: expected finite vectors of shape (queries, {vectors.dim}), found {queries.shape}"
             )
     with searching(rows.rows, session) as engine:
-        found = search_run(rows, search, x, itself, engine)
+        best = search_run(rows, search, x, itself, engine)
         share = None
         if search.clusters is not None:
             some = np.arange(min(len(x), _SAMPLE))
@@ -121,14 +121,14 @@ def neighbors(
                 None if itself is None else itself[some],
                 engine,
             )
-            share = recall(Best(found.ids[some], found.scores[some], 0, 0), exact)
+            share = recall(Best(best.ids[some], best.scores[some], 0, 0), exact)
     return Neighbors(
-        found.ids, found.scores, rows.rows, found.zeros, found.scored / max(1, len(x) * rows.rows), share
+        best.ids, best.scores, rows.rows, best.zeros, best.scored / max(1, len(x) * rows.rows), share
     )
 
 
 def searching(rows: int, session: OpenSession) -> AbstractContextManager[Engine | None]:
-    """Open what a search of so many rows needs: an engine, or nothing where this process will do."""
+    """Open what a search of so many rows needs: an engine; nothing where this process will do."""
     return nullcontext() if rows <= _ALONE_ROWS else session()
 
 
@@ -195,7 +195,7 @@ def encode(rows: RunRows, vectors: VectorColumn, queries: Sequence[str | bytes])
         raise ModelError(
             f"{root.path}: its model embeds {what}, and the queries are {'texts' if texts else 'images'}"
         )
-    steps = [(at, found) for at, found in reversed(rows.lineage[:-1])]
+    steps = list(reversed(rows.lineage[:-1]))
     through = [
         step
         for step in steps[: _place(steps, vectors) + 1]
@@ -213,12 +213,12 @@ def encode(rows: RunRows, vectors: VectorColumn, queries: Sequence[str | bytes])
         rejected = prepared.rejects[0]
         raise ModelError(f"query {rejected.row + 1} of {len(queries)} has no vector: {rejected.message}")
     embedded = embed_inputs(encoder, prepared.inputs, header.resolved["token_budget"])
-    found = gather(encoder, prepared.inputs, embedded.vectors, prepared.documents)[column]
-    if isinstance(found, Ragged):
+    of_queries = gather(encoder, prepared.inputs, embedded.vectors, prepared.documents)[column]
+    if isinstance(of_queries, Ragged):
         raise ModelError(
             f"{root.path}: column {column!r} has lists of vectors; name a column with one vector a row"
         )
-    x = found[prepared.index]
+    x = of_queries[prepared.index]
     for at, _ in through:
         x = np.asarray(read_model(at.child("model")).transform(x), np.float32)
     if not np.isfinite(x).all():

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from embed_ops.encoders.hub.prefix import cache_folder
+from embed_ops.encoders.hub.cache import cache_folder
 from embed_ops.storage.location import full_address
 
 

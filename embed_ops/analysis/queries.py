@@ -171,7 +171,7 @@ def recommend_to_users(
         [str(value) for value in column.to_pylist()]
         for column in read_columns(history.file, (history.user, history.item), "--history")
     )
-    found = recommend(
+    recommended = recommend(
         run,
         users,
         items,
@@ -183,7 +183,9 @@ def recommend_to_users(
         session=session,
         reporter=reporter,
     )
-    return Answer(found.users, kept_of(RunRows(locate(run)), found.ids[found.ids >= 0]), found)
+    return Answer(
+        recommended.users, kept_of(RunRows(locate(run)), recommended.ids[recommended.ids >= 0]), recommended
+    )
 
 
 def _lines(file: Path) -> list[str]:

@@ -110,9 +110,9 @@ def recommend(
     reporter.say(f"recommending to {len(names):,} users")
     most = min(rows.rows, k + _CANDIDATES + max(map(len, baskets.values())))
     with searching(rows.rows, session) as engine:
-        found = search_run(rows, make_search(rows, vectors, most, "cosine", None), asked, None, engine)
+        candidates = search_run(rows, make_search(rows, vectors, most, "cosine", None), asked, None, engine)
     frequent = Counter(row for basket in baskets.values() for row in basket)
-    pools = _Pools(baskets, names, found.ids, found.scores, asked, known, unit, frequent)
+    pools = _Pools(baskets, names, candidates.ids, candidates.scores, asked, known, unit, frequent)
     ids, scores = pools.best(k, popularity)
     judged = _judged(pools, ids, left_out, k, popularity) if left_out else {}
     return Recommended(names, ids, scores, sum(item not in places for item in set(items)), judged)

@@ -42,7 +42,7 @@ _USEFUL = (
 
 
 @dataclass(frozen=True)
-class Found:
+class Survey:
     """What was found in the files, and what was chosen.
 
     Attributes:
@@ -62,7 +62,7 @@ class Found:
     mean_length: float | None
 
 
-def look(path: str) -> Found:
+def look(path: str) -> Survey:
     """Look at a folder or file, and choose.
 
     Raises:
@@ -90,15 +90,15 @@ def look(path: str) -> Found:
             f"{path}: nothing here that can be embedded; known kinds of files: {', '.join(SOURCES)} "
             f"({problems[0]})"
         )
-    size, kind, files_found = best
+    size, kind, count = best
     if kind in ("images", "webdataset"):
-        return Found(kind, files_found, size, "image", None, (), (), None)
+        return Survey(kind, count, size, "image", None, (), (), None)
     if kind == "text":
-        return Found(kind, files_found, size, "text", None, (), (), None)
-    return _columns(path, kind, files_found, size)
+        return Survey(kind, count, size, "text", None, (), (), None)
+    return _columns(path, kind, count, size)
 
 
-def _columns(path: str, kind: str, files: int, size: int) -> Found:
+def _columns(path: str, kind: str, files: int, size: int) -> Survey:
     """Choose the column of texts, that with the longest ones, or of images; and what to keep."""
     opened = Corpus.open(parse_source({"kind": kind, "path": path, "column": "?"}))
     schema = opened.source.sample_schema(opened.place(opened.files[0]))
@@ -122,7 +122,7 @@ def _columns(path: str, kind: str, files: int, size: int) -> Found:
         )
     others = [field.name for field in schema if field.name != column]
     keep = [name for name in others if _worth_keeping(name, schema.field(name).type)]
-    return Found(kind, files, size, modality, column, tuple(keep[:_KEPT]), tuple(others), length)
+    return Survey(kind, files, size, modality, column, tuple(keep[:_KEPT]), tuple(others), length)
 
 
 def _is_string(kind: pa.DataType) -> bool:
@@ -157,11 +157,11 @@ def starter(path: str, *, model: str | None = None, sink: str = "embedded") -> s
     return text
 
 
-def _lines(found: Found, path: str, model: str | None, sink: str) -> list[str]:
+def _lines(survey: Survey, path: str, model: str | None, sink: str) -> list[str]:
     """Word the spec, a line each."""
     quoted = json.dumps
     return [
-        f"# {found.files:,} files of kind {found.kind}, {found.size / 1e6:,.1f} MB. Look first, embed, "
+        f"# {survey.files:,} files of kind {survey.kind}, {survey.size / 1e6:,.1f} MB. Look first, embed, "
         "look at the result:",
         "#",
         "#   embed-ops plan FILE.toml --price 1.2      # what it will take, for machines at 1.2 an hour",
@@ -169,13 +169,13 @@ def _lines(found: Found, path: str, model: str | None, sink: str) -> list[str]:
         f"#   embed-ops report {sink}",
         "",
         "[source]",
-        f"kind = {quoted(found.kind)}",
+        f"kind = {quoted(survey.kind)}",
         f"path = {quoted(full_address(path) if '://' not in path else path)}",
-        *_column_lines(found),
+        *_column_lines(survey),
         "",
         "[encoder]",
-        *(['family = "image"'] if found.modality == "image" else []),
-        f"model = {quoted(model or _MODELS[found.modality])}      "
+        *(['family = "image"'] if survey.modality == "image" else []),
+        f"model = {quoted(model or _MODELS[survey.modality])}      "
         "# a hub name, a folder, or an object store prefix",
         "# Left out, the type is chosen: bfloat16 where the device gains by it and the first rows stay "
         "close to the reference.",
@@ -194,17 +194,17 @@ def _lines(found: Found, path: str, model: str | None, sink: str) -> list[str]:
     ]
 
 
-def _column_lines(found: Found) -> list[str]:
+def _column_lines(survey: Survey) -> list[str]:
     """Word what is embedded and what is kept, for files that have columns."""
-    if found.column is None:
+    if survey.column is None:
         return []
     what = "images"
-    if found.mean_length is not None:
-        what = f"texts of {found.mean_length:,.0f} characters on average"
-    others = ", ".join(found.others) or "none"
+    if survey.mean_length is not None:
+        what = f"texts of {survey.mean_length:,.0f} characters on average"
+    others = ", ".join(survey.others) or "none"
     return [
-        f"column = {json.dumps(found.column)}        # {what}; other columns: {others}",
-        f"keep = {json.dumps(list(found.keep))}      # stand beside the vectors in the output",
+        f"column = {json.dumps(survey.column)}        # {what}; other columns: {others}",
+        f"keep = {json.dumps(list(survey.keep))}      # stand beside the vectors in the output",
         '# where = "length(title) > 0"         # a condition in SQL; other rows are counted, not embedded',
     ]
 
@@ -216,7 +216,7 @@ def _check(text: str) -> None:
     Spec.parse(tomllib.loads(text))
 
 
-def write_starter(path: str, output: str, *, model: str | None = None, sink: str = "embedded") -> Found:
+def write_starter(path: str, output: str, *, model: str | None = None, sink: str = "embedded") -> Survey:
     """Write a starter spec to a new file.
 
     Raises:

@@ -35,14 +35,14 @@ def run(
     """Write a spec."""
     from embed_ops.analysis.starter import write_starter
 
-    found = write_starter(path, output, model=model, sink=sink)
+    survey = write_starter(path, output, model=model, sink=sink)
     what = (
-        f"column {found.column}"
-        if found.column is not None
-        else f"every {'image' if found.modality == 'image' else 'line'}"
+        f"column {survey.column}"
+        if survey.column is not None
+        else f"every {'image' if survey.modality == 'image' else 'line'}"
     )
     sys.stdout.write(
-        f"{output}: {found.files:,} files of kind {found.kind}, {what}; next: embed-ops plan {output} "
+        f"{output}: {survey.files:,} files of kind {survey.kind}, {what}; next: embed-ops plan {output} "
         "--price 1\n"
     )
     return 0

@@ -6,7 +6,7 @@ The rows of a run that are nearest to texts, images or rows, or to every row.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -23,7 +23,14 @@ from embed_ops.commands.options import (
 )
 from embed_ops.commands.postprocess import run_stage
 from embed_ops.commands.running import verb
+from embed_ops.engine.progress import Style
+from embed_ops.engine.session import OpenSession
 from embed_ops.errors import SpecError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from embed_ops.analysis.queries import History, Search
 
 HELP = (
     "Find the rows of a finished run that are nearest to queries, or to each of its rows.\n\n"
@@ -116,8 +123,8 @@ def run(
         stage = {"kind": "neighbors", "k": k, "metric": metric, "column": column, "probe": probe}
         run_stage(where, stage, output, opener(address), progress, limits(stop_after, grace))
         return 0
-    from embed_ops.analysis.findings import show_neighbors, show_recommended
-    from embed_ops.analysis.queries import History, Queries, Search, ask, recommend_to_users
+    from embed_ops.analysis.findings import show_neighbors
+    from embed_ops.analysis.queries import History, Queries, Search, ask
     from embed_ops.analysis.user_files import require_known_ending, write_table
     from embed_ops.engine.progress import reporter
 
@@ -126,10 +133,7 @@ def run(
     search, session = Search(k, metric, column, probe), opener(address)
     if history is not None:
         had = History(history, user, item, popularity, hold_out)
-        with reporter(progress) as shown:
-            recommended = recommend_to_users(where, had, search, session, shown)
-        show_recommended(recommended.nearest, recommended.kept)
-        lines = recommended.table()
+        lines = _recommended(where, had, search, session, progress)
     else:
         queries, wanted = Queries(text or (), texts, image or (), rows), show.split(",") if show else None
         with reporter(progress) as shown:
@@ -139,6 +143,20 @@ def run(
     if output is not None:
         write_table(output, lines)
     return 0
+
+
+def _recommended(
+    where: str, history: History, search: Search, session: OpenSession, style: Style
+) -> pa.Table:
+    """Recommend rows to the users of a history, show them, and give a line for each."""
+    from embed_ops.analysis.findings import show_recommended
+    from embed_ops.analysis.queries import recommend_to_users
+    from embed_ops.engine.progress import reporter
+
+    with reporter(style) as shown:
+        recommended = recommend_to_users(where, history, search, session, shown)
+    show_recommended(recommended.nearest, recommended.kept)
+    return recommended.table()
 
 
 def _require_one_way(ways: dict[str, Any]) -> None:

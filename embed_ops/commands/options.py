@@ -83,10 +83,10 @@ def seconds(option: str, text: str) -> float:
     Raises:
         SpecError: it is not one.
     """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text.strip())
-    if found is None:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text.strip())
+    if match is None:
         raise SpecError(f"{option} {text!r}: write for example 90s, 30m or 2h")
-    return float(found[1]) * _UNITS[found[2]]
+    return float(match[1]) * _UNITS[match[2]]
 
 
 def limits(stop_after: str | None, grace: str) -> dict[str, Any]:

@@ -59,6 +59,6 @@ def run(
         from embed_ops.engine.progress import reporter
 
         with reporter(progress) as shown:
-            found = predicted(spec, price=price, most=sample, session=opener(address), reporter=shown)
-        show_prediction(found, price)
+            prediction = predicted(spec, price=price, most=sample, session=opener(address), reporter=shown)
+        show_prediction(prediction, price)
     return 0

@@ -57,37 +57,39 @@ HELP = (
     f"{EXIT_CODES}\n\n{stage_help()}"
 )
 
+SpecOrRun = Annotated[
+    str, typer.Argument(metavar="SPEC|RUN", help="a TOML file with [[stage]] sections, or a run directory")
+]
+StageWords = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[key=value]...",
+        help="after a RUN: the stage; after a SPEC: fields of the spec, set after it",
+        show_default=False,
+    ),
+]
+Output = Annotated[
+    str | None,
+    typer.Option(help="run directory of a single stage; by default RUN/stages/NAME", show_default=False),
+]
+ModelRun = Annotated[
+    str | None,
+    typer.Option(
+        metavar="RUN", help="apply the model of this stage's run instead of fitting one", show_default=False
+    ),
+]
+Refit = Annotated[
+    bool, typer.Option("--refit", help="delete what earlier commands made of these stages, and begin anew")
+]
+
 
 @verb
 def run(
-    where: Annotated[
-        str,
-        typer.Argument(metavar="SPEC|RUN", help="a TOML file with [[stage]] sections, or a run directory"),
-    ],
-    words: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[key=value]...",
-            help="after a RUN: the stage; after a SPEC: fields of the spec, set after it",
-            show_default=False,
-        ),
-    ] = None,
-    output: Annotated[
-        str | None,
-        typer.Option(help="run directory of a single stage; by default RUN/stages/NAME", show_default=False),
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            metavar="RUN",
-            help="apply the model of this stage's run instead of fitting one",
-            show_default=False,
-        ),
-    ] = None,
-    refit: Annotated[
-        bool,
-        typer.Option("--refit", help="delete what earlier commands made of these stages, and begin anew"),
-    ] = False,
+    where: SpecOrRun,
+    words: StageWords = None,
+    output: Output = None,
+    model: ModelRun = None,
+    refit: Refit = False,
     address: Address = None,
     progress: Progress = "auto",
     log_level: LogLevel = "warning",

@@ -90,7 +90,7 @@ def run(
         if given is not None:
             seconds(option, given)
     sources = tree["source"]["path"]
-    data = [
+    addresses = [
         *([sources] if isinstance(sources, str) else sources),
         tree["sink"]["path"],
         tree["encoder"]["model"],
@@ -99,24 +99,13 @@ def run(
         working_dir,
         image=image,
         install=not no_install,
-        leave_out=(path for path in data if "://" not in path),
+        leave_out=(path for path in addresses if "://" not in path),
     )
-    command = [
-        "python",
-        "-m",
-        "embed_ops",
-        "embed",
-        *spec_words(tree),
-        "--progress",
-        "plain",
-        "--log-level",
-        log_level,
-    ]
+    options = ["--progress", "plain", "--log-level", log_level]
+    options += ["--stop-after", stop_after] if stop_after else []
+    command = ["python", "-m", "embed_ops", "embed", *spec_words(tree), *options, "--grace", grace]
     server = JobServer(address)
-    job = server.submit(
-        shlex.join([*command, *(["--stop-after", stop_after] if stop_after else []), "--grace", grace]),
-        runtime,
-    )
+    job = server.submit(shlex.join(command), runtime)
     console.print(f"submitted job {job} to {server.address}; Ctrl-C detaches", markup=False, highlight=False)
     return _follow(server, job, console)
 

@@ -24,6 +24,6 @@ def run(
     from embed_ops.analysis.summary import show_differences
     from embed_ops.runs.verify.run import verify
 
-    result = verify(path, source=source)
-    show_differences(path, result)
-    return 0 if result.ok else 1
+    verification = verify(path, source=source)
+    show_differences(path, verification)
+    return 0 if verification.ok else 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -23,7 +24,7 @@ from embed_ops.runs.record import COUNTED, RETRIED, Record
 from embed_ops.runs.writer import RunWriter, known_header
 from embed_ops.sources.corpus import Corpus, open_edges
 from embed_ops.sources.plan import Plan, unit_limits
-from embed_ops.spec.source import GraphSourceSpec
+from embed_ops.spec.source import GraphSourceSpec, SourceSpec
 from embed_ops.spec.spec import Spec
 from embed_ops.storage.files import full_address, locate
 
@@ -82,6 +83,48 @@ class Attempt(RunWriter):
         return record
 
 
+def _edges_digest(source: SourceSpec) -> str | None:
+    """Give the digest of a graph's edge files; None where the source is no graph."""
+    if not isinstance(source, GraphSourceSpec):
+        return None
+    if source.features_run is not None:
+        _require_finished(source.features_run)
+    return listing_digest(open_edges(source).files)
+
+
+def _updated_plan(run: RunDir, corpus: Corpus, spec: Spec) -> tuple[Plan, tuple[str, ...]]:
+    """Give the run's plan with the files that are new, and the files whose units are stale.
+
+    Raises:
+        RunError: a graph has new files of nodes.
+    """
+    planned = run.read_plan()
+    plan, stale = corpus.update(planned)
+    if isinstance(spec.source, GraphSourceSpec) and plan is not planned:
+        raise RunError(
+            f"{spec.sink.path}: there are new node files: they change the vectors of nodes that are "
+            "done; choose another sink.path"
+        )
+    return plan, stale
+
+
+def _records_of_units(
+    run: RunDir, fingerprint_digest: str, attempt: str, stale: Collection[str], reporter: Reporter
+) -> dict[str, Record]:
+    """Load the records of the units that stay done: whole, and of no stale file."""
+    records, broken = run.load_records(fingerprint_digest, attempt)
+    if broken:
+        reporter.say(
+            f"{len(broken)} units are not as they were written and are embedded again: "
+            f"{', '.join(broken[:3])}"
+        )
+    return {
+        unit: record
+        for unit, record in records.items()
+        if not any(part["source"] in stale for part in record.ranges)
+    }
+
+
 def open_attempt(spec: Spec, reporter: Reporter, stop_after_s: float | None) -> Attempt:
     """Compare the spec with the run directory and the corpus.
 
@@ -91,14 +134,10 @@ def open_attempt(spec: Spec, reporter: Reporter, stop_after_s: float | None) -> 
     run = RunDir(locate(spec.sink.path))
     header = known_header(run)
     encoder = make_encoder(spec.encoder)
-    edges = None
-    if isinstance(spec.source, GraphSourceSpec):
-        if spec.source.features_run is not None:
-            _require_finished(spec.source.features_run)
-        edges = listing_digest(open_edges(spec.source).files)
-    found = fingerprint(spec, encoder.fingerprint() | quantizers(spec.encoder, encoder), edges)
+    edges = _edges_digest(spec.source)
+    fingerprint_now = fingerprint(spec, encoder.fingerprint() | quantizers(spec.encoder, encoder), edges)
     if header is not None:
-        require_same(spec.sink.path, header.fingerprint, found)
+        require_same(spec.sink.path, header.fingerprint, fingerprint_now)
     corpus = Corpus.open(spec.source)
     _require_apart(run, corpus)
     stale: tuple[str, ...] = ()
@@ -106,31 +145,17 @@ def open_attempt(spec: Spec, reporter: Reporter, stop_after_s: float | None) -> 
     if header is None:
         plan, resolved = corpus.plan(), resolve(spec)
     else:
-        planned = run.read_plan()
-        plan, stale = corpus.update(planned)
-        if edges is not None and plan is not planned:
-            raise RunError(
-                f"{spec.sink.path}: there are new node files: they change the vectors of nodes that are "
-                "done; choose another sink.path"
-            )
-        records, broken = run.load_records(digest_of(found), name)
-        if broken:
-            reporter.say(
-                f"{len(broken)} units are not as they were written and are embedded again: "
-                f"{', '.join(broken[:3])}"
-            )
+        plan, stale = _updated_plan(run, corpus, spec)
+        records = _records_of_units(run, digest_of(fingerprint_now), name, stale, reporter)
         resolved = Resolved(**header.resolved)
     deadline = None if stop_after_s is None else began + stop_after_s
     spec = _anchored(spec, encoder.describe().get("commit"))
     tree = spec.model_dump(mode="json")
     header = (
-        RunHeader.new(tree, found, asdict(resolved), began) if header is None else replace(header, spec=tree)
+        RunHeader.new(tree, fingerprint_now, asdict(resolved), began)
+        if header is None
+        else replace(header, spec=tree)
     )
-    records = {
-        unit: record
-        for unit, record in records.items()
-        if not any(part["source"] in stale for part in record.ranges)
-    }
     attempt = Attempt(
         run,
         name,
@@ -139,7 +164,7 @@ def open_attempt(spec: Spec, reporter: Reporter, stop_after_s: float | None) -> 
         spec,
         corpus,
         plan,
-        found,
+        fingerprint_now,
         resolved,
         records,
         reporter,

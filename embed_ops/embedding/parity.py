@@ -47,7 +47,7 @@ def cosines(left: FloatArray, right: FloatArray) -> FloatArray:
     return np.where(same, 1.0, products / np.where(norms == 0, 1.0, norms)).astype(np.float32)
 
 
-def compare(
+def compare_outputs(
     vectors: Mapping[str, Vectors],
     index: IntArray,
     reference: tuple[str, Mapping[str, Vectors]],
@@ -64,11 +64,11 @@ def compare(
     items = []
     for output, expected in reference[1].items() if len(index) else ():
         ours, theirs = (kind_in_memory(given).as_lists(given) for given in (vectors[output], expected))
-        items += _compare(output, ours, theirs, index, reference[0])
+        items += _compare_lists(output, ours, theirs, index, reference[0])
     return items
 
 
-def _compare(output: str, ours: Ragged, expected: Ragged, index: IntArray, name: str) -> list[Parity]:
+def _compare_lists(output: str, ours: Ragged, expected: Ragged, index: IntArray, name: str) -> list[Parity]:
     """Compare lists; those of another length count as opposite in all their vectors."""
     rows = np.flatnonzero(index >= 0)
     # A text without any token has no vector, here and there.

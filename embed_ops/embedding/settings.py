@@ -46,30 +46,32 @@ def fingerprint(spec: Spec, model: Mapping[str, str], edges: str | None = None) 
     `model` has the hashes of the model's files, `edges` that of a graph's edge files.
     """
     tree = spec.model_dump(mode="json")
-    found = {f"source.{name}": tree["source"][name] for name in _SOURCE_FIELDS}
-    found |= {
+    entries = {f"source.{name}": tree["source"][name] for name in _SOURCE_FIELDS}
+    entries |= {
         f"source.{name}": tree["source"].get(name, default) for name, default in _SOURCE_DEFAULTS.items()
     }
     if isinstance(spec.source, GraphSourceSpec):
-        found |= {f"source.{name}": tree["source"][name] for name in _GRAPH_FIELDS}
-        found |= {
+        entries |= {f"source.{name}": tree["source"][name] for name in _GRAPH_FIELDS}
+        entries |= {
             "edge files": edges,
             "encoder.dtype": spec.encoder.dtype,
             **({"seed": spec.seed} if spec.source.fanout else {}),
         }
-    found |= {f"encoder.{name}": tree["encoder"][name] for name in _ENCODER_FIELDS}
-    found |= {
+    entries |= {f"encoder.{name}": tree["encoder"][name] for name in _ENCODER_FIELDS}
+    entries |= {
         f"encoder.{name}": tree["encoder"].get(name, default) for name, default in _ENCODER_DEFAULTS.items()
     }
     # Runs of before there were windows have none of these fields, and are the same runs.
-    found |= {f"encoder.{name}": tree["encoder"][name] for name in _WINDOW_FIELDS if spec.encoder.in_windows}
+    entries |= {
+        f"encoder.{name}": tree["encoder"][name] for name in _WINDOW_FIELDS if spec.encoder.in_windows
+    }
     # What a quantizer is stands among the hashes; where it lies changes nothing.
-    found["encoder.outputs"] = [
+    entries["encoder.outputs"] = [
         {key: value for key, value in output.items() if key != "quantizer" and (key, value) != ("each", AUTO)}
         for output in tree["encoder"]["outputs"]
     ]
-    found |= {"sink.dtype": spec.sink.dtype, "resources.unit_rows": spec.resources.unit_rows}
-    return found | {f"model {part}": digest for part, digest in sorted(model.items())}
+    entries |= {"sink.dtype": spec.sink.dtype, "resources.unit_rows": spec.resources.unit_rows}
+    return entries | {f"model {part}": digest for part, digest in sorted(model.items())}
 
 
 def resolve(spec: Spec) -> Resolved:

@@ -59,16 +59,16 @@ def store_rows(unit: EmbeddedUnit, spec: Spec, fingerprint: str) -> tuple[pa.Tab
     vectors = {name: read_vectors(unit.vectors.column(name)) for name in unit.vectors.schema.names}
     of_inputs, finite_inputs = store(spec, vectors, fingerprint)
     stored, finite = _taken(of_inputs, index), finite_inputs[index]
-    data, rejects = unit.rows.drop_columns([INPUT]), unit.rejects
+    rows, rejects = unit.rows.drop_columns([INPUT]), unit.rejects
     if not finite.all():
         reasons = [Reason(unit.refused.get(place, Reason.NON_FINITE)) for place in index[~finite].tolist()]
-        without = _without_vector(data.filter(pa.array(~finite)), reasons, rejects.schema)
+        without = _without_vector(rows.filter(pa.array(~finite)), reasons, rejects.schema)
         rejects = pa.concat_tables([rejects, without])
-        data, stored = data.filter(pa.array(finite)), _taken(stored, finite)
-    data, stored = chosen_words(spec.encoder, data, stored)
+        rows, stored = rows.filter(pa.array(finite)), _taken(stored, finite)
+    rows, stored = chosen_words(spec.encoder, rows, stored)
     for name, values in stored.items():
-        data = data.append_column(name, _column(values, stored_type(spec, name)))
-    return data, rejects
+        rows = rows.append_column(name, _column(values, stored_type(spec, name)))
+    return rows, rejects
 
 
 def _taken(stored: Stored, rows: npt.NDArray[Any]) -> Stored:
@@ -84,24 +84,24 @@ def _without_vector(rows: pa.Table, reasons: Sequence[Reason], schema: pa.Schema
     return pa.table({name: columns[name] for name in schema.names}, schema)
 
 
-def chosen_words(spec: EncoderSpec, data: pa.Table, stored: Stored) -> tuple[pa.Table, Stored]:
+def chosen_words(spec: EncoderSpec, rows: pa.Table, stored: Stored) -> tuple[pa.Table, Stored]:
     """Keep, of the words of each row, those that its `targets_column` names."""
     if not isinstance(spec, LanguageEncoderSpec) or spec.targets_column is None:
-        return data, stored
-    words, masks = data.column("word").to_pylist(), []
-    for of_row, named in zip(words, data.column(spec.targets_column).to_pylist(), strict=True):
+        return rows, stored
+    words, masks = rows.column("word").to_pylist(), []
+    for of_row, named in zip(words, rows.column(spec.targets_column).to_pylist(), strict=True):
         targets = Targets([named] if isinstance(named, str) else [str(word) for word in named or ()])
         masks.append(targets.mask(of_row))
     keep = np.concatenate(masks) if masks else np.zeros(0, np.bool_)  # (words of all rows,)
     offsets = offsets_of(keep)[offsets_of(np.array([len(of_row) for of_row in words], np.int64))]
     for name in COMPANIONS["word"]:
-        column = data.column(name).combine_chunks()
+        column = rows.column(name).combine_chunks()
         thin = pa.ListArray.from_arrays(
             pa.array(offsets, pa.int32()), column.flatten().filter(pa.array(keep))
         )
-        data = data.set_column(data.schema.get_field_index(name), name, thin)
+        rows = rows.set_column(rows.schema.get_field_index(name), name, thin)
     of_words = {output.name for output in spec.named if spec.each(output) == "word"}
-    return data, {
+    return rows, {
         name: kind_in_memory(vectors).as_lists(vectors).keep(keep) if name in of_words else vectors
         for name, vectors in stored.items()
     }

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from embed_ops.embedding.forward import embed_inputs
-from embed_ops.embedding.parity import Parity, compare, within
+from embed_ops.embedding.parity import Parity, compare_outputs, within
 from embed_ops.embedding.settings import Resolved
 from embed_ops.encoders.base import Encoder, InWindows, Prepared, gather
 from embed_ops.encoders.registry import make_encoder
@@ -151,7 +151,7 @@ class _Trial:
         embedded = embed_inputs(self.encoder, self.prepared.inputs, budget)
         self.first_rows = self._seconds(self.prepared.inputs, budget)
         vectors = gather(self.encoder, self.prepared.inputs, embedded.vectors, self.prepared.documents)
-        self.parity = compare(vectors, self.prepared.index, self.reference)
+        self.parity = compare_outputs(vectors, self.prepared.index, self.reference)
         return within(self.parity, self.limits)
 
     def _seconds(self, inputs: pa.Table, budget: int) -> float:

@@ -67,16 +67,16 @@ def write_vocabulary(
         }
     )
     encoder = StaticEncoder(table)
-    found: dict[str, Any] = {"kind": _NAME, "unit_rows": UNIT_ROWS}
-    found |= {f"model {part}": digest for part, digest in encoder.fingerprint().items()}
-    found["frequencies"] = None if frequencies is None else hash_weights(frequencies)
+    fingerprint: dict[str, Any] = {"kind": _NAME, "unit_rows": UNIT_ROWS}
+    fingerprint |= {f"model {part}": digest for part, digest in encoder.fingerprint().items()}
+    fingerprint["frequencies"] = None if frequencies is None else hash_weights(frequencies)
     run, attempt = RunDir.at(output), new_attempt()
     header = known_header(run)
     if header is None:
         resolved = {"versions": versions_of("numpy", "pyarrow")}
-        header = RunHeader.new(spec.model_dump(mode="json"), found, resolved, began)
-    require_same(output, header.fingerprint, found)
-    records, _ = run.load_records(digest_of(found), attempt) if header.attempts else ({}, [])
+        header = RunHeader.new(spec.model_dump(mode="json"), fingerprint, resolved, began)
+    require_same(output, header.fingerprint, fingerprint)
+    records, _ = run.load_records(digest_of(fingerprint), attempt) if header.attempts else ({}, [])
     plan = _plan(encoder)
     if header.status == FINISHED and not take_stock(plan, records, ANY_UNITS).works:
         reporter.say("nothing is left to write")
@@ -86,7 +86,7 @@ def write_vocabulary(
         writer.begin()
         run.write_plan(plan, attempt)
         before = len(records)
-        _Words(encoder, writer, digest_of(found), frequencies).write(records)
+        _Words(encoder, writer, digest_of(fingerprint), frequencies).write(records)
         done = take_stock(plan, records, ANY_UNITS).done
         report = build_report(done, Measured(), time.time() - began, header.resolved)
         report |= {
@@ -126,16 +126,16 @@ class _Words:
             if unit_name(_NAME, first) in records:
                 continue
             started = time.time()
-            data = self._table(first)
-            record = self._record(first, len(data))
+            table = self._table(first)
+            record = self._record(first, len(table))
             written = self._writer.run.write_unit(
-                record, data, data.slice(0, 0), self._fingerprint, __version__
+                record, table, table.slice(0, 0), self._fingerprint, __version__
             )
             written = replace(
                 written, seconds={"started": started, "finished": time.time(), "write": time.time() - started}
             )
             records[written.unit] = written
-            self._writer.journal.add(written, dump(statistics_of(data)))
+            self._writer.journal.add(written, dump(statistics_of(table)))
         self._writer.journal.flush()
 
     def _table(self, first: int) -> pa.Table:

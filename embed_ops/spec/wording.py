@@ -53,8 +53,8 @@ def chosen_by(field: str, default: str | None = None) -> Discriminator:
     def word(section: Any) -> str | None:
         if isinstance(section, Variant):
             return section.word()
-        found = section.get(field, default) if isinstance(section, Mapping) else None
-        return found if isinstance(found, str) else None
+        chosen = section.get(field, default) if isinstance(section, Mapping) else None
+        return chosen if isinstance(chosen, str) else None
 
     return Discriminator(word)
 
@@ -83,7 +83,7 @@ def sentence(root: Any, detail: Mapping[str, Any], tree: Any, prefix: str = "") 
         prefix: put in front of the field's address.
     """
     address: list[str] = []
-    section, kind, found = None, root, tree
+    section, kind, value = None, root, tree
     for part in detail["loc"]:
         if part in (choice := variants(kind)):
             # Pydantic's address names the member that the word chose.
@@ -92,7 +92,7 @@ def sentence(root: Any, detail: Mapping[str, Any], tree: Any, prefix: str = "") 
         address.append(str(part))
         section = kind if _is_section(kind) else section
         kind = _inside(kind, part)
-        found = found.get(part) if isinstance(found, dict) else detail["input"]
+        value = value.get(part) if isinstance(value, dict) else detail["input"]
         if _members(kind):
             # What follows in pydantic's address names members of the union, in words of its own.
             break
@@ -102,7 +102,7 @@ def sentence(root: Any, detail: Mapping[str, Any], tree: Any, prefix: str = "") 
     if detail["type"] == "missing" and address[-1] == str(detail["loc"][-1]):
         return f"{name}: required and not given ({_described(section, address[-1])})"
     if _members(kind) or (kind is not None and detail["type"].endswith("_type")):
-        return f"{name}: expected {_expected(kind)}, found {found!r}"
+        return f"{name}: expected {_expected(kind)}, found {value!r}"
     if detail["type"] == "extra_forbidden":
         return _unknown_key(name, section, str(detail["loc"][-1]))
     message = str(detail["msg"]).removeprefix("Value error, ")

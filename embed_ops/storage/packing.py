@@ -56,15 +56,15 @@ class moves."""
 _NAMES = {home: name for name, home in _PACKED.items()}
 
 
-def split(thing: Any, prefix: str = "") -> tuple[Arrays, dict[str, Any]]:
+def split(instance: Any, prefix: str = "") -> tuple[Arrays, dict[str, Any]]:
     """Split a dataclass into its arrays, by dotted name, and its plain fields.
 
     Dataclasses inside it are split alike.
     """
     arrays: Arrays = {}
     plain: dict[str, Any] = {}
-    for item in fields(thing):
-        value = getattr(thing, item.name)
+    for item in fields(instance):
+        value = getattr(instance, item.name)
         if isinstance(value, np.ndarray):
             arrays[prefix + item.name] = np.ascontiguousarray(value)
         elif is_dataclass(value):
@@ -90,8 +90,8 @@ def join(kind: type[Any], arrays: Arrays, plain: Mapping[str, Any], prefix: str 
     return kind(**values)
 
 
-def _name(thing: Any) -> str:
-    home = f"{type(thing).__module__}:{type(thing).__qualname__}"
+def _name(instance: Any) -> str:
+    home = f"{type(instance).__module__}:{type(instance).__qualname__}"
     if home not in _NAMES:
         raise TypeError(f"{home} has no name in files; give it one in {__name__}")
     return _NAMES[home]
@@ -105,19 +105,19 @@ def _class(name: str) -> type[Any]:
     return kind
 
 
-def content_digest(thing: Any) -> str:
+def content_digest(instance: Any) -> str:
     """Give the sha256 of the values of a dataclass.
 
     Its class and where it is defined are no part of it.
     """
-    arrays, plain = split(thing)
+    arrays, plain = split(instance)
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode() + save(arrays)).hexdigest()
 
 
-def pack(thing: Any) -> bytes:
+def pack(instance: Any) -> bytes:
     """Write a dataclass as bytes that depend on its values alone."""
-    arrays, plain = split(thing)
-    text = json.dumps({_CLASS: _name(thing), **plain}, sort_keys=True).encode()
+    arrays, plain = split(instance)
+    text = json.dumps({_CLASS: _name(instance), **plain}, sort_keys=True).encode()
     return len(text).to_bytes(_LENGTH_BYTES, "little") + text + save(arrays)
 
 

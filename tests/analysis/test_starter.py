@@ -46,8 +46,8 @@ def table(folder: Path) -> None:
 def test_tables(write: Any, tmp_path: Path) -> None:
     """The column of the longest texts is embedded, ids and titles are kept, and the spec plans."""
     write(tmp_path)
-    found = look(str(tmp_path))
-    assert (found.column, found.modality, found.keep) == ("body", "text", ("id", "title"))
+    survey = look(str(tmp_path))
+    assert (survey.column, survey.modality, survey.keep) == ("body", "text", ("id", "title"))
     spec = write_and_load(tmp_path)
     assert spec.source.column == "body"
     assert Corpus.open(spec.source).plan().files

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from embed_ops.encoders.hub import fetching
-from embed_ops.encoders.hub.fetching import may_pass, once_per_node, patiently
+from embed_ops.encoders.hub.fetching import keep_trying, may_pass, once_per_node
 from embed_ops.errors import StorageError
 
 
@@ -78,7 +78,7 @@ def test_patience_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
             raise error
 
         with pytest.raises(type(error)):
-            patiently("it", act, asked=lambda _: 5.0)
+            keep_trying("it", act, asked=lambda _: 5.0)
         return len(tried)
 
     assert fail(ConnectionResetError()) == 4

@@ -45,7 +45,7 @@ fetching.TRIES, fetching.LONGEST_WAIT_S = tries, 0.2
 told = []
 for model, revision in asked:
     try:
-        found = folder.locate(model, revision, False)
+        found = folder.locate_model(model, revision, False)
         if weights:
             folder.fetch_weights(found, [""])
         sizes = {path.name: path.stat().st_size for path in sorted(found.path.iterdir())}

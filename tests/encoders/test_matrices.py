@@ -18,7 +18,7 @@ from tiny_models import TEXTS, build
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from embed_ops.embedding.forward import embed_inputs
-from embed_ops.embedding.parity import compare
+from embed_ops.embedding.parity import compare_outputs
 from embed_ops.encoders.static.encoder import StaticEncoder
 from embed_ops.encoders.static.tables import open_table
 from embed_ops.encoders.static.word_weights import WordCounts
@@ -47,7 +47,7 @@ def embed(encoder: StaticEncoder, texts: list[str]) -> np.ndarray[Any, Any]:
     """Embed rows as a replica does, and compare: (rows, dim), NaN for rejects."""
     prepared = encoder.prepare(pa.array(texts, pa.string()))
     found = embed_inputs(encoder, prepared.inputs, 4096).vectors
-    judged = compare(found, prepared.index, encoder.reference(pa.array(texts)))
+    judged = compare_outputs(found, prepared.index, encoder.reference(pa.array(texts)))
     assert all(item.min > 0.999999 for item in judged)
     rows = found["embedding"]
     return np.vstack([rows, np.full((1, rows.shape[1]), np.nan, np.float32)])[prepared.index]

@@ -15,7 +15,7 @@ import torch
 import transformers
 from tiny_models import ARCHITECTURES, LONGEST, TEXTS, build
 
-from embed_ops.embedding.parity import compare
+from embed_ops.embedding.parity import compare_outputs
 from embed_ops.encoders.base import dims_of
 from embed_ops.encoders.text.encoder import TextEncoder
 from embed_ops.encoders.text.layers import LayerStates
@@ -141,7 +141,7 @@ def test_the_reference_reads_layers_by_other_code(folder: Path) -> None:
     texts = [text for text in TEXTS if text.strip()][:6]
     outputs = outputs_of(list(LAYERS), normalize=True, dim=7)
     encoder, found = embed(folder, texts, outputs)
-    judged = compare(found, np.arange(len(texts), dtype=np.int32), encoder.reference(pa.array(texts)))
+    judged = compare_outputs(found, np.arange(len(texts), dtype=np.int32), encoder.reference(pa.array(texts)))
     assert {item.output for item in judged} == set(dims_of(encoder.outputs()))
     assert min(item.min for item in judged) > 0.999999
 

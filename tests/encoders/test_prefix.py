@@ -45,7 +45,7 @@ def dying(at, name, size, target):
         os._exit(9)
 prefix._copy = dying
 try:
-    found = folder.locate(address, None, False)
+    found = folder.locate_model(address, None, False)
     folder.fetch_weights(found, [""])
     told = sorted(path.relative_to(found.path).as_posix() for path in found.path.rglob("*") if path.is_file())
 except EmbedOpsError as error:
@@ -211,10 +211,10 @@ def test_killed_copy(store: Store, model: Path, files: dict[str, bytes], cache: 
 def test_cut_short_in_the_cache(files: dict[str, bytes]) -> None:
     """A file of the copy that lost its end is copied again."""
     address = memory(files)
-    found = folder.locate(address, None, False)
+    found = folder.locate_model(address, None, False)
     folder.fetch_weights(found, [""])
     (found.path / "model.safetensors").write_bytes(b"short")
-    folder.fetch_weights(folder.locate(address, found.revision, False), [""])
+    folder.fetch_weights(folder.locate_model(address, found.revision, False), [""])
     assert (found.path / "model.safetensors").read_bytes() == files["model.safetensors"]
 
 
@@ -226,36 +226,36 @@ def test_changed_prefix(
     Who was told the old listing gets the old copy, or an error where there is none.
     """
     address = store.put("changed", files)
-    old = folder.locate(address, None, False)
+    old = folder.locate_model(address, None, False)
     folder.fetch_weights(old, [""])
     store.put("changed", {"model.safetensors": files["model.safetensors"] + b" "})
-    new = folder.locate(address, None, False)
+    new = folder.locate_model(address, None, False)
     folder.fetch_weights(new, [""])
     assert new.path != old.path
     assert (new.path / "model.safetensors").stat().st_size == (
         old.path / "model.safetensors"
     ).stat().st_size + 1
-    assert folder.locate(address, old.revision, False).path == old.path
+    assert folder.locate_model(address, old.revision, False).path == old.path
     monkeypatch.setenv("EMBED_OPS_CACHE", str(tmp_path / "another node"))
     with pytest.raises(ModelError, match="have changed since the run began"):
-        folder.locate(address, old.revision, False)
+        folder.locate_model(address, old.revision, False)
     with pytest.raises(ModelError, match="leave revision out"):
-        folder.locate(address, "../../main", False)
+        folder.locate_model(address, "../../main", False)
 
 
 def test_same_size_is_another_file(files: dict[str, bytes]) -> None:
     """New weights of the old size are seen, on a file system that tells no `mtime` too."""
     address = memory(files)
-    old = folder.locate(address, None, False).revision
-    assert folder.locate(address, None, False).revision == old
+    old = folder.locate_model(address, None, False).revision
+    assert folder.locate_model(address, None, False).revision == old
     change(address, {"model.safetensors": bytes(len(files["model.safetensors"]))})
-    assert folder.locate(address, None, False).revision != old
+    assert folder.locate_model(address, None, False).revision != old
 
 
 def test_changed_while_copied(files: dict[str, bytes], cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An upload during the copy is noticed, and nothing of it is kept."""
     address = memory(files)
-    found = folder.locate(address, None, False)
+    found = folder.locate_model(address, None, False)
     copy = prefix._copy
 
     def late(*arguments: Any) -> None:
@@ -276,7 +276,7 @@ def test_parts_and_bin(files: dict[str, bytes]) -> None:
         "1_Dense/pytorch_model.bin": b"w",
         "pytorch_model.bin": b"x",
     }
-    found = folder.locate(memory(files | held), None, False)
+    found = folder.locate_model(memory(files | held), None, False)
     folder.fetch_weights(found, ["", "1_Dense"])
     assert (found.path / "1_Dense/config.json").is_file()
     assert (found.path / "1_Dense/pytorch_model.bin").is_file()
@@ -294,7 +294,7 @@ def test_nothing_there(store: Store) -> None:
         ("nobucket/x", "found nothing"),
     ]:
         with pytest.raises(ModelError, match=words):
-            folder.locate(address.replace("models/text", wrong), None, False)
+            folder.locate_model(address.replace("models/text", wrong), None, False)
 
 
 def test_store_fails(files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -302,7 +302,7 @@ def test_store_fails(files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -
 
     One that keeps failing is exit 3, and keeps nothing.
     """
-    found = folder.locate(memory(files), None, False)
+    found = folder.locate_model(memory(files), None, False)
     copy, calls = prefix._copy, Counter[str]()
 
     def failing(at: Any, name: str, *arguments: Any) -> None:
@@ -327,7 +327,7 @@ def test_store_down(store: Store) -> None:
     """An S3 that does not answer is exit 3; its client has a patience of its own."""
     address = store.put("down", {"config.json": b"{}"}).replace(str(store.port), "9")
     with pytest.raises(StorageError, match="can't be listed"):
-        folder.locate(address, None, False)
+        folder.locate_model(address, None, False)
 
 
 def test_cache_that_cannot_be_written(
@@ -337,7 +337,7 @@ def test_cache_that_cannot_be_written(
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("EMBED_OPS_CACHE", str(tmp_path / "file"))
     with pytest.raises(StorageError, match="EMBED_OPS_CACHE"):
-        folder.locate(memory(files), None, False)
+        folder.locate_model(memory(files), None, False)
 
 
 def test_dead_temporaries_go(files: dict[str, bytes], cache: Path) -> None:
@@ -351,5 +351,5 @@ def test_dead_temporaries_go(files: dict[str, bytes], cache: Path) -> None:
         file.write_bytes(b"half")
         for path in (file, file.parent):
             os.utime(path, (path.stat().st_mtime - age,) * 2)
-    folder.locate(memory(files), None, False)
+    folder.locate_model(memory(files), None, False)
     assert [path.name for path in (cache / "tmp").iterdir()] == ["alive"]

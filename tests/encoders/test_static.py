@@ -18,7 +18,7 @@ import pytest
 
 from embed_ops.embedding.batching import token_batches
 from embed_ops.embedding.forward import embed_inputs
-from embed_ops.embedding.parity import compare
+from embed_ops.embedding.parity import compare_outputs
 from embed_ops.encoders.static.encoder import StaticEncoder
 from embed_ops.encoders.static.tables import open_table
 from embed_ops.errors import ModelError, SpecError
@@ -185,7 +185,7 @@ def test_means_equal_numpy() -> None:
         np.testing.assert_allclose(found["unit"][row], mean[:20] / np.linalg.norm(mean[:20]), atol=1e-6)
         assert prepared.unknown[prepared.index[row]] == len(words) - len(known)
     np.testing.assert_array_equal(found["mean"][-1], found["mean"][0])
-    judged = compare(
+    judged = compare_outputs(
         {name: rows[:-1] for name, rows in found.items()},
         np.arange(len(texts)),
         encoder.reference(pa.array(texts)),

@@ -15,7 +15,7 @@ import transformers
 from tiny_models import ARCHITECTURES, LONGEST, TEXTS, build
 
 from embed_ops.embedding.forward import embed_inputs
-from embed_ops.embedding.parity import compare
+from embed_ops.embedding.parity import compare_outputs
 from embed_ops.encoders.base import FloatArray, dims_of, gather
 from embed_ops.encoders.registry import make_encoder
 from embed_ops.encoders.text.transformer import ENCODER_CLASSES
@@ -93,7 +93,7 @@ def listed(vectors: FloatArray | Ragged, row: int) -> FloatArray:
 
 
 def test_outputs_say_what_they_hold(bert: Path) -> None:
-    """One vector for a row, lists for all else, with the prepared columns beside them."""
+    """One vector for a row, lists for all else; the columns beside lists are those prepared."""
     kinds = ("row", "word", "token", "window", "chunk")
     encoder, prepared, vectors = embed(
         TextEncoderSpec(model=str(bert), chunk=3, outputs=outputs(*kinds)), SHORT[:2]
@@ -216,7 +216,7 @@ def test_all_kinds_equal_the_reference(
         model=str(folder), window=window, stride=stride, chunk=chunk, prompt=prompt, outputs=kinds
     )
     encoder, prepared, found = embed(spec, LONG)
-    judged = compare(found, prepared.index, encoder.reference(pa.array(LONG)))
+    judged = compare_outputs(found, prepared.index, encoder.reference(pa.array(LONG)))
     assert {item.output for item in judged} == set(dims_of(encoder.outputs()))
     assert min(item.min for item in judged) > 0.999999, judged
 
@@ -280,7 +280,7 @@ def test_lists_of_words_are_taken_as_they_are(folder: Path) -> None:
         assert [
             joined[begin:end] for begin, end in zip(beside["word_start"], beside["word_end"], strict=True)
         ] == beside["word"]
-    judged = compare(found, prepared.index, encoder.reference(pa.array(rows, pa.list_(pa.string()))))
+    judged = compare_outputs(found, prepared.index, encoder.reference(pa.array(rows, pa.list_(pa.string()))))
     assert min(item.min for item in judged) > 0.999999
 
 
@@ -338,7 +338,7 @@ def test_a_sentence_transformers_model_keeps_its_modules(tmp_path: Path) -> None
     text = " ".join(TEXTS)
     encoder, prepared, found = embed(TextEncoderSpec(model=str(get_model_path()), window=64), [text, "short"])
     assert len(prepared.inputs) > 2
-    judged = compare(found, prepared.index, encoder.reference(pa.array([text, "short"])))
+    judged = compare_outputs(found, prepared.index, encoder.reference(pa.array([text, "short"])))
     assert min(item.min for item in judged) > 0.999999
     assert np.linalg.norm(found["embedding"], axis=1) == pytest.approx([1, 1], abs=1e-6)  # type: ignore[arg-type]
 

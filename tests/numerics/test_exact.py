@@ -1,4 +1,4 @@
-"""The sums that decide: every term once, close to the exact sum, whatever the width."""
+"""The sums that decide: every term once, close to the exact sum, for any width and blocks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from embed_ops.numerics import exact
 
 @pytest.mark.parametrize("width", [1, 2, 3, 5, 7, 8, 31, 100, 384])
 def test_every_term_is_added_once(width: int) -> None:
-    """Sums of powers of two are exact, others within the bound of pairwise summation."""
+    """Sums of powers of two are exact; all others are within the bound of pairwise summation."""
     powers = 2.0 ** (np.arange(width)[None] % 50)
     assert exact.row_sums(powers).tolist() == [math.fsum(powers[0])]
     terms = np.random.default_rng(width).standard_normal((200, width))

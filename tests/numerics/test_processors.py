@@ -1,6 +1,6 @@
-"""Labels, neighbours and duplicates under the kernels of several processors.
+"""Labels, neighbours and duplicates under the kernels of several processors, against brute force.
 
-Each runs in a child process, and is compared with brute force.
+Each kernel has a child process.
 """
 
 from __future__ import annotations
@@ -39,7 +39,10 @@ def allowed(kernel: str) -> bool:
 
 
 def cases() -> Iterator[tuple[str, Array, Array]]:
-    """Give rows and centres: plain, equal, nearly equal, far from 0, huge, tiny, one, many."""
+    """Give rows and centres.
+
+    Plain, equal, nearly equal, far from the origin, zeros, huge, tiny, mixed; one centre, many.
+    """
     draw = np.random.default_rng(0)
     x, centers = draw.standard_normal((ROWS, DIM)), draw.standard_normal((60, DIM))
     yield "plain", x, centers
@@ -144,7 +147,7 @@ def classes_are_likeliest(x: Array) -> Array:
 
 
 def products_stay_in_place(x: Array) -> None:
-    """See that float64 products of a tile do not depend on a row's place."""
+    """See that float64 products of a tile, which PCA writes, do not depend on a row's place."""
     for columns in (1, 6, 30, 384):
         matrix = np.random.default_rng(2).standard_normal((DIM, columns))
         expected = product(x, x.mean(axis=0, dtype=np.float64), matrix)

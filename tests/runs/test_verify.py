@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from fake_run import contents, corpus_of, make, spec_of, table_of
-from reading import PACKINGS, pack, write
+from reading import PACKINGS, compress, write
 
 from embed_ops.errors import RunError
 from embed_ops.runs.directory import RunDir
@@ -244,7 +244,7 @@ def test_a_row_that_the_source_has_beside_is_found(folder: Path) -> None:
 @pytest.mark.parametrize("unit_rows", [1, 4, 5, 1000])
 def test_a_run_over_a_truncated_file_passes(packing: str, unit_rows: int, tmp_path: Path) -> None:
     """A file-level reject is counted once and found again in the source, wherever units end."""
-    packed = pack(b"".join(f"line {number}\n".encode() for number in range(12)), packing)
+    packed = compress(b"".join(f"line {number}\n".encode() for number in range(12)), packing)
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / f"a.txt{packing}").write_bytes(packed[: len(packed) - 1])
     write(tmp_path / "in" / "b.txt", b"b\n")

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from reading import PACKINGS, corpus, pack, rows, table, texts, units, write
+from reading import PACKINGS, compress, corpus, rows, table, texts, units, write
 
 from embed_ops.errors import SourceError
 from embed_ops.sources import csv as csv_source
@@ -139,7 +139,7 @@ def test_a_later_file_without_the_column_is_a_file_level_reject(tmp_path: Path) 
 def test_a_truncated_file_gives_its_whole_records(packing: str, tmp_path: Path) -> None:
     """Records before the cut are rows, the rest is one file-level reject."""
     good = [f"line {number * 7919 % 10_007}" for number in range(20_000)]
-    packed = pack(
+    packed = compress(
         b"text,id\n" + b"".join(f"{text},{number}\n".encode() for number, text in enumerate(good)), packing
     )
     (tmp_path / f"a.csv{packing}").write_bytes(packed[: len(packed) - 1])

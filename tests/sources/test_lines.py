@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from reading import PACKINGS, corpus, pack, rows, table, texts, write
+from reading import PACKINGS, compress, corpus, rows, table, texts, write
 
 from embed_ops.errors import SourceError
 from embed_ops.sources import base, lines, streams
@@ -238,7 +238,7 @@ def test_a_truncated_file_gives_all_that_can_be_decoded(kind: str, packing: str,
     """Every whole line before the cut is a row; the rest is one file-level reject behind them."""
     good = [f"line {number} {number * 7919 % 1000}" for number in range(3000)]
     content = b"".join(text.encode() + b"\n" if kind == "text" else jsonl({"text": text}) for text in good)
-    packed = pack(content, packing)
+    packed = compress(content, packing)
     for cut in (3, len(packed) // 2, len(packed) - 1):
         folder = tmp_path / str(cut)
         name = f"a.{'txt' if kind == 'text' else 'jsonl'}"
@@ -261,7 +261,7 @@ def test_a_truncated_file_gives_all_that_can_be_decoded(kind: str, packing: str,
 @pytest.mark.parametrize("packing", PACKINGS[1:])
 def test_a_lone_truncated_file_is_read(packing: str, tmp_path: Path) -> None:
     """The columns of a corpus are found although its only file breaks off early."""
-    packed = pack(b"".join(jsonl({"text": f"line {number}"}) for number in range(20_000)), packing)
+    packed = compress(b"".join(jsonl({"text": f"line {number}"}) for number in range(20_000)), packing)
     (tmp_path / f"a.jsonl{packing}").write_bytes(packed[: len(packed) - 2])
     found = rows(corpus("jsonl", tmp_path))
     assert found[:400] == [(row, f"line {number}", None) for number, (row, _, _) in enumerate(found[:400])]
@@ -272,7 +272,7 @@ def test_a_lone_truncated_file_is_read(packing: str, tmp_path: Path) -> None:
 def test_damage_in_the_middle_is_one_file_level_reject(packing: str, tmp_path: Path) -> None:
     """Rows before damaged bytes are read as they were; the file ends in one reject."""
     good = [f"line {number * 7919 % 10_007} {number}" for number in range(60_000)]
-    packed = bytearray(pack("\n".join(good).encode(), packing))
+    packed = bytearray(compress("\n".join(good).encode(), packing))
     middle = len(packed) // 2
     packed[middle : middle + len(packed) // 4] = b"\xff" * (len(packed) // 4)
     (tmp_path / f"a.txt{packing}").write_bytes(packed)

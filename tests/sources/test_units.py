@@ -14,7 +14,7 @@ from fsspec.implementations.local import LocalFileSystem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import fs as pafs
-from reading import PACKINGS, corpus, pack, rows, table, texts, units, write
+from reading import PACKINGS, compress, corpus, rows, table, texts, units, write
 
 from embed_ops.errors import SpecError, StorageError
 from embed_ops.sources import csv as csv_source
@@ -239,7 +239,7 @@ def test_a_limit_cuts_exactly(
 
 def test_a_limit_behind_a_break_does_not_hide_it(tmp_path: Path) -> None:
     """A file that breaks off before the limit keeps its reject; the next file makes up for it."""
-    packed = pack(b"".join(f"{number}\n".encode() for number in range(30_000)), ".gz")
+    packed = compress(b"".join(f"{number}\n".encode() for number in range(30_000)), ".gz")
     (tmp_path / "a.txt.gz").write_bytes(packed[: len(packed) // 2])
     write(tmp_path / "b.txt", b"".join(f"b{number}\n".encode() for number in range(30_000)))
     found = rows(corpus("text", tmp_path, limit=25_000))

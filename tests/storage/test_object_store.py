@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 import pytest
 from faulty_s3 import BUCKET, FaultyS3, faulty_s3
 from moto.s3.models import s3_backends
-from reading import pack
+from reading import compress, images
 
 from embed_ops.errors import SourceError, SpecError, StorageError
 from embed_ops.runs.directory import RunDir
@@ -116,7 +116,7 @@ def corpora(server: FaultyS3, tmp_path_factory: pytest.TempPathFactory) -> Path:
             pa.table({"text": texts}), folder / "parquet" / inside / "x y%20.parquet", row_group_size=300
         )
     (folder / "jsonl/lang=en/x y%20.jsonl").write_bytes(lines)
-    (folder / "jsonl/lang=de/a b%c+d/z.jsonl.gz").write_bytes(pack(lines, ".gz"))
+    (folder / "jsonl/lang=de/a b%c+d/z.jsonl.gz").write_bytes(compress(lines, ".gz"))
     server.upload(folder, "corpora")
     return folder
 
@@ -181,8 +181,8 @@ def test_images_in_a_store(kind: str, inside: str, fault: str | None, s3: Faulty
 
     Also where answers fail at first.
     """
-    column = "image" if kind == "parquet" else None
-    found = corpus(kind, f"s3://{BUCKET}/pictures/{inside}", column=column, modality="image")
+    column = {"column": "image"} if kind == "parquet" else {}
+    found = images(f"s3://{BUCKET}/pictures/{inside}", kind, **column)
     if fault is not None:
         s3.fail(fault, "GET", "jpg|tar", times=2)
     rows = read(found)

@@ -224,16 +224,16 @@ def _has_any(record: Record, wanted: Mapping[str, Sequence[int]]) -> bool:
     return False
 
 
-def _told(found: Gathered, price: float | None) -> dict[str, Any]:
-    model = found.header.model or {}
-    stage = found.run.is_stage
-    resolved = found.header.resolved
-    made_by = str(model.get("model") or found.header.spec.get("kind") or "")
+def _told(gathered: Gathered, price: float | None) -> dict[str, Any]:
+    model = gathered.header.model or {}
+    stage = gathered.run.is_stage
+    resolved = gathered.header.resolved
+    made_by = str(model.get("model") or gathered.header.spec.get("kind") or "")
     if made_by.startswith("/"):
         made_by = "/".join(made_by.rstrip("/").split("/")[-2:])
-    details = [made_by, str(resolved.get("dtype") or ""), f"status {found.run.status}"]
+    details = [made_by, str(resolved.get("dtype") or ""), f"status {gathered.run.status}"]
     stages = []
-    for item in found.stages:
+    for item in gathered.stages:
         figures = {**(item.get("model") or {}), **(item.get("quality") or {})}
         plain = [
             f"{name.replace('_', ' ')} {value:,.4g}"
@@ -250,12 +250,12 @@ def _told(found: Gathered, price: float | None) -> dict[str, Any]:
         )
     return {
         "subtitle": ", ".join(part for part in details if part),
-        "complete": completeness(found.run.status, found.records, found.report, found.planned),
-        "reasons": sorted(found.reasons.items(), key=lambda item: -item[1]),
-        "rejects": found.rejects,
-        "no_sample": found.why_no_sample,
-        "course": stage_course(found.report) if stage else course(found.report, price),
-        "predicted": [] if stage else compared(found.run.path, found.report),
+        "complete": completeness(gathered.run.status, gathered.records, gathered.report, gathered.planned),
+        "reasons": sorted(gathered.reasons.items(), key=lambda item: -item[1]),
+        "rejects": gathered.rejects,
+        "no_sample": gathered.why_no_sample,
+        "course": stage_course(gathered.report) if stage else course(gathered.report, price),
+        "predicted": [] if stage else compared(gathered.run.path, gathered.report),
         "stages": stages,
-        "spec": json.dumps(found.header.spec, indent=2),
+        "spec": json.dumps(gathered.header.spec, indent=2),
     }

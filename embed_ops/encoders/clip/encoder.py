@@ -60,7 +60,7 @@ class ClipEncoder:
 
     def __init__(self, spec: ClipEncoderSpec) -> None:
         self._spec = spec
-        folder = folders.locate(spec.model, spec.revision, spec.trust_remote_code)
+        folder = folders.locate_model(spec.model, spec.revision, spec.trust_remote_code)
         folders.check_config(folder.path)
         self._model = model = ImageModel(spec, folder)
         self.weight_bytes, self.fingerprint = model.weight_bytes, model.fingerprint

@@ -91,11 +91,11 @@ def _attend_piece(
         share = (score - top[at]).exp()
         totals.append(bags("sum", share, torch.arange(high - low, device=share.device), offsets))
         sums.append(_by_head(sent, edges.col[low:high], offsets, share))
-    total, result = functools.reduce(torch.add, totals), functools.reduce(torch.add, sums)
+    total, weighted = functools.reduce(torch.add, totals), functools.reduce(torch.add, sums)
     if loop is not None:
         share = (loop[0] - top).exp()
-        total, result = total + share, result + share.unsqueeze(2) * loop[1]
-    return result / (total + 1e-16).unsqueeze(2)
+        total, weighted = total + share, weighted + share.unsqueeze(2) * loop[1]
+    return weighted / (total + 1e-16).unsqueeze(2)
 
 
 def _by_head(sent: Tensor, col: Tensor, offsets: Tensor, share: Tensor) -> Tensor:
@@ -123,12 +123,12 @@ def _loop_attr(config: GatConfig, edges: Edges, chunk: int) -> Tensor | None:
     return mean(edges.attr, edges, chunk, by_edge=True)
 
 
-def _finish(config: GatConfig, number: int, weights: Weights, result: Tensor, x: Tensor) -> Tensor:
+def _finish(config: GatConfig, number: int, weights: Weights, by_head: Tensor, x: Tensor) -> Tensor:
     """Join heads, (T, H, C), and add what is the destination's own: (T, width)."""
-    result = result.flatten(1) if config.concats(number) else result.mean(dim=1)
+    states = by_head.flatten(1) if config.concats(number) else by_head.mean(dim=1)
     if config.residual:
-        result = result + F.linear(x, weights["res.weight"])
-    return result + weights["bias"] if config.bias else result
+        states = states + F.linear(x, weights["res.weight"])
+    return states + weights["bias"] if config.bias else states
 
 
 @dataclass(frozen=True)
@@ -181,8 +181,8 @@ class Gat:
             if attr is not None and of_edges is not None:
                 score = score + F.linear(attr, of_edges)
             loop = F.leaky_relu(score, self.config.negative_slope), mine
-        result = attend(scores, halo.reshape(-1, columns + 1), edges, loop, heads, chunk)
-        return _finish(self.config, self.number, self.weights, result[..., :columns], x)
+        attended = attend(scores, halo.reshape(-1, columns + 1), edges, loop, heads, chunk)
+        return _finish(self.config, self.number, self.weights, attended[..., :columns], x)
 
     def _of_edges(self) -> Tensor | None:
         """Give the map from edge features to scores, (H, D): a_edge * W_e at once."""
@@ -251,10 +251,10 @@ class GatV2:
                 self._score(mine, target, _loop_attr(self.config, edges, chunk)),
                 mine.view(len(x), heads, -1),
             )
-        result = attend(
+        attended = attend(
             scores, halo.reshape(-1, self.config.channels(self.number)), edges, loop, heads, chunk
         )
-        return _finish(self.config, self.number, self.weights, result, x)
+        return _finish(self.config, self.number, self.weights, attended, x)
 
     def _score(self, sent: Tensor, target: Tensor, attr: Tensor | None) -> Tensor:
         """Score edges: (n, H * C), (n, H * C), (n, D) -> (n, H)."""

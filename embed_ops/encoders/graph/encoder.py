@@ -43,7 +43,7 @@ class GraphEncoder:
 
     def __init__(self, spec: GraphEncoderSpec) -> None:
         self._spec = spec
-        self._folder = folders.locate(spec.model, spec.revision, spec.trust_remote_code)
+        self._folder = folders.locate_model(spec.model, spec.revision, spec.trust_remote_code)
         self.config: GraphConfig = read_config(self._folder.path)
         self._columns = spec.outputs or (OutputSpec(),)
         for column in self._columns:

@@ -65,7 +65,7 @@ def may_pass(error: BaseException) -> bool:
     return not here(error) and not isinstance(error, _LASTING)
 
 
-def patiently(
+def keep_trying(
     what: str,
     act: Callable[[], Fetched],
     passing: Callable[[BaseException], bool] = may_pass,
@@ -119,15 +119,15 @@ def once_per_node(key: str, find: Callable[[], Fetched | None], fetch: Callable[
             try in its turn: that would take the patience of all of them together to learn that a
             server is down.
     """
-    if (found := find()) is not None:
-        return found
+    if (ready := find()) is not None:
+        return ready
     began = time.time()
     place = _lock_folder() / hashlib.sha256(key.encode()).hexdigest()[:32]
     failed = place.with_suffix(".failed")
     # The kernel gives the lock of a process that has died to the next one.
     with FileLock(place.with_suffix(".lock"), mode=0o600):
-        if (found := find()) is not None:
-            return found
+        if (ready := find()) is not None:
+            return ready
         _raise_if_failed(failed, since=began)
         try:
             return fetch()

@@ -76,7 +76,7 @@ def _is_local(model: str) -> bool:
     return model.startswith(("./", "../", "~", "/")) or model in (".", "..") or Path(model).exists()
 
 
-def locate(model: str, revision: str | None, trust_remote_code: bool) -> Folder:
+def locate_model(model: str, revision: str | None, trust_remote_code: bool) -> Folder:
     """Find a model.
 
     From a hub or an object store everything but the weights is fetched: CPU workers need no more.
@@ -145,7 +145,7 @@ def _fetch(folder: Folder, patterns: Sequence[str]) -> None:
         hub.fetch(folder.model, folder.commit, patterns, UNUSED)
 
 
-def _found(path: Path) -> str:
+def _content_of(path: Path) -> str:
     names = sorted(entry.name for entry in path.iterdir()) if path.is_dir() else []
     if not names:
         return "an empty folder" if path.is_dir() else "no such folder"
@@ -164,13 +164,13 @@ def check_config(path: Path) -> None:
         )
     if not (path / "config.json").is_file():
         raise ModelError(
-            f"{path}: no config.json, found {_found(path)}; give the folder of a transformers model"
+            f"{path}: no config.json, found {_content_of(path)}; give the folder of a transformers model"
         )
     own = read_json(path / "tokenizer_config.json")
     stated = own.get("tokenizer_class") in NO_VOCABULARY or "auto_map" in own
     if not stated and not any(any(path.glob(pattern)) for pattern in TOKENIZERS):
         raise ModelError(
-            f"{path}: no tokenizer ({', '.join(TOKENIZERS[:5])}), found {_found(path)}; save the "
+            f"{path}: no tokenizer ({', '.join(TOKENIZERS[:5])}), found {_content_of(path)}; save the "
             "tokenizer there too"
         )
 
@@ -183,7 +183,7 @@ def check_images(path: Path) -> None:
     """
     if not (path / "config.json").is_file():
         raise ModelError(
-            f"{path}: no config.json, found {_found(path)}; give the folder of a transformers model"
+            f"{path}: no config.json, found {_content_of(path)}; give the folder of a transformers model"
         )
 
 
@@ -195,7 +195,7 @@ def check_weights(path: Path) -> None:
     """
     if not any((path / name).is_file() for name in WEIGHTS):
         raise ModelError(
-            f"{path}: no weights ({', '.join(WEIGHTS)}), found {_found(path)}; give a folder with "
+            f"{path}: no weights ({', '.join(WEIGHTS)}), found {_content_of(path)}; give a folder with "
             "safetensors weights"
         )
 

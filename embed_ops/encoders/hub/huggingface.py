@@ -38,7 +38,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import filter_repo_objects, parse_ratelimit_headers
 
-from embed_ops.encoders.hub.fetching import may_pass, once_per_node, patiently, reason
+from embed_ops.encoders.hub.fetching import keep_trying, may_pass, once_per_node, reason
 from embed_ops.errors import EmbedOpsError, ModelError, StorageError
 
 _TOO_EARLY = frozenset({408, 425, 429})
@@ -70,7 +70,7 @@ def commit_of(model: str, revision: str | None) -> str:
     error: Exception | None = None
     if not is_offline_mode():
         try:
-            return patiently(model, ask, _passes, _asked)
+            return keep_trying(model, ask, _passes, _asked)
         except Exception as failure:
             if not _passes(failure):
                 raise _explained(failure, model, branch) from failure
@@ -110,12 +110,12 @@ def fetch(model: str, commit: str, patterns: Sequence[str], unused: Sequence[str
     key = " ".join(("hub", constants.ENDPOINT, constants.HF_HUB_CACHE, model, commit, *patterns))
     return once_per_node(
         key,
-        lambda: _found(model, commit, patterns, unused),
+        lambda: _in_cache(model, commit, patterns, unused),
         lambda: _fetched(model, commit, patterns, unused),
     )
 
 
-def _found(model: str, commit: str, patterns: Sequence[str], unused: Sequence[str]) -> Path | None:
+def _in_cache(model: str, commit: str, patterns: Sequence[str], unused: Sequence[str]) -> Path | None:
     """Find a snapshot without a request.
 
     None where files are missing or cut short, or where nothing tells whether they are.
@@ -189,7 +189,7 @@ def _fetched(model: str, commit: str, patterns: Sequence[str], unused: Sequence[
         return path
 
     try:
-        return patiently(model, act, _passes, _asked)
+        return keep_trying(model, act, _passes, _asked)
     except Exception as error:
         raise _explained(error, model, commit) from error
 

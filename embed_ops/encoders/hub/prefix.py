@@ -12,14 +12,10 @@ that has changed is another model, and never mixes with the copy of what it was.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 import re
-import shutil
 import tempfile
-import time
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -28,14 +24,13 @@ from pathlib import Path, PurePosixPath
 
 from pyarrow import fs as pafs
 
-from embed_ops.encoders.hub.fetching import here, may_pass, once_per_node, patiently, reason
+from embed_ops.encoders.hub.cache import cache_folder, scratch, sweep, unwritable
+from embed_ops.encoders.hub.fetching import here, keep_trying, may_pass, once_per_node, reason
 from embed_ops.errors import EmbedOpsError, ModelError, StorageError
 from embed_ops.storage.files import Location, locate
 
 _CHUNK_BYTES = 32 * 2**20
 """Bytes of a request, unless the file is smaller."""
-_DEAD_AFTER_S = 3600
-"""A temporary file that nobody has written to for so long belongs to nobody."""
 _ANSWERS = ("ACCESS_DENIED", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH")
 """What Arrow quotes of answers that will be the same again."""
 _VERSIONS = (
@@ -68,15 +63,6 @@ class Prefix:
     def path(self) -> Path:
         """The folder of the copy on this node."""
         return cache_folder() / "models" / self.digest
-
-
-def cache_folder() -> Path:
-    """Give the folder of what this node keeps between runs.
-
-    `EMBED_OPS_CACHE`, else the user's cache.
-    """
-    own, shared = os.environ.get("EMBED_OPS_CACHE"), os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(own or f"{shared}/embed-ops").expanduser().absolute()
 
 
 def open_prefix(address: str, digest: str | None, kept: Sequence[str], unused: Sequence[str]) -> Prefix:
@@ -151,7 +137,7 @@ def _matching(names: Iterable[str], kept: Sequence[str], unused: Sequence[str]) 
 def _list(address: str) -> dict[str, Stamp]:
     at = locate(address)
     try:
-        return patiently(address, lambda: _stamps(at), _passes)
+        return keep_trying(address, lambda: _stamps(at), _passes)
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except Exception as error:
@@ -208,25 +194,12 @@ def _remember(prefix: Prefix) -> None:
     file = prefix.path.with_name(f"{prefix.digest}.json")
     try:
         if not file.is_file():
-            temporary = _scratch() / uuid.uuid4().hex
+            temporary = scratch() / uuid.uuid4().hex
             temporary.write_text(json.dumps({"files": prefix.files}), encoding="utf-8")
             file.parent.mkdir(parents=True, exist_ok=True)
             temporary.replace(file)
     except OSError as error:
-        raise _unwritable(error) from error
-
-
-def _scratch() -> Path:
-    folder = cache_folder() / "tmp"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def _unwritable(error: OSError) -> StorageError:
-    return StorageError(
-        f"{cache_folder()}: can't be written ({error}); mend it or set EMBED_OPS_CACHE, and run the same "
-        "command again"
-    )
+        raise unwritable(error) from error
 
 
 def _missing(prefix: Prefix, wanted: Sequence[str]) -> list[str]:
@@ -245,14 +218,14 @@ def _copied(prefix: Prefix, wanted: Sequence[str]) -> Path:
     It is renamed only if the store still has what was listed.
     """
     try:
-        _sweep()
-        with tempfile.TemporaryDirectory(dir=_scratch(), ignore_cleanup_errors=True) as folder:
+        sweep()
+        with tempfile.TemporaryDirectory(dir=scratch(), ignore_cleanup_errors=True) as folder:
             _copy_to(Path(folder), prefix, _missing(prefix, wanted))
     except EmbedOpsError:
         raise
     except Exception as error:
         if isinstance(error, OSError) and here(error):
-            raise _unwritable(error) from error
+            raise unwritable(error) from error
         raise StorageError(
             f"encoder.model {prefix.address}: can't be copied ({reason(error)}); mend the storage and "
             "run the same command again"
@@ -264,7 +237,7 @@ def _copy_to(folder: Path, prefix: Prefix, names: Sequence[str]) -> None:
     at = locate(prefix.address)
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        patiently(
+        keep_trying(
             f"{prefix.address}: {name}",
             partial(_copy, at, name, prefix.files[name][0], folder / name),
             _passes,
@@ -291,12 +264,3 @@ def _copy(at: Location, name: str, size: int, target: Path) -> None:
     )
     if (found := target.stat().st_size) != size:
         raise OSError(f"{name}: {found} bytes came of {size}")
-
-
-def _sweep() -> None:
-    """Remove what killed processes left half-copied."""
-    old = time.time() - _DEAD_AFTER_S
-    for entry in (cache_folder() / "tmp").glob("*"):
-        with contextlib.suppress(OSError):
-            if max(file.stat().st_mtime for file in (entry, *entry.rglob("*"))) < old:
-                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()

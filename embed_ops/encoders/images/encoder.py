@@ -42,7 +42,7 @@ class ImageEncoder:
 
     def __init__(self, spec: ImageEncoderSpec) -> None:
         self._spec = spec
-        folder = folders.locate(spec.model, spec.revision, spec.trust_remote_code)
+        folder = folders.locate_model(spec.model, spec.revision, spec.trust_remote_code)
         folders.check_images(folder.path)
         self._model = model = ImageModel(spec, folder)
         self.prepare, self.blank = model.prepare, model.blank

@@ -52,7 +52,7 @@ def read_preprocessing(folder: Path) -> Preprocessing:
     Raises:
         ModelError: there is none, or it asks for what is not supported.
     """
-    config = next((found for name in CONFIGURATIONS if (found := _own(read_json(folder / name)))), None)
+    config = next((content for name in CONFIGURATIONS if (content := _own(read_json(folder / name)))), None)
     if config is None:
         raise ModelError(f"{folder}: no {CONFIGURATIONS[0]}; save the model's image processor there too")
     name = str(config.get("image_processor_type") or config.get("feature_extractor_type") or "")

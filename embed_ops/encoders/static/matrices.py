@@ -173,7 +173,7 @@ def open_matrix(model: str, revision: str | None, trust_remote_code: bool) -> Ma
     Raises:
         ModelError, StorageError: the model is not there, or holds no such matrix.
     """
-    folder = folders.locate(model, revision, trust_remote_code)
+    folder = folders.locate_model(model, revision, trust_remote_code)
     listed = entries(folder.path)
     if listed and listed[0][0].rpartition(".")[2] == "StaticEmbedding":
         part, names = listed[0][1].strip("./"), [kind.rpartition(".")[2] for kind, _ in listed[1:]]

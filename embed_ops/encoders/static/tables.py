@@ -26,8 +26,8 @@ from typing import IO, TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from embed_ops.encoders.hub.cache import cache_folder
 from embed_ops.encoders.hub.fetching import once_per_node
-from embed_ops.encoders.hub.prefix import cache_folder
 from embed_ops.encoders.static.matrices import Matrix, open_matrix
 from embed_ops.encoders.static.word_files import Array, read_array, read_file, words_beside
 from embed_ops.errors import ModelError, StorageError

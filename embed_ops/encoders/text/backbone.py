@@ -25,7 +25,7 @@ from embed_ops.encoders.text.tokenizer import TextTokenizer
 from embed_ops.encoders.text.transformer import (
     hidden_size,
     layer_count,
-    load_model,
+    load_transformer,
     pad,
     to_device,
     token_limit,
@@ -59,7 +59,7 @@ class Backbone:
     def __init__(self, spec: LanguageEncoderSpec, columns: tuple[OutputSpec, ...]) -> None:
         self.spec = spec
         self.columns = columns
-        self.folder = folders.locate(spec.model, spec.revision, spec.trust_remote_code)
+        self.folder = folders.locate_model(spec.model, spec.revision, spec.trust_remote_code)
         own_modules = not spec.outputs and spec.family == "text"
         self.pipeline = read_pipeline(self.folder.path, transformer_only=not own_modules)
         self.settings = self.pipeline.transformer if self.pipeline else Transformer()
@@ -164,7 +164,9 @@ class Backbone:
         from embed_ops.encoders.text.layers import LayerStates
 
         self.fetch()
-        self._model = load_model(self.path, self.settings.config, self.spec.trust_remote_code, device, dtype)
+        self._model = load_transformer(
+            self.path, self.settings.config, self.spec.trust_remote_code, device, dtype
+        )
         if self.modules:
             from embed_ops.encoders.text.heads import Heads
 

@@ -38,17 +38,8 @@ class Transformer:
     config: Mapping[str, Any] = field(default_factory=dict)
 
 
-def read_transformer(root: Path, path: str) -> Transformer:
-    """Read the settings of the transformer module in `root / path`.
-
-    Raises:
-        ModelError: a setting would change vectors and is not followed.
-    """
-    folder = root / path
-    config: dict[str, Any] = next(
-        (found for name in TRANSFORMER_FILES if (found := read_json(folder / name))), {}
-    )
-    where = f"{folder / TRANSFORMER_FILES[0]}"
+def _require_plain_text(config: Mapping[str, Any], where: str) -> None:
+    """Refuse a module that gives anything but the last hidden state of a text."""
     if (task := config.get("transformer_task", "feature-extraction")) != "feature-extraction":
         raise ModelError(
             f"{where}: transformer_task {task!r} is not supported, only 'feature-extraction' is; choose "
@@ -73,6 +64,20 @@ def read_transformer(root: Path, path: str) -> Transformer:
             f"{where}: module_output_name {config['module_output_name']!r} is not supported, only "
             f"{TOKENS!r} is"
         )
+
+
+def read_transformer(root: Path, path: str) -> Transformer:
+    """Read the settings of the transformer module in `root / path`.
+
+    Raises:
+        ModelError: a setting would change vectors and is not followed.
+    """
+    folder = root / path
+    config: dict[str, Any] = next(
+        (content for name in TRANSFORMER_FILES if (content := read_json(folder / name))), {}
+    )
+    where = f"{folder / TRANSFORMER_FILES[0]}"
+    _require_plain_text(config, where)
     processor = dict(config.get("processor_kwargs") or config.get("tokenizer_args") or {})
     processing = config.get("processing_kwargs") or {}
     asked = dict(processing.get("text") or {}) | dict(processing.get("common") or {})

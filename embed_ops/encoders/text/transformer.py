@@ -128,7 +128,7 @@ def model_class(config: Any) -> Any:
     return getattr(transformers, ENCODER_CLASSES.get(config.model_type, "AutoModel"))
 
 
-def load_model(
+def load_transformer(
     folder: Path, changes: Mapping[str, Any], trust_remote_code: bool, device: str, dtype: str
 ) -> Any:
     """Load the transformer for inference.

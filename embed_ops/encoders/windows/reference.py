@@ -79,17 +79,19 @@ class WindowedReference:
             of_text = {output.name: [] for output in self._outputs} if missing else self._one(text)
             for name, vectors in of_text.items():
                 lists_of[name].append(vectors)
-        result: dict[str, FloatArray | Ragged] = {}
+        by_output: dict[str, FloatArray | Ragged] = {}
         for output in self._outputs:
             lists, dim = lists_of[output.name], dims[output.name]
             if self._spec.each(output) == "row":
-                result[output.name] = np.array(
+                by_output[output.name] = np.array(
                     [of[0] if of else np.full(dim, np.nan) for of in lists], np.float32
                 ).reshape(-1, dim)
             else:
                 flat = np.array([vector for of in lists for vector in of], np.float32).reshape(-1, dim)
-                result[output.name] = Ragged(flat, offsets_of(np.array([len(of) for of in lists], np.int64)))
-        return result
+                by_output[output.name] = Ragged(
+                    flat, offsets_of(np.array([len(of) for of in lists], np.int64))
+                )
+        return by_output
 
     def _one(self, text: Any) -> dict[str, list[Vector]]:
         lists = not isinstance(text, str)
@@ -152,7 +154,7 @@ class WindowedReference:
         """Give the vectors of one text, not normalised."""
         each, windows = self._spec.each(output), at["windows"]
         if each in ("row", "window"):
-            of_window = [self._pooled(output, found) for found in at["states"]]
+            of_window = [self._pooled(output, states) for states in at["states"]]
             if each == "window":
                 return of_window
             return [_joined(output.pooling, of_window, [end - begin for begin, end in windows])]
