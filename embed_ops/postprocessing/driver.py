@@ -27,7 +27,7 @@ from embed_ops.runs.run import Run
 from embed_ops.runs.statistics import report_of
 from embed_ops.spec.spec import Spec
 from embed_ops.spec.stage import StageSpec
-from embed_ops.stages.base import Facts, MeasuredModel
+from embed_ops.stages.base import FitInput, MeasuredModel
 from embed_ops.stages.registry import fitted_by_rounds, make_stage
 
 
@@ -192,7 +192,7 @@ class _Command:
 
 def _first_state(here: StageRun) -> Any:
     """Check what a stage is asked for against its input, and give the first state of its fit."""
-    return make_stage(here.job.spec).start(Facts(here.rows.rows, here.job.vectors.dim, here.job.seed))
+    return make_stage(here.job.spec).start(FitInput(here.rows.rows, here.job.vectors.dim, here.job.seed))
 
 
 def _prepare(here: StageRun, whole: WholeRun, engine: Engine) -> None:

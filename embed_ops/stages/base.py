@@ -5,7 +5,7 @@ Stages share no code by inheritance, and know no Ray and no files.
 A fit is a loop of rounds, which `postprocessing/fold.py` runs over a cluster and `rounds.fit` in
 one process:
 
-    state = stage.start(facts)
+    state = stage.start(given)
     while (todo := stage.round(state)) is not None:
         state = stage.update(state, fold of stage.summarize(block, state) over the blocks of `todo`)
     model = stage.model(state)
@@ -30,7 +30,7 @@ SHARDS = 64
 
 
 @dataclass(frozen=True)
-class Facts:
+class FitInput:
     """What a fit knows before it reads a row.
 
     How many there are, their width, and the seed of everything that draws.
@@ -156,7 +156,7 @@ class Stage(Protocol):
     rounds.
     """
 
-    def start(self, facts: Facts) -> Any:
+    def start(self, given: FitInput) -> Any:
         """Give the first state.
 
         Raises:

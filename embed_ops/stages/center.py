@@ -12,7 +12,7 @@ from embed_ops.errors import StageError
 from embed_ops.numerics.summaries import Covariance
 from embed_ops.numerics.tiles import Floats, Vectors, in_tiles
 from embed_ops.spec.stage import CenterSpec
-from embed_ops.stages.base import Block, Facts, Round
+from embed_ops.stages.base import Block, FitInput, Round
 
 _SHARE = 100
 """One component of so many dimensions is taken off by default, as the authors advise."""
@@ -65,19 +65,19 @@ class CenterStage:
     def __init__(self, spec: CenterSpec) -> None:
         self._spec = spec
 
-    def start(self, facts: Facts) -> State:
+    def start(self, given: FitInput) -> State:
         """Check what is asked for against the data.
 
         Raises:
             StageError: no rows, or at least as many components as dimensions.
         """
         asked = self._spec.components
-        components = max(1, facts.dim // _SHARE) if asked == "auto" else asked
-        if facts.rows < 1:
+        components = max(1, given.dim // _SHARE) if asked == "auto" else asked
+        if given.rows < 1:
             raise StageError("center: the run has no rows")
-        if components >= facts.dim:
+        if components >= given.dim:
             raise StageError(
-                f"center: components = {components} would leave nothing of vectors of width {facts.dim}"
+                f"center: components = {components} would leave nothing of vectors of width {given.dim}"
             )
         return State(components)
 

@@ -12,7 +12,7 @@ from embed_ops.errors import StageError
 from embed_ops.numerics.summaries import Moments
 from embed_ops.numerics.tiles import Floats, Vectors, unit_length
 from embed_ops.spec.stage import NormalizeSpec
-from embed_ops.stages.base import Block, Facts, Round
+from embed_ops.stages.base import Block, FitInput, Round
 
 
 @dataclass(frozen=True)
@@ -63,13 +63,13 @@ class NormalizeStage:
     def __init__(self, spec: NormalizeSpec) -> None:
         self._spec = spec
 
-    def start(self, facts: Facts) -> State:
+    def start(self, given: FitInput) -> State:
         """Begin with nothing.
 
         Raises:
             StageError: there are no rows to take mean and variance from.
         """
-        if facts.rows < 1 and self._spec.method == "standardize":
+        if given.rows < 1 and self._spec.method == "standardize":
             raise StageError("normalize: the run has no rows to take mean and variance from")
         return State(self._spec.method)
 

@@ -17,7 +17,7 @@ from embed_ops.errors import StageError
 from embed_ops.numerics.summaries import Covariance, Sketch, signed
 from embed_ops.numerics.tiles import Floats, Vectors, product
 from embed_ops.spec.stage import PcaSpec
-from embed_ops.stages.base import Block, Facts, Round
+from embed_ops.stages.base import Block, FitInput, Round
 
 MOST_EXACT_DIM = 8192
 _MORE_DIRECTIONS = 10
@@ -102,32 +102,32 @@ class PcaStage:
     def __init__(self, spec: PcaSpec) -> None:
         self._spec = spec
 
-    def start(self, facts: Facts) -> State:
+    def start(self, given: FitInput) -> State:
         """Check what is asked for against the data, and draw the first directions where they are needed.
 
         Raises:
             StageError: more components than dimensions or rows, fewer than two rows, or a share
                 with the subspace solver.
         """
-        wanted, most = self._spec.dim, min(facts.rows, facts.dim)
-        if facts.rows < 2:
-            raise StageError(f"pca: {facts.rows} rows have no variance: at least 2 are needed")
+        wanted, most = self._spec.dim, min(given.rows, given.dim)
+        if given.rows < 2:
+            raise StageError(f"pca: {given.rows} rows have no variance: at least 2 are needed")
         if isinstance(wanted, int) and wanted > most:
             raise StageError(
-                f"pca: dim = {wanted}, but {facts.rows:,} rows of width {facts.dim:,} have at most "
+                f"pca: dim = {wanted}, but {given.rows:,} rows of width {given.dim:,} have at most "
                 f"{most:,} components"
             )
-        if self._spec.solver == "covariance" or (self._spec.solver == "auto" and facts.dim <= MOST_EXACT_DIM):
-            return State(facts.rows, facts.dim, 1)
+        if self._spec.solver == "covariance" or (self._spec.solver == "auto" and given.dim <= MOST_EXACT_DIM):
+            return State(given.rows, given.dim, 1)
         if not isinstance(wanted, int):
             raise StageError(
                 f"pca: dim = {wanted} is a share of variance, which takes solver = 'covariance'; give a "
                 "number of components"
             )
         width = min(most, wanted + _MORE_DIRECTIONS)
-        drawn = np.random.default_rng((facts.seed, 0)).standard_normal((facts.dim, width))
+        drawn = np.random.default_rng((given.seed, 0)).standard_normal((given.dim, width))
         passes = 2 + (_MANY if wanted < _FEW_COMPONENTS * most else _FEW)
-        return State(facts.rows, facts.dim, passes, np.linalg.qr(drawn)[0])
+        return State(given.rows, given.dim, passes, np.linalg.qr(drawn)[0])
 
     def round(self, state: State) -> Round | None:
         """Read the run once more."""

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from embed_ops.errors import StageError
 from embed_ops.numerics.tiles import Floats, Vectors, product
 from embed_ops.spec.stage import ProjectSpec
-from embed_ops.stages.base import Block, Facts, Round
+from embed_ops.stages.base import Block, FitInput, Round
 
 
 @dataclass(frozen=True)
@@ -62,18 +62,18 @@ class ProjectStage:
     def __init__(self, spec: ProjectSpec) -> None:
         self._spec = spec
 
-    def start(self, facts: Facts) -> State:
+    def start(self, given: FitInput) -> State:
         """Check what is asked for against the data.
 
         Raises:
             StageError: the result would be wider than the vectors.
         """
-        if self._spec.dim > facts.dim:
+        if self._spec.dim > given.dim:
             raise StageError(
-                f"project: dim = {self._spec.dim}, but the vectors have {facts.dim} dimensions: nothing "
+                f"project: dim = {self._spec.dim}, but the vectors have {given.dim} dimensions: nothing "
                 "would be reduced"
             )
-        return State(facts.dim, facts.rows, facts.seed)
+        return State(given.dim, given.rows, given.seed)
 
     def round(self, state: State) -> Round | None:
         """Read nothing."""

@@ -16,7 +16,7 @@ from embed_ops.errors import StageError
 from embed_ops.numerics.summaries import Histogram, Moments
 from embed_ops.numerics.tiles import Vectors
 from embed_ops.spec.stage import QuantizeSpec
-from embed_ops.stages.base import Block, Facts, Round
+from embed_ops.stages.base import Block, FitInput, Round
 
 _STEPS = 255
 _ZERO = 128
@@ -117,15 +117,15 @@ class QuantizeStage:
         self._spec = spec
         self._bits = spec.to in ("binary", "ubinary")
 
-    def start(self, facts: Facts) -> State:
+    def start(self, given: FitInput) -> State:
         """Begin with nothing.
 
         Raises:
             StageError: there are no rows to take ranges from.
         """
-        if facts.rows < 1 and not self._bits:
+        if given.rows < 1 and not self._bits:
             raise StageError("quantize: the run has no rows to take ranges from")
-        return State(facts.dim)
+        return State(given.dim)
 
     def round(self, state: State) -> Round | None:
         """Read the run once, but for bits."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from embed_ops.numerics.tiles import BLOCK_ROWS, Ints, Vectors
-from embed_ops.stages.base import SHARDS, Block, Collected, Facts, Round, Stage
+from embed_ops.stages.base import SHARDS, Block, Collected, FitInput, Round, Stage
 from embed_ops.stages.sampling import collect, shard_slices
 
 
@@ -28,7 +28,7 @@ def fit(stage: Stage, x: Vectors, seed: int = 0) -> Any:
     Returns:
         its model.
     """
-    state = stage.start(Facts(len(x), x.shape[1], seed))
+    state = stage.start(FitInput(len(x), x.shape[1], seed))
     ids = np.arange(len(x), dtype=np.int64)
     shards: list[tuple[Vectors, Ints]] = []
     while (todo := stage.round(state)) is not None:

@@ -12,7 +12,7 @@ from embed_ops.errors import StageError
 from embed_ops.numerics.summaries import Covariance
 from embed_ops.numerics.tiles import Floats, Vectors, product
 from embed_ops.spec.stage import WhitenSpec
-from embed_ops.stages.base import Block, Facts, Round
+from embed_ops.stages.base import Block, FitInput, Round
 
 
 @dataclass(frozen=True)
@@ -68,16 +68,16 @@ class WhitenStage:
     def __init__(self, spec: WhitenSpec) -> None:
         self._spec = spec
 
-    def start(self, facts: Facts) -> State:
+    def start(self, given: FitInput) -> State:
         """Check what is asked for against the data.
 
         Raises:
             StageError: fewer than two rows, or more components than dimensions.
         """
-        if facts.rows < 2:
-            raise StageError(f"whiten: {facts.rows} rows have no variance: at least 2 are needed")
-        if self._spec.dim is not None and self._spec.dim > facts.dim:
-            raise StageError(f"whiten: dim = {self._spec.dim}, but the vectors have {facts.dim} dimensions")
+        if given.rows < 2:
+            raise StageError(f"whiten: {given.rows} rows have no variance: at least 2 are needed")
+        if self._spec.dim is not None and self._spec.dim > given.dim:
+            raise StageError(f"whiten: dim = {self._spec.dim}, but the vectors have {given.dim} dimensions")
         return State()
 
     def round(self, state: State) -> Round | None:

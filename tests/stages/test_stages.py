@@ -77,9 +77,9 @@ class Recorded:
     def _through(self, thing: Any) -> Any:
         return unpack(pack(thing)) if self.packed and thing is not None else thing
 
-    def start(self, facts: Any) -> Any:
+    def start(self, given: Any) -> Any:
         """Give the first state."""
-        self.states.append(self.stage.start(facts))
+        self.states.append(self.stage.start(given))
         return self._through(self.states[-1])
 
     def summarize(self, block: Block, state: Any) -> Any:
@@ -285,7 +285,7 @@ def test_foreign_classes_are_refused(name: str) -> None:
 
     Nothing else is imported or called.
     """
-    content = pack(make_stage(parse_stage({"kind": "truncate", "dim": 1})).start(_facts()))
+    content = pack(make_stage(parse_stage({"kind": "truncate", "dim": 1})).start(_given()))
     length = int.from_bytes(content[:8], "little")
     plain = json.loads(content[8 : 8 + length])
     text = json.dumps({**plain, "class": name}).encode()
@@ -293,10 +293,10 @@ def test_foreign_classes_are_refused(name: str) -> None:
         unpack(len(text).to_bytes(8, "little") + text + content[8 + length :])
 
 
-def _facts() -> Any:
-    from embed_ops.stages.base import Facts
+def _given() -> Any:
+    from embed_ops.stages.base import FitInput
 
-    return Facts(10, 4, 0)
+    return FitInput(10, 4, 0)
 
 
 def test_folders_without_a_model(tmp_path: Path) -> None:

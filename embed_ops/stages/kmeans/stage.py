@@ -22,7 +22,7 @@ from embed_ops.errors import StageError
 from embed_ops.numerics.hashing import splitmix64, uniform
 from embed_ops.numerics.tiles import Floats, Ints, Vectors, unit_length
 from embed_ops.spec.stage import KMeansSpec
-from embed_ops.stages.base import SHARDS, Block, Collected, Facts, Round
+from embed_ops.stages.base import SHARDS, Block, Collected, FitInput, Round
 from embed_ops.stages.kmeans.model import KMeansModel
 from embed_ops.stages.kmeans.nearest import ClusterSums, Counts, nearest, squared_distances
 from embed_ops.stages.kmeans.seeding import (
@@ -64,21 +64,21 @@ class KMeansStage:
         self._seeds = math.isqrt(spec.k - 1) + 1 if two_level else spec.k
         self._two_level = two_level and self._seeds < spec.k
 
-    def start(self, facts: Facts) -> State:
+    def start(self, given: FitInput) -> State:
         """Check what is asked for against the data.
 
         Raises:
             StageError: more clusters than rows, or than rows of the sample.
         """
         k = self._spec.k
-        if k > facts.rows:
+        if k > given.rows:
             raise StageError(
-                f"kmeans: k = {k:,}, but the run has {facts.rows:,} rows; give k = {max(1, facts.rows)} "
+                f"kmeans: k = {k:,}, but the run has {given.rows:,} rows; give k = {max(1, given.rows)} "
                 "or less"
             )
         if self._spec.sample_rows != "auto" and self._spec.sample_rows < k:
             raise StageError(f"kmeans: sample_rows = {self._spec.sample_rows:,} is less than k = {k:,}")
-        return State("collect", facts.rows, facts.dim, facts.seed)
+        return State("collect", given.rows, given.dim, given.seed)
 
     def _batch(self, state: State) -> int:
         """Rows of each shard in a mini-batch."""
