@@ -11,7 +11,9 @@ from embed_ops.numerics.tiles import Floats
 
 
 def splitmix64(seed: int, tag: int, ids: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
-    """Draw a 64-bit number for each row, from seed, purpose and row index alone (SplitMix64, Steele et al. 2014).
+    """Draw a 64-bit number for each row, from seed, purpose and row index alone.
+
+    SplitMix64 (Steele et al. 2014).
 
     Args:
         seed: of the run.

@@ -1,4 +1,4 @@
-"""Lists of vectors: several of one row, one after the other, as words and windows of texts have them."""
+"""Lists of vectors: several of one row, such as those of the words or windows of a text."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ Places = npt.NDArray[np.int64]
 
 def offsets_of(counts: npt.NDArray[np.integer[Any] | np.bool_]) -> Places:
     """Add counts up: (n,) to (n + 1,) int64, from 0."""
-    found = np.zeros(len(counts) + 1, np.int64)
-    np.cumsum(counts, out=found[1:])
-    return found
+    offsets = np.zeros(len(counts) + 1, np.int64)
+    np.cumsum(counts, out=offsets[1:])
+    return offsets
 
 
 def runs(begins: npt.NDArray[np.integer[Any]], counts: npt.NDArray[np.integer[Any]]) -> Places:

@@ -112,7 +112,10 @@ class Covariance:
         return type(self)(rows, self.mean + apart * (other.rows / rows), scatter, self.exact)
 
     def spectrum(self) -> tuple[Floats, Floats]:
-        """Give the variances (ddof 1) along the principal axes, largest first, and the axes as rows: (dim,), (dim, dim)."""
+        """Give the variances (ddof 1) along the principal axes, largest first, and the axes.
+
+        (dim,), and (dim, dim) with an axis in each row.
+        """
         variances, axes = np.linalg.eigh(self.scatter / max(1, self.rows - 1))
         return np.maximum(variances[::-1], 0.0), signed(axes.T[::-1])
 
@@ -228,7 +231,7 @@ class Histogram:
         part = np.where(
             inside > 0, (share * rows - (below[dims, place] - inside)) / np.maximum(1, inside), 0.0
         )
-        found: Floats = (
+        quantiles: Floats = (
             (place + part - _BINS // 2) / _BINS * np.ldexp(1.0, (self.exponent + 1).astype(np.int32))
         )
-        return found
+        return quantiles

@@ -63,8 +63,8 @@ def product(x: npt.NDArray[Any], mean: Floats | None, matrix: Floats) -> Vectors
         wide = tile.astype(np.float64)
         return ((wide if mean is None else wide - mean) @ matrix).astype(np.float32)
 
-    found: Vectors = in_tiles(of_tile, x)
-    return found
+    projected: Vectors = in_tiles(of_tile, x)
+    return projected
 
 
 def unit_length(x: npt.NDArray[Any]) -> Vectors:
@@ -73,5 +73,5 @@ def unit_length(x: npt.NDArray[Any]) -> Vectors:
     A row of zeros stays one.
     """
     norms = norms_of(x)
-    found: Vectors = (x / np.where(norms > 0, norms, 1.0)[:, None]).astype(np.float32)
-    return found
+    unit: Vectors = (x / np.where(norms > 0, norms, 1.0)[:, None]).astype(np.float32)
+    return unit

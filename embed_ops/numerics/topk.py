@@ -57,7 +57,13 @@ class TopK:
         self._scores = np.full((len(queries), k), -np.inf)
 
     def add(self, x: Vectors, ids: Ints, queries: Ints | None = None) -> None:
-        """Show rows: (rows, dim) float32, finite, and their indexes (rows,), to all queries or to some (by number)."""
+        """Show rows to all queries, or to some.
+
+        Args:
+            x: (rows, dim) float32, finite.
+            ids: (rows,) their indexes.
+            queries: numbers of the queries, None for all.
+        """
         norms = _near_norms(x)
         if self.metric == "cosine":
             fine = norms > 0
@@ -87,18 +93,18 @@ class TopK:
         for begin in range(0, len(x), _ROWS):
             part = shown[begin : begin + _ROWS]
             size = len(chosen) * len(part)
-            found, above = (buffer[:size].reshape(len(chosen), -1) for buffer in self._buffers)
-            np.matmul(queries, part.T, out=found)
+            products, above = (buffer[:size].reshape(len(chosen), -1) for buffer in self._buffers)
+            np.matmul(queries, part.T, out=products)
             open_ended = np.flatnonzero(np.isneginf(floor))
             if len(open_ended) and len(part) > self.k:
                 # Nothing is known yet: the k-th of these rows is a bound, one more since a query
                 # may be among them itself.
-                least = np.partition(found[open_ended], len(part) - self.k - 1, axis=1)[
+                least = np.partition(products[open_ended], len(part) - self.k - 1, axis=1)[
                     :, len(part) - self.k - 1
                 ]
                 lower: Floats = least.astype(np.float64) - 2 * self._error
                 floor[open_ended] = np.nextafter(lower.astype(np.float32), np.float32(-np.inf))
-            np.greater_equal(found, floor[:, None], out=above)
+            np.greater_equal(products, floor[:, None], out=above)
             places = np.flatnonzero(above)
             waiting.append((places // len(part), places % len(part) + begin))
             count += len(places)
@@ -133,7 +139,7 @@ class TopK:
         return scores
 
     def merge(self, ids: Ints, scores: Floats) -> None:
-        """Add what was found elsewhere for the same queries.
+        """Add the best rows of other parts for the same queries.
 
         (queries, k) each, -1 where there is nothing.
         """
@@ -163,12 +169,12 @@ class TopK:
 def _near_norms(x: Vectors) -> Floats:
     """L2 norms to float32's precision, zero only for zeros: (rows,)."""
     with np.errstate(over="ignore"):
-        found: Floats = np.sqrt(np.vecdot(x, x).astype(np.float64))
+        norms: Floats = np.sqrt(np.vecdot(x, x).astype(np.float64))
     # Squares of tiny and of huge numbers are no float32.
-    odd = np.flatnonzero((found < 1e-15) | ~np.isfinite(found))
+    odd = np.flatnonzero((norms < 1e-15) | ~np.isfinite(norms))
     if len(odd):
-        found[odd] = exact.norms_of(x[odd])
-    return found
+        norms[odd] = exact.norms_of(x[odd])
+    return norms
 
 
 def scaled(x: Vectors, norms: Floats) -> Vectors:

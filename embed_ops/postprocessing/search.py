@@ -113,7 +113,7 @@ def offer(best: TopK, search: Search, stretch: Stretch, queries: Vectors) -> Non
 
 
 def joined(parts: Sequence[Best], queries: Vectors, search: Search) -> Best:
-    """Merge what was found in several stretches; the order of the parts changes nothing."""
+    """Merge the best rows of several stretches; the order of the parts changes nothing."""
     best = TopK(queries, search.k, search.metric)
     for part in parts:
         best.merge(part.ids, part.scores)

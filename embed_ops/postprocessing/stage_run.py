@@ -89,12 +89,12 @@ class StageRun:
         name = getattr(self.asked.spec, "label", None)
         return None if name is None else self.rows.label(name)
 
-    def take(self, result: Mapping[str, Any]) -> Record:
-        """Keep the record of a unit that is written."""
-        found = Record.parse(result["record"])
-        self.records[found.unit] = found
-        self.journal.add(found, result["statistics"])
-        return found
+    def take(self, written: Mapping[str, Any]) -> Record:
+        """Keep the record of a unit that is written, as `write_columns` gives it."""
+        record = Record.parse(written["record"])
+        self.records[record.unit] = record
+        self.journal.add(record, written["statistics"])
+        return record
 
     def clear_work(self) -> None:
         """Delete what the fit has kept: the model and the data say it all."""
@@ -132,7 +132,7 @@ def open_stage(asked: Asked, *, refit: bool = False) -> StageRun:
     vectors = rows.vector(asked.spec.column)
     attempt = new_attempt()
     applied = None if asked.model is None else foreign_model(asked)
-    found = fingerprint_of(asked, rows, vectors)
+    fingerprint = fingerprint_of(asked, rows, vectors)
     header = run.read_header()
     if header is not None and refit:
         _empty(run, header)
@@ -141,18 +141,18 @@ def open_stage(asked: Asked, *, refit: bool = False) -> StageRun:
         run.require_empty()
         header = {
             "spec": None,
-            "fingerprint": found,
+            "fingerprint": fingerprint,
             "resolved": {"versions": _versions()},
             "started": time.time(),
             "finished": None,
         }
         header |= {"status": "new", "attempts": []}
     else:
-        require_same(asked.path, header["fingerprint"], found)
+        require_same(asked.path, header["fingerprint"], fingerprint)
     header["spec"] = asked.spec.model_dump(mode="json")
     header["parent"] = told_parent(run.root, rows.root)
     output = getattr(asked.spec, "output", None) or vectors.column
-    digest = digest_of(found)
+    digest = digest_of(fingerprint)
     job = StageJob(asked.spec, run.root, rows.root, vectors, rows.rows, asked.seed, output, digest, attempt)
     records, _ = run.load_records(digest, attempt) if header["attempts"] else ({}, [])
     model = applied or read_model(run.root.child("model"))

@@ -1,4 +1,6 @@
-"""`project`: random projection, which keeps distances within a bound (Johnson-Lindenstrauss) and looks at no row.
+"""`project`: random projection, which keeps distances within a bound and looks at no row.
+
+The bound is that of Johnson and Lindenstrauss.
 
 Gaussian: entries from N(0, 1/columns). Sparse: of a share 1/sqrt(dim) of the entries,
 +-sqrt(sqrt(dim)/columns) (Li, Hastie and Church 2006). Both are scaled as in scikit-learn's
@@ -30,7 +32,10 @@ class State:
 
 @dataclass(frozen=True)
 class ProjectModel:
-    """The matrix (dim, columns), and the share by which it is expected to change distances of the rows it was made for."""
+    """The matrix (dim, columns), and the share by which distances are expected to change.
+
+    That is of the rows for which it was made.
+    """
 
     kind: ClassVar[str] = "project"
     method: str
@@ -66,7 +71,7 @@ class ProjectStage:
         """Check what is asked for against the data.
 
         Raises:
-            StageError: the result would be wider than the vectors.
+            StageError: the projection would be wider than the vectors.
         """
         if self._spec.dim > given.dim:
             raise StageError(

@@ -63,8 +63,8 @@ def _over_sample(stage: Stage, state: Any, shards: Sequence[tuple[Vectors, Ints]
             for number in numbers
             for begin, stop in shard_slices(todo.begin, todo.rows, len(shards[number][0]))
         )
-        found = chained(stage.summarize(block, state) for block in in_blocks(slices))
-        parts += [] if found is None else [found]
+        summary = chained(stage.summarize(block, state) for block in in_blocks(slices))
+        parts += [] if summary is None else [summary]
     return added(parts)
 
 

@@ -1,4 +1,7 @@
-"""`truncate`: the first dimensions of Matryoshka vectors (Kusupati et al. 2022), brought back to length 1."""
+"""`truncate`: the first dimensions of Matryoshka vectors, brought back to length 1.
+
+Kusupati et al. 2022.
+"""
 
 from __future__ import annotations
 

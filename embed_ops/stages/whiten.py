@@ -1,4 +1,7 @@
-"""`whiten`: dimensions without correlation, of variance 1, in the principal axes (PCA) or turned back to those of the input (ZCA)."""
+"""`whiten`: dimensions without correlation, of variance 1.
+
+In the principal axes (PCA), or turned back to those of the input (ZCA).
+"""
 
 from __future__ import annotations
 
@@ -17,9 +20,9 @@ from embed_ops.stages.base import Block, FitInput, Round
 
 @dataclass(frozen=True)
 class State:
-    """The scatter, once it is found."""
+    """The scatter, once it is scatter."""
 
-    found: Covariance | None = None
+    scatter: Covariance | None = None
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ class WhitenStage:
 
     def round(self, state: State) -> Round | None:
         """Read the run once."""
-        return Round("scatter", "run") if state.found is None else None
+        return Round("scatter", "run") if state.scatter is None else None
 
     def summarize(self, block: Block, state: State) -> Covariance:
         """Give the scatter."""
@@ -98,11 +101,11 @@ class WhitenStage:
         Raises:
             StageError: nothing varies, or less than `dim` asks for.
         """
-        found = state.found
-        if found is None:
+        scatter = state.scatter
+        if scatter is None:
             raise StageError("whiten: was not fitted")
-        variances, axes = found.spectrum()
-        rank = found.rank(variances)
+        variances, axes = scatter.spectrum()
+        rank = scatter.rank(variances)
         if rank == 0:
             raise StageError("whiten: all vectors are equal: nothing can be brought to variance 1")
         tamed = variances + self._spec.epsilon * variances[0]
@@ -117,7 +120,7 @@ class WhitenStage:
         if self._spec.method == "zca":
             matrix = matrix @ axes[:wanted]
         return WhitenModel(
-            self._spec.method, found.mean, np.ascontiguousarray(matrix), rank, len(variances) - rank
+            self._spec.method, scatter.mean, np.ascontiguousarray(matrix), rank, len(variances) - rank
         )
 
     def progress(self, state: State) -> str:
