@@ -20,8 +20,8 @@ import pyarrow as pa
 
 from embed_ops.engine.base import Engine
 from embed_ops.errors import StageError
-from embed_ops.numerics.tiles import Ints
-from embed_ops.postprocessing.stage_job import WORK, StageJob, read_rows
+from embed_ops.postprocessing.dealt import FLOAT, LONG, keep_dealt, read_dealt, read_rows
+from embed_ops.postprocessing.stage_job import WORK, StageJob
 from embed_ops.postprocessing.units import UnitCalls, write_columns
 from embed_ops.runs.columns import Stretch, VectorColumn, indexes, values
 from embed_ops.runs.record import Record
@@ -33,7 +33,6 @@ from embed_ops.stages.rounds import groups
 from embed_ops.storage.files import walk
 
 _BUCKET_BYTES = 128 * 2**20
-_FLOAT, _LONG = np.dtype(np.float32), np.dtype(np.int64)
 _GROUP = np.dtype([("id", np.int64), ("kept", np.int64)])
 """A row, and the row that is kept of its group."""
 
@@ -87,7 +86,7 @@ class DedupRun:
         todo = [number for number in range(len(stretches)) if f"marks/{names[number]}" not in kept]
         engine.all(collect_groups, [(job, number, stretches[number]) for number in todo])
         duplicates, joined = np.stack(
-            [np.frombuffer(job.kept(f"groups/{names[bucket]}") or b"", _LONG) for bucket in range(count)]
+            [np.frombuffer(job.kept(f"groups/{names[bucket]}") or b"", LONG) for bucket in range(count)]
         ).sum(axis=0)
         return DedupModel(self._spec.threshold, self._spec.keep, rows.rows, int(duplicates), int(joined))
 
@@ -119,7 +118,7 @@ def bucket_count(rows: int, dim: int) -> int:
 
     So that what a worker holds does not grow with the run.
     """
-    return max(SHARDS, -(-rows * dim * _FLOAT.itemsize // _BUCKET_BYTES))
+    return max(SHARDS, -(-rows * dim * FLOAT.itemsize // _BUCKET_BYTES))
 
 
 def spread(job: StageJob, stretch: Stretch, places: tuple[VectorColumn, VectorColumn], name: str) -> None:
@@ -140,9 +139,8 @@ def spread(job: StageJob, stretch: Stretch, places: tuple[VectorColumn, VectorCo
     about = np.stack(
         [indexes(stretch.first, len(x)), clusters.astype(np.int64), distances.view(np.int64)], axis=1
     )
-    job.keep(f"{name}.rows", x[order].tobytes())
-    job.keep(f"{name}.about", about[order].tobytes())
-    job.keep(name, np.bincount(buckets, minlength=count).astype(np.int64).tobytes())
+    sizes = np.bincount(buckets, minlength=count).astype(np.int64)
+    keep_dealt(job, name, x[order], about[order], sizes)
 
 
 def compare_bucket(job: StageJob, spec: DedupSpec, bucket: int, starts: Sequence[int]) -> None:
@@ -156,7 +154,8 @@ def compare_bucket(job: StageJob, spec: DedupSpec, bucket: int, starts: Sequence
         bucket: number.
         starts: first row of each stretch, and the number of rows.
     """
-    x, about = _read_bucket(job, bucket, len(starts) - 1)
+    # (rows, dim) and (rows, 3), ordered by row.
+    x, about = read_dealt(job, (f"spread/{number:06d}" for number in range(len(starts) - 1)), bucket, 3)
     marks = np.empty(len(x), _GROUP)
     marks["id"] = about[:, 0]
     duplicates = joined = 0
@@ -174,28 +173,12 @@ def compare_bucket(job: StageJob, spec: DedupSpec, bucket: int, starts: Sequence
     job.keep(f"groups/{bucket:06d}", np.array([duplicates, joined], np.int64).tobytes())
 
 
-def _read_bucket(job: StageJob, bucket: int, stretches: int) -> tuple[Any, Ints]:
-    """Read the rows of a bucket out of all stretches, as `spread` kept them.
-
-    (rows, dim) float32 and (rows, 3) int64, ordered by row.
-    """
-    dim = job.vectors.dim
-    rows, parts = [np.empty((0, dim), _FLOAT)], [np.empty((0, 3), _LONG)]
-    for number in range(stretches):
-        name = f"spread/{number:06d}"
-        sizes = np.frombuffer(job.kept(name) or b"", _LONG)
-        begin, end = int(sizes[:bucket].sum()), int(sizes[: bucket + 1].sum())
-        rows.append(read_rows(job.run.child(f"{WORK}/{name}.rows"), _FLOAT, dim, begin, end))
-        parts.append(read_rows(job.run.child(f"{WORK}/{name}.about"), _LONG, 3, begin, end))
-    return np.concatenate(rows), np.concatenate(parts)
-
-
 def collect_groups(job: StageJob, number: int, ends: tuple[int, int]) -> None:
     """Collect from all buckets the groups of the rows of a stretch, in the order of its rows."""
     first, end = ends
     kept = np.full(end - first, -1, np.int64)
     for bucket in range(bucket_count(job.rows, job.vectors.dim)):
-        bounds = np.frombuffer(job.kept(f"groups/{bucket:06d}.bounds") or b"", _LONG)
+        bounds = np.frombuffer(job.kept(f"groups/{bucket:06d}.bounds") or b"", LONG)
         place = job.run.child(f"{WORK}/groups/{bucket:06d}.rows")
         marks = read_rows(place, _GROUP, 1, int(bounds[number]), int(bounds[number + 1]))[:, 0]
         kept[marks["id"] - first] = marks["kept"]
@@ -217,10 +200,10 @@ def mark_unit(
     """
     clock, started = time.perf_counter(), time.time()
     parts = [
-        read_rows(job.run.child(f"{WORK}/marks/{number:06d}"), _LONG, 1, begin, end)[:, 0]
+        read_rows(job.run.child(f"{WORK}/marks/{number:06d}"), LONG, 1, begin, end)[:, 0]
         for number, begin, end in pieces
     ]
-    kept = np.concatenate([np.empty(0, _LONG), *parts])
+    kept = np.concatenate([np.empty(0, LONG), *parts])
     columns = {"group": pa.array(kept), "keep": pa.array(kept == indexes(first, of_input.rows))}
     return write_columns(
         job, of_input, columns, started, {"read": time.perf_counter() - clock, "forward": 0.0}

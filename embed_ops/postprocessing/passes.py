@@ -25,7 +25,8 @@ import pyarrow as pa
 
 from embed_ops.numerics.exact import kernel_name
 from embed_ops.numerics.tiles import Ints, Vectors
-from embed_ops.postprocessing.stage_job import WORK, StageJob, read_rows
+from embed_ops.postprocessing.dealt import FLOAT, LONG, keep_dealt, read_dealt, read_rows
+from embed_ops.postprocessing.stage_job import WORK, StageJob
 from embed_ops.runs.columns import Stretch, blocks, indexes
 from embed_ops.stages.base import SHARDS, Block, Round
 from embed_ops.stages.registry import make_stage
@@ -114,15 +115,10 @@ def read_group(parts: Sequence[Part], stretch: Stretch, *states: Any) -> str:
 
 
 def _keep_rows(part: Part, chosen: Sequence[tuple[Vectors, Ints]]) -> None:
-    """Keep the chosen rows of a stretch, ordered by shard.
-
-    Raw, since shards are read as slices of it.
-    """
+    """Keep the chosen rows of a stretch, ordered by shard."""
     x, ids = np.concatenate([x for x, _ in chosen]), np.concatenate([ids for _, ids in chosen])
     order, sizes = shard_order(ids, part.job.seed)
-    part.job.keep(f"{part.name}.rows", x[order].tobytes())
-    part.job.keep(f"{part.name}.ids", ids[order].tobytes())
-    part.job.keep(part.name, sizes.tobytes())
+    keep_dealt(part.job, part.name, x[order], ids[order], sizes)
 
 
 def make_shards(job: StageJob, folder: str, groups: int, shards: Sequence[int]) -> list[int]:
@@ -131,19 +127,11 @@ def make_shards(job: StageJob, folder: str, groups: int, shards: Sequence[int]) 
 
 
 def _make_shard(job: StageJob, folder: str, groups: int, shard: int) -> int:
-    rows, ids = [np.empty((0, job.vectors.dim), np.float32)], [np.empty(0, np.int64)]
-    for group in range(groups):
-        name = f"{folder}/{group:06d}"
-        sizes = np.frombuffer(job.kept(name) or b"", np.int64)
-        begin, end = int(sizes[:shard].sum()), int(sizes[: shard + 1].sum())
-        rows.append(
-            read_rows(job.run.child(f"{WORK}/{name}.rows"), np.dtype(np.float32), job.vectors.dim, begin, end)
-        )
-        ids.append(read_rows(job.run.child(f"{WORK}/{name}.ids"), np.dtype(np.int64), 1, begin, end)[:, 0])
-    x, numbers = np.concatenate(rows), np.concatenate(ids)
-    order, _ = shard_order(numbers, job.seed)
+    x, numbers = read_dealt(job, (f"{folder}/{group:06d}" for group in range(groups)), shard, 1)
+    ids = numbers[:, 0]
+    order, _ = shard_order(ids, job.seed)
     publish(job.run, f"{_SAMPLE}/{shard:02d}.rows", x[order].tobytes(), job.attempt)
-    publish(job.run, f"{_SAMPLE}/{shard:02d}.ids", numbers[order].tobytes(), job.attempt)
+    publish(job.run, f"{_SAMPLE}/{shard:02d}.ids", ids[order].tobytes(), job.attempt)
     return len(x)
 
 
@@ -185,8 +173,8 @@ def summarize_shards(
             rows, ids = on_this_node(job, f"{shard:02d}.rows"), on_this_node(job, f"{shard:02d}.ids")
             for begin, stop in shard_slices(todo.begin, todo.rows, sizes[shard]):
                 for first, end in pieces(begin, stop):
-                    x: Vectors = read_rows(rows, np.dtype(np.float32), job.vectors.dim, first, end)
-                    yield x, read_rows(ids, np.dtype(np.int64), 1, first, end)[:, 0]
+                    x: Vectors = read_rows(rows, FLOAT, job.vectors.dim, first, end)
+                    yield x, read_rows(ids, LONG, 1, first, end)[:, 0]
 
     summary = chained(stage.summarize(block, state) for block in in_blocks(slices()))
     return ShardSummary(summary, kernel_name())

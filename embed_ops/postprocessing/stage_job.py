@@ -6,14 +6,13 @@ What is kept in `work/` is not computed again when a command is repeated.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from embed_ops.numerics.tiles import Vectors
 from embed_ops.runs.columns import Stretch, VectorColumn, blocks
 from embed_ops.spec.stage import StageSpec
-from embed_ops.storage.files import Location, open_file, publish, read_bytes
+from embed_ops.storage.files import Location, publish, read_bytes
 
 WORK = "work"
 
@@ -56,15 +55,3 @@ class StageJob:
     def read(self, stretch: Stretch) -> Vectors:
         """Read the vectors of a stretch of the input: (rows, dim) float32."""
         return np.concatenate([x for _, x in blocks(self.vectors, stretch)])
-
-
-def read_rows(place: Location, kind: np.dtype[Any], dim: int, begin: int, end: int) -> Any:
-    """Read rows of a raw file as (end - begin, dim)."""
-    width = dim * kind.itemsize
-    if end == begin:
-        return np.empty((0, dim), kind)
-    if place.local:
-        return np.fromfile(place.path, kind, (end - begin) * dim, offset=begin * width).reshape(-1, dim)
-    with open_file(place) as file:
-        file.seek(begin * width)
-        return np.frombuffer(file.read((end - begin) * width), kind).reshape(-1, dim)
