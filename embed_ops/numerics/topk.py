@@ -139,7 +139,7 @@ class TopK:
         return scores
 
     def merge(self, ids: Ints, scores: Floats) -> None:
-        """Add what was found elsewhere for the same queries.
+        """Add the best rows of other parts for the same queries.
 
         (queries, k) each, -1 where there is nothing.
         """

@@ -11,29 +11,26 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from embed_ops.engine.base import Engine
 from embed_ops.engine.memory import peak_memory
 from embed_ops.engine.progress import Reporter, Silent, Totals
 from embed_ops.engine.session import OpenSession, default_session
 from embed_ops.engine.stopping import StopRequest, restored_sigterm
 from embed_ops.errors import EmbedOpsError, Stopped
-from embed_ops.postprocessing.clusters import find_duplicates, write_by_cluster
-from embed_ops.postprocessing.search import make_search, recall, rows_at, search_run
-from embed_ops.postprocessing.stage_run import Asked, StageRun, asked_stages, open_stage
+from embed_ops.postprocessing.asked import Asked, asked_stages
+from embed_ops.postprocessing.clusters import write_by_cluster
+from embed_ops.postprocessing.fold import begin_fit, run_fit
+from embed_ops.postprocessing.stage_run import StageRun, open_stage
+from embed_ops.postprocessing.units import measure, model_calls
+from embed_ops.postprocessing.whole_run import WholeRun, whole_run
 from embed_ops.runs.header import Fit
-from embed_ops.runs.models import read_probe, write_model
+from embed_ops.runs.models import write_model
 from embed_ops.runs.run import Run
 from embed_ops.runs.statistics import report_of
 from embed_ops.spec.spec import Spec
-from embed_ops.spec.stage import ClassifySpec, NeighborsSpec, StageSpec
-from embed_ops.stages.base import Facts, MeasuredModel
-from embed_ops.stages.neighbors import NeighborsModel
-from embed_ops.stages.registry import fitted_by_rounds
-
-_JUDGED = 200
-"""Rows by which an approximate search is judged."""
+from embed_ops.spec.stage import StageSpec
+from embed_ops.stages.base import FitInput, MeasuredModel
+from embed_ops.stages.registry import fitted_by_rounds, make_stage
 
 
 def postprocess(
@@ -110,15 +107,15 @@ class _Command:
         with ExitStack() as hearts:
             hearts.enter_context(here.heartbeat)
             engine = self._open()
-            by_rounds = fitted_by_rounds(asked.spec)
-            start = here.stage.start(_facts(here)) if here.model is None and by_rounds else None
+            whole = whole_run(asked.spec)
+            start = _first_state(here) if here.model is None and whole is None else None
             here.begin()
             try:
-                if here.model is None and by_rounds:
+                if here.model is None and whole is None:
                     self._fit(here, start, self._companions(number, here, hearts), engine)
-                elif here.model is None:
-                    _find(here, engine)
-                self._apply(here, engine)
+                elif here.model is None and whole is not None:
+                    _prepare(here, whole, engine)
+                self._apply(here, whole, engine)
                 if getattr(asked.spec, "by_cluster", False):
                     write_by_cluster(here.job, here.rows, engine)
                 _finish(here, engine)
@@ -145,29 +142,28 @@ class _Command:
 
         Each with its first state.
         """
-        found = []
+        companions = []
         for asked in self._asked[number + 1 :]:
             if asked.input != here.asked.input or not fitted_by_rounds(asked.spec):
                 continue
             other = open_stage(asked)
             if other.model is None and not other.finished and other.job.vectors == here.job.vectors:
-                start = other.stage.start(_facts(other))
+                start = _first_state(other)
                 hearts.enter_context(other.heartbeat)
                 other.begin()
                 other.publish("stopped")
-                found.append((other, start))
-        return found
+                companions.append((other, start))
+        return companions
 
     def _fit(
         self, here: StageRun, start: Any, companions: Sequence[tuple[StageRun, Any]], engine: Engine
     ) -> None:
-        from embed_ops.postprocessing import fold
-
         clock = time.time()
         fits = [
-            fold.begin(run.job, run.rows, run.stage, state) for run, state in [(here, start), *companions]
+            begin_fit(run.job, run.rows, make_stage(run.job.spec), state)
+            for run, state in [(here, start), *companions]
         ]
-        here.model = fold.run(fits[0], fits[1:], engine, self._reporter)
+        here.model = run_fit(fits[0], fits[1:], engine, self._reporter)
         here.header = replace(here.header, fit=Fit(time.time() - clock, fits[0].progress.rounds))
         # Of all fits: a companion finds later what was read for it now.
         self._kernels |= {kernel for fit in fits for kernel in fit.kernels}
@@ -177,14 +173,14 @@ class _Command:
             here.header = replace(here.header, resolved={**here.header.resolved, "kernels": kernels})
         write_model(here.run.root, here.model, here.job.attempt)
 
-    def _apply(self, here: StageRun, engine: Engine) -> None:
-        from embed_ops.postprocessing.fold import apply
-
+    def _apply(self, here: StageRun, whole: WholeRun | None, engine: Engine) -> None:
         totals = Totals(units_expected=len(here.rows.records) - here.skipped, started=time.time())
         if here.asked.model is not None:
             write_model(here.run.root, here.model, here.job.attempt)
-        for result in apply(here.job, here.rows, here.model, here.done, engine):
-            record = here.take(result)
+        calls_of = model_calls if whole is None else whole.unit_calls
+        units = calls_of(here.job, here.rows, here.model, here.done, engine)
+        for _, written in engine.each(units.function, units.calls):
+            record = here.take(written)
             totals.units += 1
             totals.rows += record.rows
             self._reporter.update(totals)
@@ -194,41 +190,17 @@ class _Command:
         return Stopped(f"{here.asked.spec.folder}: {why}")
 
 
-def _facts(here: StageRun) -> Facts:
-    return Facts(here.rows.rows, here.job.vectors.dim, here.job.seed)
+def _first_state(here: StageRun) -> Any:
+    """Check what a stage is asked for against its input, and give the first state of its fit."""
+    return make_stage(here.job.spec).start(FitInput(here.rows.rows, here.job.vectors.dim, here.job.seed))
 
 
-def _find(here: StageRun, engine: Engine) -> None:
-    """Do what stages do before they write units that are not fitted by rounds."""
+def _prepare(here: StageRun, whole: WholeRun, engine: Engine) -> None:
+    """Do what a stage over a whole run does before its first unit."""
     clock = time.time()
-    if here.asked.spec.kind == "neighbors":
-        here.model = _judge_search(here, engine)
-    elif isinstance(here.asked.spec, ClassifySpec):
-        here.model = read_probe(here.asked.spec.probe)
-    else:
-        here.model = find_duplicates(here.job, here.rows, engine)
+    here.model = whole.prepare(here.job, here.rows, engine)
     here.header = replace(here.header, fit=Fit(time.time() - clock, 1))
     write_model(here.run.root, here.model, here.job.attempt)
-
-
-def _judge_search(here: StageRun, engine: Engine) -> NeighborsModel:
-    """Measure, by a sample of rows, what a search of some clusters finds.
-
-    Which share of the exact neighbours, at which share of the work.
-    """
-    spec, rows, vectors = here.asked.spec, here.rows, here.job.vectors
-    assert isinstance(spec, NeighborsSpec)
-    if spec.probe is None:
-        return NeighborsModel(spec.k, spec.metric, 0, 1.0, 1.0)
-    sample = np.random.default_rng(here.job.seed).permutation(rows.rows)[:_JUDGED]
-    x = rows_at(rows, vectors, sample)
-    some, all_of_them = (
-        make_search(rows, vectors, spec.k, spec.metric, probe) for probe in (spec.probe, None)
-    )
-    found, exact = (search_run(rows, search, x, sample, engine) for search in (some, all_of_them))
-    return NeighborsModel(
-        spec.k, spec.metric, some.probe, recall(found, exact), found.scored / max(1, exact.scored)
-    )
 
 
 def _finish(here: StageRun, engine: Engine) -> None:
@@ -268,9 +240,7 @@ def _finish(here: StageRun, engine: Engine) -> None:
 
 def _quality(here: StageRun, engine: Engine) -> dict[str, Any]:
     """Ask how good the model is, where its columns tell."""
-    from embed_ops.postprocessing import fold
-
     if not isinstance(here.model, MeasuredModel):
         return {}
-    found = fold.measure(here.job, here.rows, here.model, here.label, engine)
-    return {} if found is None else here.model.quality(found)
+    summary = measure(here.job, here.rows, here.model, here.label, engine)
+    return {} if summary is None else here.model.quality(summary)

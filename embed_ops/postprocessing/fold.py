@@ -1,8 +1,7 @@
-"""The one loop that fits stages and applies them, as plain calls of an engine.
+"""The one loop that fits stages, as plain calls of an engine.
 
     a round over the run      a task for each group of blocks, then a tree of tasks that add
     a round over the sample   a task for each range of shards
-    applying                  a task for each unit
 
 What is divided, and in which order summaries are added, follows from the rows and the spec alone;
 workers and nodes only decide who does it, and when. Stages that read the same rows in the same
@@ -12,7 +11,7 @@ round share the reading.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,25 +19,18 @@ import numpy as np
 
 from embed_ops.engine.base import Engine
 from embed_ops.engine.progress import Reporter, Ticker
-from embed_ops.errors import Stopped
-from embed_ops.numerics.exact import kernel_name
+from embed_ops.errors import StageError, Stopped
 from embed_ops.numerics.tiles import Ints
-from embed_ops.postprocessing.clusters import mark_unit, marking
-from embed_ops.postprocessing.neighbors import neighbors_of_unit
-from embed_ops.postprocessing.search import make_search, stretches_of
-from embed_ops.postprocessing.stage_job import (
-    WORK,
-    StageJob,
-    Task,
-    apply_unit,
+from embed_ops.postprocessing.passes import (
+    Part,
+    SmallRounds,
     go_on,
     make_shards,
-    measure_units,
     merge,
     read_group,
     summarize_shards,
 )
-from embed_ops.runs.columns import Label, Stretch
+from embed_ops.postprocessing.stage_job import WORK, StageJob
 from embed_ops.runs.rows import RunRows
 from embed_ops.stages.base import SHARDS, Collected, Round, Stage
 from embed_ops.stages.rounds import FAN_IN, added, divide, groups
@@ -59,7 +51,7 @@ class FitProgress:
 
 
 @dataclass
-class Fit:
+class OpenFit:
     """A fit on its way, kept in `work/`: a later command goes on from there."""
 
     job: StageJob
@@ -80,13 +72,27 @@ class Fit:
         """Where the latest pass over the run is kept, below `work/`."""
         return f"round-{self.progress.rounds:04d}"
 
-    def take(self, found: Any, sizes: Ints | None = None) -> None:
-        """Go on to the next round by what one has found.
+    def part(self, name: str) -> Part:
+        """Give its part in a pass over a stretch, whose number is `name`.
+
+        Raises:
+            StageError: nothing is left to read.
+        """
+        if self.todo is None:
+            raise StageError(f"{self.job.spec.folder}: is fitted already")
+        return Part(self.job, self.todo, f"{self.folder}/{name}")
+
+    def take(self, summary: Any, sizes: Ints | None = None) -> None:
+        """Go on to the next round by what one has given.
 
         After a pass over the run the state is saved.
+
+        Args:
+            summary: sum of the round's summaries, or `Collected`.
+            sizes: (SHARDS,) rows of the sample, where the round has made it.
         """
         whole = self.todo is not None and self.todo.over != "sample"
-        state = self.stage.update(self.progress.state, found)
+        state = self.stage.update(self.progress.state, summary)
         self.move(
             FitProgress(self.progress.rounds + 1, self.progress.sizes if sizes is None else sizes, state)
         )
@@ -105,14 +111,14 @@ class Fit:
         self.saved = time.monotonic()
 
 
-def begin(job: StageJob, rows: RunRows, stage: Stage, start: Any) -> Fit:
+def begin_fit(job: StageJob, rows: RunRows, stage: Stage, start: Any) -> OpenFit:
     """Begin a fit at a first state, or where an earlier command has left it."""
     content = job.kept(_STATE)
     progress = FitProgress(0, np.zeros(SHARDS, np.int64), start) if content is None else unpack(content)
-    return Fit(job, rows, stage, progress)
+    return OpenFit(job, rows, stage, progress)
 
 
-def run(fit: Fit, others: Sequence[Fit], engine: Engine, reporter: Reporter) -> Any:
+def run_fit(fit: OpenFit, others: Sequence[OpenFit], engine: Engine, reporter: Reporter) -> Any:
     """Go through the rounds of a fit to its end, and give its model.
 
     Args:
@@ -130,7 +136,7 @@ def run(fit: Fit, others: Sequence[Fit], engine: Engine, reporter: Reporter) -> 
     return fit.stage.model(fit.progress.state)
 
 
-def _go_through(fit: Fit, others: Sequence[Fit], engine: Engine, reporter: Reporter) -> None:
+def _go_through(fit: OpenFit, others: Sequence[OpenFit], engine: Engine, reporter: Reporter) -> None:
     ticker = Ticker(reporter)
     while (todo := fit.todo) is not None:
         if todo.small:
@@ -152,7 +158,7 @@ def _go_through(fit: Fit, others: Sequence[Fit], engine: Engine, reporter: Repor
             ticker.say(f"{fit.job.spec.folder}: {words}")
 
 
-def _read_run(fits: Sequence[Fit], engine: Engine, reporter: Reporter) -> None:
+def _read_run(fits: Sequence[OpenFit], engine: Engine, reporter: Reporter) -> None:
     """Read the run once for all fits, but for stretches whose findings are kept already."""
     rows = fits[0].rows
     kept = [{name for name, _ in walk(fit.job.run, f"{WORK}/{fit.folder}")} for fit in fits]
@@ -161,26 +167,17 @@ def _read_run(fits: Sequence[Fit], engine: Engine, reporter: Reporter) -> None:
     for number, (first, end) in enumerate(groups(rows.rows)):
         missing = [place for place in range(len(fits)) if f"{number:06d}" not in kept[place]]
         if missing:
-            wanted = [
-                (fits[place].job, fits[place].todo, f"{fits[place].folder}/{number:06d}") for place in missing
-            ]
-            calls.append((wanted, rows.stretch(first, end), *(shared[place] for place in missing)))
+            parts = [fits[place].part(f"{number:06d}") for place in missing]
+            calls.append((parts, rows.stretch(first, end), *(shared[place] for place in missing)))
     names, ticker = ", ".join(fit.job.spec.folder for fit in fits), Ticker(reporter)
-    for count, (_, told) in enumerate(engine.each(_read_group, calls), start=1):
+    for count, (_, kernel) in enumerate(engine.each(read_group, calls), start=1):
         for fit in fits:
-            fit.kernels.add(told["kernel"])
+            fit.kernels.add(kernel)
         ticker.say(f"{names}: read {count} of {len(calls)} stretches")
 
 
-def _read_group(
-    wanted: Sequence[tuple[StageJob, Round, str]], stretch: Stretch, *states: Any
-) -> dict[str, Any]:
-    tasks = [Task(job, todo, state, name) for (job, todo, name), state in zip(wanted, states, strict=True)]
-    return read_group(tasks, stretch)
-
-
-def _sum(fit: Fit, engine: Engine) -> Any:
-    """Add what the groups found, in a tree that depends on their number alone."""
+def _sum(fit: OpenFit, engine: Engine) -> Any:
+    """Add the summaries of the groups, in a tree that depends on their number alone."""
     names = [f"{fit.folder}/{number:06d}" for number in range(len(groups(fit.rows.rows)))]
     level = 0
     while len(names) > FAN_IN:
@@ -192,72 +189,27 @@ def _sum(fit: Fit, engine: Engine) -> Any:
     return added([unpack(fit.job.kept(name) or b"") for name in names])
 
 
-def _make_sample(fit: Fit, engine: Engine) -> Ints:
+def _make_sample(fit: OpenFit, engine: Engine) -> Ints:
     """Make the shards of the sample from what the groups kept, and give their rows."""
     count = len(groups(fit.rows.rows))
-    found = engine.all(make_shards, [(fit.job, fit.folder, count, list(shards)) for shards in divide(FAN_IN)])
-    return np.array([size for sizes in found for size in sizes], np.int64)
+    sizes = engine.all(make_shards, [(fit.job, fit.folder, count, list(shards)) for shards in divide(FAN_IN)])
+    return np.concatenate(sizes).astype(np.int64)
 
 
-def _over_sample(fit: Fit, todo: Round, engine: Engine) -> Any:
+def _over_sample(fit: OpenFit, todo: Round, engine: Engine) -> Any:
     state = engine.share(fit.progress.state)
     sizes = fit.progress.sizes.tolist()
-    found = engine.all(
-        _of_shards, [(fit.job, todo, state, list(shards), sizes) for shards in divide(todo.tasks)]
+    parts = engine.all(
+        summarize_shards, [(fit.job, todo, state, list(shards), sizes) for shards in divide(todo.tasks)]
     )
-    fit.kernels |= {part["kernel"] for part in found}
-    return added([part["summary"] for part in found if part["summary"] is not None])
+    fit.kernels |= {part.kernel for part in parts}
+    return added([part.summary for part in parts if part.summary is not None])
 
 
-def _of_shards(*arguments: Any) -> dict[str, Any]:
-    return {"summary": summarize_shards(*arguments), "kernel": kernel_name()}
-
-
-def _several(fit: Fit, engine: Engine) -> None:
+def _several(fit: OpenFit, engine: Engine) -> None:
     """Go through small rounds in one task."""
     before = fit.progress
-    [found] = engine.all(go_on, [(fit.job, before.state, before.sizes.tolist())])
-    fit.kernels.add(found["kernel"])
-    fit.move(FitProgress(before.rounds + found["rounds"], before.sizes, found["state"]))
-
-
-def apply(
-    job: StageJob, rows: RunRows, model: Any, done: set[str], engine: Engine
-) -> Iterator[dict[str, Any]]:
-    """Apply a model to the units that are not done; yield the record of each as it is written."""
-    if job.spec.kind == "neighbors":
-        search = engine.share(make_search(rows, job.vectors, job.spec.k, job.spec.metric, job.spec.probe))
-        stretches = engine.share(stretches_of(rows))
-        todo = [
-            (record, first)
-            for record, first in zip(rows.records, rows.starts, strict=False)
-            if record.unit not in done
-        ]
-        calls: Iterable[tuple[Any, ...]] = ((job, record, first, search, stretches) for record, first in todo)
-        function: Callable[..., Any] = neighbors_of_unit
-    elif job.spec.kind == "dedup":
-        calls, function = marking(job, rows, done), mark_unit
-    else:
-        shared = engine.share(model)
-        calls, function = (
-            ((job, shared, record) for record in rows.records if record.unit not in done),
-            apply_unit,
-        )
-    for _, result in engine.each(function, calls):
-        yield result
-
-
-_UNITS_PER_TASK = 32
-
-
-def measure(job: StageJob, rows: RunRows, model: Any, label: Label | None, engine: Engine) -> Any:
-    """Summarise how good a model is, from the columns it has given all units.
-
-    None where there are no rows.
-    """
-    shared = engine.share(model)
-    units = rows.records
-    parts = [units[first : first + _UNITS_PER_TASK] for first in range(0, len(units), _UNITS_PER_TASK)]
-    found = engine.all(measure_units, [(job, shared, part, label) for part in parts])
-    whole = [summary for summary in found if summary is not None]
-    return added(whole) if whole else None
+    small: SmallRounds
+    [small] = engine.all(go_on, [(fit.job, before.state, before.sizes.tolist())])
+    fit.kernels.add(small.kernel)
+    fit.move(FitProgress(before.rounds + small.rounds, before.sizes, small.state))

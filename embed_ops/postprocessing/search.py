@@ -2,8 +2,8 @@
 
 Plain functions, tested without Ray.
 
-search_stretch      a stretch of the run -> the best of its rows for each query
-neighbors_of_unit   a unit -> its data file: the nearest rows of the whole run to each of its rows
+    search_stretch   a stretch of the run -> the best of its rows for each query; in workers
+    search_run       a run -> the best of its rows for each query
 """
 
 from __future__ import annotations
@@ -74,11 +74,19 @@ def search_stretch(search: Search, stretch: Stretch, queries: Vectors, itself: I
     `itself`: (queries,) rows that are no neighbours of their query.
     """
     best = TopK(queries, search.k, search.metric, itself)
-    _show(best, search, stretch, queries)
+    offer(best, search, stretch, queries)
     return Best(*best.result(), best.scored, best.zeros)
 
 
-def _show(best: TopK, search: Search, stretch: Stretch, queries: Vectors) -> None:
+def offer(best: TopK, search: Search, stretch: Stretch, queries: Vectors) -> None:
+    """Offer the rows of a stretch that a search looks at to the best of some queries.
+
+    Args:
+        best: so far; takes the rows in.
+        search: all rows, or those of the clusters nearest to each query.
+        stretch: of the run.
+        queries: (queries, dim), those of `best`.
+    """
     if search.clusters is None:
         for first, x in blocks(search.vectors, stretch):
             best.add(x, indexes(first, len(x)))
@@ -105,7 +113,7 @@ def _show(best: TopK, search: Search, stretch: Stretch, queries: Vectors) -> Non
 
 
 def joined(parts: Sequence[Best], queries: Vectors, search: Search) -> Best:
-    """Merge what was found in several stretches; the order of the parts changes nothing."""
+    """Merge the best rows of several stretches; the order of the parts changes nothing."""
     best = TopK(queries, search.k, search.metric)
     for part in parts:
         best.merge(part.ids, part.scores)
@@ -113,7 +121,9 @@ def joined(parts: Sequence[Best], queries: Vectors, search: Search) -> Best:
 
 
 def make_search(rows: RunRows, vectors: VectorColumn, k: int, metric: Metric, probe: int | None) -> Search:
-    """Say what is searched: all rows, or the clusters of the nearest kmeans run among the run and its ancestors.
+    """Say what is searched: all rows, or the rows of some clusters.
+
+    These are of the nearest kmeans run among the run and its ancestors.
 
     Raises:
         StageError: there are no clusters, or they are of other vectors.
@@ -166,10 +176,10 @@ def rows_at(rows: RunRows, vectors: VectorColumn, ids: Ints) -> Vectors:
     Raises:
         SpecError: one is not in the run.
     """
-    found = np.empty((len(ids), vectors.dim), np.float32)
+    x = np.empty((len(ids), vectors.dim), np.float32)
     for unit, places, inside in by_unit(rows, ids):
-        found[places] = read_unit(vectors, unit)[inside]
-    return found
+        x[places] = read_unit(vectors, unit)[inside]
+    return x
 
 
 def by_unit(rows: RunRows, ids: Ints) -> Iterator[tuple[str, Ints, Ints]]:
@@ -183,11 +193,11 @@ def by_unit(rows: RunRows, ids: Ints) -> Iterator[tuple[str, Ints, Ints]]:
         yield rows.records[unit].unit, places, ids[places] - rows.starts[unit]
 
 
-def recall(found: Best, exact: Best) -> float:
-    """Tell which share of the exact neighbours was found."""
+def recall(near: Best, exact: Best) -> float:
+    """Tell which share of the exact neighbours an approximate search has given."""
     wanted = exact.ids >= 0
     hits = sum(
         len(np.intersect1d(mine, theirs[theirs >= 0]))
-        for mine, theirs in zip(found.ids, exact.ids, strict=True)
+        for mine, theirs in zip(near.ids, exact.ids, strict=True)
     )
     return hits / max(1, int(wanted.sum()))

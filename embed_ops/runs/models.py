@@ -36,7 +36,7 @@ def read_model(folder: Location) -> Any:
     try:
         plain = json.loads(text)
         return join(model_class(plain.pop("kind")), load(content), plain)
-    except (ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (ValueError, KeyError, TypeError, StageError, SafetensorError) as error:
         raise StageError(
             f"{folder.path}: not a model that this version can read: {type(error).__name__}: {error}"
         ) from error

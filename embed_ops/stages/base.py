@@ -1,11 +1,12 @@
 """What every stage offers. Protocols.
 
-Stages share no code by inheritance, and know no Ray and no files.
+Stages share no code by inheritance, and know no Ray and no files. Those that work on a whole run
+follow a protocol of their own, `WholeRun` of `postprocessing/whole_run.py`.
 
 A fit is a loop of rounds, which `postprocessing/fold.py` runs over a cluster and `rounds.fit` in
 one process:
 
-    state = stage.start(facts)
+    state = stage.start(given)
     while (todo := stage.round(state)) is not None:
         state = stage.update(state, fold of stage.summarize(block, state) over the blocks of `todo`)
     model = stage.model(state)
@@ -23,6 +24,7 @@ from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 import numpy.typing as npt
 import pyarrow as pa
 
+from embed_ops.errors import StageError
 from embed_ops.numerics.tiles import Ints, Vectors
 
 SHARDS = 64
@@ -30,7 +32,7 @@ SHARDS = 64
 
 
 @dataclass(frozen=True)
-class Facts:
+class FitInput:
     """What a fit knows before it reads a row.
 
     How many there are, their width, and the seed of everything that draws.
@@ -66,7 +68,7 @@ class Round:
 
     @property
     def small(self) -> bool:
-        """Tell whether it is the work of a single task, which may go on with the next one where it is."""
+        """Tell whether it is the work of a single task, which may go on with the next round."""
         return self.over == "sample" and self.tasks == 1
 
 
@@ -105,7 +107,10 @@ class Collected:
 
 
 class Model(Protocol):
-    """What a stage fitted: a frozen dataclass of numpy arrays and numbers, saved as safetensors and JSON."""
+    """What a stage fitted: a frozen dataclass of numpy arrays and numbers.
+
+    Saved as safetensors and JSON.
+    """
 
     kind: ClassVar[str]
 
@@ -133,6 +138,32 @@ class Model(Protocol):
         ...
 
 
+class OfOneRun:
+    """A model that says nothing of rows outside of its run: what refuses them."""
+
+    kind: ClassVar[str]
+    instead: ClassVar[str] = "run the stage on their run"
+    """What to do, as the end of a sentence."""
+
+    @property
+    def dim(self) -> int | None:
+        """Width of the vectors that it takes: none is asked for."""
+        return None
+
+    def transform(self, x: npt.NDArray[Any]) -> Any:
+        """Refuse: what is said of a row depends on the others.
+
+        Raises:
+            StageError: always.
+        """
+        raise StageError(f"{self.kind}: a model of it can't be applied to other rows: {self.instead}")
+
+    def columns(self, x: Vectors, name: str) -> dict[str, npt.NDArray[Any]]:
+        """Refuse, as `transform`."""
+        columns: dict[str, npt.NDArray[Any]] = self.transform(x)
+        return columns
+
+
 @runtime_checkable
 class MeasuredModel(Protocol):
     """A model of which it can be told from its new columns alone how good it is."""
@@ -141,7 +172,12 @@ class MeasuredModel(Protocol):
     """Columns that are read back."""
 
     def measure(self, columns: pa.Table, labels: pa.Array | None) -> Any:
-        """Summarise the `measured` columns of a unit, and labels of its rows (one for all, or one each), if any were named."""
+        """Summarise the `measured` columns of a unit.
+
+        Args:
+            columns: (rows,) each.
+            labels: one for all rows, or one each; None where no label was named.
+        """
         ...
 
     def quality(self, summary: Any) -> dict[str, Any]:
@@ -156,7 +192,7 @@ class Stage(Protocol):
     rounds.
     """
 
-    def start(self, facts: Facts) -> Any:
+    def start(self, given: FitInput) -> Any:
         """Give the first state.
 
         Raises:
@@ -173,7 +209,7 @@ class Stage(Protocol):
         ...
 
     def update(self, state: Any, summary: Any) -> Any:
-        """Take in what a round found: the sum of the summaries, or `Collected`."""
+        """Take in what a round gave: the sum of the summaries, or `Collected`."""
         ...
 
     def model(self, state: Any) -> Any:

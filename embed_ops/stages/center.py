@@ -1,4 +1,7 @@
-"""`center`: take off the mean and the top components, which all vectors share (all-but-the-top, Mu and Viswanath 2018)."""
+"""`center`: take off the mean and the top components, which all vectors share.
+
+All-but-the-top (Mu and Viswanath 2018).
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from embed_ops.errors import StageError
 from embed_ops.numerics.summaries import Covariance
 from embed_ops.numerics.tiles import Floats, Vectors, in_tiles
 from embed_ops.spec.stage import CenterSpec
-from embed_ops.stages.base import Block, Facts, Round
+from embed_ops.stages.base import Block, FitInput, Round
 
 _SHARE = 100
 """One component of so many dimensions is taken off by default, as the authors advise."""
@@ -20,15 +23,20 @@ _SHARE = 100
 
 @dataclass(frozen=True)
 class State:
-    """Components to take off, and the scatter, once it is found."""
+    """Components to take off, and the scatter, once the run is read."""
 
     components: int
-    found: Covariance | None = None
+    scatter: Covariance | None = None
 
 
 @dataclass(frozen=True)
 class CenterModel:
-    """Mean (dim,) and the components (components, dim) that are taken off, with their share of the variance."""
+    """What is taken off.
+
+    Attributes:
+        mean: (dim,); `components`: (components, dim).
+        removed: share of the variance that the components have.
+    """
 
     kind: ClassVar[str] = "center"
     mean: Floats
@@ -47,8 +55,8 @@ class CenterModel:
             wide = tile.astype(np.float64) - self.mean
             return (wide - (wide @ self.components.T) @ self.components).astype(np.float32)
 
-        found: Vectors = in_tiles(of_tile, x)
-        return found
+        centered: Vectors = in_tiles(of_tile, x)
+        return centered
 
     def columns(self, x: Vectors, name: str) -> dict[str, npt.NDArray[Any]]:
         """Give the vector column."""
@@ -65,25 +73,25 @@ class CenterStage:
     def __init__(self, spec: CenterSpec) -> None:
         self._spec = spec
 
-    def start(self, facts: Facts) -> State:
+    def start(self, given: FitInput) -> State:
         """Check what is asked for against the data.
 
         Raises:
             StageError: no rows, or at least as many components as dimensions.
         """
         asked = self._spec.components
-        components = max(1, facts.dim // _SHARE) if asked == "auto" else asked
-        if facts.rows < 1:
+        components = max(1, given.dim // _SHARE) if asked == "auto" else asked
+        if given.rows < 1:
             raise StageError("center: the run has no rows")
-        if components >= facts.dim:
+        if components >= given.dim:
             raise StageError(
-                f"center: components = {components} would leave nothing of vectors of width {facts.dim}"
+                f"center: components = {components} would leave nothing of vectors of width {given.dim}"
             )
         return State(components)
 
     def round(self, state: State) -> Round | None:
         """Read the run once."""
-        return Round("scatter", "run") if state.found is None else None
+        return Round("scatter", "run") if state.scatter is None else None
 
     def summarize(self, block: Block, state: State) -> Covariance:
         """Give the scatter."""
@@ -95,12 +103,12 @@ class CenterStage:
 
     def model(self, state: State) -> CenterModel:
         """Give the model."""
-        if state.found is None:
+        if state.scatter is None:
             raise StageError("center: was not fitted")
-        variances, axes = state.found.spectrum()
+        variances, axes = state.scatter.spectrum()
         total = float(variances.sum())
         removed = float(variances[: state.components].sum()) / total if total > 0 else 0.0
-        return CenterModel(state.found.mean, axes[: state.components], removed)
+        return CenterModel(state.scatter.mean, axes[: state.components], removed)
 
     def progress(self, state: State) -> str:
         """Say nothing: one round."""

@@ -76,8 +76,8 @@ class LinearProbe:
 
     def transform(self, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Give the label of each of (rows, dim): (rows,) text."""
-        found: npt.NDArray[Any] = np.array(self.classes, object)[self._labels(x, self._scores(x))]
-        return found
+        labels: npt.NDArray[Any] = np.array(self.classes, object)[self._labels(x, self._scores(x))]
+        return labels
 
     def columns(self, x: Vectors, name: str) -> dict[str, npt.NDArray[Any]]:
         """Give the label, its probability, and the probabilities of all classes.
@@ -101,5 +101,5 @@ class LinearProbe:
 def _softmax(scores: Floats) -> npt.NDArray[np.float32]:
     """Turn (rows, classes) scores into probabilities."""
     weights = np.exp(scores - scores.max(axis=1, keepdims=True))
-    found: npt.NDArray[np.float32] = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
-    return found
+    shares: npt.NDArray[np.float32] = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    return shares

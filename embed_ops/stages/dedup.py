@@ -2,7 +2,7 @@
 
 Rows above a cosine, joined to groups, one of each kept.
 
-Not fitted by rounds: what it finds is as long as the run. `postprocessing/clusters.py` brings the
+Not fitted by rounds: what it finds is as long as the run. `postprocessing/dedup.py` brings the
 rows of a cluster together and calls `near_duplicates`.
 """
 
@@ -16,9 +16,9 @@ import numpy.typing as npt
 import scipy.sparse
 from scipy.sparse.csgraph import connected_components
 
-from embed_ops.errors import StageError
 from embed_ops.numerics import exact
 from embed_ops.numerics.tiles import Floats, Ints, Vectors, unit_length
+from embed_ops.stages.base import OfOneRun
 
 _ROWS, _COLUMNS = 512, 4096
 _DECIDED = 1024
@@ -28,8 +28,8 @@ Keep = Literal["first", "central", "outer"]
 
 
 @dataclass(frozen=True)
-class DedupModel:
-    """What was found of a run; it says nothing of other rows.
+class DedupModel(OfOneRun):
+    """How many rows of a run are duplicates; it says nothing of other rows.
 
     Attributes:
         threshold: least cosine of duplicates.
@@ -44,25 +44,8 @@ class DedupModel:
     duplicates: int
     groups: int
 
-    @property
-    def dim(self) -> int | None:
-        """Width of the vectors that it takes."""
-        return None
-
-    def transform(self, x: npt.NDArray[Any]) -> Any:
-        """Refuse: whether a row is a duplicate depends on the others.
-
-        Raises:
-            StageError: always.
-        """
-        raise StageError("dedup: a model of it can't be applied to other rows: run the stage on their run")
-
-    def columns(self, x: Vectors, name: str) -> dict[str, npt.NDArray[Any]]:
-        """Refuse, as `transform`."""
-        raise StageError("dedup: a model of it can't be applied to other rows: run the stage on their run")
-
     def report(self) -> dict[str, Any]:
-        """Say what was found."""
+        """Say how many are duplicates."""
         share = self.duplicates / max(1, self.rows)
         return {
             "threshold": self.threshold,
@@ -75,7 +58,9 @@ class DedupModel:
 def near_duplicates(
     x: Vectors, ids: Ints, distance: Floats, threshold: float, keep: Keep
 ) -> tuple[Ints, npt.NDArray[np.bool_]]:
-    """Find groups of rows that are connected by cosines of at least `threshold`, the same on every processor.
+    """Find groups of rows that are connected by cosines of at least `threshold`.
+
+    They are the same on every processor.
 
     Args:
         x: (rows, dim) vectors of a cluster.
@@ -85,7 +70,8 @@ def near_duplicates(
         keep: the row of a group to keep.
 
     Returns:
-        (rows,) index of the row that is kept of each row's group, and (rows,) whether it is the row itself.
+        (rows,) index of the row that is kept of each row's group, and (rows,) whether it is the
+        row itself.
     """
     unit, squares = unit_length(x), exact.squared_norms(x)
     error = 2 * exact.product_error(x.shape[1], np.float32)
@@ -109,7 +95,10 @@ def near_duplicates(
 
 
 def _decided(labels: Ints, one: Ints, other: Ints, x: Vectors, squares: Floats, threshold: float) -> Ints:
-    """Join the groups of pairs whose cosine, in float64, reaches the threshold, if they are not joined yet."""
+    """Join the groups of pairs whose cosine, in float64, reaches the threshold.
+
+    Pairs that are in one group already are not looked at.
+    """
     begin, size = 0, _DECIDED
     while begin < len(one):
         pairs = np.arange(begin, min(begin + size, len(one)))

@@ -8,15 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
-import numpy.typing as npt
-
-from embed_ops.errors import StageError
-from embed_ops.numerics.tiles import Vectors
+from embed_ops.stages.base import OfOneRun
 
 
 @dataclass(frozen=True)
-class NeighborsModel:
+class NeighborsModel(OfOneRun):
     """What was searched for, and how well; it says nothing of other rows.
 
     Attributes:
@@ -27,36 +23,14 @@ class NeighborsModel:
     """
 
     kind: ClassVar[str] = "neighbors"
+    instead: ClassVar[str] = "run the stage on their run, or `embed-ops neighbors`"
     k: int
     metric: str
     probe: int
     recall: float
     work: float
 
-    @property
-    def dim(self) -> int | None:
-        """Width of the vectors that it takes."""
-        return None
-
-    def transform(self, x: npt.NDArray[Any]) -> Any:
-        """Refuse: neighbours are among the rows of a run.
-
-        Raises:
-            StageError: always.
-        """
-        raise StageError(
-            "neighbors: a model of it can't be applied to other rows: run the stage on their run, or "
-            "`embed-ops neighbors`"
-        )
-
-    def columns(self, x: Vectors, name: str) -> dict[str, npt.NDArray[np.float32]]:
-        """Refuse, as `transform`."""
-        raise StageError(
-            "neighbors: a model of it can't be applied to other rows: run the stage on their run, or "
-            "`embed-ops neighbors`"
-        )
-
     def report(self) -> dict[str, Any]:
-        """Say what was found."""
-        found: dict[str, Any] = {"k": self.k, "metric": self.metric}
-        return found | ({"probe": self.probe, "recall": self.recall, "work": self.work} if self.probe else {})
+        """Say what was searched for, and how well where not all rows were searched."""
+        asked: dict[str, Any] = {"k": self.k, "metric": self.metric}
+        return asked | ({"probe": self.probe, "recall": self.recall, "work": self.work} if self.probe else {})

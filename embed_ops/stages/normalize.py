@@ -12,15 +12,15 @@ from embed_ops.errors import StageError
 from embed_ops.numerics.summaries import Moments
 from embed_ops.numerics.tiles import Floats, Vectors, unit_length
 from embed_ops.spec.stage import NormalizeSpec
-from embed_ops.stages.base import Block, Facts, Round
+from embed_ops.stages.base import Block, FitInput, Round
 
 
 @dataclass(frozen=True)
 class State:
-    """What has been found of the run; nothing is looked for where rows are brought to length 1."""
+    """What was summed over the run: nothing where rows are brought to length 1."""
 
     method: str
-    found: Moments | None = None
+    moments: Moments | None = None
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class NormalizeModel:
         """Normalise (rows, dim) to float32 of the same shape; a row of zeros stays one."""
         if self.mean is None or self.scale is None:
             return unit_length(x)
-        found: Vectors = ((x.astype(np.float64) - self.mean) / self.scale).astype(np.float32)
-        return found
+        scaled: Vectors = ((x.astype(np.float64) - self.mean) / self.scale).astype(np.float32)
+        return scaled
 
     def columns(self, x: Vectors, name: str) -> dict[str, npt.NDArray[Any]]:
         """Give the vector column."""
@@ -63,19 +63,19 @@ class NormalizeStage:
     def __init__(self, spec: NormalizeSpec) -> None:
         self._spec = spec
 
-    def start(self, facts: Facts) -> State:
+    def start(self, given: FitInput) -> State:
         """Begin with nothing.
 
         Raises:
             StageError: there are no rows to take mean and variance from.
         """
-        if facts.rows < 1 and self._spec.method == "standardize":
+        if given.rows < 1 and self._spec.method == "standardize":
             raise StageError("normalize: the run has no rows to take mean and variance from")
         return State(self._spec.method)
 
     def round(self, state: State) -> Round | None:
         """Read the run once, if at all."""
-        return Round("moments", "run") if state.method == "standardize" and state.found is None else None
+        return Round("moments", "run") if state.method == "standardize" and state.moments is None else None
 
     def summarize(self, block: Block, state: State) -> Moments:
         """Give mean and spread."""
@@ -87,18 +87,18 @@ class NormalizeStage:
 
     def model(self, state: State) -> NormalizeModel:
         """Give the model."""
-        found = state.found
-        if found is None:
+        moments = state.moments
+        if moments is None:
             return NormalizeModel("l2")
         precision = np.finfo(np.float64).eps
         # scikit-learn's bound: what rounding leaves of the variance of a constant (Chan et al.
         # 1983).
         constant = (
-            found.variance
-            <= found.rows * precision * found.variance + (found.rows * found.mean * precision) ** 2
+            moments.variance
+            <= moments.rows * precision * moments.variance + (moments.rows * moments.mean * precision) ** 2
         )
-        scale = np.where(constant, 1.0, np.sqrt(found.variance))
-        return NormalizeModel("standardize", found.mean, scale, int(constant.sum()))
+        scale = np.where(constant, 1.0, np.sqrt(moments.variance))
+        return NormalizeModel("standardize", moments.mean, scale, int(constant.sum()))
 
     def progress(self, state: State) -> str:
         """Say nothing: one round."""

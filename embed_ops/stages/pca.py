@@ -17,7 +17,7 @@ from embed_ops.errors import StageError
 from embed_ops.numerics.summaries import Covariance, Sketch, signed
 from embed_ops.numerics.tiles import Floats, Vectors, product
 from embed_ops.spec.stage import PcaSpec
-from embed_ops.stages.base import Block, Facts, Round
+from embed_ops.stages.base import Block, FitInput, Round
 
 MOST_EXACT_DIM = 8192
 _MORE_DIRECTIONS = 10
@@ -28,11 +28,11 @@ _FEW_COMPONENTS = 0.1
 
 @dataclass(frozen=True)
 class State:
-    """What the passes have found.
+    """What the passes have summary.
 
     Attributes:
         rows, dim: of the run.
-        found: what the one pass, or the latest, has found.
+        summary: of the one pass, or of the latest.
         directions: (dim, directions) orthonormal, of the next pass; None with the exact solver.
         left: passes that are left.
     """
@@ -41,7 +41,7 @@ class State:
     dim: int
     left: int
     directions: Floats | None = None
-    found: Covariance | Sketch | None = None
+    summary: Covariance | Sketch | None = None
 
 
 @dataclass(frozen=True)
@@ -102,32 +102,32 @@ class PcaStage:
     def __init__(self, spec: PcaSpec) -> None:
         self._spec = spec
 
-    def start(self, facts: Facts) -> State:
-        """Check what is asked for against the data, and draw the first directions where they are needed.
+    def start(self, given: FitInput) -> State:
+        """Check what is asked for against the data, and draw the first directions if needed.
 
         Raises:
             StageError: more components than dimensions or rows, fewer than two rows, or a share
                 with the subspace solver.
         """
-        wanted, most = self._spec.dim, min(facts.rows, facts.dim)
-        if facts.rows < 2:
-            raise StageError(f"pca: {facts.rows} rows have no variance: at least 2 are needed")
+        wanted, most = self._spec.dim, min(given.rows, given.dim)
+        if given.rows < 2:
+            raise StageError(f"pca: {given.rows} rows have no variance: at least 2 are needed")
         if isinstance(wanted, int) and wanted > most:
             raise StageError(
-                f"pca: dim = {wanted}, but {facts.rows:,} rows of width {facts.dim:,} have at most "
+                f"pca: dim = {wanted}, but {given.rows:,} rows of width {given.dim:,} have at most "
                 f"{most:,} components"
             )
-        if self._spec.solver == "covariance" or (self._spec.solver == "auto" and facts.dim <= MOST_EXACT_DIM):
-            return State(facts.rows, facts.dim, 1)
+        if self._spec.solver == "covariance" or (self._spec.solver == "auto" and given.dim <= MOST_EXACT_DIM):
+            return State(given.rows, given.dim, 1)
         if not isinstance(wanted, int):
             raise StageError(
                 f"pca: dim = {wanted} is a share of variance, which takes solver = 'covariance'; give a "
                 "number of components"
             )
         width = min(most, wanted + _MORE_DIRECTIONS)
-        drawn = np.random.default_rng((facts.seed, 0)).standard_normal((facts.dim, width))
+        drawn = np.random.default_rng((given.seed, 0)).standard_normal((given.dim, width))
         passes = 2 + (_MANY if wanted < _FEW_COMPONENTS * most else _FEW)
-        return State(facts.rows, facts.dim, passes, np.linalg.qr(drawn)[0])
+        return State(given.rows, given.dim, passes, np.linalg.qr(drawn)[0])
 
     def round(self, state: State) -> Round | None:
         """Read the run once more."""
@@ -150,18 +150,18 @@ class PcaStage:
 
     def model(self, state: State) -> PcaModel:
         """Give the model."""
-        found = state.found
-        if isinstance(found, Covariance):
-            variances, axes = found.spectrum()
+        summary = state.summary
+        if isinstance(summary, Covariance):
+            variances, axes = summary.spectrum()
             total, residual = float(variances.sum()), 0.0
         else:
-            variances, axes, residual = _ritz(found, state.directions)
-            total = found.trace / (found.rows - 1) if found is not None else 0.0
+            variances, axes, residual = _ritz(summary, state.directions)
+            total = summary.trace / (summary.rows - 1) if summary is not None else 0.0
         ratio = variances / total if total > 0 else np.zeros_like(variances)
         kept = _kept(self._spec.dim, ratio, min(state.rows, state.dim))
         left_out = min(state.rows, state.dim) - kept
         return PcaModel(
-            mean=found.mean if found is not None else np.zeros(state.dim),
+            mean=summary.mean if summary is not None else np.zeros(state.dim),
             components=axes[:kept],
             explained_variance=variances[:kept],
             explained_variance_ratio=ratio[:kept],
@@ -186,12 +186,12 @@ def _kept(dim: int | float, ratio: Floats, most: int) -> int:
     return min(most, int(np.searchsorted(np.cumsum(ratio), dim, side="right")) + 1)
 
 
-def _ritz(found: Any, directions: Any) -> tuple[Floats, Floats, float]:
+def _ritz(summary: Any, directions: Any) -> tuple[Floats, Floats, float]:
     """Take the best axes within the directions (Rayleigh-Ritz).
 
     Variances, axes as rows, and the residual.
     """
-    image = found.image / (found.rows - 1)
+    image = summary.image / (summary.rows - 1)
     small = directions.T @ image
     variances, turn = np.linalg.eigh((small + small.T) / 2)
     variances, turn = np.maximum(variances[::-1], 0.0), turn[:, ::-1]

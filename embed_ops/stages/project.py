@@ -1,4 +1,6 @@
-"""`project`: random projection, which keeps distances within a bound (Johnson-Lindenstrauss) and looks at no row.
+"""`project`: random projection, which keeps distances within a bound and looks at no row.
+
+The bound is that of Johnson and Lindenstrauss.
 
 Gaussian: entries from N(0, 1/columns). Sparse: of a share 1/sqrt(dim) of the entries,
 +-sqrt(sqrt(dim)/columns) (Li, Hastie and Church 2006). Both are scaled as in scikit-learn's
@@ -16,7 +18,7 @@ import numpy.typing as npt
 from embed_ops.errors import StageError
 from embed_ops.numerics.tiles import Floats, Vectors, product
 from embed_ops.spec.stage import ProjectSpec
-from embed_ops.stages.base import Block, Facts, Round
+from embed_ops.stages.base import Block, FitInput, Round
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,10 @@ class State:
 
 @dataclass(frozen=True)
 class ProjectModel:
-    """The matrix (dim, columns), and the share by which it is expected to change distances of the rows it was made for."""
+    """The matrix (dim, columns), and the share by which distances are expected to change.
+
+    That is of the rows for which it was made.
+    """
 
     kind: ClassVar[str] = "project"
     method: str
@@ -62,18 +67,18 @@ class ProjectStage:
     def __init__(self, spec: ProjectSpec) -> None:
         self._spec = spec
 
-    def start(self, facts: Facts) -> State:
+    def start(self, given: FitInput) -> State:
         """Check what is asked for against the data.
 
         Raises:
-            StageError: the result would be wider than the vectors.
+            StageError: the projection would be wider than the vectors.
         """
-        if self._spec.dim > facts.dim:
+        if self._spec.dim > given.dim:
             raise StageError(
-                f"project: dim = {self._spec.dim}, but the vectors have {facts.dim} dimensions: nothing "
+                f"project: dim = {self._spec.dim}, but the vectors have {given.dim} dimensions: nothing "
                 "would be reduced"
             )
-        return State(facts.dim, facts.rows, facts.seed)
+        return State(given.dim, given.rows, given.seed)
 
     def round(self, state: State) -> Round | None:
         """Read nothing."""

@@ -16,7 +16,7 @@ from embed_ops.errors import StageError
 from embed_ops.numerics.summaries import Histogram, Moments
 from embed_ops.numerics.tiles import Vectors
 from embed_ops.spec.stage import QuantizeSpec
-from embed_ops.stages.base import Block, Facts, Round
+from embed_ops.stages.base import Block, FitInput, Round
 
 _STEPS = 255
 _ZERO = 128
@@ -37,10 +37,10 @@ class Ranges:
 
 @dataclass(frozen=True)
 class State:
-    """Width of the vectors, and their ranges, once they are found."""
+    """Width of the vectors, and their ranges, once they are ranges."""
 
     dim: int
-    found: Ranges | None = None
+    ranges: Ranges | None = None
 
 
 @dataclass(frozen=True)
@@ -71,14 +71,14 @@ class QuantizeModel:
             return packed if self.to == "ubinary" else (packed.astype(np.int16) - _ZERO).astype(np.int8)
         step = self._step
         # A constant dimension has no step: its code is the least one.
-        codes = np.floor(
+        steps = np.floor(
             (x.astype(np.float32, copy=False) - self.low) / np.where(step == 0, np.float32(1), step)
         )
-        codes = np.clip(codes, 0, _STEPS)
-        found: npt.NDArray[Any] = (
-            codes.astype(np.uint8) if self.to == "uint8" else (codes - _ZERO).astype(np.int8)
+        steps = np.clip(steps, 0, _STEPS)
+        codes: npt.NDArray[Any] = (
+            steps.astype(np.uint8) if self.to == "uint8" else (steps - _ZERO).astype(np.int8)
         )
-        return found
+        return codes
 
     @property
     def _step(self) -> Vectors:
@@ -96,8 +96,8 @@ class QuantizeModel:
             bits = codes if self.to == "ubinary" else (codes.astype(np.int16) + _ZERO).astype(np.uint8)
             return np.unpackbits(bits, axis=1)[:, : self.of].astype(np.float32) * 2 - 1
         steps = codes.astype(np.float32) + (0 if self.to == "uint8" else _ZERO)
-        found: Vectors = (self.low + (steps + np.float32(0.5)) * self._step).astype(np.float32)
-        return found
+        middles: Vectors = (self.low + (steps + np.float32(0.5)) * self._step).astype(np.float32)
+        return middles
 
     def columns(self, x: Vectors, name: str) -> dict[str, npt.NDArray[Any]]:
         """Give the column of codes."""
@@ -117,19 +117,19 @@ class QuantizeStage:
         self._spec = spec
         self._bits = spec.to in ("binary", "ubinary")
 
-    def start(self, facts: Facts) -> State:
+    def start(self, given: FitInput) -> State:
         """Begin with nothing.
 
         Raises:
             StageError: there are no rows to take ranges from.
         """
-        if facts.rows < 1 and not self._bits:
+        if given.rows < 1 and not self._bits:
             raise StageError("quantize: the run has no rows to take ranges from")
-        return State(facts.dim)
+        return State(given.dim)
 
     def round(self, state: State) -> Round | None:
         """Read the run once, but for bits."""
-        return None if self._bits or state.found is not None else Round("ranges", "run")
+        return None if self._bits or state.ranges is not None else Round("ranges", "run")
 
     def summarize(self, block: Block, state: State) -> Ranges:
         """Give the ranges."""
@@ -141,13 +141,13 @@ class QuantizeStage:
 
     def model(self, state: State) -> QuantizeModel:
         """Give the model."""
-        found = state.found
-        if found is None:
+        ranges = state.ranges
+        if ranges is None:
             return QuantizeModel(self._spec.to, state.dim)
-        low, high = found.moments.low, found.moments.high
-        if found.histogram is not None:
+        low, high = ranges.moments.low, ranges.moments.high
+        if ranges.histogram is not None:
             share = self._spec.percentile / 100
-            low, high = (np.clip(found.histogram.quantiles(at), low, high) for at in (share, 1 - share))
+            low, high = (np.clip(ranges.histogram.quantiles(at), low, high) for at in (share, 1 - share))
         return QuantizeModel(self._spec.to, state.dim, low.astype(np.float32), high.astype(np.float32))
 
     def progress(self, state: State) -> str:

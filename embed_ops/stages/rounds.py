@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from embed_ops.numerics.tiles import BLOCK_ROWS, Ints, Vectors
-from embed_ops.stages.base import SHARDS, Block, Collected, Facts, Round, Stage
+from embed_ops.stages.base import SHARDS, Block, Collected, FitInput, Round, Stage
 from embed_ops.stages.sampling import collect, shard_slices
 
 
@@ -28,7 +28,7 @@ def fit(stage: Stage, x: Vectors, seed: int = 0) -> Any:
     Returns:
         its model.
     """
-    state = stage.start(Facts(len(x), x.shape[1], seed))
+    state = stage.start(FitInput(len(x), x.shape[1], seed))
     ids = np.arange(len(x), dtype=np.int64)
     shards: list[tuple[Vectors, Ints]] = []
     while (todo := stage.round(state)) is not None:
@@ -63,8 +63,8 @@ def _over_sample(stage: Stage, state: Any, shards: Sequence[tuple[Vectors, Ints]
             for number in numbers
             for begin, stop in shard_slices(todo.begin, todo.rows, len(shards[number][0]))
         )
-        found = chained(stage.summarize(block, state) for block in in_blocks(slices))
-        parts += [] if found is None else [found]
+        summary = chained(stage.summarize(block, state) for block in in_blocks(slices))
+        parts += [] if summary is None else [summary]
     return added(parts)
 
 

@@ -1,4 +1,7 @@
-"""`truncate`: the first dimensions of Matryoshka vectors (Kusupati et al. 2022), brought back to length 1."""
+"""`truncate`: the first dimensions of Matryoshka vectors, brought back to length 1.
+
+Kusupati et al. 2022.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import numpy.typing as npt
 from embed_ops.errors import StageError
 from embed_ops.numerics.tiles import Vectors, unit_length
 from embed_ops.spec.stage import TruncateSpec
-from embed_ops.stages.base import Block, Facts, Round
+from embed_ops.stages.base import Block, FitInput, Round
 
 
 @dataclass(frozen=True)
@@ -55,15 +58,15 @@ class TruncateStage:
     def __init__(self, spec: TruncateSpec) -> None:
         self._spec = spec
 
-    def start(self, facts: Facts) -> State:
+    def start(self, given: FitInput) -> State:
         """Check what is asked for against the data.
 
         Raises:
             StageError: the vectors have fewer dimensions.
         """
-        if self._spec.dim > facts.dim:
-            raise StageError(f"truncate: dim = {self._spec.dim}, but the vectors have {facts.dim} dimensions")
-        return State(facts.dim)
+        if self._spec.dim > given.dim:
+            raise StageError(f"truncate: dim = {self._spec.dim}, but the vectors have {given.dim} dimensions")
+        return State(given.dim)
 
     def round(self, state: State) -> Round | None:
         """Read nothing."""

@@ -1,4 +1,7 @@
-"""`whiten`: dimensions without correlation, of variance 1, in the principal axes (PCA) or turned back to those of the input (ZCA)."""
+"""`whiten`: dimensions without correlation, of variance 1.
+
+In the principal axes (PCA), or turned back to those of the input (ZCA).
+"""
 
 from __future__ import annotations
 
@@ -12,14 +15,14 @@ from embed_ops.errors import StageError
 from embed_ops.numerics.summaries import Covariance
 from embed_ops.numerics.tiles import Floats, Vectors, product
 from embed_ops.spec.stage import WhitenSpec
-from embed_ops.stages.base import Block, Facts, Round
+from embed_ops.stages.base import Block, FitInput, Round
 
 
 @dataclass(frozen=True)
 class State:
-    """The scatter, once it is found."""
+    """The scatter, once it is scatter."""
 
-    found: Covariance | None = None
+    scatter: Covariance | None = None
 
 
 @dataclass(frozen=True)
@@ -68,21 +71,21 @@ class WhitenStage:
     def __init__(self, spec: WhitenSpec) -> None:
         self._spec = spec
 
-    def start(self, facts: Facts) -> State:
+    def start(self, given: FitInput) -> State:
         """Check what is asked for against the data.
 
         Raises:
             StageError: fewer than two rows, or more components than dimensions.
         """
-        if facts.rows < 2:
-            raise StageError(f"whiten: {facts.rows} rows have no variance: at least 2 are needed")
-        if self._spec.dim is not None and self._spec.dim > facts.dim:
-            raise StageError(f"whiten: dim = {self._spec.dim}, but the vectors have {facts.dim} dimensions")
+        if given.rows < 2:
+            raise StageError(f"whiten: {given.rows} rows have no variance: at least 2 are needed")
+        if self._spec.dim is not None and self._spec.dim > given.dim:
+            raise StageError(f"whiten: dim = {self._spec.dim}, but the vectors have {given.dim} dimensions")
         return State()
 
     def round(self, state: State) -> Round | None:
         """Read the run once."""
-        return Round("scatter", "run") if state.found is None else None
+        return Round("scatter", "run") if state.scatter is None else None
 
     def summarize(self, block: Block, state: State) -> Covariance:
         """Give the scatter."""
@@ -98,11 +101,11 @@ class WhitenStage:
         Raises:
             StageError: nothing varies, or less than `dim` asks for.
         """
-        found = state.found
-        if found is None:
+        scatter = state.scatter
+        if scatter is None:
             raise StageError("whiten: was not fitted")
-        variances, axes = found.spectrum()
-        rank = found.rank(variances)
+        variances, axes = scatter.spectrum()
+        rank = scatter.rank(variances)
         if rank == 0:
             raise StageError("whiten: all vectors are equal: nothing can be brought to variance 1")
         tamed = variances + self._spec.epsilon * variances[0]
@@ -117,7 +120,7 @@ class WhitenStage:
         if self._spec.method == "zca":
             matrix = matrix @ axes[:wanted]
         return WhitenModel(
-            self._spec.method, found.mean, np.ascontiguousarray(matrix), rank, len(variances) - rank
+            self._spec.method, scatter.mean, np.ascontiguousarray(matrix), rank, len(variances) - rank
         )
 
     def progress(self, state: State) -> str:

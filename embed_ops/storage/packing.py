@@ -6,6 +6,7 @@ Safetensors and JSON, never pickle.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import pkgutil
 from collections.abc import Mapping
@@ -28,31 +29,12 @@ _PACKED = {
     "Histogram": "embed_ops.numerics.summaries:Histogram",
     "VectorStatistics": "embed_ops.runs.statistics:VectorStatistics",
     "FitProgress": "embed_ops.postprocessing.fold:FitProgress",
-    "CenterState": "embed_ops.stages.center:State",
-    "NormalizeState": "embed_ops.stages.normalize:State",
-    "PcaState": "embed_ops.stages.pca:State",
-    "ProjectState": "embed_ops.stages.project:State",
-    "QuantizeState": "embed_ops.stages.quantize:State",
-    "TruncateState": "embed_ops.stages.truncate:State",
-    "WhitenState": "embed_ops.stages.whiten:State",
-    "Ranges": "embed_ops.stages.quantize:Ranges",
-    "KMeansState": "embed_ops.stages.kmeans.state:State",
-    "ClusterSums": "embed_ops.stages.kmeans.nearest:ClusterSums",
-    "ClusterCounts": "embed_ops.stages.kmeans.nearest:Counts",
-    "ClusterQuality": "embed_ops.stages.kmeans.quality:ClusterQuality",
-    "Drawn": "embed_ops.stages.kmeans.seeding:Drawn",
-    "DrawnRows": "embed_ops.stages.kmeans.seeding:DrawnRows",
-    "CenterModel": "embed_ops.stages.center:CenterModel",
-    "KMeansModel": "embed_ops.stages.kmeans.model:KMeansModel",
-    "NormalizeModel": "embed_ops.stages.normalize:NormalizeModel",
-    "PcaModel": "embed_ops.stages.pca:PcaModel",
-    "ProjectModel": "embed_ops.stages.project:ProjectModel",
-    "QuantizeModel": "embed_ops.stages.quantize:QuantizeModel",
-    "TruncateModel": "embed_ops.stages.truncate:TruncateModel",
-    "WhitenModel": "embed_ops.stages.whiten:WhitenModel",
 }
 """Names of the dataclasses that stand in files, and where each is defined: a name stays when its
 class moves."""
+_STAGES = "embed_ops.stages."
+"""Dataclasses below need no line: one is named after its module, such as `pca.State` or
+`kmeans.state.State`. These names stand in the folder `work/` only, which no other version reads."""
 _NAMES = {home: name for name, home in _PACKED.items()}
 
 
@@ -91,18 +73,32 @@ def join(kind: type[Any], arrays: Arrays, plain: Mapping[str, Any], prefix: str 
 
 
 def _name(instance: Any) -> str:
-    home = f"{type(instance).__module__}:{type(instance).__qualname__}"
-    if home not in _NAMES:
-        raise TypeError(f"{home} has no name in files; give it one in {__name__}")
-    return _NAMES[home]
+    kind = type(instance)
+    home = f"{kind.__module__}:{kind.__qualname__}"
+    if home in _NAMES:
+        return _NAMES[home]
+    if kind.__module__.startswith(_STAGES):
+        return f"{kind.__module__.removeprefix(_STAGES)}.{kind.__qualname__}"
+    raise TypeError(f"{home} has no name in files; give it one in {__name__}")
 
 
 def _class(name: str) -> type[Any]:
     """Find a dataclass by its name in files; a file can name no other."""
-    if name not in _PACKED:
+    kind: type[Any] | None = pkgutil.resolve_name(_PACKED[name]) if name in _PACKED else _class_of_stage(name)
+    if kind is None:
         raise ValueError(f"{name} is no dataclass that this version knows")
-    kind: type[Any] = pkgutil.resolve_name(_PACKED[name])
     return kind
+
+
+def _class_of_stage(name: str) -> type[Any] | None:
+    """Find a dataclass that a module of a stage defines, None where there is none of the name."""
+    home, _, own = name.rpartition(".")
+    try:
+        kind = getattr(importlib.import_module(_STAGES + home), own, None)
+    except ModuleNotFoundError:
+        return None
+    own_class = isinstance(kind, type) and is_dataclass(kind) and kind.__module__ == _STAGES + home
+    return kind if own_class else None
 
 
 def content_digest(instance: Any) -> str:

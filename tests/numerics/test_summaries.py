@@ -12,7 +12,7 @@ from stage_data import Array, digits, same_bits
 
 from embed_ops.numerics.hashing import splitmix64
 from embed_ops.numerics.summaries import EXACT_DIM, Covariance, Histogram, Moments, Sketch, signed
-from embed_ops.stages.kmeans.nearest import ClusterSums, Counts
+from embed_ops.stages.kmeans.nearest import ClusterCounts, ClusterSums
 from embed_ops.stages.kmeans.seeding import Drawn, DrawnRows
 from embed_ops.stages.rounds import added, chained
 
@@ -111,7 +111,7 @@ def test_sketch(offset: float, cuts: list[int]) -> None:
 
 @given(cuts=CUTS, scale=st.sampled_from([1e-30, 1.0, 1e4, 1e30]))
 def test_histogram_is_exact(cuts: list[int], scale: float) -> None:
-    """Counts of any parts, added in any order, are those of the whole, whatever their range."""
+    """ClusterCounts of any parts, added in any order, are those of the whole, whatever their range."""
     x = (made() * np.float32(scale)).astype(np.float32)
     x[: ROWS // 3] *= np.float32(1e-3)
     x[:, 0], x[ROWS // 2 :, 1] = 0.0, 0.0
@@ -161,7 +161,7 @@ def test_histogram_of_powers_of_two() -> None:
 
 @given(cuts=CUTS)
 def test_cluster_sums(cuts: list[int]) -> None:
-    """Counts, sums and inertia of any parts are those of the whole; spares have the least draws."""
+    """ClusterCounts, sums and inertia of any parts are those of the whole; spares have the least draws."""
     x, ids = made(), np.arange(ROWS)
     centers = x[:40:5].astype(np.float64)
     drawn = splitmix64(0, 1, ids)
@@ -205,4 +205,4 @@ def test_rows_and_counts() -> None:
     x = digits()[0][:10]
     both = DrawnRows(x[:4], np.arange(4)) + DrawnRows(x[4:], np.arange(4, 10))
     assert same_bits(both.x, x)
-    assert np.array_equal((Counts(np.array([1, 2])) + Counts(np.array([3, 0]))).rows, [4, 2])
+    assert np.array_equal((ClusterCounts(np.array([1, 2])) + ClusterCounts(np.array([3, 0]))).rows, [4, 2])

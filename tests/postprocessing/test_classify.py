@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from made_run import make_run, mixture
 from stage_runs import invoke, rows_of
@@ -54,6 +55,9 @@ def test_every_row_gets_a_label(run: Path, tmp_path: Path) -> None:
     best = vectors_of(table["probabilities"]).argmax(axis=1)
     assert table["predicted"].to_pylist() == [probe.classes[place] for place in best.tolist()]
     assert np.all(table["probability"].to_numpy() == vectors_of(table["probabilities"]).max(axis=1))
+    files = sorted((stage / "data").rglob("*.parquet"))
+    assert min(pq.read_metadata(file).num_rows for file in files) == 0
+    assert {pq.read_schema(file).field("predicted").type for file in files} == {pa.string()}
     before = contents(stage)
     next((stage / "data").rglob("*.parquet")).unlink()
     assert invoke("classify", run, "--model", run / "probes/kind", "--progress", "none")[0] == 0

@@ -128,7 +128,7 @@ import json, sys
 import ray
 from embed_ops import postprocess
 from embed_ops.spec.spec import parse_stage
-from embed_ops.stages import kmeans
+from embed_ops.stages.kmeans import stage as kmeans
 kmeans._FLOP_PER_TASK = 2e6
 run, cores, folder, sections = sys.argv[1:]
 options = {"include_dashboard": False, "log_to_driver": False, "_temp_dir": folder}

@@ -6,7 +6,7 @@ import pytest
 from scipy.sparse.csgraph import connected_components
 from sklearn import metrics
 
-from embed_ops.postprocessing.clusters import bucket_count
+from embed_ops.postprocessing.dedup import bucket_count
 from embed_ops.stages import dedup
 from embed_ops.stages.dedup import near_duplicates
 from embed_ops.stages.kmeans.quality import ClusterQuality, agreement

@@ -26,12 +26,16 @@ from embed_ops.spec.spec import parse_stage
 from embed_ops.spec.stage import KINDS
 from embed_ops.stages import rounds
 from embed_ops.stages.base import Block
-from embed_ops.stages.registry import STAGES, make_stage
+from embed_ops.stages.registry import (
+    STAGES,
+    fitted_by_rounds,
+    make_stage,
+    make_whole_run,
+    model_class,
+)
 from embed_ops.storage.files import locate
 from embed_ops.storage.packing import pack, unpack
 
-OF_A_WHOLE_RUN = {"dedup", "neighbors", "classify"}
-"""Kinds that are not fitted by rounds, and whose model says nothing of other rows."""
 SECTIONS: list[dict[str, Any]] = [
     {"kind": "normalize"},
     {"kind": "normalize", "method": "standardize"},
@@ -73,9 +77,9 @@ class Recorded:
     def _through(self, thing: Any) -> Any:
         return unpack(pack(thing)) if self.packed and thing is not None else thing
 
-    def start(self, facts: Any) -> Any:
+    def start(self, given: Any) -> Any:
         """Give the first state."""
-        self.states.append(self.stage.start(facts))
+        self.states.append(self.stage.start(given))
         return self._through(self.states[-1])
 
     def summarize(self, block: Block, state: Any) -> Any:
@@ -119,7 +123,8 @@ def model_of(section: str) -> Any:
 
 def test_every_kind_is_here() -> None:
     """Every kind of the registry and of the spec has a section in this contract."""
-    assert {section["kind"] for section in SECTIONS} == set(STAGES) - OF_A_WHOLE_RUN
+    by_rounds = {kind for kind, entry in STAGES.items() if entry.by_rounds}
+    assert {section["kind"] for section in SECTIONS} == by_rounds
     assert set(KINDS) == set(STAGES)
 
 
@@ -266,16 +271,21 @@ FOREIGN = [
     "embed_ops.stages.truncate:State",
     "StageError",
     "Nope",
+    "nope.State",
+    "base.Stage",
+    "truncate.np",
+    "registry.load_class",
+    "..errors.StageError",
 ]
 
 
 @pytest.mark.parametrize("name", FOREIGN)
 def test_foreign_classes_are_refused(name: str) -> None:
-    """What was packed can name the dataclasses of one table only.
+    """What was packed can name the dataclasses of one table and of stages only.
 
     Nothing else is imported or called.
     """
-    content = pack(make_stage(parse_stage({"kind": "truncate", "dim": 1})).start(_facts()))
+    content = pack(make_stage(parse_stage({"kind": "truncate", "dim": 1})).start(_given()))
     length = int.from_bytes(content[:8], "little")
     plain = json.loads(content[8 : 8 + length])
     text = json.dumps({**plain, "class": name}).encode()
@@ -283,10 +293,10 @@ def test_foreign_classes_are_refused(name: str) -> None:
         unpack(len(text).to_bytes(8, "little") + text + content[8 + length :])
 
 
-def _facts() -> Any:
-    from embed_ops.stages.base import Facts
+def _given() -> Any:
+    from embed_ops.stages.base import FitInput
 
-    return Facts(10, 4, 0)
+    return FitInput(10, 4, 0)
 
 
 def test_folders_without_a_model(tmp_path: Path) -> None:
@@ -305,6 +315,19 @@ def test_folders_without_a_model(tmp_path: Path) -> None:
     arrays.write_bytes(arrays.read_bytes()[:-3])
     with pytest.raises(StageError, match=str(tmp_path)):
         load_model(str(tmp_path))
+
+
+def test_unknown_kinds_are_one_sentence() -> None:
+    """A kind that the registry lacks, and one that is asked for by the wrong door, are told."""
+    known = parse_stage({"kind": "truncate", "dim": 1})
+    unknown = known.model_copy(update={"kind": "nope"})
+    for ask in (make_stage, make_whole_run, fitted_by_rounds, lambda spec: model_class(spec.kind)):
+        with pytest.raises(StageError, match="no stage is called 'nope'; kinds: normalize, pca"):
+            ask(unknown)
+    with pytest.raises(StageError, match="truncate: is fitted by rounds"):
+        make_whole_run(known)
+    with pytest.raises(StageError, match="dedup: is not fitted by rounds"):
+        make_stage(parse_stage({"kind": "dedup"}))
 
 
 def test_unknown_fields_are_named() -> None:

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from embed_ops.errors import EmbedOpsError, RunError, StageError
 from embed_ops.numerics.topk import Ints, Vectors
-from embed_ops.postprocessing.stage_run import STAGES
+from embed_ops.postprocessing.asked import STAGES
 from embed_ops.runs.columns import VectorColumn, read_columns, stored_unit
 from embed_ops.runs.directory import RunDir
 from embed_ops.runs.header import FINISHED, RunHeader

@@ -56,7 +56,8 @@ class KMeansModel:
         second = squared_distances(x, centers, labels[:, 1]) if len(centers) > 1 else np.full(len(x), np.inf)
         # Half of the squared distance of two vectors of length 1 is 1 - cosine.
         distances = [
-            found / 2 if self.spherical else np.sqrt(found) for found in (first, np.maximum(first, second))
+            squares / 2 if self.spherical else np.sqrt(squares)
+            for squares in (first, np.maximum(first, second))
         ]
         return {
             "cluster": labels[:, 0].astype(np.int32),

@@ -43,7 +43,9 @@ def nearest(x: npt.NDArray[Any], centers: npt.NDArray[Any]) -> Ints:
 
 
 def nearest_centers(x: npt.NDArray[Any], centers: npt.NDArray[Any], count: int) -> Ints:
-    """Find the `count` nearest centres of each row, nearest first, of equally near ones the lowest index first.
+    """Find the `count` nearest centres of each row, nearest first.
+
+    Of equally near ones the lowest index comes first.
 
     Args:
         x: (rows, dim), finite.
@@ -55,14 +57,14 @@ def nearest_centers(x: npt.NDArray[Any], centers: npt.NDArray[Any], count: int) 
     """
     labels = np.full((len(x), count), -1, np.int64)
     there = min(count, len(centers))
-    search = _Search.of(x.dtype, centers, there)
+    search = _CenterSearch.of(x.dtype, centers, there)
     for first in range(0, len(x), TILE_ROWS):
         labels[first : first + TILE_ROWS, :there] = search.of_tile(x[first : first + TILE_ROWS])
     return labels
 
 
 @dataclass(frozen=True)
-class _Search:
+class _CenterSearch:
     """Centres, made ready for a search by products.
 
     Centres are ordered as by distance if scored by x.c - |c|^2 / 2. A score is wrong by at most e
@@ -193,7 +195,9 @@ def _above(score: npt.NDArray[Any], floor: Floats) -> tuple[Ints, Ints]:
 
 
 def squared_distances(x: npt.NDArray[Any], centers: npt.NDArray[Any], labels: Ints) -> Floats:
-    """Compute the squared distance of each row to its centre in the type of the rows, from the difference itself.
+    """Compute the squared distance of each row to its centre, from the difference itself.
+
+    In the type of the rows: (rows,).
 
     It is 0 where the two are equal, infinite where its terms are too large for the type, and the
     same on every processor.
@@ -275,7 +279,7 @@ class ClusterSums:
 
 
 @dataclass(frozen=True)
-class Counts:
+class ClusterCounts:
     """Rows of each centre, (k,) int64."""
 
     rows: Ints

@@ -1,4 +1,6 @@
-"""How good clusters are: inertia, balance, simplified silhouette, and how far they agree with labels. A mergeable summary.
+"""How good clusters are: inertia, balance, simplified silhouette, agreement with labels.
+
+A mergeable summary.
 
 Agreement is computed from the contingency table, as in scikit-learn: adjusted Rand index (Hubert
 and Arabie 1985), normalised mutual information (arithmetic mean), homogeneity, completeness and
@@ -48,7 +50,16 @@ class ClusterQuality:
         second: Floats,
         labels: pa.Array | None,
     ) -> Self:
-        """Count (rows,) clusters, distances to the nearest and second nearest centre, and labels."""
+        """Count what some rows have.
+
+        Args:
+            clusters: (rows,) of each row.
+            k: clusters that there are.
+            inertia: sum of squared distances.
+            first: (rows,) distance to the nearest centre.
+            second: (rows,) distance to the second nearest centre.
+            labels: one for all rows, or one each; None where no label was named.
+        """
         share = (
             np.divide(second - first, second, out=np.zeros(len(first)), where=second > 0)
             if k > 1
@@ -84,7 +95,7 @@ class ClusterQuality:
     def report(self) -> dict[str, Any]:
         """Give the figures of `report.json`."""
         total, k = int(self.rows.sum()), len(self.rows)
-        found: dict[str, Any] = {
+        figures: dict[str, Any] = {
             "inertia": self.inertia,
             "inertia_per_row": self.inertia / max(1, total),
             "imbalance": float(k * ((self.rows / max(1, total)) ** 2).sum()),
@@ -97,12 +108,12 @@ class ClusterQuality:
             },
             "simplified_silhouette": self.silhouette / max(1, total) if k > 1 else None,
         }
-        return found if self.pairs is None else found | agreement(self.pairs)
+        return figures if self.pairs is None else figures | agreement(self.pairs)
 
 
 def _summed(pairs: pa.Table) -> pa.Table:
-    found = pairs.group_by([_CLUSTER, _LABEL], use_threads=False).aggregate([(_ROWS, "sum")])
-    return found.rename_columns([_CLUSTER, _LABEL, _ROWS])
+    summed = pairs.group_by([_CLUSTER, _LABEL], use_threads=False).aggregate([(_ROWS, "sum")])
+    return summed.rename_columns([_CLUSTER, _LABEL, _ROWS])
 
 
 def agreement(pairs: pa.Table) -> dict[str, Any]:

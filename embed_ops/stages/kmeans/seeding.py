@@ -1,9 +1,10 @@
 """Where k-means starts: k-means|| (Bahmani et al. 2012), and its two-level form for many clusters.
 
-k-means||   a few rounds, each of which draws about k rows with probability in proportion to their squared distance to the
-candidates so far; candidates are weighted by the rows nearest to them and clustered in memory
-two-level   sqrt(k) coarse centres by k-means||, candidates drawn in every cell, half of them at random and half by
-distance, and clustered cell by cell
+k-means||   a few rounds, each of which draws about k rows, with probability in proportion to
+            their squared distance to the candidates so far; candidates are weighted by the rows
+            nearest to them and clustered in memory
+two-level   sqrt(k) coarse centres by k-means||, candidates drawn in every cell, half of them
+            at random and half by distance, and clustered cell by cell
 """
 
 from __future__ import annotations
@@ -54,7 +55,15 @@ class Drawn:
 
     @classmethod
     def of(cls, x: Vectors, ids: Ints, apart: Floats, u: Floats, wanted: int) -> Self:
-        """Draw among (rows, dim), `apart` being (rows,) squared distances to the candidates and `u` (rows,) draws in [0, 1)."""
+        """Draw among some rows.
+
+        Args:
+            x: (rows, dim).
+            ids: (rows,) their indexes.
+            apart: (rows,) squared distances to the candidates.
+            u: (rows,) draws in [0, 1).
+            wanted: rows to draw of the whole sample.
+        """
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio = np.where(apart > 0, u / apart, np.inf)
         return cls(x, ids, ratio, float(apart.sum()), wanted)._pruned()
@@ -98,13 +107,13 @@ def nearest_in_cells(x: Vectors, coarse: Vectors, candidates: Vectors, cells: In
     """
     labels = nearest(x, coarse)
     order = np.argsort(labels, kind="stable")
-    found = np.empty(len(x), np.int64)
+    places = np.empty(len(x), np.int64)
     ends = np.cumsum(np.bincount(labels, minlength=len(coarse)))
     bounds = np.searchsorted(cells, np.arange(len(coarse) + 1))
     for cell in np.unique(labels):
         mine = order[ends[cell - 1] if cell else 0 : ends[cell]]
-        found[mine] = bounds[cell] + nearest(x[mine], candidates[bounds[cell] : bounds[cell + 1]])
-    return found
+        places[mine] = bounds[cell] + nearest(x[mine], candidates[bounds[cell] : bounds[cell + 1]])
+    return places
 
 
 def clustered(candidates: Vectors, weights: npt.NDArray[Any], k: int, seed: int) -> tuple[Floats, Floats]:
@@ -140,16 +149,18 @@ def clustered(candidates: Vectors, weights: npt.NDArray[Any], k: int, seed: int)
         wide = candidates.astype(np.float64)
         for start in range(starts):
             first, _ = kmeans_plusplus(wide, k, sample_weight=weights, random_state=(seed + start) % 2**32)
-            found = KMeans(k, init=first.astype(candidates.dtype), n_init=1, max_iter=_LLOYD).fit(
+            fitted = KMeans(k, init=first.astype(candidates.dtype), n_init=1, max_iter=_LLOYD).fit(
                 candidates, sample_weight=weights
             )
-            best = found if best is None or found.inertia_ < best.inertia_ else best
+            best = fitted if best is None or fitted.inertia_ < best.inertia_ else best
     of_clusters: Floats = np.bincount(best.labels_, weights, k).astype(np.float64)
     return best.cluster_centers_.astype(np.float64), of_clusters
 
 
 def shared_out(k: int, weights: Ints, most: Ints) -> Ints:
-    """Divide k clusters among cells in proportion to their rows, at least one where there are rows, at most `most` in each.
+    """Divide k clusters among cells in proportion to their rows.
+
+    Each cell that has rows gets at least one, and at most `most`.
 
     Args:
         k: clusters, at most the sum of `most`.
@@ -168,7 +179,9 @@ def shared_out(k: int, weights: Ints, most: Ints) -> Ints:
 
 
 def merged_down(cells: list[tuple[Floats, Floats]], k: int) -> tuple[Floats, Floats]:
-    """Join clusters until k are left, each time the two of one cell whose union costs least inertia (Ward 1963).
+    """Join clusters until k are left.
+
+    Each time the two of one cell whose union costs least inertia (Ward 1963).
 
     Cells get clusters by their rows in a sample, which is off by a few: where each has some too
     many, those that are least needed go, whatever cell they are in.

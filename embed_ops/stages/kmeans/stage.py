@@ -1,13 +1,12 @@
 """`kmeans`: mini-batch k-means over a sample of the run, then every row to its nearest centre.
 
-    collect   rows of the sample, chosen by a hash of their index, in an order that the hash decides: sorted files do not matter
-    reserve   a few random rows: the first candidate, and centres where others are lacking
-    seed      k-means|| (`seeding.py`); for many clusters coarse centres first, then candidates in their cells
-    step      mini-batches in turn: c <- (v c + sum x) / (v + m), v <- v + m; stops as scikit-learn's MiniBatchKMeans
-    polish    full Lloyd passes over the sample; an empty cluster takes half of the largest
-
-Sculley 2010; update, reassignment and stopping as in scikit-learn's MiniBatchKMeans, splitting as
-in FAISS.
+collect   rows of the sample, chosen by a hash of their index, in an order that the hash
+          decides: sorted files do not matter
+reserve   a few random rows: the first candidate, and centres where others are lacking
+seed      k-means|| (`seeding.py`); for many clusters coarse centres first, then candidates in
+          their cells
+step      mini-batches in turn (`steps.py`), until they improve no more
+polish    full Lloyd passes over the sample; an empty cluster takes half of the largest
 """
 
 from __future__ import annotations
@@ -22,9 +21,9 @@ from embed_ops.errors import StageError
 from embed_ops.numerics.hashing import splitmix64, uniform
 from embed_ops.numerics.tiles import Floats, Ints, Vectors, unit_length
 from embed_ops.spec.stage import KMeansSpec
-from embed_ops.stages.base import SHARDS, Block, Collected, Facts, Round
+from embed_ops.stages.base import SHARDS, Block, Collected, FitInput, Round
 from embed_ops.stages.kmeans.model import KMeansModel
-from embed_ops.stages.kmeans.nearest import ClusterSums, Counts, nearest, squared_distances
+from embed_ops.stages.kmeans.nearest import ClusterCounts, ClusterSums, nearest, squared_distances
 from embed_ops.stages.kmeans.seeding import (
     LEAST_DRAWN,
     OVERSAMPLING,
@@ -37,7 +36,8 @@ from embed_ops.stages.kmeans.seeding import (
     nearest_in_cells,
     shared_out,
 )
-from embed_ops.stages.kmeans.state import Phase, State, there
+from embed_ops.stages.kmeans.state import State, there
+from embed_ops.stages.kmeans.steps import on_sphere, polished, stepped
 
 _FLAT_K = 4096
 """Up to so many clusters k-means|| is quick on one machine."""
@@ -45,10 +45,8 @@ _SAMPLE_PER_K, _SAMPLE_LEAST = 256, 1_000_000
 _SEED_PER_K, _SEED_LEAST = 16, 16_384
 _BATCH_PER_K, _BATCH_LEAST = 4, 2048
 _RESERVE_LEAST = 1024
-_REASSIGN_RATIO, _REASSIGN_EVERY_PER_K = 0.01, 10
 _SURPLUS = 0.15
 """Clusters that a cell gets beyond its share, before those that are least needed anywhere go."""
-_SPLIT = 1 / 1024
 _FLOP_PER_TASK = 4e9
 """A task of a round is about this much work: less would be overhead, more would leave nodes
 idle."""
@@ -64,21 +62,21 @@ class KMeansStage:
         self._seeds = math.isqrt(spec.k - 1) + 1 if two_level else spec.k
         self._two_level = two_level and self._seeds < spec.k
 
-    def start(self, facts: Facts) -> State:
+    def start(self, given: FitInput) -> State:
         """Check what is asked for against the data.
 
         Raises:
             StageError: more clusters than rows, or than rows of the sample.
         """
         k = self._spec.k
-        if k > facts.rows:
+        if k > given.rows:
             raise StageError(
-                f"kmeans: k = {k:,}, but the run has {facts.rows:,} rows; give k = {max(1, facts.rows)} "
+                f"kmeans: k = {k:,}, but the run has {given.rows:,} rows; give k = {max(1, given.rows)} "
                 "or less"
             )
         if self._spec.sample_rows != "auto" and self._spec.sample_rows < k:
             raise StageError(f"kmeans: sample_rows = {self._spec.sample_rows:,} is less than k = {k:,}")
-        return State("collect", facts.rows, facts.dim, facts.seed)
+        return State("collect", given.rows, given.dim, given.seed)
 
     def _batch(self, state: State) -> int:
         """Rows of each shard in a mini-batch."""
@@ -132,7 +130,7 @@ class KMeansStage:
             labels = nearest_in_cells(x, state.coarse, candidates, there(state.cells))
             wanted = OVERSAMPLING_IN_CELLS * self._spec.k
         if state.phase in ("weigh", "cell-weigh"):
-            return Counts(np.bincount(labels, minlength=len(candidates)))
+            return ClusterCounts(np.bincount(labels, minlength=len(candidates)))
         u = uniform(seed, (_SEED_TAG if state.coarse is None else _CELL_TAG) + state.turn, ids)
         return Drawn.of(x, ids, squared_distances(x, candidates, labels), u, math.ceil(wanted))
 
@@ -148,26 +146,27 @@ class KMeansStage:
             return self._weighed(state, summary)
         if state.phase == "cell-weigh":
             return self._weighed_in_cells(state, summary)
-        return self._stepped(state, summary) if state.phase == "step" else self._polished(state, summary)
+        move = stepped if state.phase == "step" else polished
+        return move(self._spec, state, summary)
 
-    def _collected(self, state: State, found: Collected) -> State:
-        rows = int(found.sizes.sum())
+    def _collected(self, state: State, collected: Collected) -> State:
+        rows = int(collected.sizes.sum())
         if rows < self._spec.k:
             raise StageError(
                 f"kmeans: the sample has {rows:,} rows, fewer than k = {self._spec.k:,}; give a larger "
                 "sample_rows"
             )
-        return replace(state, phase="reserve", sizes=found.sizes)
+        return replace(state, phase="reserve", sizes=collected.sizes)
 
-    def _reserved(self, state: State, found: DrawnRows) -> State:
-        scale = float(found.x.astype(np.float64).var(axis=0).mean())
-        state = replace(state, reserve=found, scale=scale)
+    def _reserved(self, state: State, reserve: DrawnRows) -> State:
+        scale = float(reserve.x.astype(np.float64).var(axis=0).mean())
+        state = replace(state, reserve=reserve, scale=scale)
         if self._spec.init == "random":
-            return self._begin(state, found.x[: self._spec.k].astype(np.float64), np.zeros(self._spec.k))
-        return replace(state, phase="seed", candidates=found.x[:1], ids=found.ids[:1])
+            return self._begin(state, reserve.x[: self._spec.k].astype(np.float64), np.zeros(self._spec.k))
+        return replace(state, phase="seed", candidates=reserve.x[:1], ids=reserve.ids[:1])
 
-    def _seeded(self, state: State, found: Drawn) -> State:
-        state = self._with_candidates(state, found.x, found.ids)
+    def _seeded(self, state: State, drawn: Drawn) -> State:
+        state = self._with_candidates(state, drawn.x, drawn.ids)
         if state.turn + 1 < ROUNDS:
             return replace(state, turn=state.turn + 1)
         short = (self._seeds if state.coarse is None else self._spec.k) - len(there(state.candidates))
@@ -186,8 +185,8 @@ class KMeansStage:
         order = np.argsort(cells, kind="stable")
         return replace(state, candidates=x[order], ids=ids[order], cells=cells[order])
 
-    def _weighed(self, state: State, found: Counts) -> State:
-        centers, weights = clustered(there(state.candidates), found.rows, self._seeds, state.seed)
+    def _weighed(self, state: State, counts: ClusterCounts) -> State:
+        centers, weights = clustered(there(state.candidates), counts.rows, self._seeds, state.seed)
         if not self._two_level:
             return self._begin(state, centers, weights)
         coarse = centers.astype(np.float32)
@@ -198,18 +197,18 @@ class KMeansStage:
         # no rows.
         return self._with_candidates(none, coarse, np.full(len(coarse), -1))
 
-    def _weighed_in_cells(self, state: State, found: Counts) -> State:
+    def _weighed_in_cells(self, state: State, counts: ClusterCounts) -> State:
         cells, candidates, number = there(state.cells), there(state.candidates), len(there(state.coarse))
-        rows = np.bincount(cells, found.rows, number).astype(np.int64)
+        rows = np.bincount(cells, counts.rows, number).astype(np.int64)
         most = np.bincount(cells, minlength=number)
         given = shared_out(self._spec.k, rows, most)
         given = np.minimum(most, given + np.ceil(_SURPLUS * given).astype(np.int64) + 1)
         bounds = np.searchsorted(cells, np.arange(number + 1))
-        found_in_cells = [
-            clustered(candidates[first:end], found.rows[first:end], int(share), state.seed)
+        by_cell = [
+            clustered(candidates[first:end], counts.rows[first:end], int(share), state.seed)
             for first, end, share in zip(bounds[:-1], bounds[1:], given, strict=True)
         ]
-        return self._begin(state, *merged_down(found_in_cells, self._spec.k))
+        return self._begin(state, *merged_down(by_cell, self._spec.k))
 
     def _begin(self, state: State, centers: Floats, counts: Floats) -> State:
         """Begin the steps with the rows that each centre stands for already.
@@ -219,90 +218,7 @@ class KMeansStage:
         fresh = State(
             "step", state.rows, state.dim, state.seed, sizes=state.sizes, scale=state.scale, counts=counts
         )
-        return replace(fresh, centers=self._on_sphere(centers))
-
-    def _on_sphere(self, centers: Floats) -> Floats:
-        if not self._spec.spherical:
-            return centers
-        norms = np.linalg.norm(centers, axis=1)[:, None]
-        found: Floats = centers / np.where(norms > 0, norms, 1.0)
-        return found
-
-    def _stepped(self, state: State, found: ClusterSums) -> State:
-        before, counts = there(state.centers), there(state.counts).copy()
-        centers = before.copy()
-        total = counts[found.ids] + found.counts
-        centers[found.ids] = (centers[found.ids] * counts[found.ids, None] + found.sums) / total[:, None]
-        counts[found.ids] = total
-        seen = state.seen + found.rows
-        if state.spares:
-            _reassign(centers, counts, found)
-            seen = 0
-        centers = self._on_sphere(centers)
-        moved = float(((centers - before) ** 2).sum())
-        state = replace(
-            state,
-            centers=centers,
-            counts=counts,
-            seen=seen,
-            spares=self._spares(counts, seen, found.rows),
-            turn=state.turn + 1,
-            steps=state.turn + 1,
-            inertia=found.inertia / found.rows,
-        )
-        return self._judged(state, found.rows, moved)
-
-    def _spares(self, counts: Floats, seen: int, batch: int) -> int:
-        """Tell how many rows the next step is to offer to clusters that hardly any row belongs to."""
-        due = bool((counts == 0).any()) or seen >= _REASSIGN_EVERY_PER_K * self._spec.k
-        return min(int((counts < _REASSIGN_RATIO * counts.max()).sum()), batch // 2) if due else 0
-
-    def _judged(self, state: State, batch: int, moved: float) -> State:
-        """Stop as scikit-learn does.
-
-        By the movement of the centres, or when the average inertia improves no more.
-        """
-        last = state.turn >= self._spec.max_epochs * max(1, state.sampled // batch)
-        if state.turn > 1:
-            share = min(1.0, 2 * batch / (state.sampled + 1))
-            average = (
-                state.inertia
-                if state.average is None
-                else state.average * (1 - share) + state.inertia * share
-            )
-            better = state.least is None or average < state.least
-            state = replace(
-                state,
-                average=average,
-                least=average if better else state.least,
-                stale=0 if better else state.stale + 1,
-            )
-            last |= state.stale >= self._spec.patience or (
-                self._spec.tol > 0 and moved <= self._spec.tol * state.scale
-            )
-        if not last:
-            return state
-        return replace(state, phase="polish" if self._spec.polish else "done", turn=0, spares=0)
-
-    def _polished(self, state: State, found: ClusterSums) -> State:
-        centers, counts = there(state.centers).copy(), np.zeros(self._spec.k)
-        centers[found.ids] = found.sums / found.counts[:, None]
-        counts[found.ids] = found.counts
-        for empty in np.flatnonzero(counts == 0):
-            largest = int(counts.argmax())
-            signs = np.where(np.arange(state.dim) % 2 == 0, _SPLIT, -_SPLIT)
-            centers[empty], centers[largest] = centers[largest] * (1 + signs), centers[largest] * (1 - signs)
-            counts[empty] = counts[largest] = counts[largest] / 2
-        turn = state.turn + 1
-        phase: Phase = "polish" if turn < self._spec.polish else "done"
-        return replace(
-            state,
-            phase=phase,
-            turn=turn,
-            centers=self._on_sphere(centers),
-            counts=counts,
-            inertia=found.inertia / found.rows,
-        )
+        return replace(fresh, centers=on_sphere(self._spec, centers))
 
     def model(self, state: State) -> KMeansModel:
         """Give the model."""
@@ -315,16 +231,3 @@ class KMeansStage:
         if state.phase in ("step", "polish"):
             return f"{state.phase} {state.turn}: inertia {state.inertia:.5g} a row"
         return f"{state.phase} {state.turn}"
-
-
-def _reassign(centers: Floats, counts: Floats, found: ClusterSums) -> None:
-    """Move clusters that hardly any row belongs to onto random rows of the batch, as scikit-learn does."""
-    low = np.flatnonzero(counts < _REASSIGN_RATIO * counts.max())
-    if len(low) > len(found.spares):
-        low = low[np.argsort(counts[low], kind="stable")[: len(found.spares)]]
-    if len(low) == 0:
-        return
-    centers[low] = found.spares[: len(low)]
-    others = np.ones(len(counts), bool)
-    others[low] = False
-    counts[low] = counts[others].min() if others.any() else 1.0

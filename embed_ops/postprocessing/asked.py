@@ -1,0 +1,58 @@
+"""Which stages one command is asked for, and where each of them reads and writes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from embed_ops.errors import StageError
+from embed_ops.spec.stage import StageSpec
+
+STAGES = "stages"
+"""Folder of a run that holds the runs of its stages."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One stage that is asked for.
+
+    Attributes:
+        spec: its section.
+        path: address of its run directory.
+        input: address of the run that it reads.
+        seed: of everything that draws.
+        model: address of a run whose model is applied instead of fitting one.
+    """
+
+    spec: StageSpec
+    path: str
+    input: str
+    seed: int
+    model: str | None = None
+
+
+def asked_stages(
+    run: str, stages: tuple[StageSpec, ...], seed: int, output: str | None = None, model: str | None = None
+) -> list[Asked]:
+    """Say where each of a list of stages reads and writes.
+
+    Raises:
+        StageError: two have one name, an input is no stage before it, or `output` or `model` is
+            given for several.
+    """
+    if len(stages) != 1 and (output or model):
+        raise StageError(
+            f"an output folder or a model can be named for one stage, and there are {len(stages)}"
+        )
+    asked: list[Asked] = []
+    known = {"embed": run}
+    before = run
+    for spec in stages:
+        if spec.folder in known:
+            raise StageError(f"stage {spec.folder!r}: another stage has this name; give it one by `name`")
+        if spec.input is not None and spec.input not in known:
+            raise StageError(f"stage {spec.folder!r}: input = {spec.input!r} is none of {', '.join(known)}")
+        path = output or f"{run.rstrip('/')}/{STAGES}/{spec.folder}"
+        source = before if spec.input is None else known[spec.input]
+        asked.append(Asked(spec, path, source, seed if spec.seed is None else spec.seed, model))
+        before = known[spec.folder] = path
+    return asked

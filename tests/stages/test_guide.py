@@ -1,0 +1,84 @@
+"""Adds a stage as docs/adding-a-stage.md tells it, fits it and applies it."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from inline_engine import inline_session
+from made_run import make_run
+from stage_runs import DIM, DRAW, rows_of
+
+import embed_ops.stages
+from embed_ops import load_model, postprocess
+from embed_ops.errors import StageError
+from embed_ops.runs.verify.run import verify
+from embed_ops.spec import stage as sections
+from embed_ops.stages.registry import STAGES, StageKind, make_stage
+from embed_ops.stages.rounds import fit
+
+GUIDE = Path(__file__).parents[2] / "docs" / "adding-a-stage.md"
+MODULE, SECTION, LINE = re.findall(r"```python\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
+FILES = [700, 0, 500]
+
+
+@pytest.fixture
+def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Follow the guide: one new file, a section, one line of the registry. Give such a section."""
+    names = dict(vars(sections))
+    exec(SECTION, names)
+    monkeypatch.setattr(sections, "RescaleSpec", names["RescaleSpec"], raising=False)
+    monkeypatch.setitem(sections.KINDS, "rescale", names["RescaleSpec"])
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "rescale.py").write_text(MODULE, encoding="utf-8")
+    monkeypatch.setattr(embed_ops.stages, "__path__", [*embed_ops.stages.__path__, str(tmp_path / "new")])
+    for kind, entry in eval(f"{{{LINE}}}", {"StageKind": StageKind}).items():
+        monkeypatch.setitem(STAGES, kind, entry)
+    return names["RescaleSpec"](kind="rescale")
+
+
+def test_the_stage_of_the_guide(spec: Any, tmp_path: Path) -> None:
+    """Over a run: lengths are right, the model says the same in memory, and the run verifies."""
+    run = tmp_path / "run"
+    make_run(str(run), FILES, DRAW, unit_rows=300)
+    [done] = postprocess(str(run), [spec], session=inline_session)
+    stage = Path(done.path)
+    x, scaled = rows_of(run), rows_of(stage)
+    assert scaled.shape == (sum(FILES), DIM)
+    assert np.square(scaled, dtype=np.float64).sum(axis=1).mean() == pytest.approx(1.0, rel=1e-6)
+    model = load_model(str(stage))
+    np.testing.assert_array_equal(model.transform(x), scaled)
+    assert fit(make_stage(spec), x).length == pytest.approx(model.length, rel=1e-12)
+    report = json.loads((stage / "report.json").read_text())
+    assert (report["kind"], report["model"]) == ("rescale", {"length": model.length})
+    assert verify(str(stage)).differences == []
+
+
+def test_a_fit_goes_on_from_what_it_kept(spec: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped behind its only pass, it reads nothing twice: its dataclasses are found again."""
+    run = tmp_path / "run"
+    make_run(str(run), FILES, DRAW, unit_rows=300)
+    kind = type(make_stage(spec))
+    with monkeypatch.context() as patch:
+        patch.setattr(kind, "model", _fails)
+        with pytest.raises(OSError, match="No space left"):
+            postprocess(str(run), [spec], session=inline_session)
+    monkeypatch.setattr(kind, "summarize", _fails)
+    [done] = postprocess(str(run), [spec], session=inline_session)
+    np.testing.assert_array_equal(load_model(done.path).transform(rows_of(run)), rows_of(Path(done.path)))
+
+
+def _fails(*_: Any) -> Any:
+    raise OSError(28, "No space left on device")
+
+
+def test_without_rows(spec: Any, tmp_path: Path) -> None:
+    """What the stage refuses is told before anything is written."""
+    make_run(str(tmp_path / "run"), [0, 0], DRAW)
+    with pytest.raises(StageError, match="rescale: the run has no rows"):
+        postprocess(str(tmp_path / "run"), [spec], session=inline_session)
+    assert not (tmp_path / "run" / "stages").exists()
