@@ -111,7 +111,7 @@ def test_sketch(offset: float, cuts: list[int]) -> None:
 
 @given(cuts=CUTS, scale=st.sampled_from([1e-30, 1.0, 1e4, 1e30]))
 def test_histogram_is_exact(cuts: list[int], scale: float) -> None:
-    """ClusterCounts of any parts, added in any order, are those of the whole, whatever their range."""
+    """Counts of any parts, added in any order, are those of the whole, whatever their range."""
     x = (made() * np.float32(scale)).astype(np.float32)
     x[: ROWS // 3] *= np.float32(1e-3)
     x[:, 0], x[ROWS // 2 :, 1] = 0.0, 0.0
@@ -161,7 +161,7 @@ def test_histogram_of_powers_of_two() -> None:
 
 @given(cuts=CUTS)
 def test_cluster_sums(cuts: list[int]) -> None:
-    """ClusterCounts, sums and inertia of any parts are those of the whole; spares have the least draws."""
+    """Counts, sums and inertia of any parts are those of the whole; spares: the least draws."""
     x, ids = made(), np.arange(ROWS)
     centers = x[:40:5].astype(np.float64)
     drawn = splitmix64(0, 1, ids)

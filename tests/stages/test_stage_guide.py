@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from inline_engine import inline_session
+from inline import open_inline
 from made_run import make_run
 from stage_runs import DIM, DRAW, rows_of
 
@@ -45,7 +45,7 @@ def test_the_stage_of_the_guide(spec: Any, tmp_path: Path) -> None:
     """Over a run: lengths are right, the model says the same in memory, and the run verifies."""
     run = tmp_path / "run"
     make_run(str(run), FILES, DRAW, unit_rows=300)
-    [done] = postprocess(str(run), [spec], session=inline_session)
+    [done] = postprocess(str(run), [spec], session=open_inline)
     stage = Path(done.path)
     x, scaled = rows_of(run), rows_of(stage)
     assert scaled.shape == (sum(FILES), DIM)
@@ -66,9 +66,9 @@ def test_a_fit_goes_on_from_what_it_kept(spec: Any, tmp_path: Path, monkeypatch:
     with monkeypatch.context() as patch:
         patch.setattr(kind, "model", _fails)
         with pytest.raises(OSError, match="No space left"):
-            postprocess(str(run), [spec], session=inline_session)
+            postprocess(str(run), [spec], session=open_inline)
     monkeypatch.setattr(kind, "summarize", _fails)
-    [done] = postprocess(str(run), [spec], session=inline_session)
+    [done] = postprocess(str(run), [spec], session=open_inline)
     np.testing.assert_array_equal(load_model(done.path).transform(rows_of(run)), rows_of(Path(done.path)))
 
 
@@ -80,5 +80,5 @@ def test_without_rows(spec: Any, tmp_path: Path) -> None:
     """What the stage refuses is told before anything is written."""
     make_run(str(tmp_path / "run"), [0, 0], DRAW)
     with pytest.raises(StageError, match="rescale: the run has no rows"):
-        postprocess(str(tmp_path / "run"), [spec], session=inline_session)
+        postprocess(str(tmp_path / "run"), [spec], session=open_inline)
     assert not (tmp_path / "run" / "stages").exists()
