@@ -10,7 +10,7 @@ READY_DOCS := $(VENV)/.ready-docs
 # A package a line as pip comes to it, so that minutes of set-up are no silence.
 SHOWN := awk '/^(Collecting|Obtaining)/ { print "  " $$2; fflush() } /^Installing|ERROR|error:/ { print substr($$0, 1, 100); fflush() }'
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --constraint constraints.txt --editable
-# Two processes: one has the session's Ray, the other all that needs none.
+# Two processes, each with one Ray for all of its tests that need it.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 # The laws once more as on a machine with AVX2 and nothing newer: there a product's last bits
 # depend on a row's place in its tile.

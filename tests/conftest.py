@@ -9,14 +9,14 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import pytest
 import ray
 import tiny_models
 from corpora import docstrings, write_parquet
 from hypothesis import settings
-from inline import inline_session
+from inline import Choice
 from threadpoolctl import threadpool_limits
 
 from embed_ops import Run, Spec, embed
@@ -41,20 +41,32 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+def engine_of(item: pytest.Item) -> str | None:
+    """Tell which engine a test has: "inline" or "ray"; None where it asks for none."""
+    call = getattr(item, "callspec", None)
+    return None if call is None else call.params.get("engine")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Choose the engine before any fixture of the test is made."""
+    Choice.inline = engine_of(item) == "inline"
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None, None, None]:
     """Mark what needs the session's Ray, and say which tests belong to one process.
 
-    `make test` runs two processes: one of them has the Ray, and tests of one file share what their
-    fixtures make. What runs on any engine runs on Ray in `make test-all`, and in `make test` too if
-    it is marked `on_ray`. What starts a Ray in a process of its own is marked where it stands.
+    `make test` runs two processes, each with a Ray of its own. Tests of one file share what their
+    fixtures make, and tests of the real model's run that run. What runs on any engine runs on Ray
+    in `make test-all`, and in `make test` too if it is marked `on_ray`. What starts a Ray in a
+    process of its own is marked where it stands.
     """
     for item in items:
-        chosen = getattr(item, "callspec", None)
-        engine = chosen.params.get("engine") if chosen is not None else None
-        on_ray = engine == "ray" or "ray_session" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("ray" if on_ray else item.path.stem))
-        if on_ray:
+        engine, fixtures = engine_of(item), getattr(item, "fixturenames", ())
+        group = "a real model" if "minilm_run" in fixtures else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(group))
+        if engine == "ray" or "ray_session" in fixtures:
             item.add_marker("ray")
         if engine == "ray" and item.get_closest_marker("on_ray") is None:
             item.add_marker("slow")
@@ -79,7 +91,7 @@ def ray_session() -> Iterator[None]:
 @pytest.fixture(scope="session", params=["inline", "ray"])
 def engine(request: pytest.FixtureRequest) -> Iterator[str]:
     """Let commands of this process run their steps in it, then on Ray."""
-    with inline_session() if request.param == "inline" else local_ray():
+    with local_ray() if request.param == "ray" else nullcontext():
         yield request.param
 
 

@@ -318,7 +318,7 @@ def test_refusals(folder: Path, engine: str, tmp_path: Path) -> None:
                 "sink": {"path": "o"},
             }
         )
-    with pytest.raises(SpecError, match=r"source\.limit: .* nodes have id and features"):
+    with pytest.raises(SpecError, match=r"source\.limit: .*nodes have id and features"):
         spec(folder, tmp_path / "d", source=section | {"limit": 3})
     graphs.sage(tmp_path / "narrow", width=5)
     with pytest.raises(ModelError, match=r"takes 5 features \(in_channels\), the nodes have 12"):

@@ -57,7 +57,7 @@ def test_the_family_of_the_guide(tmp_path: Path) -> None:
     insert(package / "spec/encoder.py", '    | Annotated[GraphEncoderSpec, Tag("graph")]', MEMBER, 4)
     settings = package / "embedding/settings.py"
     insert(settings, "_SOURCE_FIELDS = ", "from embed_ops.spec.encoder import BytesEncoderSpec\n")
-    insert(settings, '    return found | {f"model', FINGERPRINT, 4)
+    insert(settings, '    return entries | {f"model', FINGERPRINT, 4)
     (tmp_path / "in").mkdir()
     pq.write_table(pa.table({"text": pa.array(TEXTS, pa.string())}), tmp_path / "in/a.parquet")
     np.save(tmp_path / "table.npy", np.random.default_rng(1).normal(size=(256, 8)).astype(np.float32))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from guides import blocks, copy_package, insert, run_in
-from reading import PACKINGS, pack
+from reading import PACKINGS, compress
 
 MODULE, LINE, SECTION, MEMBER, FINGERPRINT = blocks("adding-a-source.md")
 CONTENT = b"lost\n>one of two\nacgt\nAC\n\n>two\n>three\r\ngg\r\n>four\n\xff\n"
@@ -62,7 +62,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     insert(package / "spec/source.py", '    | Annotated[GraphSourceSpec, Tag("graph")]', MEMBER, 4)
     settings = package / "embedding/settings.py"
     insert(settings, "_SOURCE_FIELDS = ", "from embed_ops.spec.source import FastaSourceSpec\n")
-    insert(settings, '    return found | {f"model', FINGERPRINT, 4)
+    insert(settings, '    return entries | {f"model', FINGERPRINT, 4)
     return package
 
 
@@ -72,7 +72,7 @@ def test_the_format_of_the_guide(package: Path, tmp_path: Path) -> None:
     for number, packing in enumerate(PACKINGS):
         folders.append(tmp_path / str(number))
         folders[-1].mkdir()
-        (folders[-1] / f"a.fasta{packing}").write_bytes(pack(CONTENT, packing))
+        (folders[-1] / f"a.fasta{packing}").write_bytes(compress(CONTENT, packing))
     answers = run_in(package, READ, *map(str, folders))
     assert answers.pop("prints") == [{"source.upper": True}, {}]
     for answer in answers.values():
