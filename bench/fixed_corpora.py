@@ -28,6 +28,20 @@ _ODD = [
     "zzqx qqq",
 ]
 
+BROKEN_LINES = (
+    b"{not json",
+    b'{"text": null, "id": 1}',
+    b'{"text": 7, "id": 2}',
+    b'{"text": "caf\xe9", "id": 3}',
+    b"[1, 2]",
+    b'{"id": 4}',
+    b'{"text": "", "id": 5}',
+    b"",
+    b'{"text": "half \\ud800", "id": 6}',
+    b'{"text": "kept is wrong", "id": "seven"}',
+)
+"""Records of JSON lines that are none, or hold something else than a text and a number."""
+
 
 def texts(rows: int = ROWS, seed: int = 0) -> list[str]:
     """Draw texts of up to 90 words on three topics in turn; some odd, each twelfth twice."""
@@ -71,22 +85,8 @@ def write_parquet(folder: Path) -> str:
 
 def write_lines_of_json(folder: Path) -> str:
     """Write texts as JSON lines with every kind of broken record, plain and compressed."""
-    bad = [
-        b"{not json",
-        b'{"text": null, "id": 1}',
-        b'{"text": 7, "id": 2}',
-        b'{"text": "caf\xe9", "id": 3}',
-        b"[1, 2]",
-        b'{"id": 4}',
-    ]
-    bad += [
-        b'{"text": "", "id": 5}',
-        b"",
-        b'{"text": "half \\ud800", "id": 6}',
-        b'{"text": "kept is wrong", "id": "seven"}',
-    ]
     lines = [json.dumps({"text": text, "id": number}).encode() for number, text in enumerate(texts(120, 1))]
-    content = b"\n".join([*lines[:10], *bad, *lines[10:]])
+    content = b"\n".join([*lines[:10], *BROKEN_LINES, *lines[10:]])
     for language, packing in (("en", None), ("de", "gzip")):
         place = folder / f"lang={language}"
         place.mkdir(parents=True)
