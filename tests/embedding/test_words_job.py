@@ -192,7 +192,8 @@ def test_lists_of_words_and_targets_of_rows(tiny: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_row_that_kills_is_found_among_windows(tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ["ray"], indirect=True)
+def test_a_row_that_kills_is_found_among_windows(engine: str, tmp_path: Path) -> None:
     """A long text of which one window kills its worker is a reject.
 
     Every other row has its words.
