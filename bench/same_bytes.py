@@ -155,7 +155,7 @@ class FixedRuns:
         }
         chosen = {"types": {"id": "int64"}, "where": "id <> 7"}
         self._embed("csv", table | chosen, {"model": self._model, "prompt": "near "}, dtype="float16")
-        lines = {"kind": "text", "path": corpora.write_lines(self._work / "lines"), "column": None}
+        lines = {"kind": "text", "path": corpora.write_lines(self._work / "lines")}
         self._embed(
             "lines",
             lines,
