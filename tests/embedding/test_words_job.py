@@ -50,7 +50,7 @@ def spec_of(model: str, source: dict[str, Any], run: Path, **encoder: Any) -> Sp
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Write 200 docstrings, some far longer than the model takes, and three odd texts."""
-    folder = tmp_path_factory.mktemp("words")
+    folder = tmp_path_factory.mktemp("words") / "in"
     write_parquet(folder, [*docstrings(200), "", "  ", "naïve 😀 中文\u200b"], files=2)
     return folder
 
@@ -58,9 +58,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def words(engine: str, tiny: str, corpus: Path) -> Run:
     """Embed them: rows, windows and words."""
-    return embed(
-        spec_of(tiny, {"path": str(corpus)}, corpus.parent / "words-run", outputs=OUTPUTS, window=40)
-    )
+    return embed(spec_of(tiny, {"path": str(corpus)}, corpus.parent / "run", outputs=OUTPUTS, window=40))
 
 
 def files_of(run: Run) -> list[str]:
@@ -91,14 +89,12 @@ def test_lists_keep_the_laws(words: Run, tiny: str, corpus: Path) -> None:
         assert (row["window_start"][0], row["window_end"][-1]) == (0, len(text))
     before = contents(Path(words.path))
     Path(files_of(words)[1]).unlink()
-    again = embed(
-        spec_of(tiny, {"path": str(corpus)}, corpus.parent / "words-run", outputs=OUTPUTS, window=40)
-    )
+    again = embed(spec_of(tiny, {"path": str(corpus)}, corpus.parent / "run", outputs=OUTPUTS, window=40))
     assert again.report["units_skipped"] > 0
     assert contents(Path(words.path)) == before
     with pytest.raises(RunError, match=r"encoder\.window"):
         embed(
-            spec_of(tiny, {"path": str(corpus)}, corpus.parent / "words-run", outputs=OUTPUTS, window=41),
+            spec_of(tiny, {"path": str(corpus)}, corpus.parent / "run", outputs=OUTPUTS, window=41),
             session=no_session,
         )
 
