@@ -12,8 +12,8 @@ SHOWN := awk '/^(Collecting|Obtaining)/ { print "  " $$2; fflush() } /^Installin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --constraint constraints.txt --editable
 # Two processes, each with one Ray for all of its tests that need it.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
-# The laws once more as on a machine with AVX2 and nothing newer: there a product's last bits
-# depend on a row's place in its tile.
+# The laws once more, where they need no Ray, as on a machine with AVX2 and nothing newer: there a
+# product's last bits depend on a row's place in its tile.
 OLDER := OPENBLAS_CORETYPE=Haswell ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2
 LAWS = $(foreach name,laws stage_laws graph static_job neighbors clusters classify,$(wildcard tests/*/test_$(name).py))
 
@@ -53,7 +53,7 @@ test: $(READY)  ## all tests but the long ones
 test-all: $(READY)  ## all tests, the laws as on an older machine too, a record of injected faults
 	mkdir -p build
 	$(PYTEST) --junitxml=build/test-all.xml
-	$(OLDER) $(PYTEST) $(LAWS)
+	$(OLDER) $(PYTEST) -m "not ray" $(LAWS)
 	$(BIN)/python bench/faults.py build/test-all.xml
 
 check: $(READY)  ## style, types, import directions, links and widths of the pages
