@@ -46,6 +46,12 @@ SIZES: dict[str, dict[str, int]] = {
         "num_attention_heads": 12,
         "intermediate_size": 3072,
     },
+    "vit-tiny": {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+    },
     "vit-small": {
         "hidden_size": 192,
         "num_hidden_layers": 12,

@@ -134,7 +134,8 @@ def _bare(job: Job, works: list[Work], number: int, processes: int, ready: Any, 
 
     Units are prepared before the clock starts.
     """
-    from embed_ops.embedding.steps import Replica, read_and_prepare, write_unit
+    from embed_ops.embedding.replica import Replica
+    from embed_ops.embedding.steps import read_and_prepare, write_unit
     from embed_ops.embedding.unit import EmbeddedUnit, PreparedUnit, Written
 
     units = [unit for work in works for unit in read_and_prepare(job, work)][number::processes]

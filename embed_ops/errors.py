@@ -6,6 +6,7 @@
     ├── ModelError     2   the model: no weights, no tokenizer, an unknown module
     ├── RunError       2   the run directory: another spec, changed source files
     ├── PackageError   2   a package of an extra is not installed
+    ├── DeviceError    2   the GPU that is asked for is not there, or torch can't use it
     ├── StageError     2   a stage can't be fitted or applied to these vectors
     ├── ParityError    2   the vectors differ from the reference
     ├── StorageError   3   reading or writing failed for a reason that is not the data
@@ -54,6 +55,10 @@ class RunError(EmbedOpsError):
 
 class PackageError(EmbedOpsError):
     """A package that this needs is not installed. Install the extra that the message names."""
+
+
+class DeviceError(EmbedOpsError):
+    """A worker can't use the GPU that it is to compute on. Mend the node, or ask for none."""
 
 
 class StageError(EmbedOpsError):

@@ -92,7 +92,9 @@ def _speed_rows(report: dict[str, Any]) -> list[tuple[str, str]]:
         ("padding waste", _share(report["padding_waste"])),
         (
             "replicas idle",
-            f"{_share(idle['input'])} waiting for input, {_share(idle['output'])} for output",
+            f"{_share(idle['input'])} waiting for input, {_share(idle['output'])} for output"
+            # Beside a CPU there is no host, and a report of before says nothing of it.
+            + (f", {_share(idle['host'])} for the host" if idle.get("host") else ""),
         ),
         (
             "readers",
@@ -110,7 +112,14 @@ def _speed_rows(report: dict[str, Any]) -> list[tuple[str, str]]:
         rows.append(("replicas that died", told))
     compiled = "compiled" if chosen["compile"] else "not compiled"
     batches = f"{chosen['token_budget']} tokens a batch, {chosen['threads_per_replica']} threads"
-    return [*rows, ("computed in", f"{chosen['dtype']}, {compiled}, {batches}")]
+    return [*rows, ("computed in", f"{chosen['dtype']}, {compiled}, {batches}"), *_device_rows(report)]
+
+
+def _device_rows(report: dict[str, Any]) -> list[tuple[str, str]]:
+    """Name the GPUs that did the work, and the memory that a replica took."""
+    names = [name for name in report.get("devices", ()) if name != "cpu"]
+    held = report["peak_memory"].get("gpu", 0) / 2**30
+    return [("computed on", f"{', '.join(names)}; a replica held {held:.1f} GiB")] if names else []
 
 
 def _graph_rows(figures: dict[str, Any]) -> list[tuple[str, str]]:

@@ -12,17 +12,18 @@ from embed_ops.embedding.parity import require
 from embed_ops.embedding.report import build_report, count_units
 from embed_ops.embedding.resources import (
     TRIAL_PATIENCE,
+    gpus_for,
     replica_claim,
     replica_count,
     require_room,
     threads_for,
 )
-from embed_ops.embedding.settings import choices, resume
+from embed_ops.embedding.settings import choices, resolve, resume
 from embed_ops.embedding.storing import vector_bytes
-from embed_ops.embedding.tuning import Planned, Settled, settle
+from embed_ops.embedding.tuning import TIMED, Planned, Settled, settle
 from embed_ops.embedding.waves import retry_works, run_works
 from embed_ops.encoders.registry import make_encoder, modality_of
-from embed_ops.engine.base import Engine
+from embed_ops.engine.base import Capacity, Engine
 from embed_ops.engine.errors import WorkerDied
 from embed_ops.engine.memory import peak_memory
 from embed_ops.engine.progress import Reporter, Silent
@@ -153,11 +154,7 @@ def _work(
             _start(attempt)
             run_graph(attempt, engine)
             return
-        require_room(engine.capacity(), attempt.spec.resources)
-        if attempt.fresh:
-            weights = make_encoder(attempt.spec.encoder).weight_bytes()
-            threads = threads_for(engine.capacity(), attempt.spec.resources, units, weights)
-            attempt.resolved = replace(attempt.resolved, threads_per_replica=threads)
+        _share_machine(attempt, engine.capacity(), units)
         _settle(attempt, engine, units)
         if stop.asked:
             raise Stopped(
@@ -165,6 +162,21 @@ def _work(
             )
         _start(attempt)
         run(attempt, engine, works, units, stop)
+
+
+def _share_machine(attempt: Attempt, capacity: Capacity, units: int) -> None:
+    """Decide on a new run what a replica gets of the machines that are there.
+
+    Raises:
+        SpecError: no replica fits.
+    """
+    spec = attempt.spec
+    if attempt.fresh:
+        gpus = gpus_for(capacity, spec.resources, able=spec.encoder.ON_GPUS)
+        weights = make_encoder(spec.encoder).weight_bytes()
+        threads = threads_for(capacity, spec.resources, units, weights, gpus)
+        attempt.resolved = replace(resolve(spec, gpus), threads_per_replica=threads)
+    require_room(capacity, attempt.resolved.gpus_per_replica)
 
 
 def _space_needed(attempt: Attempt, stock: Ledger) -> int:
@@ -221,10 +233,13 @@ def _settled_on_a_replica(
         WorkerDied: it did, on each sample.
     """
     spec, resolved = attempt.spec, attempt.resolved
-    capacity, threads = engine.capacity(), resolved.threads_per_replica
-    replicas = replica_count(capacity, spec.resources, units, threads)[1]
+    capacity, threads, gpus = engine.capacity(), resolved.threads_per_replica, resolved.gpus_per_replica
+    replicas = replica_count(capacity, spec.resources, units, threads, gpus)[1]
     planned = Planned(attempt.stock().rows_left, attempt.plan.bytes, replicas)
     samples = _samples(attempt.corpus.head(attempt.plan, _SAMPLES * spec.parity.rows), spec.parity.rows)
+    timed: list[Any] = []
+    if resolved.device != "cpu" and open_choices:
+        timed = attempt.corpus.head(attempt.plan, TIMED[spec.source.modality])
     while True:
         sample = samples.pop(0)
         attempt.reporter.say(f"comparing {len(sample)} rows with the reference")
@@ -237,7 +252,8 @@ def _settled_on_a_replica(
                 spec.parity,
                 sample,
                 planned,
-                claim=replica_claim(capacity, spec.resources, threads),
+                timed,
+                claim=replica_claim(capacity, threads, gpus),
                 patience=TRIAL_PATIENCE * spec.resources.hang_seconds,
             )
         except WorkerDied as error:

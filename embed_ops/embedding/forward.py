@@ -7,17 +7,21 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from embed_ops.embedding.batching import padded_positions, token_batches
+from embed_ops.embedding.batching import RULES, BatchRule, token_batches
 from embed_ops.encoders.base import Encoder, FloatArray, IntArray, InWindows, Launched, dims_of
 from embed_ops.numerics.ragged import Places, offsets_of, runs
 from embed_ops.schema import Reason
+
+if TYPE_CHECKING:
+    from embed_ops.encoders.device import BusyClock
 
 Batch = npt.NDArray[np.int64]
 Result = TypeVar("Result")
@@ -83,7 +87,10 @@ def embed_inputs(
     room: Room | None = None,
     before: Callable[[Batch], None] | None = None,
     *,
+    rule: BatchRule = RULES["cpu"],
     overlap: bool = True,
+    turn: Callable[[], AbstractContextManager[None]] = nullcontext,
+    clock: BusyClock | None = None,
 ) -> Embedded:
     """Embed a unit's inputs in token batches formed from these inputs alone.
 
@@ -96,21 +103,35 @@ def embed_inputs(
         budget: padded positions of a batch.
         room: what the replica has learned of its memory.
         before: called with the places of a batch, (batch,) int64, before it is launched.
+        rule: how batches are formed.
         overlap: launch a batch before the one in front of it is collected.
+        turn: held while batches are under way, and not while they are formed.
+        clock: measures how long the device computes.
     """
     lengths = encoder.lengths(inputs)
-    batches = token_batches(lengths, budget)
+    batches = token_batches(lengths, budget, rule)
     offsets = _offsets(encoder, inputs)
     vectors = {
         name: np.full((int(offsets[name][-1]) if name in offsets else len(inputs), dim), np.nan, np.float32)
         for name, dim in dims_of(encoder.outputs()).items()
     }
+    positions = sum(rule.positions(lengths[batch]) for batch in batches)
     flight = _Flight(
-        encoder, inputs.combine_chunks(), lengths, vectors, offsets, room or Room(), before, overlap
+        encoder,
+        inputs.combine_chunks(),
+        lengths,
+        vectors,
+        offsets,
+        room or Room(),
+        before,
+        overlap,
+        rule,
+        clock,
     )
-    flight.run(batches)
+    with turn():
+        flight.run(batches)
     refused = dict.fromkeys(sorted(flight.too_large), Reason.TOO_LARGE)
-    return Embedded(vectors, lengths, padded_positions(lengths, batches), flight.halved, refused, offsets)
+    return Embedded(vectors, lengths, positions, flight.halved, refused, offsets)
 
 
 def _offsets(encoder: Encoder, inputs: pa.Table) -> dict[str, Places]:
@@ -141,6 +162,8 @@ class _Flight:
     room: Room
     before: Callable[[Batch], None] | None
     overlap: bool
+    rule: BatchRule
+    clock: BusyClock | None
     halved: int = 0
     too_large: list[int] = field(default_factory=list)
 
@@ -173,14 +196,19 @@ class _Flight:
         return launched
 
     def _positions(self, batch: Batch) -> int:
-        return len(batch) * int(self.lengths[batch].max())
+        return self.rule.positions(self.lengths[batch])
 
     def _launch(self, batch: Batch) -> _InFlight | None:
         """Start a batch; None where memory ran out."""
         if self.before is not None:
             self.before(batch)
-        launched = self._unless_out_of_memory(lambda: self.encoder.launch(self.inputs.take(pa.array(batch))))
+        launched = self._unless_out_of_memory(lambda: self._timed(self.inputs.take(pa.array(batch))))
         return None if launched is None else _InFlight(batch, launched)
+
+    def _timed(self, batch: pa.Table) -> Launched:
+        if self.clock is None:
+            return self.encoder.launch(batch)
+        return self.clock.timed(lambda: self.encoder.launch(batch))
 
     def _collect(self, flying: _InFlight, queue: deque[Batch]) -> None:
         """Wait for a batch and put its vectors in their places; where memory ran out, halve it."""

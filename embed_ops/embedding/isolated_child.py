@@ -12,7 +12,8 @@ from embed_ops.embedding.batching import token_batches
 from embed_ops.embedding.forward import Embedded, embed_inputs
 from embed_ops.embedding.job import Job
 from embed_ops.embedding.parts import parts_of
-from embed_ops.embedding.steps import Replica, prepare_unit, units_of, write_unit
+from embed_ops.embedding.replica import Replica, Turn
+from embed_ops.embedding.steps import prepare_unit, units_of, write_unit
 from embed_ops.embedding.suspects import STEP_PATIENCE_S, Findings, Step
 from embed_ops.embedding.unit import Failure, Outcome, PreparedUnit, Written
 from embed_ops.runs.record import ISOLATED
@@ -118,10 +119,11 @@ class _CarefulReplica(Replica):
         self._findings = findings
         self._teller = teller
 
-    def compute(self, inputs: pa.Table) -> Embedded:
+    def compute(self, inputs: pa.Table, turn: Turn) -> Embedded:
         """Try what is suspected, then put all inputs through the model."""
         encoder, budget, deadly = self.encoder, self.job.resolved.token_budget, self._findings.inputs
-        batches = token_batches(encoder.lengths(inputs), budget)
+        rule = self.job.resolved.rule
+        batches = token_batches(encoder.lengths(inputs), budget, rule)
         for group in self._findings.trials:
             self._teller.say(Doing(Step.TRIAL, group))
             batch = next(batch for batch in batches if group[0] in batch)
@@ -133,6 +135,8 @@ class _CarefulReplica(Replica):
             encoder.blank(inputs, deadly),
             budget,
             before=lambda batch: self._teller.say(Doing(Step.BATCH, batch.tolist())),
+            rule=rule,
+            turn=lambda: self.take(turn),
             # A death must be the fault of the batch that was named last.
             overlap=False,
         )

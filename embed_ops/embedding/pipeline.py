@@ -31,14 +31,13 @@ from embed_ops.embedding.job import Job
 from embed_ops.embedding.message import load_outcome
 from embed_ops.embedding.resources import (
     CPUS_PER_READER,
-    IMAGE_READER_CPUS,
     MODEL_LOAD_TRIES,
     NO_PROGRESS_S,
-    READER_CPUS,
-    READERS_PER_CORE,
     SPANS_PER_WAVE,
     TASK_RETRIES,
+    UNITS_IN_A_REPLICA,
     WRITER_CPUS,
+    readers_of,
     replica_claim,
     replica_count,
 )
@@ -106,17 +105,16 @@ def _wave(
 
 def _dataset(engine: Engine, job: Job, works: Sequence[Work], units: int) -> ray.data.Dataset:
     """Describe the pipeline: nothing runs yet."""
-    capacity, threads = engine.capacity(), job.resolved.threads_per_replica
-    least, most = replica_count(capacity, job.spec.resources, units, threads)
+    capacity, threads, gpus = (
+        engine.capacity(),
+        job.resolved.threads_per_replica,
+        job.resolved.gpus_per_replica,
+    )
+    least, most = replica_count(capacity, job.spec.resources, units, threads, gpus)
     one_unit = {"batch_size": 1, "batch_format": "pyarrow"}
     # Nodes that join later bring replicas and want readers.
     cores = max(capacity.cores, most * threads if least < most else 0)
-    helpers = max(1, cores // CPUS_PER_READER)
-    readers, reader_cpus = (
-        (READERS_PER_CORE * cores, IMAGE_READER_CPUS)
-        if job.spec.source.modality == "image"
-        else (helpers, READER_CPUS)
-    )
+    readers, reader_cpus = readers_of(cores, job.spec.source.modality, gpus)
     wave = [{"work": work.dump()} for work in works]
     return (
         ray.data.from_items(wave, override_num_blocks=len(wave))
@@ -131,16 +129,23 @@ def _dataset(engine: Engine, job: Job, works: Sequence[Work], units: int) -> ray
         .map_batches(
             WatchedReplica,
             fn_constructor_args=(job,),
-            compute=ActorPoolStrategy(min_size=least, max_size=most),
+            compute=ActorPoolStrategy(
+                min_size=least,
+                max_size=most,
+                # A GPU's next unit is read while the last one is packed: `Replica.turn` keeps them
+                # apart on the device.
+                max_concurrent_calls_per_actor=UNITS_IN_A_REPLICA if gpus > 0 else None,
+                enable_true_multi_threading=gpus > 0,
+            ),
             max_task_retries=1,
             max_restarts=-1,
-            **ray_options(replica_claim(capacity, job.spec.resources, threads, least)),
+            **ray_options(replica_claim(capacity, threads, gpus, least)),
             **one_unit,
         )
         .map_batches(
             write,
             fn_args=(job,),
-            compute=TaskPoolStrategy(size=helpers),
+            compute=TaskPoolStrategy(size=max(1, cores // CPUS_PER_READER)),
             num_cpus=WRITER_CPUS,
             max_retries=TASK_RETRIES,
             **one_unit,
@@ -158,7 +163,9 @@ def isolate_units(
     each = engine.each(
         isolate_watched,
         [(job, work) for work in works],
-        claim=replica_claim(engine.capacity(), job.spec.resources, job.resolved.threads_per_replica),
+        claim=replica_claim(
+            engine.capacity(), job.resolved.threads_per_replica, job.resolved.gpus_per_replica
+        ),
         look_up=Lookout(job.attempt, control).look_up,
         failed=lambda number, error: [Failure.of(error, works[number].span.first_unit)],
     )

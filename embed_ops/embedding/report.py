@@ -18,7 +18,9 @@ class Measured:
         replicas: most that ran at once.
         startup: seconds from the command to the first unit in a replica.
         gemm: best matrix-product rate of each replica, FLOP/s.
-        memory: greatest resident bytes by kind of process.
+        memory: greatest resident bytes by kind of process; `gpu`: of a replica on its GPU.
+        devices: names of what computed.
+        busy: seconds in which devices computed.
         parity: the comparison with the reference, by output.
         deaths: times that a replica died.
         graph: figures of a graph's layers.
@@ -30,6 +32,8 @@ class Measured:
     startup: float | None = None
     gemm: dict[str, float] = field(default_factory=dict)
     memory: dict[str, int] = field(default_factory=dict)
+    devices: set[str] = field(default_factory=set)
+    busy: float = 0.0
     parity: list[dict[str, Any]] = field(default_factory=list)
     deaths: int = 0
     graph: dict[str, Any] | None = None
@@ -37,7 +41,11 @@ class Measured:
     def add(self, written: Written) -> None:
         """Take in one unit."""
         self.records.append(written.record)
-        self.gemm[written.replica] = written.gemm
+        forward = written.forward
+        self.gemm[forward.replica] = forward.gemm
+        self.busy += forward.busy
+        if forward.device:
+            self.devices.add(forward.device)
         for kind, size in written.memory.items():
             self.memory[kind] = max(size, self.memory.get(kind, 0))
 
@@ -145,7 +153,9 @@ def build_report(
         "idle": {
             "input": _ratio(measured.seconds("idle_input"), replica_time),
             "output": _ratio(measured.seconds("idle_output"), replica_time),
+            "host": _ratio(max(0.0, measured.seconds("forward") - measured.busy), replica_time),
         },
+        "devices": sorted(measured.devices),
         "time": _time_shares(measured, gemm, replicas),
         "replicas": replicas,
         "halved": sum(HALVED in record.flags for record in measured.records),

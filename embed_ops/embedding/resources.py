@@ -7,6 +7,8 @@ from embed_ops.errors import SpecError
 from embed_ops.spec.encoder import AUTO
 from embed_ops.spec.spec import ResourcesSpec
 
+UNITS_IN_A_REPLICA = 2
+"""Units that a replica on a GPU has in hand: one computes, the other is read or packed."""
 SPANS_PER_WAVE = 4_000
 """Spans of one Dataset: the engine keeps a little of every block for as long as the Dataset lives
 (ray issue 66016)."""
@@ -15,11 +17,11 @@ WRITER_CPUS = 0.25
 CPUS_PER_READER = 2
 """One reader tokenises for far more than two CPU replicas; more of them would only take their
 cores."""
-READERS_PER_CORE = 2
-"""Of images: decoding photographs can take as long as a small model takes, and one reader begins
-its next span while another decodes."""
-IMAGE_READER_CPUS = READER_CPUS / CPUS_PER_READER / READERS_PER_CORE
-"""All readers of images together claim what readers of texts do."""
+IMAGE_READERS_PER_CORE = 2
+"""Decoding photographs can take as long as a small model takes, and one reader begins its next
+span while another decodes."""
+READ_CORES = READER_CPUS / CPUS_PER_READER
+"""What all readers claim together, of each core."""
 REPLICA_CPU_SHARE = 0.75
 """CPU claimed per thread of a CPU replica: the rest of each core is the readers' and writers'."""
 MOST_THREADS = 16
@@ -40,7 +42,19 @@ TRIAL_PATIENCE = 8
 times, one by one too."""
 
 
-def threads_for(capacity: Capacity, resources: ResourcesSpec, units: int, weight_bytes: int) -> int:
+def gpus_for(capacity: Capacity, resources: ResourcesSpec, *, able: bool) -> float:
+    """Decide the GPUs of a replica: what the spec says, else one where there is any.
+
+    `able`: whether the family computes on GPUs.
+    """
+    if resources.gpus_per_replica != AUTO:
+        return resources.gpus_per_replica
+    return 1.0 if able and capacity.devices >= 1 else 0.0
+
+
+def threads_for(
+    capacity: Capacity, resources: ResourcesSpec, units: int, weight_bytes: int, gpus: float
+) -> int:
     """Decide the CPU threads of a replica.
 
     One, unless units or memory allow fewer replicas than there are cores.
@@ -50,14 +64,16 @@ def threads_for(capacity: Capacity, resources: ResourcesSpec, units: int, weight
     """
     if resources.threads_per_replica != AUTO:
         return resources.threads_per_replica
-    if resources.gpus_per_replica > 0 or resources.replicas != AUTO:
+    if gpus > 0 or resources.replicas != AUTO:
         return 1
     in_memory = capacity.memory // (REPLICA_BYTES + WEIGHT_COPIES * weight_bytes)
     replicas = max(1, min(units, capacity.cores, in_memory))
     return max(1, min(capacity.cores // replicas, capacity.cores_of_a_node, MOST_THREADS))
 
 
-def replica_count(capacity: Capacity, resources: ResourcesSpec, units: int, threads: int) -> tuple[int, int]:
+def replica_count(
+    capacity: Capacity, resources: ResourcesSpec, units: int, threads: int, gpus: float
+) -> tuple[int, int]:
     """Decide least and most replicas.
 
     "auto": what the cluster has room for beside its readers, and no more than units.
@@ -66,27 +82,40 @@ def replica_count(capacity: Capacity, resources: ResourcesSpec, units: int, thre
         return resources.replicas, resources.replicas
     if isinstance(resources.replicas, tuple):
         return resources.replicas
-    if resources.gpus_per_replica > 0:
-        places = int(capacity.devices / resources.gpus_per_replica)
+    if gpus > 0:
+        places = int(capacity.devices / gpus)
     else:
         places = capacity.cores // threads
     places = max(1, min(places, units))
     return places, places
 
 
-def replica_claim(capacity: Capacity, resources: ResourcesSpec, threads: int, replicas: int = 1) -> Claim:
+def readers_of(cores: int, modality: str, gpus: float) -> tuple[int, float]:
+    """Decide how many readers run at once, and the CPUs that each claims.
+
+    Beside a GPU there are as many as cores: it takes ten million tokens a second where a core
+    makes half a million, and its host needs one core.
+    """
+    if modality == "image":
+        readers = IMAGE_READERS_PER_CORE * cores
+    else:
+        readers = cores if gpus > 0 else max(1, cores // CPUS_PER_READER)
+    return readers, min(READER_CPUS, READ_CORES * cores / readers)
+
+
+def replica_claim(capacity: Capacity, threads: int, gpus: float, replicas: int = 1) -> Claim:
     """Say what each of so many replicas claims.
 
     Where they are more than the cores, less, so that readers find room.
     """
-    if resources.gpus_per_replica > 0:
-        return Claim(cores=READER_CPUS, devices=resources.gpus_per_replica)
+    if gpus > 0:
+        return Claim(cores=READER_CPUS, devices=gpus)
     room = max(0.5, capacity.cores - READER_CPUS - WRITER_CPUS)
     share = min(REPLICA_CPU_SHARE, room / (replicas * threads))
     return Claim(cores=round(threads * share, 3))
 
 
-def require_room(capacity: Capacity, resources: ResourcesSpec) -> None:
+def require_room(capacity: Capacity, gpus: float) -> None:
     """Refuse a replica that can never be placed, where no node will join.
 
     Claims of cores always fit (`replica_claim`).
@@ -94,9 +123,8 @@ def require_room(capacity: Capacity, resources: ResourcesSpec) -> None:
     Raises:
         SpecError: names what is asked for and what is there.
     """
-    needed = resources.gpus_per_replica
-    if needed > capacity.devices and not capacity.elastic:
+    if gpus > capacity.devices and not capacity.elastic:
         raise SpecError(
-            f"resources.gpus_per_replica: a replica needs {needed:g} GPU, this machine has "
-            f"{capacity.devices:g}"
+            f"resources.gpus_per_replica: a replica needs {gpus:g} GPU, and this machine has "
+            f"{capacity.devices:g}; set it to 0 to compute on CPUs in a new run"
         )

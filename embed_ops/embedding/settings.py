@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from embed_ops.embedding.batching import RULE
+from embed_ops.embedding.batching import RULES, BatchRule
 from embed_ops.encoders.registry import modality_of
 from embed_ops.runs.fingerprint import require_same, versions_of
-from embed_ops.spec.encoder import AUTO, MAX_PIXELS
+from embed_ops.spec.encoder import AUTO, MAX_PIXELS, LanguageEncoderSpec
 from embed_ops.spec.source import GraphSourceSpec
 from embed_ops.spec.spec import Spec
 
@@ -25,6 +25,7 @@ _ENCODER_DEFAULTS = {
 }
 """Fields that not every kind or family has: where there is none, it counts as left out, so that all
 fingerprints have the same keys."""
+PADDED = "padded"
 _WINDOW_FIELDS = ("window", "stride", "chunk", "targets", "targets_column")
 _VERSIONED = ("torch", "transformers", "tokenizers", "numpy", "pillow", "pyarrow")
 _GRAPH_FIELDS = (
@@ -65,6 +66,8 @@ def fingerprint(spec: Spec, model: Mapping[str, str], edges: str | None = None) 
     entries |= {
         f"encoder.{name}": tree["encoder"][name] for name in _WINDOW_FIELDS if spec.encoder.in_windows
     }
+    if (attention := tree["encoder"].get("attention", PADDED)) != PADDED:
+        entries["encoder.attention"] = attention
     # What a quantizer is stands among the hashes; where it lies changes nothing.
     entries["encoder.outputs"] = [
         {key: value for key, value in output.items() if key != "quantizer" and (key, value) != ("each", AUTO)}
@@ -74,23 +77,33 @@ def fingerprint(spec: Spec, model: Mapping[str, str], edges: str | None = None) 
     return entries | {f"model {part}": digest for part, digest in sorted(model.items())}
 
 
-def resolve(spec: Spec) -> Resolved:
+def resolve(spec: Spec, gpus: float = 0.0) -> Resolved:
     """Give every setting a value.
 
     The spec's, or the safe one that "auto" has until a replica has measured a better.
+
+    `gpus`: of a replica, where the spec leaves them to the cluster that is there.
     """
-    device = "cuda" if spec.resources.gpus_per_replica > 0 else "cpu"
+    asked = spec.resources.gpus_per_replica
+    gpus = gpus if asked == AUTO else asked
+    device = "cuda" if gpus > 0 else "cpu"
     budget, threads = spec.resources.token_budget, spec.resources.threads_per_replica
     return Resolved(
         dtype="float32" if spec.encoder.dtype == AUTO else spec.encoder.dtype,
         compile=spec.encoder.compile is True,
         token_budget=modality_of(spec).token_budgets[device] if budget == AUTO else budget,
-        batch_rule=RULE,
+        batch_rule=RULES["packed" if _packed(spec) else device].name,
         threads_per_replica=1 if threads == AUTO else threads,
         device=device,
         draft=spec.encoder.drafts is True,
         versions=versions_of(*_VERSIONED),
+        gpus_per_replica=gpus,
     )
+
+
+def _packed(spec: Spec) -> bool:
+    """Tell whether batches have no padding."""
+    return isinstance(spec.encoder, LanguageEncoderSpec) and spec.encoder.attention != PADDED
 
 
 def choices(spec: Spec) -> frozenset[str]:
@@ -102,7 +115,7 @@ def choices(spec: Spec) -> frozenset[str]:
         return frozenset()
     asked = {
         "dtype": spec.encoder.dtype,
-        "compile": spec.encoder.compile,
+        "compile": False if _packed(spec) else spec.encoder.compile,
         "token_budget": spec.resources.token_budget,
         # In float32 the decoder's own pixels are kept.
         "draft": False if spec.encoder.dtype == "float32" else spec.encoder.drafts,
@@ -116,7 +129,9 @@ def resume(where: str, known: Mapping[str, Any], spec: Spec) -> Resolved:
     Raises:
         RunError: names what can't be honoured, with both values.
     """
-    earlier, now = Resolved(**known), resolve(spec)
+    earlier = Resolved(**known)
+    # A run stays on its kind of device, unless another is asked for.
+    now = resolve(spec, earlier.gpus_per_replica or float(earlier.device != "cpu"))
     given = {
         "encoder.dtype": (earlier.dtype, spec.encoder.dtype),
         "encoder.compile": (earlier.compile, spec.encoder.compile),
@@ -138,7 +153,7 @@ def resume(where: str, known: Mapping[str, Any], spec: Spec) -> Resolved:
         {name: known for name, (known, _) in both.items()},
         {name: asked for name, (_, asked) in both.items()},
     )
-    return earlier
+    return replace(earlier, gpus_per_replica=now.gpus_per_replica)
 
 
 @dataclass(frozen=True)
@@ -156,6 +171,7 @@ class Resolved:
         device: "cpu" or "cuda".
         versions: exact versions of the libraries that compute or write.
         draft: whether the JPEG decoder shrinks large photographs.
+        gpus_per_replica: share of a GPU.
     """
 
     dtype: str
@@ -166,3 +182,9 @@ class Resolved:
     device: str
     versions: Mapping[str, str]
     draft: bool = False
+    gpus_per_replica: float = 0.0
+
+    @property
+    def rule(self) -> BatchRule:
+        """How token batches are formed."""
+        return next(rule for rule in RULES.values() if rule.name == self.batch_rule)

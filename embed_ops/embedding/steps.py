@@ -1,7 +1,7 @@
 """The three steps of the job, each on one unit: read and prepare, embed, write.
 
     read_and_prepare   Work -> PreparedUnit, one for each of its missing units
-    Replica.embed      PreparedUnit -> EmbeddedUnit
+    Replica.embed      PreparedUnit -> EmbeddedUnit, in `replica.py`
     write_unit         EmbeddedUnit -> Outcome: its record, or why there is none
 
 Plain functions of dataclasses (`unit.py`), tested without Ray. An error becomes a `Failure`.
@@ -9,41 +9,35 @@ Plain functions of dataclasses (`unit.py`), tested without Ray. An error becomes
 
 from __future__ import annotations
 
-import os
-import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from embed_ops import __version__
-from embed_ops.embedding.forward import Batch, Embedded, Room, embed_inputs
 from embed_ops.embedding.job import Job
 from embed_ops.embedding.parts import parts_of
 from embed_ops.embedding.retry import in_source_order, merge, merged_before, rows_again
-from embed_ops.embedding.storing import store_rows, vector_table
+from embed_ops.embedding.storing import store_rows
 from embed_ops.embedding.unit import (
     EmbeddedUnit,
     Failure,
-    ForwardPass,
     Outcome,
     PreparedUnit,
     Unchanged,
     UnitHead,
     Written,
 )
-from embed_ops.encoders.base import Encoder, Prepared, gather
-from embed_ops.encoders.registry import make_encoder
-from embed_ops.encoders.windows.parts import DOCUMENT
+from embed_ops.encoders.base import Encoder, Prepared
 from embed_ops.engine.memory import peak_memory
 from embed_ops.runs.directory import RunDir
 from embed_ops.runs.record import HALVED, REJECTS, RETRIED, Record
 from embed_ops.runs.recovery import recover
 from embed_ops.runs.statistics import dump, statistics_of
 from embed_ops.runs.work import Work
-from embed_ops.schema import CONTENT, FILE_LEVEL, INPUT, MESSAGE, REASON, Reason
+from embed_ops.schema import CONTENT, FILE_LEVEL, INPUT, MESSAGE, REASON
 from embed_ops.sources.plan import Limits, unit_limits
 from embed_ops.sources.units import Cursor, Unit, read_units
 from embed_ops.storage.files import remove
@@ -135,81 +129,6 @@ def _with_reasons(rows: pa.Table, prepared: Prepared) -> pa.Table:
     return rows
 
 
-class Replica:
-    """One loaded copy of the model: embeds one unit at a time."""
-
-    def __init__(self, job: Job) -> None:
-        """Load the model on this process's share of the machine, and measure what it can do."""
-        from embed_ops.encoders.device import gemm_flops_per_second, use_threads
-
-        self.job = job
-        use_threads(job.resolved.threads_per_replica)
-        self.encoder = make_encoder(job.encoder)
-        self.encoder.load(job.resolved.device, job.resolved.dtype, compiled=job.resolved.compile)
-        self._gemm = gemm_flops_per_second(job.resolved.device, job.resolved.dtype)
-        self.name = f"{socket.gethostname()}:{os.getpid()}"
-        self._room = Room()
-        self._free_since: float | None = None
-
-    def embed(self, unit: PreparedUnit) -> EmbeddedUnit | Failure:
-        """Embed a prepared unit."""
-        try:
-            return self._embed(unit)
-        except (Exception, SystemExit) as error:
-            # The engine never replaces an actor that left by SystemExit.
-            return Failure.of(error, unit.head.name)
-
-    def compute(self, inputs: pa.Table) -> Embedded:
-        """Put the inputs through the model; `before_batch` is called before each batch."""
-        return embed_inputs(
-            self.encoder, inputs, self.job.resolved.token_budget, self._room, self.before_batch
-        )
-
-    def before_batch(self, batch: Batch) -> None:
-        """Do nothing: for replicas that are watched."""
-
-    def _embed(self, unit: PreparedUnit) -> EmbeddedUnit:
-        started, clock = time.time(), time.perf_counter()
-        idle = 0.0 if self._free_since is None else started - self._free_since
-        # A unit that was ready before this replica was free did not keep it waiting: what came
-        # behind did.
-        waited = min(idle, max(0.0, unit.head.ready - (self._free_since or started)))
-        embedded = self.compute(unit.inputs)
-        forward = ForwardPass(
-            replica=self.name,
-            gemm=self._gemm,
-            tokens=int(embedded.lengths.sum()),
-            positions=embedded.positions,
-            flops=self.encoder.flops(embedded.lengths),
-            seconds=time.perf_counter() - clock,
-            idle_input=waited,
-            idle_output=idle - waited,
-            halved=embedded.halved > 0,
-        )
-        memory = peak_memory()
-        vectors = vector_table(gather(self.encoder, unit.inputs, embedded.vectors, unit.documents))
-        self._free_since = time.time()
-        return EmbeddedUnit(
-            head=unit.head,
-            rows=unit.rows,
-            vectors=vectors,
-            rejects=unit.rejects,
-            number_of_inputs=len(unit.inputs),
-            started=started,
-            memory=memory,
-            refused=_by_document(unit.inputs, embedded.refused),
-            forward=forward,
-        )
-
-
-def _by_document(inputs: pa.Table, refused: Mapping[int, Reason]) -> dict[int, Reason]:
-    """Say which distinct texts lack a vector, where inputs are their windows."""
-    if DOCUMENT not in inputs.schema.names:
-        return dict(refused)
-    of_window = inputs.column(DOCUMENT).to_pylist()
-    return {of_window[place]: reason for place, reason in refused.items()}
-
-
 def write_unit(unit: EmbeddedUnit, job: Job) -> Outcome:
     """Write an embedded unit: its rejects, then its data file."""
     try:
@@ -283,4 +202,6 @@ def _done(unit: EmbeddedUnit, job: Job, record: Record, statistics: str, clock: 
         "finished": time.time(),
     }
     memory = {"reader": head.reader_memory, "replica": unit.memory, "writer": peak_memory()}
-    return Written(replace(record, seconds=seconds), statistics, memory, forward.replica, forward.gemm)
+    if forward.device_memory:
+        memory["gpu"] = forward.device_memory
+    return Written(replace(record, seconds=seconds), statistics, memory, forward)

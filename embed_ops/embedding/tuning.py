@@ -8,7 +8,7 @@ is known to be right. What was chosen is kept with the run and never chosen agai
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -42,6 +42,9 @@ the result."""
 _EXPECTED_GAIN = 0.05
 """Share of the time that compiling is expected to save, when deciding whether to try."""
 _COMPILE_GAIN = 1.03
+TIMED = {"text": 4_096, "words": 4_096, "image": 256}
+"""First rows that a GPU is timed with, by modality: the few that are compared would be done in the
+time of their launches, and have other lengths than a unit."""
 _COMPARED = 4096
 """Characters, or words, of a text in windows that are compared: some windows' worth, and not a
 book, one window at a time."""
@@ -86,6 +89,7 @@ def settle(
     limits: ParitySpec,
     contents: list[Any],
     planned: Planned,
+    timed: Sequence[Any] = (),
 ) -> Settled:
     """Embed the first rows as the job would and through the reference, and make the open choices.
 
@@ -96,11 +100,15 @@ def settle(
         limits: how close is close enough.
         contents: the first rows' texts or images.
         planned: the work that a choice must repay.
+        timed: rows to time with, by default those that are compared.
     """
-    from embed_ops.encoders.device import use_threads
+    from embed_ops.encoders import device
 
-    use_threads(resolved.threads_per_replica)
-    trial = _Trial(spec, limits, contents)
+    device.require_device(resolved.device)
+    device.use_threads(resolved.threads_per_replica)
+    device.use_exact_products(resolved.device)
+    device.use_memory_share(resolved.device, resolved.gpus_per_replica)
+    trial = _Trial(spec, limits, contents, resolved.device, timed)
     if "dtype" in choices:
         resolved = trial.choose_dtype(resolved)
     else:
@@ -108,7 +116,7 @@ def settle(
     if "draft" in choices and resolved.dtype != "float32":
         resolved = trial.choose_draft(resolved)
     if trial.prepared.inputs.num_rows:
-        seconds = trial.planned_seconds(planned, contents)
+        seconds = trial.planned_seconds(planned, timed or contents)
         if "token_budget" in choices:
             resolved = trial.choose_budget(resolved, seconds)
         if "compile" in choices:
@@ -116,25 +124,35 @@ def settle(
     return Settled(resolved, trial.parity, trial.encoder.describe(), trial.measured)
 
 
+def _column(contents: Sequence[Any]) -> pa.Array:
+    """Make a column of rows' texts, lists of words, or images."""
+    images = bool(contents) and isinstance(contents[0], bytes)
+    lists = bool(contents) and isinstance(contents[0], list)
+    return pa.array(contents, pa.binary() if images else pa.list_(pa.string()) if lists else pa.string())
+
+
 class _Trial:
     """The first rows, their reference, and the encoder as it was loaded last."""
 
-    def __init__(self, spec: EncoderSpec, limits: ParitySpec, contents: list[Any]) -> None:
+    def __init__(
+        self,
+        spec: EncoderSpec,
+        limits: ParitySpec,
+        contents: list[Any],
+        device: str,
+        timed: Sequence[Any] = (),
+    ) -> None:
         self.spec = spec
         self.limits = limits
         self.encoder: Encoder = make_encoder(spec)
         windows = isinstance(self.encoder, InWindows)
-        shortened = [content[:_COMPARED] for content in contents] if windows else contents
-        images = bool(contents) and isinstance(contents[0], bytes)
-        lists = bool(contents) and isinstance(contents[0], list)
-        self.column = pa.array(
-            shortened, pa.binary() if images else pa.list_(pa.string()) if lists else pa.string()
-        )
-        self.reference: tuple[str, Mapping[str, Vectors]] = self.encoder.reference(self.column)
+        self.column = _column([content[:_COMPARED] for content in contents] if windows else contents)
+        self.reference: tuple[str, Mapping[str, Vectors]] = self.encoder.reference(self.column, device)
         self.prepared: Prepared = self.encoder.prepare(self.column)
+        self.timed = self.encoder.prepare(_column(timed)).inputs if timed else self.prepared.inputs
         self.parity: list[Parity] = []
         self.first_rows = 0.0
-        """Seconds of the first rows."""
+        """Seconds of the rows that are timed."""
         self.measured: dict[str, Any] = {}
 
     def run(self, resolved: Resolved) -> bool:
@@ -144,19 +162,19 @@ class _Trial:
         """
         self.encoder = make_encoder(self.spec)
         self.encoder.load(resolved.device, resolved.dtype, compiled=resolved.compile)
-        return self.check(resolved.token_budget)
+        return self.check(resolved)
 
-    def check(self, budget: int) -> bool:
+    def check(self, resolved: Resolved) -> bool:
         """Compare what the loaded encoder gives with the reference."""
-        embedded = embed_inputs(self.encoder, self.prepared.inputs, budget)
-        self.first_rows = self._seconds(self.prepared.inputs, budget)
+        embedded = embed_inputs(self.encoder, self.prepared.inputs, resolved.token_budget, rule=resolved.rule)
+        self.first_rows = self._seconds(self.timed, resolved)
         vectors = gather(self.encoder, self.prepared.inputs, embedded.vectors, self.prepared.documents)
         self.parity = compare_outputs(vectors, self.prepared.index, self.reference)
         return within(self.parity, self.limits)
 
-    def _seconds(self, inputs: pa.Table, budget: int) -> float:
+    def _seconds(self, inputs: pa.Table, resolved: Resolved) -> float:
         started = time.perf_counter()
-        embed_inputs(self.encoder, inputs, budget)
+        embed_inputs(self.encoder, inputs, resolved.token_budget, rule=resolved.rule)
         return time.perf_counter() - started
 
     def choose_dtype(self, resolved: Resolved) -> Resolved:
@@ -190,15 +208,15 @@ class _Trial:
         ):
             self.spec, self.prepared, self.parity = kept
             return resolved
-        close = self.check(resolved.token_budget)
+        close = self.check(resolved)
         self.measured["draft"] = {"parity": [asdict(item) for item in self.parity]}
         if close:
             return replace(resolved, draft=True)
         self.spec, self.prepared, self.parity = kept
         return resolved
 
-    def planned_seconds(self, planned: Planned, contents: list[Any]) -> float:
-        """Guess how long each replica will compute, from the first rows."""
+    def planned_seconds(self, planned: Planned, contents: Sequence[Any]) -> float:
+        """Guess how long each replica will compute, from the rows that were timed."""
         size = sum(len(content.encode() if isinstance(content, str) else content) for content in contents)
         rows = planned.rows if planned.rows is not None else planned.bytes * len(contents) / max(1, size)
         seconds = rows / len(contents) * self.first_rows / planned.replicas
@@ -206,9 +224,9 @@ class _Trial:
         return seconds
 
     def _typical(self, positions: int) -> pa.Table:
-        """Repeat the inputs until they fill so many positions."""
-        tokens = int(self.encoder.lengths(self.prepared.inputs).sum())
-        return pa.concat_tables([self.prepared.inputs] * max(1, -(-positions // tokens)))
+        """Repeat the inputs that are timed until they fill so many positions."""
+        tokens = int(self.encoder.lengths(self.timed).sum())
+        return pa.concat_tables([self.timed] * max(1, -(-positions // tokens)))
 
     def choose_budget(self, resolved: Resolved, seconds: float) -> Resolved:
         """Take the budget under which typical batches go fastest.
@@ -219,25 +237,27 @@ class _Trial:
 
         budgets = BUDGETS[resolved.device]
         inputs = self._typical(2 * budgets[-1])
-        cost = 2 * len(budgets) * self.first_rows * len(inputs) / len(self.prepared.inputs)
+        cost = 2 * len(budgets) * self.first_rows * len(inputs) / len(self.timed)
         if cost > _ALLOWANCE * seconds:
             return resolved
         speeds: dict[int, float] = {}
         for budget in budgets:
+            tried = replace(resolved, token_budget=budget)
             memory_share(resolved.device)
             if (
-                embed_inputs(self.encoder, inputs, budget).halved
-                or memory_share(resolved.device) > _GPU_MEMORY
+                embed_inputs(self.encoder, inputs, budget, rule=resolved.rule).halved
+                or memory_share(resolved.device, resolved.gpus_per_replica) > _GPU_MEMORY
             ):
                 break
             tokens = int(self.encoder.lengths(inputs).sum())
-            speeds[budget] = tokens / min(self._seconds(inputs, budget) for _ in range(2))
+            speeds[budget] = tokens / min(self._seconds(inputs, tried) for _ in range(2))
         self.measured["token_budget"] = {"tokens_per_second": speeds}
         best = max(speeds, key=lambda budget: speeds[budget], default=budgets[0])
         if speeds.get(best, 0.0) <= _BUDGET_GAIN * speeds.get(resolved.token_budget, -1.0):
             return resolved
-        self.check(best)
-        return replace(resolved, token_budget=best)
+        chosen = replace(resolved, token_budget=best)
+        self.check(chosen)
+        return chosen
 
     def choose_compile(self, resolved: Resolved, seconds: float) -> Resolved:
         """Compile where that should repay itself, and keep it if it is faster and close enough."""
@@ -249,7 +269,7 @@ class _Trial:
             self.measured["compile"] = {"not tried": missing}
             return resolved
         inputs = self._typical(2 * resolved.token_budget)
-        eager = min(self._seconds(inputs, resolved.token_budget) for _ in range(2))
+        eager = min(self._seconds(inputs, resolved) for _ in range(2))
         kept, twin = (self.encoder, self.parity), replace(resolved, compile=True)
         try:
             close = self.run(twin)
@@ -257,7 +277,7 @@ class _Trial:
             self.measured["compile"] = {"not tried": str(error)}
             self.encoder, self.parity = kept
             return resolved
-        compiled = min(self._seconds(inputs, resolved.token_budget) for _ in range(2))
+        compiled = min(self._seconds(inputs, resolved) for _ in range(2))
         self.measured["compile"] = {
             "times as fast": eager / compiled,
             "parity": [asdict(item) for item in self.parity],

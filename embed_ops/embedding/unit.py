@@ -83,6 +83,9 @@ class ForwardPass:
         tokens: positions of distinct inputs; `positions` has the padding too.
         flops: useful floating-point operations.
         seconds: of the forward passes.
+        busy: seconds of them in which the device computed; the rest is its host's.
+        device: name of what computed.
+        device_memory: most bytes of its memory that the replica has held; 0 on a CPU.
         idle_input: seconds that the replica had waited for this unit before it.
         idle_output: seconds that it had waited since it was done with the one before, though this
             one was ready.
@@ -95,6 +98,9 @@ class ForwardPass:
     positions: int = 0
     flops: float = 0
     seconds: float = 0
+    busy: float = 0
+    device: str = ""
+    device_memory: int = 0
     idle_input: float = 0
     idle_output: float = 0
     halved: bool = False
@@ -135,15 +141,13 @@ class Written:
         record: the row of the manifest, with its seconds.
         statistics: of its vectors, as `runs.statistics.dump` gives them.
         memory: most bytes that a process of each kind has held.
-        replica: name of the process that embedded it.
-        gemm: that replica's matrix-product rate, in FLOP/s.
+        forward: what that replica did for it.
     """
 
     record: Record
     statistics: str
     memory: Mapping[str, int]
-    replica: str = ""
-    gemm: float = 0
+    forward: ForwardPass = ForwardPass()
 
     @property
     def unit(self) -> str:

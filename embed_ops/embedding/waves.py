@@ -18,7 +18,7 @@ from embed_ops.engine.base import Engine
 from embed_ops.engine.progress import Totals
 from embed_ops.engine.stopping import StopRequest
 from embed_ops.engine.watch import Watch
-from embed_ops.errors import EmbedOpsError, ModelError, Stopped, StorageError
+from embed_ops.errors import DeviceError, EmbedOpsError, ModelError, Stopped, StorageError
 from embed_ops.runs.ledger import chain
 from embed_ops.runs.record import Record
 from embed_ops.runs.work import Work
@@ -80,9 +80,15 @@ class _Waves:
     def run(self, works: Sequence[Work], units: int) -> None:
         """Run all waves, and let `run.json` say so if they end early."""
         attempt = self.attempt
-        resources, threads = attempt.spec.resources, attempt.resolved.threads_per_replica
+        chosen = attempt.resolved
         attempt.measured.spans_read += len(works)
-        attempt.measured.replicas = replica_count(self.engine.capacity(), resources, units, threads)[1]
+        attempt.measured.replicas = replica_count(
+            self.engine.capacity(),
+            attempt.spec.resources,
+            units,
+            chosen.threads_per_replica,
+            chosen.gpus_per_replica,
+        )[1]
         try:
             self._run(works, units)
         except KeyboardInterrupt:
@@ -176,13 +182,13 @@ class _Waves:
                 record = self.attempt.take(outcome)
                 self._count(record)
                 if self.metrics is not None:
-                    self.metrics.unit(record, outcome.replica, outcome.gemm, self.totals)
+                    self.metrics.unit(record, outcome.forward.replica, outcome.forward.gemm, self.totals)
                 self.attempt.reporter.update(self.totals)
                 self._stop_on_rejects()
 
     def _keep_failure(self, failure: Failure) -> None:
         """Keep a failure until the wave is over, unless the others would meet it too."""
-        for kind in (StorageError, ModelError):
+        for kind in (StorageError, ModelError, DeviceError):
             if failure.kind == kind.__name__:
                 raise kind(failure.error)
         self.failures.append(failure)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,8 @@ from embed_ops.embedding.forward import Batch
 from embed_ops.embedding.isolation import isolate
 from embed_ops.embedding.job import Job
 from embed_ops.embedding.message import dump_outcome, from_block, to_block
-from embed_ops.embedding.steps import Replica, read_and_prepare, write_unit
+from embed_ops.embedding.replica import Replica, Turn
+from embed_ops.embedding.steps import read_and_prepare, write_unit
 from embed_ops.embedding.unit import EmbeddedUnit, Failure, Outcome, PreparedUnit, Skipped
 from embed_ops.engine.guard import guard
 from embed_ops.engine.pulse import Pulse, asked_to_stop
@@ -92,8 +94,19 @@ class WatchedReplica(Replica):
         if self.job.late() or asked_to_stop(self.job.attempt):
             return to_block(Skipped(unit.head.name))
         self._life.beat("embedding")
-        with guard(self.job.spec.resources.hang_seconds) as self._renew:
-            return to_block(self.embed(unit))
+        return to_block(self.embed(unit))
+
+    @contextmanager
+    def take(self, turn: Turn) -> Iterator[None]:
+        """Have the device, guarded from then on: waiting for it takes as long as another unit."""
+        with super().take(turn), guard(self.job.spec.resources.hang_seconds) as self._renew:
+            yield
+
+    def lost(self, error: BaseException) -> None:
+        """End this process: another takes its place, and the unit."""
+        sys.stderr.write(f"embed-ops: this replica's GPU can't be used any more: {error}\n")
+        sys.stderr.flush()
+        os._exit(1)
 
     def before_batch(self, batch: Batch) -> None:
         """Give a sign of life, and this batch its time."""

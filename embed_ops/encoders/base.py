@@ -171,8 +171,10 @@ class Encoder(Protocol):
         """Count useful floating-point operations of inputs of these lengths, without padding."""
         ...
 
-    def reference(self, column: pa.Array) -> tuple[str, Mapping[str, FloatArray | Ragged]]:
-        """Embed rows one at a time through the reference library in float32.
+    def reference(
+        self, column: pa.Array, device: str = "cpu"
+    ) -> tuple[str, Mapping[str, FloatArray | Ragged]]:
+        """Embed rows one at a time through the reference library in float32, on a device.
 
         Returns the reference's name and {output: (rows, dim) float32, or lists}.
         """
@@ -268,11 +270,6 @@ def no_vectors(encoder: Encoder) -> Launched:
     """Give what `launch` gives for a batch without inputs."""
     empty = {name: np.zeros((0, dim), np.float32) for name, dim in dims_of(encoder.outputs()).items()}
     return lambda: empty
-
-
-def on_host(tensors: Mapping[str, Any]) -> Launched:
-    """Give what `launch` gives for a batch whose vectors, {output: a tensor}, are on their way."""
-    return lambda: {name: vectors.cpu().numpy() for name, vectors in tensors.items()}
 
 
 def finished(vector: npt.NDArray[Any], output: OutputSpec) -> npt.NDArray[Any]:

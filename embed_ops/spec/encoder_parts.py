@@ -25,6 +25,7 @@ class EncoderSpec(Variant):
         EMBEDS: what a source may hold for it, as `source.modality`.
         POOLING: ways to make one vector of many that it knows.
         DTYPES: compute types beside "auto" and "float32".
+        ON_GPUS: whether it computes on GPUs.
     """
 
     CHOICE = "family"
@@ -32,6 +33,7 @@ class EncoderSpec(Variant):
     EMBEDS: ClassVar[tuple[str, ...]]
     POOLING: ClassVar[frozenset[str]]
     DTYPES: ClassVar[frozenset[str]] = frozenset({"bfloat16", "float16"})
+    ON_GPUS: ClassVar[bool] = True
 
     family: str = Field(description="kind of model")
     model: str = Field(description="folder, object store prefix, or hub name")
@@ -195,6 +197,11 @@ class LanguageEncoderSpec(PromptedSpec):
     )
     targets_column: str | None = Field(
         None, description="kept column with the words to keep of each row: one, or a list"
+    )
+
+    attention: Literal["padded", "packed"] = Field(
+        "padded",
+        description="packed: batches without padding, by flash attention on a GPU with torch 2.11 or later",
     )
 
     def _check_output(self, output: OutputSpec) -> None:

@@ -41,7 +41,9 @@ class ResourcesSpec(Section):
     threads_per_replica: Literal["auto"] | Annotated[int, Field(gt=0)] = Field(
         "auto", description="CPU threads of a replica; auto: one, more where units or memory are few"
     )
-    gpus_per_replica: float = Field(0.0, ge=0.0, le=1.0, description="GPU share of a replica")
+    gpus_per_replica: Literal["auto"] | Annotated[float, Field(ge=0.0, le=1.0)] = Field(
+        "auto", description="GPU share of a replica; auto: 1 where the cluster has GPUs, else 0"
+    )
     unit_rows: int = Field(16_384, gt=0, description="most rows of a unit (commit and resume)")
     token_budget: Literal["auto"] | Annotated[int, Field(gt=0)] = Field(
         "auto", description="padded tokens of one forward pass"
@@ -120,6 +122,16 @@ class Spec(Section):
             raise ValueError("a prompt stands before texts: leave encoder.prompt out with lists of words")
         if (column := self.encoder.targets_column) is not None and column not in self.source.keep:
             raise ValueError(f"encoder.targets_column {column!r} must be among source.keep")
+        return self
+
+    @model_validator(mode="after")
+    def _gpus_are_for_encoders_that_use_them(self) -> Self:
+        asked = self.resources.gpus_per_replica
+        if asked != "auto" and asked > 0 and not self.encoder.ON_GPUS:
+            raise ValueError(
+                f"resources.gpus_per_replica is {asked:g}, and family {self.encoder.family!r} computes on "
+                "CPUs: leave it out"
+            )
         return self
 
     @model_validator(mode="after")

@@ -227,6 +227,19 @@ def test_replicas_that_die_now_and_then(fatal: FatalModel, tmp_path: Path) -> No
     assert verify(run.path, source=True).differences == []
 
 
+def test_a_replica_that_lost_its_device(fatal: FatalModel, tmp_path: Path) -> None:
+    """After an error behind which each further call fails too, the replica leaves.
+
+    Another takes its place, and the unit.
+    """
+    source = write_corpus(tmp_path / "corpus", ())
+    straight = quiet(fatal, source, tmp_path / "straight")
+    fatal.order("lost", times=1, everywhere=True)
+    run = embed(fatal_spec(fatal, source, tmp_path / "run"))
+    assert contents(Path(run.path)) == contents(Path(straight.path))
+    assert run.report["replica_deaths"] == 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("times", "loading"), [(1, True), (2, True), (3, False)])
 def test_replicas_that_die_more_often(times: int, loading: bool, fatal: FatalModel, tmp_path: Path) -> None:

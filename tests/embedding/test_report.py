@@ -9,7 +9,7 @@ import pytest
 
 from embed_ops.analysis.summary import report_rows, where_time_went
 from embed_ops.embedding.report import Measured, build_report
-from embed_ops.embedding.unit import Written
+from embed_ops.embedding.unit import ForwardPass, Written
 from embed_ops.runs.record import HALVED, Record
 
 RATE = 100.0
@@ -30,7 +30,8 @@ def measured(**parts: Any) -> Measured:
         }
         values = {"rows": 10, "tokens": 90, "positions": 100, "flops": 400.0, "seconds": seconds, **parts}
         record = Record.parse({**asdict(blank(f"a.{number:012d}")), **values})
-        found.add(Written(record, "", {}, str(number), RATE))
+        forward = ForwardPass(replica=str(number), gemm=RATE, busy=8.0)
+        found.add(Written(record, "", {}, forward))
     return found
 
 

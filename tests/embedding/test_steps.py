@@ -18,9 +18,10 @@ import tiny_models
 import embed_ops
 from embed_ops.embedding.job import Job
 from embed_ops.embedding.message import dump_outcome, from_block, load_outcome, to_block
+from embed_ops.embedding.replica import Replica
 from embed_ops.embedding.retry import retry_work
 from embed_ops.embedding.settings import resolve
-from embed_ops.embedding.steps import Replica, read_and_prepare, write_unit
+from embed_ops.embedding.steps import read_and_prepare, write_unit
 from embed_ops.embedding.unit import EmbeddedUnit, Failure, Outcome, PreparedUnit, Skipped, Unchanged, Written
 from embed_ops.runs.directory import RunDir
 from embed_ops.runs.record import HALVED, RETRIED, Record

@@ -17,7 +17,8 @@ import json, sys
 import pyarrow as pa
 from embed_ops.embedding.job import Job
 from embed_ops.embedding.settings import fingerprint, resolve
-from embed_ops.embedding.steps import Replica, read_and_prepare, write_unit
+from embed_ops.embedding.replica import Replica
+from embed_ops.embedding.steps import read_and_prepare, write_unit
 from embed_ops.runs.work import Work
 from embed_ops.sources.corpus import Corpus
 from embed_ops.spec.spec import Spec

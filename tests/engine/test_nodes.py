@@ -201,9 +201,8 @@ def test_placed_by_resources() -> None:
     program = """
 from embed_ops.embedding.resources import READER_CPUS, replica_claim
 from embed_ops.engine.ray_tasks import RayEngine, ray_options
-from embed_ops.spec.spec import ResourcesSpec
 capacity = RayEngine(elastic=True).capacity()
-asked = ray_options(replica_claim(capacity, ResourcesSpec(gpus_per_replica=1.0), threads=1))
+asked = ray_options(replica_claim(capacity, threads=1, gpus=1.0))
 gpu_nodes = {node["NodeID"] for node in ray.nodes() if node["Resources"].get("GPU")}
 where = lambda: ray.get_runtime_context().get_node_id()
 class Replica:

@@ -24,7 +24,6 @@ from embed_ops.encoders.base import (
     Prepared,
     dims_of,
     no_vectors,
-    on_host,
     outputs_of,
 )
 from embed_ops.encoders.hub import folder as folders
@@ -35,7 +34,7 @@ from embed_ops.encoders.images.towers import TOWERS
 from embed_ops.encoders.text.cost import Cost, cost
 from embed_ops.encoders.text.tokenizer import TextTokenizer
 from embed_ops.encoders.text.tokens import TOKENS, blank_tokens, distinct, prepare_texts, token_counts
-from embed_ops.encoders.text.transformer import load_config, load_weights, pad, require_weights, to_device
+from embed_ops.encoders.text.transformer import load_config, load_weights, pad, require_weights
 from embed_ops.errors import ModelError
 from embed_ops.spec.encoder import ClipEncoderSpec, OutputSpec
 
@@ -153,6 +152,7 @@ class ClipEncoder:
         network = self._model.network
         import torch
 
+        from embed_ops.encoders.device import on_host
         from embed_ops.encoders.text.pooling import finish
 
         if batch.num_rows == 0:
@@ -162,6 +162,8 @@ class ClipEncoder:
             return on_host({column.name: finish(vectors, column) for column in self._columns})
 
     def _features(self, batch: pa.Table, network: Any) -> Tensor:
+        from embed_ops.encoders.device import to_device
+
         self._of_images = PIXELS in batch.schema.names
         if self._of_images:
             return features(network.get_image_features(pixel_values=self._model.normalized(batch)))
@@ -202,7 +204,7 @@ class ClipEncoder:
         """
         return self._model.flops * len(lengths) if self._of_images else self._text_cost.flops(lengths)
 
-    def reference(self, column: pa.Array) -> tuple[str, Mapping[str, FloatArray]]:
+    def reference(self, column: pa.Array, device: str = "cpu") -> tuple[str, Mapping[str, FloatArray]]:
         """Embed rows one at a time through transformers' own processors and model in float32.
 
         Returns:
@@ -214,7 +216,7 @@ class ClipEncoder:
 
         self._model.fetch(compiled=False)
         judge = ClipReference(
-            self._path, self._columns, self._spec, self._limit if self._kind in _PADDED else None
+            self._path, self._columns, self._spec, self._limit if self._kind in _PADDED else None, device
         )
         name = f"transformers {transformers.__version__}"
         if is_image_column(column):

@@ -27,18 +27,25 @@ class ClipReference:
         outputs: the vector columns.
         spec: of the encoder.
         padded: the length that texts are padded to, None: none.
+        device: where it computes.
     """
 
     def __init__(
-        self, folder: Path, outputs: Sequence[OutputSpec], spec: ClipEncoderSpec, padded: int | None
+        self,
+        folder: Path,
+        outputs: Sequence[OutputSpec],
+        spec: ClipEncoderSpec,
+        padded: int | None,
+        device: str = "cpu",
     ) -> None:
         import torch
         from transformers import AutoModel
 
         self._folder, self._outputs, self._spec, self._padded = folder, outputs, spec, padded
-        self._model = AutoModel.from_pretrained(
+        loaded = AutoModel.from_pretrained(
             folder, dtype=torch.float32, trust_remote_code=spec.trust_remote_code
-        ).eval()
+        )
+        self._model = loaded.eval().to(device)
 
     def embed_images(self, column: pa.Array) -> dict[str, FloatArray]:
         """Embed a column of images' bytes: {output.
@@ -72,6 +79,6 @@ class ClipReference:
         import torch
 
         with torch.inference_mode():
-            features = call(**given)
-        vector = getattr(features, "pooler_output", features)[0].double().numpy()
+            features = call(**{name: value.to(self._model.device) for name, value in given.items()})
+        vector = getattr(features, "pooler_output", features)[0].cpu().double().numpy()
         return {output.name: finished(vector, output) for output in self._outputs}

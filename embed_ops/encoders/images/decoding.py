@@ -10,7 +10,6 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -125,16 +124,16 @@ class Normalizer:
         """Give (inputs, 3, height, width)."""
         import torch
 
-        from embed_ops.encoders.text.transformer import to_device
+        from embed_ops.encoders.device import to_device
 
-        pixels: npt.NDArray[np.uint8] = np.ascontiguousarray(
-            _array(inputs, self._steps).transpose(0, 3, 1, 2)
+        # As they lie in memory, a channel's values apart: the rest is the device's work.
+        pixels = to_device(torch.from_numpy(_array(inputs, self._steps)), self._levels.device)
+        images, height, width, _ = pixels.shape
+        normalized = torch.empty(
+            (images, 3, height, width), dtype=self._levels.dtype, device=self._levels.device
         )
-        places = to_device(torch.from_numpy(pixels), self._levels.device).int()
-        normalized = torch.empty(places.shape, dtype=self._levels.dtype, device=self._levels.device)
         for channel, levels in enumerate(self._levels):
             # Of the ways to look up a table, the fastest by far on a CPU.
-            normalized[:, channel] = levels.index_select(0, places[:, channel].reshape(-1)).view(
-                len(places), *places.shape[2:]
-            )
+            places = pixels[..., channel].int().view(-1)  # (images * height * width,)
+            normalized[:, channel] = levels.index_select(0, places).view(images, height, width)
         return normalized

@@ -19,7 +19,6 @@ from embed_ops.encoders.base import (
     Output,
     dims_of,
     no_vectors,
-    on_host,
     outputs_of,
     pooled_by,
 )
@@ -98,6 +97,8 @@ class ImageEncoder:
         network = self._model.network
         import torch
 
+        from embed_ops.encoders.device import on_host
+
         if batch.num_rows == 0:
             return no_vectors(self)
         layers = any(column.layer != -1 for column in self._columns)
@@ -128,7 +129,7 @@ class ImageEncoder:
         """Count the floating-point operations of so many images."""
         return self._model.flops * len(lengths)
 
-    def reference(self, column: pa.Array) -> tuple[str, Mapping[str, FloatArray]]:
+    def reference(self, column: pa.Array, device: str = "cpu") -> tuple[str, Mapping[str, FloatArray]]:
         """Embed images one at a time through transformers' own processor and model in float32.
 
         Returns:
@@ -137,7 +138,7 @@ class ImageEncoder:
         from embed_ops.encoders.images.reference import embed_images
 
         self._model.fetch(compiled=False)
-        return embed_images(column, self._model.path, self._columns, self._spec)
+        return embed_images(column, self._model.path, self._columns, self._spec, device)
 
     def describe(self) -> dict[str, Any]:
         """Say what the model became, for `run.json`; all JSON values."""

@@ -49,7 +49,11 @@ def each_image(
 
 
 def embed_images(
-    column: pa.Array, folder: Path, outputs: Sequence[OutputSpec], spec: ImageEncoderSpec | ClipEncoderSpec
+    column: pa.Array,
+    folder: Path,
+    outputs: Sequence[OutputSpec],
+    spec: ImageEncoderSpec | ClipEncoderSpec,
+    device: str = "cpu",
 ) -> tuple[str, dict[str, FloatArray]]:
     """Embed a column of images' bytes: the reference's name, and {output: (rows, dim) float32}."""
     import torch
@@ -60,12 +64,13 @@ def embed_images(
     kind: Any = transformers.AutoModel
     if config.model_type in TOWERS:
         kind, config = getattr(transformers, TOWERS[config.model_type]), config.vision_config
-    model = kind.from_pretrained(
+    loaded = kind.from_pretrained(
         folder, config=config, dtype=torch.float32, trust_remote_code=spec.trust_remote_code
-    ).eval()
+    )
+    model = loaded.eval().to(device)
 
     def embed(image: Any) -> dict[str, Vector]:
-        values = processor(images=image, return_tensors="pt")["pixel_values"]
+        values = processor(images=image, return_tensors="pt")["pixel_values"].to(device)
         with torch.inference_mode():
             states = model(pixel_values=values, output_hidden_states=True)
         patch = getattr(config, "patch_size", None)
@@ -82,7 +87,7 @@ def embed_images(
 
 def _pool(output: OutputSpec, states: Any, patches: int | None) -> Vector:
     if output.pooling == "pooler":
-        vector: Vector = states.pooler_output.flatten().double().numpy()
+        vector: Vector = states.pooler_output.flatten().cpu().double().numpy()
     else:
         hidden = (
             (
@@ -90,6 +95,7 @@ def _pool(output: OutputSpec, states: Any, patches: int | None) -> Vector:
                 if output.layer_number == -1
                 else states.hidden_states[output.layer_number]
             )[0]
+            .cpu()
             .double()
             .numpy()
         )

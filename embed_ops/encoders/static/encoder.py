@@ -56,9 +56,7 @@ class StaticEncoder:
     """
 
     # A trial has nothing to choose: sums of rows are taken in float32 on CPUs.
-    takes: ClassVar[Mapping[str, Modality]] = {
-        "text": Modality(200, {"cpu": 262_144, "cuda": 262_144}, frozenset())
-    }
+    takes: ClassVar[Mapping[str, Modality]] = {"text": Modality(200, {"cpu": 262_144}, frozenset())}
     most_rows = staticmethod(most_texts)
     lengths = staticmethod(token_counts)
 
@@ -184,7 +182,7 @@ class StaticEncoder:
         """Count the additions."""
         return float(self.lookup.shape[1]) * float(lengths.sum(dtype=np.int64))
 
-    def reference(self, column: pa.Array) -> tuple[str, Mapping[str, FloatArray]]:
+    def reference(self, column: pa.Array, device: str = "cpu") -> tuple[str, Mapping[str, FloatArray]]:
         """Average row by row in numpy, in float64, from the words themselves.
 
         Returns:

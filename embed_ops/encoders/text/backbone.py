@@ -23,11 +23,11 @@ from embed_ops.encoders.text.modules import Dense, LayerNorm, Pooling, read_pipe
 from embed_ops.encoders.text.settings import Transformer
 from embed_ops.encoders.text.tokenizer import TextTokenizer
 from embed_ops.encoders.text.transformer import (
+    flat,
     hidden_size,
     layer_count,
     load_transformer,
     pad,
-    to_device,
     token_limit,
 )
 from embed_ops.errors import ModelError
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from embed_ops.encoders.text.compiled import CompiledModel
     from embed_ops.encoders.text.heads import Heads
     from embed_ops.encoders.text.layers import LayerStates
+    from embed_ops.encoders.text.masks import Attention
+    from embed_ops.encoders.text.packed import Packer
 
 
 class Backbone:
@@ -73,6 +75,8 @@ class Backbone:
         self._model: Any = None
         self._compiled: CompiledModel | None = None
         self._states: LayerStates | None = None
+        self._attention: Attention | None = None
+        self._packer: Packer | None = None
         self.heads: Heads | None = None
         self.prompt_tokens = 0
         self.loaded: dict[str, Any] = {}
@@ -162,11 +166,11 @@ class Backbone:
             ModelError: weights are missing, broken or incomplete, or can't be compiled.
         """
         from embed_ops.encoders.text.layers import LayerStates
+        from embed_ops.encoders.text.masks import attention_for, plain
 
         self.fetch()
-        self._model = load_transformer(
-            self.path, self.settings.config, self.spec.trust_remote_code, device, dtype
-        )
+        model = load_transformer(self.path, self.settings.config, self.spec.trust_remote_code, dtype)
+        self._attention = plain if compiled or device == "cpu" else attention_for(model)
         if self.modules:
             from embed_ops.encoders.text.heads import Heads
 
@@ -183,7 +187,16 @@ class Backbone:
             )
         if inner:
             numbers = frozenset(number for output in inner for number in self.layers(output).numbers)
-            self._states = LayerStates(self._model, self._count, numbers)
+            self._states = LayerStates(model, self._count, numbers)
+        if self.spec.attention == "packed":
+            from embed_ops.encoders.text.packed import Packer
+
+            if compiled:
+                raise ModelError(
+                    f"{self.spec.model}: packed batches are not compiled: leave encoder.compile out"
+                )
+            self._packer = Packer(model, self.spec.model, device, dtype)
+        self._model = model.to(device)
         if compiled:
             from embed_ops.encoders.text.compiled import CompiledModel
 
@@ -197,16 +210,27 @@ class Backbone:
         Raises:
             ModelError: `load` was not called.
         """
-        if self._model is None:
+        from embed_ops.encoders.device import to_device
+
+        if self._model is None or self._attention is None:
             raise not_loaded(self.spec.model)
+        device = self._model.device
         # Padding never reaches a vector, so any id in the vocabulary would do.
         ids, mask = pad(tokens, max(0, getattr(self._model.config, "pad_token_id", None) or 0))
-        ids, mask = to_device(ids, self._model.device), to_device(mask, self._model.device)
+        values, lengths = flat(tokens)
+        padded, mask = bool((lengths < mask.shape[1]).any()), to_device(mask, device)
+        if self._packer is not None and len(values):
+            return self._packer.run(self._pass, values, lengths, device), mask
+        ids = to_device(ids, device)
         if self._compiled is not None:
             return {-1: self._compiled.hidden(ids, mask)}, mask
+        return self._pass(ids, self._attention(mask, padded)), mask
+
+    def _pass(self, ids: Tensor, attention: Tensor | None, **more: Any) -> dict[int, Tensor]:
+        """Run the model: {layer: (B, T, D)} of ids (B, T), and what else it takes."""
         if self._states is not None:
-            return self._states(ids, mask), mask
-        return {-1: self._model(input_ids=ids, attention_mask=mask).last_hidden_state}, mask
+            return self._states(ids, attention, **more)
+        return {-1: self._model(input_ids=ids, attention_mask=attention, **more).last_hidden_state}
 
     @cached_property
     def _cost(self) -> Cost:

@@ -27,13 +27,16 @@ one."""
 def compiler_missing(device: str) -> str | None:
     """Say what keeps this machine from compiling, None if nothing does.
 
-    CPUs need a C++ compiler, GPUs bring theirs (Triton).
+    For CPUs torch writes C++. For GPUs Triton makes the kernels, and C code that calls them.
     """
-    asked = os.environ.get("CXX")
-    names = (asked,) if asked else ("g++", "clang++", "c++")
-    if device != "cpu" or any(shutil.which(name) for name in names):
+    language, variable, usual = (
+        ("C++", "CXX", ("g++", "clang++", "c++")) if device == "cpu" else ("C", "CC", ("gcc", "clang", "cc"))
+    )
+    asked = os.environ.get(variable)
+    names = (asked,) if asked else usual
+    if any(shutil.which(name) for name in names):
         return None
-    return f"no C++ compiler ({', '.join(names)}) on this machine"
+    return f"no {language} compiler ({', '.join(names)}) on this machine"
 
 
 class CompiledModel:

@@ -18,7 +18,6 @@ from embed_ops.encoders.base import (
     Prepared,
     dims_of,
     no_vectors,
-    on_host,
     pooled_by,
 )
 from embed_ops.encoders.text.backbone import Backbone
@@ -85,6 +84,8 @@ class TextEncoder:
         """
         import torch
 
+        from embed_ops.encoders.device import on_host
+
         if batch.num_rows == 0:
             return no_vectors(self)
         with torch.inference_mode():
@@ -118,7 +119,7 @@ class TextEncoder:
                 pooled[key] = pool(column.pooling, key[0].of(states), mask)
         return {column.name: finish(pooled[at.layers(column), column.pooling], column) for column in columns}
 
-    def reference(self, column: pa.Array) -> tuple[str, Mapping[str, FloatArray]]:
+    def reference(self, column: pa.Array, device: str = "cpu") -> tuple[str, Mapping[str, FloatArray]]:
         """Embed rows one at a time through sentence-transformers or transformers in float32.
 
         Returns:
@@ -129,6 +130,8 @@ class TextEncoder:
         at = self._backbone
         at.fetch()
         texts = distinct(column)
-        judge = Reference(at.spec, at.folder.path, at.path, at.pipeline, at.prompt, at.limit, at.columns)
+        judge = Reference(
+            at.spec, at.folder.path, at.path, at.pipeline, at.prompt, at.limit, at.columns, device
+        )
         name, vectors = judge.embed(texts.texts) if texts.texts else ("none: no text", {})
         return name, texts.to_rows(vectors, dims_of(self.outputs()))

@@ -140,12 +140,15 @@ class LayerStates:
             return False
         return all(torch.equal(caught[number], every[number]) for number in self._numbers)
 
-    def __call__(self, ids: Tensor, mask: Tensor) -> dict[int, Tensor]:
-        """Give {number: (B, T, D)} of ids and mask, (B, T) int64; -1 is the model's output."""
+    def __call__(self, ids: Tensor, mask: Tensor | None, **more: Any) -> dict[int, Tensor]:
+        """Give {number: (B, T, D)} of ids (B, T) int64; -1 is the model's output.
+
+        `mask` is what the model takes as its `attention_mask`, `more` what else it is given.
+        """
         self._caught = {}
         everything = self._blocks is None and bool(self._numbers - {self._count})
         options = {"output_hidden_states": True} if everything else {}
-        outputs = self._model(input_ids=ids, attention_mask=mask, **options)
+        outputs = self._model(input_ids=ids, attention_mask=mask, **options, **more)
         if everything:
             return {
                 -1: outputs.last_hidden_state,

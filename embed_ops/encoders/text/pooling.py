@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag, normalize
 
+from embed_ops.encoders.device import to_device
 from embed_ops.numerics.ragged import offsets_of, runs
 from embed_ops.spec.encoder import OutputSpec
 
@@ -117,11 +118,13 @@ def pool_pieces(
     flat = hidden.reshape(-1, hidden.shape[-1]).float()
     first = window * hidden.shape[1] + begin
     if mode in ("first", "last") or (end - begin == 1).all():
-        return flat[torch.from_numpy(first if mode != "last" else first + (end - begin) - 1).to(flat.device)]
-    tokens, offsets = runs(first, end - begin), offsets_of(end - begin)[:-1]
-    return embedding_bag(
-        torch.from_numpy(tokens).to(flat.device), flat, torch.from_numpy(offsets).to(flat.device), mode=mode
+        at = first if mode != "last" else first + (end - begin) - 1
+        return flat[to_device(torch.from_numpy(at), flat.device)]
+    tokens, offsets = (
+        to_device(torch.from_numpy(array), flat.device)
+        for array in (runs(first, end - begin), offsets_of(end - begin)[:-1])
     )
+    return embedding_bag(tokens, flat, offsets, mode=mode)
 
 
 def finish(vectors: Tensor, output: OutputSpec) -> Tensor:

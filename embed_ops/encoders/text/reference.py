@@ -1,6 +1,6 @@
 """The reference: the same rows by other code than the encoder's.
 
-One at a time, un-padded, in float32 on the CPU.
+One at a time, un-padded, in float32.
 
 A folder of sentence-transformers without `encoder.outputs` goes through sentence-transformers if it
 is installed; all else through plain transformers, with pooling in numpy.
@@ -53,6 +53,7 @@ class Reference:
         prompt: text before every row.
         limit: most tokens.
         outputs: the vector columns.
+        device: where it computes.
     """
 
     spec: LanguageEncoderSpec
@@ -62,6 +63,7 @@ class Reference:
     prompt: str
     limit: int | None
     outputs: tuple[OutputSpec, ...]
+    device: str = "cpu"
 
     def embed(self, texts: Sequence[str]) -> tuple[str, dict[str, FloatArray]]:
         """Embed texts: the reference's name, and {output: (texts, dim) float32}."""
@@ -91,7 +93,7 @@ class Reference:
             "model_kwargs": {"dtype": torch.float32},
             "trust_remote_code": self.spec.trust_remote_code,
         }
-        model = SentenceTransformer(str(self.root), device="cpu", local_files_only=True, **options)
+        model = SentenceTransformer(str(self.root), device=self.device, local_files_only=True, **options)
         if self.limit is not None:
             model.max_seq_length = self.limit
         asked = self.spec.prompt
@@ -113,17 +115,18 @@ class Reference:
             model_class(config)
             .from_pretrained(self.folder, config=config, dtype=torch.float32, **trusted)
             .eval()
+            .to(self.device)
         )
         heads = self._heads(tokenizer)
         cut: dict[str, Any] = {} if self.limit is None else {"truncation": True, "max_length": self.limit}
         with torch.inference_mode():
             for text in texts:
-                given = tokenizer(self.prompt + text, return_tensors="pt", **cut)
+                given = tokenizer(self.prompt + text, return_tensors="pt", **cut).to(self.device)
                 states = model(
                     **given, output_hidden_states=any(output.layer != -1 for output in self.outputs)
                 )
                 if heads:
-                    yield {self.outputs[0].name: heads(states.last_hidden_state)}
+                    yield {self.outputs[0].name: heads(states.last_hidden_state.cpu())}
                 else:
                     yield {
                         output.name: _pool(output, layer_of(output.layer, states)) for output in self.outputs
@@ -154,9 +157,9 @@ def layer_of(asked: int | str, given: Any) -> Vector:
     (T, D * layers) float64.
     """
     if asked == -1:
-        last: Vector = given.last_hidden_state[0].double().numpy()
+        last: Vector = given.last_hidden_state[0].cpu().double().numpy()
         return last
-    states: list[Vector] = [state[0].double().numpy() for state in given.hidden_states]
+    states: list[Vector] = [state[0].cpu().double().numpy() for state in given.hidden_states]
     if isinstance(asked, int):
         return states[asked]
     how, _, listed = asked.replace(" ", "").rstrip(")").partition("(")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from embed_ops.encoders.hub.files import read_json
@@ -128,10 +129,8 @@ def model_class(config: Any) -> Any:
     return getattr(transformers, ENCODER_CLASSES.get(config.model_type, "AutoModel"))
 
 
-def load_transformer(
-    folder: Path, changes: Mapping[str, Any], trust_remote_code: bool, device: str, dtype: str
-) -> Any:
-    """Load the transformer for inference.
+def load_transformer(folder: Path, changes: Mapping[str, Any], trust_remote_code: bool, dtype: str) -> Any:
+    """Load the transformer for inference, on the CPU.
 
     Raises:
         ModelError: the weights can't be read, or do not fill the model.
@@ -140,7 +139,7 @@ def load_transformer(
     model, missing = load_weights(model_class(config), config, folder, trust_remote_code, dtype)
     # Only the pooler may be missing: nothing here reads it.
     require_weights(folder, [key for key in missing if "pooler" not in key.split(".")])
-    return model.to(device)
+    return model
 
 
 def load_weights(
@@ -212,6 +211,16 @@ def _from_pretrained(kind: Any, folder: Path, options: Mapping[str, Any]) -> Any
             logging.enable_progress_bar()
 
 
+def flat(
+    tokens: pa.ChunkedArray | pa.Array,
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+    """Give the tokens of all inputs behind one another, (N,), and the number of each, (B,)."""
+    array = tokens.combine_chunks() if isinstance(tokens, pa.ChunkedArray) else tokens
+    offsets = array.offsets.to_numpy(zero_copy_only=False)
+    values = array.values.to_numpy(zero_copy_only=False)[offsets[0] : offsets[-1]]
+    return values, np.diff(offsets).astype(np.int64)
+
+
 def pad(tokens: pa.ChunkedArray | pa.Array, pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Build right-padded ids and mask, both (B, T) int64, from a list<int32> column.
 
@@ -223,18 +232,8 @@ def pad(tokens: pa.ChunkedArray | pa.Array, pad_id: int) -> tuple[torch.Tensor, 
     """
     import torch
 
-    array = tokens.combine_chunks() if isinstance(tokens, pa.ChunkedArray) else tokens
-    offsets = array.offsets.to_numpy(zero_copy_only=False)
-    values = array.values.to_numpy(zero_copy_only=False)[offsets[0] : offsets[-1]]
-    lengths = np.diff(offsets)
+    values, lengths = flat(tokens)
     mask = np.arange(max(1, int(lengths.max(initial=0)))) < lengths[:, None]
     ids = np.full(mask.shape, pad_id, np.int64)
     ids[mask] = values
     return torch.from_numpy(ids), torch.from_numpy(mask.astype(np.int64))
-
-
-def to_device(values: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Copy to the device; to a GPU from pinned memory, without waiting for it."""
-    if device.type == "cpu":
-        return values
-    return values.pin_memory().to(device, non_blocking=True)  # not run by any test here: needs a GPU

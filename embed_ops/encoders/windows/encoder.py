@@ -21,7 +21,6 @@ from embed_ops.encoders.base import (
     Prepared,
     dims_of,
     no_vectors,
-    on_host,
     pooled_by,
 )
 from embed_ops.encoders.text.backbone import Backbone
@@ -163,6 +162,8 @@ class WindowedEncoder:
         """
         import torch
 
+        from embed_ops.encoders.device import on_host
+
         if batch.num_rows == 0:
             return no_vectors(self)
         with torch.inference_mode():
@@ -222,7 +223,9 @@ class WindowedEncoder:
         unit: FloatArray = normalized(vectors).astype(np.float32)
         return unit
 
-    def reference(self, column: pa.Array) -> tuple[str, Mapping[str, FloatArray | Ragged]]:
+    def reference(
+        self, column: pa.Array, device: str = "cpu"
+    ) -> tuple[str, Mapping[str, FloatArray | Ragged]]:
         """Embed rows one window at a time through transformers in float32.
 
         Returns:
@@ -234,7 +237,7 @@ class WindowedEncoder:
         at = self._backbone
         at.fetch()
         width, stride = self._cut(self._segmenter(lists=pa.types.is_list(column.type)))
-        judge = WindowedReference(at, width, stride)
+        judge = WindowedReference(at, width, stride, device)
         return judge.name, judge.embed(column.to_pylist(), dims_of(self.outputs()))
 
     def describe(self) -> dict[str, Any]:

@@ -34,13 +34,14 @@ class WindowedReference:
         backbone: of the encoder.
         width: tokens of text in a window, None for whole texts.
         stride: tokens from one window to the next.
+        device: where it computes.
     """
 
-    def __init__(self, backbone: Backbone, width: int | None, stride: int) -> None:
+    def __init__(self, backbone: Backbone, width: int | None, stride: int, device: str = "cpu") -> None:
         import transformers
 
         self.name = f"transformers {transformers.__version__}"
-        self._at, self._width, self._stride = backbone, width, stride
+        self._at, self._width, self._stride, self._device = backbone, width, stride, device
         self._spec, self._outputs = backbone.spec, backbone.columns
 
     @cached_property
@@ -66,6 +67,7 @@ class WindowedReference:
             model_class(config)
             .from_pretrained(self._at.path, config=config, dtype=torch.float32, **trusted)
             .eval()
+            .to(self._device)
         )
 
     def embed(self, texts: Sequence[Any], dims: Mapping[str, int]) -> dict[str, FloatArray | Ragged]:
@@ -142,7 +144,7 @@ class WindowedReference:
         import torch
 
         with torch.inference_mode():
-            given = torch.tensor([ids], dtype=torch.int64)
+            given = torch.tensor([ids], dtype=torch.int64, device=self._device)
             inner = any(output.layer != -1 for output in self._outputs)
             return self._model(
                 input_ids=given, attention_mask=torch.ones_like(given), output_hidden_states=inner
