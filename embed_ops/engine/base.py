@@ -58,9 +58,11 @@ class Engine(Protocol):
 
     Attributes:
         memory: most bytes that a worker of `each` has held.
+        claim: of calls that name none.
     """
 
     memory: int
+    claim: Claim
 
     def until(self, stop: StopRequest, deadline: float | None = None) -> Engine:
         """Give this engine for one command, which begins no call once it is asked to stop.
@@ -68,6 +70,13 @@ class Engine(Protocol):
         Args:
             stop: asks; calls in flight get its grace.
             deadline: seconds since the epoch after which no call is begun either.
+        """
+        ...
+
+    def claiming(self, claim: Claim) -> Engine:
+        """Give this engine, with another claim of calls that name none.
+
+        With a device in it, products of those calls run there (`numerics/products.py`).
         """
         ...
 
@@ -80,7 +89,7 @@ class Engine(Protocol):
         function: Callable[..., Any],
         calls: Iterable[tuple[Any, ...]],
         *,
-        claim: Claim = ONE_CORE,
+        claim: Claim | None = None,
         look_up: Callable[[], None] | None = None,
         failed: Callable[[int, EmbedOpsError], Any] | None = None,
     ) -> Generator[tuple[int, Any], None, None]:

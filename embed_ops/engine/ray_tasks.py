@@ -16,6 +16,7 @@ from embed_ops.engine.guard import call_guarded
 from embed_ops.engine.memory import private_memory
 from embed_ops.engine.stopping import LOOK_UP_S, StopRequest
 from embed_ops.errors import EmbedOpsError, EngineError, Stopped
+from embed_ops.numerics.products import computing_on
 
 Value = TypeVar("Value")
 
@@ -46,9 +47,10 @@ def _alone(function: Callable[..., Value], *arguments: Any) -> Value:
         return function(*arguments)
 
 
-def _measured(function: Callable[..., Any], *arguments: Any) -> tuple[Any, int]:
-    """Call alone, and tell the most bytes that this worker has held."""
-    return _alone(function, *arguments), private_memory()
+def _measured(device: str | None, function: Callable[..., Any], *arguments: Any) -> tuple[Any, int]:
+    """Call alone, with products on a device, and tell the most bytes that this worker has held."""
+    with computing_on(device):
+        return _alone(function, *arguments), private_memory()
 
 
 def _only(function: Callable[..., Sequence[Any]], *arguments: Any) -> Any:
@@ -66,16 +68,22 @@ class RayEngine(Engine):
         stop: asks to stop.
         deadline: seconds since the epoch after which no call is begun.
         memory: most bytes that a worker of `each` has held.
+        claim: of calls that name none.
     """
 
     elastic: bool
     stop: StopRequest = field(default_factory=StopRequest)
     deadline: float | None = None
     memory: int = 0
+    claim: Claim = ONE_CORE
 
     def until(self, stop: StopRequest, deadline: float | None = None) -> RayEngine:
         """Give the same Ray for one command."""
         return replace(self, stop=stop, deadline=deadline, memory=0)
+
+    def claiming(self, claim: Claim) -> RayEngine:
+        """Give the same Ray with another claim."""
+        return replace(self, claim=claim)
 
     def capacity(self) -> Capacity:
         """Ask Ray for the resources of all nodes."""
@@ -95,11 +103,13 @@ class RayEngine(Engine):
         function: Callable[..., Any],
         calls: Iterable[tuple[Any, ...]],
         *,
-        claim: Claim = ONE_CORE,
+        claim: Claim | None = None,
         look_up: Callable[[], None] | None = None,
         failed: Callable[[int, EmbedOpsError], Any] | None = None,
     ) -> Generator[tuple[int, Any], None, None]:
         """Keep so many tasks submitted that no core waits for the next one."""
+        claim = claim or self.claim
+        device = "cuda" if claim.devices else None
         task = ray.remote(**ray_options(claim), max_retries=_RETRIES)(_measured)
         most = _AHEAD * self.capacity().cores
         waiting: dict[Any, int] = {}
@@ -108,7 +118,7 @@ class RayEngine(Engine):
         try:
             while True:
                 while following is not None and len(waiting) < most and not self._ending():
-                    waiting[task.remote(function, *following[1])] = following[0]
+                    waiting[task.remote(device, function, *following[1])] = following[0]
                     following = next(left, None)
                 if not waiting or self.stop.expired:
                     break

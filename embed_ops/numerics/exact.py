@@ -20,6 +20,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from embed_ops.numerics import products
+
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
@@ -131,13 +133,15 @@ def product_error(dim: int, kind: Any) -> float:
 
 
 def kernel_name() -> str:
-    """Name the kernel that numpy's matrix products run on, such as "openblas Haswell"."""
+    """Name what matrix products run on, such as "openblas Haswell"; with a GPU "torch cuda" too."""
     from threadpoolctl import threadpool_info
 
     libraries = [library for library in threadpool_info() if library["user_api"] == "blas"]
     names = {
         f"{library['internal_api']} {library.get('architecture') or ''}".strip() for library in libraries
     }
+    if (device := products.device()) is not None:
+        names.add(f"torch {device}")
     return ", ".join(sorted(names))
 
 

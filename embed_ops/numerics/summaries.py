@@ -16,6 +16,8 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from embed_ops.numerics.products import scatter_of
+
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
@@ -94,13 +96,13 @@ class Covariance:
             wide = x.astype(np.float64)
             mean = wide.mean(axis=0)
             wide -= mean
-            return cls(len(x), mean, wide.T @ wide)
+            return cls(len(x), mean, scatter_of(wide))
         near = x.mean(axis=0, dtype=np.float64).astype(np.float32)
         narrow = x - near
         # What rounding left of the mean is taken out exactly: the scatter around `near` exceeds it
         # by one outer product.
         rest = narrow.mean(axis=0, dtype=np.float64)
-        scatter = (narrow.T @ narrow).astype(np.float64)
+        scatter = scatter_of(narrow).astype(np.float64)
         return cls(len(x), near + rest, scatter - len(x) * np.outer(rest, rest), exact=False)
 
     def __add__(self, other: Self) -> Self:

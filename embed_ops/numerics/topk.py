@@ -9,12 +9,13 @@ can be wrong, so that no row is lost to rounding.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from embed_ops.numerics import exact
+from embed_ops.numerics import exact, products
+from embed_ops.numerics.products import Columns
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -23,6 +24,8 @@ Metric = Literal["cosine", "dot"]
 
 _QUERIES, _ROWS = 1024, 1024
 """A tile of scores (4 MB) is searched while it is in the cache."""
+_SPARE = 8
+"""Candidates of a query that a device gives beside k."""
 _WAITING = 32_768
 """Candidates that are scored and sorted at once."""
 
@@ -81,6 +84,8 @@ class TopK:
         if self.metric == "cosine":
             chosen = chosen[self._norms[chosen] > 0]
         self.scored += len(chosen) * len(x)
+        if products.device() is not None:
+            chosen = self._on_device(chosen, x, shown, ids, unit)
         for first in range(0, len(chosen), _QUERIES):
             self._tile(chosen[first : first + _QUERIES], x, shown, ids, unit)
 
@@ -102,8 +107,7 @@ class TopK:
                 least = np.partition(products[open_ended], len(part) - self.k - 1, axis=1)[
                     :, len(part) - self.k - 1
                 ]
-                lower: Floats = least.astype(np.float64) - 2 * self._error
-                floor[open_ended] = np.nextafter(lower.astype(np.float32), np.float32(-np.inf))
+                floor[open_ended] = _below(least, self._error)
             np.greater_equal(products, floor[:, None], out=above)
             places = np.flatnonzero(above)
             waiting.append((places // len(part), places % len(part) + begin))
@@ -112,6 +116,30 @@ class TopK:
                 self._take(chosen, waiting, x, ids)
                 waiting, count, floor = [], 0, self._floor(chosen, unit)
         self._take(chosen, waiting, x, ids)
+
+    def _on_device(self, chosen: Ints, x: Vectors, shown: Vectors, ids: Ints, unit: Floats) -> Ints:
+        """Search rows for some queries by products on the device.
+
+        It gives a few more than k. Gives the queries for which that may not be all.
+        """
+        most = min(self.k + _SPARE, len(x))
+        if not len(chosen) or not most:
+            return chosen[:0]
+        columns, crowded = Columns(shown), [chosen[:0]]
+        for first in range(0, len(chosen), products.ROWS):
+            some = chosen[first : first + products.ROWS]
+            near, value = columns.greatest(self._scaled[some], most)
+            floor = self._floor(some, unit)
+            open_ended = np.isneginf(floor)
+            if most > self.k:
+                floor[open_ended] = _below(value[open_ended, self.k], self._error)
+            kept = value >= floor[:, None]
+            many = kept[:, -1] & (most < len(x))
+            kept[many] = False
+            query, rank = np.nonzero(kept)
+            self._take(some, [(query, near[query, rank])], x, ids)
+            crowded.append(some[many])
+        return np.concatenate(crowded)
 
     def _floor(self, chosen: Ints, unit: Floats) -> npt.NDArray[np.float32]:
         """Give the least float32 product of a row that may be among the best: (chosen,)."""
@@ -164,6 +192,13 @@ class TopK:
         -1 and NaN where there are fewer rows.
         """
         return self._ids.copy(), np.where(self._ids >= 0, self._scores, np.nan)
+
+
+def _below(least: npt.NDArray[Any], error: float) -> Vectors:
+    """Give what the products of the best may not lie below, where `least` is the k-th of some."""
+    lower: Floats = least.astype(np.float64) - 2 * error
+    floor: Vectors = np.nextafter(lower.astype(np.float32), np.float32(-np.inf))
+    return floor
 
 
 def _near_norms(x: Vectors) -> Floats:

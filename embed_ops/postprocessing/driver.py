@@ -11,12 +11,12 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
-from embed_ops.engine.base import Engine
+from embed_ops.engine.base import Capacity, Claim, Engine
 from embed_ops.engine.memory import peak_memory
 from embed_ops.engine.progress import Reporter, Silent, Totals
 from embed_ops.engine.session import OpenSession, default_session
 from embed_ops.engine.stopping import StopRequest, restored_sigterm
-from embed_ops.errors import EmbedOpsError, Stopped
+from embed_ops.errors import EmbedOpsError, SpecError, Stopped
 from embed_ops.postprocessing.asked import Asked, asked_stages
 from embed_ops.postprocessing.clusters import write_by_cluster
 from embed_ops.postprocessing.fold import begin_fit, run_fit
@@ -106,7 +106,7 @@ class _Command:
             return Run(asked.path)
         with ExitStack() as hearts:
             hearts.enter_context(here.heartbeat)
-            engine = self._open()
+            engine = self._open().claiming(_claim(asked.spec, self._open().capacity()))
             whole = whole_run(asked.spec)
             start = _first_state(here) if here.model is None and whole is None else None
             here.begin()
@@ -188,6 +188,21 @@ class _Command:
     def _stopped(self, here: StageRun, why: str) -> EmbedOpsError:
         here.stop()
         return Stopped(f"{here.asked.spec.folder}: {why}")
+
+
+def _claim(spec: StageSpec, capacity: Capacity) -> Claim:
+    """Say what a worker of a stage takes.
+
+    Raises:
+        SpecError: no worker will ever fit.
+    """
+    gpus = spec.gpus_per_worker
+    if gpus > capacity.devices and not capacity.elastic:
+        raise SpecError(
+            f"{spec.folder}: gpus_per_worker: a worker needs {gpus:g} GPU, and this machine has "
+            f"{capacity.devices:g}; leave it out to compute on CPUs: labels and neighbours are the same"
+        )
+    return Claim(devices=gpus)
 
 
 def _first_state(here: StageRun) -> Any:

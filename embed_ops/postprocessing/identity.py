@@ -13,7 +13,7 @@ from embed_ops.runs.models import MODEL_ARRAYS, MODEL_JSON, read_model
 from embed_ops.runs.rows import RunRows
 from embed_ops.storage.files import locate, read_bytes
 
-_NOT_COMPARED = ("name", "input", "seed")
+_NOT_COMPARED = ("name", "input", "seed", "gpus_per_worker")
 
 
 def fingerprint_of(asked: Asked, rows: RunRows, vectors: VectorColumn) -> dict[str, Any]:

@@ -23,6 +23,12 @@ class _Stage(Variant):
     )
     column: str | None = Field(None, description="vector column to read, where there are several")
     seed: int | None = Field(None, ge=0, description="of everything that draws; by default the spec's")
+    gpus_per_worker: float = Field(
+        0.0,
+        ge=0.0,
+        le=1.0,
+        description="GPU share of a worker: products of kmeans, neighbors, dedup, pca and whiten run there",
+    )
 
     @property
     def folder(self) -> str:

@@ -17,6 +17,7 @@ import scipy.sparse
 from scipy.sparse.csgraph import connected_components
 
 from embed_ops.numerics import exact
+from embed_ops.numerics.products import pairs_above
 from embed_ops.numerics.tiles import Floats, Ints, Vectors, unit_length
 from embed_ops.stages.base import OfOneRun
 
@@ -79,9 +80,9 @@ def near_duplicates(
     for first in range(0, len(x), _ROWS):
         tile = unit[first : first + _ROWS]
         for begin in range(0, first + len(tile), _COLUMNS):
-            cosine = unit[begin : min(begin + _COLUMNS, first + len(tile))] @ tile.T
-            one, other = np.nonzero(cosine >= threshold - error)
-            sure = cosine[one, other] >= threshold + error
+            part = unit[begin : min(begin + _COLUMNS, first + len(tile))]
+            one, other, cosine = pairs_above(part, tile, threshold - error)
+            sure = cosine >= threshold + error
             one, other = one + begin, other + first
             labels = _joined(labels, one[sure], other[sure])
             labels = _decided(labels, one[~sure], other[~sure], x, squares, threshold)

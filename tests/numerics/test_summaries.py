@@ -12,8 +12,8 @@ from stage_data import Array, digits, same_bits
 
 from embed_ops.numerics.hashing import splitmix64
 from embed_ops.numerics.summaries import EXACT_DIM, Covariance, Histogram, Moments, Sketch, signed
-from embed_ops.stages.kmeans.nearest import ClusterCounts, ClusterSums
 from embed_ops.stages.kmeans.seeding import Drawn, DrawnRows
+from embed_ops.stages.kmeans.sums import ClusterCounts, ClusterSums
 from embed_ops.stages.rounds import added, chained
 
 ROWS, DIM = 700, 12

@@ -16,15 +16,17 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-import scipy.sparse
 
-from embed_ops.numerics import exact
+from embed_ops.numerics import exact, products
+from embed_ops.numerics.products import Columns
 from embed_ops.numerics.tiles import TILE_ROWS, Floats, Ints
 
 _CENTERS = 1024
 """A tile of `TILE_ROWS` by so many scores (4 MB) is searched while it is in the cache."""
 _WAITING = 64
 """Candidates of a row, on average, at which those that are too many are told apart at once."""
+_SPARE = 8
+"""Candidates of a row that a device gives beside those that are wanted."""
 _LEAST, _GREATEST = 2.0**-80, 2.0**100
 """Squared norms between these are computed safely in float32."""
 
@@ -58,8 +60,9 @@ def nearest_centers(x: npt.NDArray[Any], centers: npt.NDArray[Any], count: int) 
     labels = np.full((len(x), count), -1, np.int64)
     there = min(count, len(centers))
     search = _CenterSearch.of(x.dtype, centers, there)
-    for first in range(0, len(x), TILE_ROWS):
-        labels[first : first + TILE_ROWS, :there] = search.of_tile(x[first : first + TILE_ROWS])
+    rows = TILE_ROWS if products.device() is None else products.ROWS
+    for first in range(0, len(x), rows):
+        labels[first : first + rows, :there] = search.of_tile(x[first : first + rows])
     return labels
 
 
@@ -78,6 +81,7 @@ class _CenterSearch:
         across: (dim, up to `_CENTERS`) the centres seen from there.
         half: (k,) half of their squared norms, float64; `error`: e.
         scores: room for those of a tile.
+        there: the centres on the device, where numpy does not compute the products.
     """
 
     centers: npt.NDArray[Any]
@@ -87,6 +91,7 @@ class _CenterSearch:
     half: Floats
     error: float
     scores: npt.NDArray[Any]
+    there: Columns | None = None
 
     @classmethod
     def of(cls, kind: npt.DTypeLike, centers: npt.NDArray[Any], count: int) -> Self:
@@ -110,10 +115,13 @@ class _CenterSearch:
         error = exact.product_error(centers.shape[1], kind)
         # One buffer for all tiles: memory that is new to the process costs as much as the search.
         scores = np.empty(TILE_ROWS * min(_CENTERS, len(centers)), kind)
-        return cls(centers, count, middle, across, half, error, scores)
+        there = None
+        if products.device() is not None and kind == np.float32:
+            there = Columns(shifted.astype(kind), (1 - error) * half)
+        return cls(centers, count, middle, across, half, error, scores, there)
 
     def of_tile(self, tile: npt.NDArray[Any]) -> Ints:
-        """Find the nearest centres of at most `TILE_ROWS` rows: (rows, count)."""
+        """Find the nearest centres of some rows: (rows, count)."""
         with np.errstate(over="ignore", invalid="ignore"):
             x = tile.astype(self.scores.dtype, copy=False) - self.middle
             squares = np.vecdot(x, x).astype(np.float64)
@@ -121,7 +129,10 @@ class _CenterSearch:
             return self.of(np.float64, self.centers, self.count).of_tile(tile)
         # What is lost where products are too small for their type is less than the last term.
         own = self.error * squares + 2 * x.shape[1] * float(np.finfo(x.dtype).tiny)
-        row, place, greatest = self._candidates(tile, x, own)
+        if self.there is None:
+            row, place, greatest = self._candidates(tile, x, own)
+        else:
+            row, place, greatest = self._candidates_of_device(self.there, tile, x, own)
         order = exact.ordered(row, place, greatest)
         row, place, greatest = row[order], place[order], greatest[order]
         least = greatest - 2 * self.error * self.half[place] - own[row]
@@ -165,6 +176,29 @@ class _CenterSearch:
             if len(kept) > _WAITING * len(x):
                 kept = kept[self._decided(tile, row[kept], place[kept])]
             row, place, greatest = row[kept], place[kept], greatest[kept]
+        return row, place, greatest
+
+    def _candidates_of_device(
+        self, there: Columns, tile: npt.NDArray[Any], x: npt.NDArray[Any], own: Floats
+    ) -> tuple[Ints, Ints, Floats]:
+        """Choose as `_candidates` does, by products on the device.
+
+        It gives a few more than are wanted. Rows for which that may not be all are left to numpy.
+        """
+        most = min(self.count + _SPARE, len(self.centers))
+        near, value = there.greatest(x, most)
+        least = np.sort(value - 2 * self.error * self.half[near], axis=1)[:, -self.count]
+        floor = np.maximum(least - own, np.finfo(x.dtype).min)
+        kept = value >= floor[:, None]
+        crowded = np.flatnonzero(kept[:, -1]) if most < len(self.centers) else np.empty(0, np.int64)
+        kept[crowded] = False
+        row, rank = np.nonzero(kept)
+        parts = [(row, near[row, rank], value[row, rank].astype(np.float64))]
+        for first in range(0, len(crowded), TILE_ROWS):
+            some = crowded[first : first + TILE_ROWS]
+            of_some, place, greatest = self._candidates(tile[some], x[some], own[some])
+            parts.append((some[of_some], place, greatest))
+        row, place, greatest = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
         return row, place, greatest
 
     def _decided(self, tile: npt.NDArray[Any], row: Ints, place: Ints) -> Ints:
@@ -211,79 +245,3 @@ def squared_distances(x: npt.NDArray[Any], centers: npt.NDArray[Any], labels: In
             apart *= apart
             squares[part] = exact.row_sums(apart)
     return squares
-
-
-@dataclass(frozen=True)
-class ClusterSums:
-    """What a step of k-means needs of some rows; only of the clusters that have some.
-
-    Attributes:
-        ids: (clusters,) ascending; `counts`: rows of each; `sums`: (clusters, dim) of their rows.
-        inertia: sum of squared distances to the nearest centre.
-        rows: how many.
-        drawn: (spares,) uint64 ascending, the least draws among the rows; `spares`: (spares, dim)
-            those rows.
-        most: spares that are kept.
-    """
-
-    ids: Ints
-    counts: Ints
-    sums: Floats
-    inertia: float
-    rows: int
-    drawn: npt.NDArray[np.uint64]
-    spares: npt.NDArray[Any]
-    most: int
-
-    @classmethod
-    def of(
-        cls, x: npt.NDArray[Any], centers: npt.NDArray[Any], drawn: npt.NDArray[np.uint64] | None, most: int
-    ) -> Self:
-        """Assign (rows, dim) to (k, dim) centres and sum.
-
-        Keeps the `most` rows of the least draws as spares.
-        """
-        labels = nearest(x, centers)
-        order = np.argsort(labels, kind="stable")
-        counts = np.bincount(labels, minlength=len(centers))
-        ids = np.flatnonzero(counts)
-        pointers = np.concatenate([[0], np.cumsum(counts[ids])])
-        chosen = scipy.sparse.csr_matrix((np.ones(len(x)), order, pointers), shape=(len(ids), len(x)))
-        inertia = float(squared_distances(x, centers, labels).sum())
-        least = np.argsort(drawn, kind="stable")[:most] if drawn is not None else np.empty(0, np.int64)
-        kept = drawn[least] if drawn is not None else np.empty(0, np.uint64)
-        return cls(ids, counts[ids], chosen @ x, inertia, len(x), kept, x[least], most)
-
-    def __add__(self, other: Self) -> Self:
-        """Merge."""
-        ids = np.union1d(self.ids, other.ids)
-        counts = np.zeros(len(ids), np.int64)
-        sums = np.zeros((len(ids), self.sums.shape[1]))
-        for part in (self, other):
-            places = np.searchsorted(ids, part.ids)
-            counts[places] += part.counts
-            sums[places] += part.sums
-        drawn = np.concatenate([self.drawn, other.drawn])
-        least = np.argsort(drawn, kind="stable")[: self.most]
-        spares = np.concatenate([self.spares, other.spares])[least]
-        return type(self)(
-            ids,
-            counts,
-            sums,
-            self.inertia + other.inertia,
-            self.rows + other.rows,
-            drawn[least],
-            spares,
-            self.most,
-        )
-
-
-@dataclass(frozen=True)
-class ClusterCounts:
-    """Rows of each centre, (k,) int64."""
-
-    rows: Ints
-
-    def __add__(self, other: Self) -> Self:
-        """Merge."""
-        return type(self)(self.rows + other.rows)

@@ -23,7 +23,7 @@ from embed_ops.numerics.tiles import Floats, Ints, Vectors, unit_length
 from embed_ops.spec.stage import KMeansSpec
 from embed_ops.stages.base import SHARDS, Block, Collected, FitInput, Round
 from embed_ops.stages.kmeans.model import KMeansModel
-from embed_ops.stages.kmeans.nearest import ClusterCounts, ClusterSums, nearest, squared_distances
+from embed_ops.stages.kmeans.nearest import nearest, squared_distances
 from embed_ops.stages.kmeans.seeding import (
     LEAST_DRAWN,
     OVERSAMPLING,
@@ -38,6 +38,7 @@ from embed_ops.stages.kmeans.seeding import (
 )
 from embed_ops.stages.kmeans.state import State, there
 from embed_ops.stages.kmeans.steps import on_sphere, polished, stepped
+from embed_ops.stages.kmeans.sums import ClusterCounts, ClusterSums
 
 _FLAT_K = 4096
 """Up to so many clusters k-means|| is quick on one machine."""

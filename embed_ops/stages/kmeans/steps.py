@@ -12,8 +12,8 @@ import numpy as np
 
 from embed_ops.numerics.tiles import Floats
 from embed_ops.spec.stage import KMeansSpec
-from embed_ops.stages.kmeans.nearest import ClusterSums
 from embed_ops.stages.kmeans.state import Phase, State, there
+from embed_ops.stages.kmeans.sums import ClusterSums
 
 _REASSIGN_RATIO, _REASSIGN_EVERY_PER_K = 0.01, 10
 _SPLIT = 1 / 1024
