@@ -31,8 +31,17 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
     return {"median": statistics.median(values), "min": min(values), "max": max(values), "runs": len(values)}
 
 
-def write_record(name: str, settings: dict[str, Any], figures: dict[str, Any]) -> Path:
-    """Write one record to `bench/results/`."""
+def gpu() -> str | None:
+    """Name the GPU, None where torch has none."""
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
+
+
+def write_record(
+    name: str, settings: dict[str, Any], figures: dict[str, Any], folder: Path = RESULTS
+) -> Path:
+    """Write one record to `bench/results/`, or another folder."""
     versions = {}
     for package in _PACKAGES:
         try:
@@ -46,13 +55,13 @@ def write_record(name: str, settings: dict[str, Any], figures: dict[str, Any]) -
         "commit": subprocess.run(
             ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
         ).stdout.strip(),
-        "hardware": {"processor": processor(), "cores": os.cpu_count()},
+        "hardware": {"processor": processor(), "cores": os.cpu_count(), "gpu": gpu()},
         "python": platform.python_version(),
         "versions": versions,
         "settings": settings,
         "figures": figures,
     }
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}_{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}.json"
+    folder.mkdir(exist_ok=True, parents=True)
+    path = folder / f"{name}_{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}.json"
     path.write_text(json.dumps(record, indent=2) + "\n")
     return path

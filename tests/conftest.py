@@ -13,6 +13,7 @@ from collections.abc import Generator, Iterator
 import pytest
 import ray
 import tiny_models
+import torch
 from corpora import docstrings, write_parquet
 from hypothesis import settings
 from inline import Choice
@@ -31,8 +32,6 @@ faults.FIRST_WAIT_S, faults.LONGEST_WAIT_S, faults.JITTER_S = 0.001, 0.002, 0.0
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """Let torch use one thread, for which bits are promised, and check that no test changes it."""
-    import torch
-
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -53,22 +52,30 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None, None, None]:
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> Generator[None, None, None]:
     """Mark what needs the session's Ray, and say which tests belong to one process.
 
     `make test` runs two processes, each with a Ray of its own. Tests of one file share what their
     fixtures make, and tests of the real model's run that run. What runs on any engine runs on Ray
     in `make test-all`, and in `make test` too if it is marked `on_ray`. What starts a Ray in a
-    process of its own is marked where it stands.
+    process of its own is marked where it stands. What needs a GPU is left out where there is none.
     """
     for item in items:
         engine, fixtures = engine_of(item), getattr(item, "fixturenames", ())
         group = "a real model" if "minilm_run" in fixtures else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(group))
+        if config.pluginmanager.hasplugin("xdist"):
+            item.add_marker(pytest.mark.xdist_group(group))
         if engine == "ray" or "ray_session" in fixtures:
             item.add_marker("ray")
         if engine == "ray" and item.get_closest_marker("on_ray") is None:
             item.add_marker("slow")
+    if not torch.cuda.is_available():
+        for_gpus = [item for item in items if item.get_closest_marker("gpu")]
+        if for_gpus:
+            config.hook.pytest_deselected(items=for_gpus)
+            items[:] = [item for item in items if not item.get_closest_marker("gpu")]
     # Only then: what divides the tests among processes, and what leaves out slow ones.
     yield
 

@@ -1,0 +1,123 @@
+"""Kernels of stages on a GPU: products that choose, with the data there; and whole functions."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from gpu_engine import Place
+
+from embed_ops.encoders.device import gemm_flops_per_second, use_exact_products, wait_for
+from embed_ops.numerics import products
+from embed_ops.numerics.products import Columns, computing_on
+from embed_ops.numerics.summaries import Covariance
+from embed_ops.numerics.topk import TopK
+from embed_ops.stages.kmeans.nearest import nearest_centers
+
+_DIM = 384
+_CENTERS, _QUERIES, _K = 1_000, 10_000, 10
+_ROWS_PER_TEXT = 64
+"""Rows of the data, for each text of the other parts: 4 M by default."""
+_SPARE = 8
+
+KERNELS = ("kmeans", "neighbors", "pca")
+
+
+def kernel(name: str, place: Place) -> dict[str, Any]:
+    """Measure one kernel: its share of the product rate, and the whole function beside numpy's."""
+    use_exact_products(place.device)
+    rate = gemm_flops_per_second(place.device, "float32")
+    with computing_on(place.device):
+        figures = {"kmeans": _kmeans, "neighbors": _neighbors, "pca": _pca}[name](place, rate)
+    return {"float32_gemm_flops_per_second": rate, **figures}
+
+
+def _rows(place: Place) -> int:
+    return place.rows * _ROWS_PER_TEXT
+
+
+def _drawn(rows: int) -> Any:
+    return torch.randn(rows, _DIM, device=products.device())
+
+
+def _share(place: Place, call: Callable[[], Any], flops: float, rate: float) -> dict[str, float]:
+    seconds = place.seconds(call)
+    return {"seconds": seconds, "share_of_gemm": flops / seconds / rate}
+
+
+def _kmeans(place: Place, rate: float) -> dict[str, Any]:
+    rows, count = _rows(place), min(_CENTERS, _rows(place) // 2)
+    x = _drawn(rows)
+    centers = x[:count].cpu().numpy()
+    columns = Columns(centers, np.zeros(count, np.float32))
+
+    def choose() -> None:
+        for first in range(0, rows, products.ROWS):
+            columns.greatest(x[first : first + products.ROWS], 1 + min(_SPARE, count - 1))
+
+    sample = x[: min(rows, 4 * products.ROWS)].cpu().numpy()
+    return {
+        "rows": rows,
+        "centers": count,
+        "choosing": _share(place, choose, 2 * rows * _DIM * count, rate),
+        **_both(place, sample, lambda some: nearest_centers(some, centers, 1)),
+    }
+
+
+def _neighbors(place: Place, rate: float) -> dict[str, Any]:
+    rows, count = _rows(place), min(_QUERIES, _rows(place) // 2)
+    x = _drawn(rows)
+    queries = x[:count].contiguous()
+
+    def choose() -> None:
+        for first in range(0, rows, products.ROWS):
+            there = Columns(x[first : first + products.ROWS])
+            there.greatest(queries, min(_K + _SPARE, there.count))
+
+    sample = x[: min(rows, products.ROWS)].cpu().numpy()
+    asking = sample[: min(count, 1_000)]
+
+    def search(some: Any) -> Any:
+        best = TopK(asking, _K, "cosine")
+        best.add(some, np.arange(len(some)))
+        return best.result()[0]
+
+    return {
+        "rows": rows,
+        "queries": count,
+        "choosing": _share(place, choose, 2 * rows * _DIM * count, rate),
+        **_both(place, sample, search),
+    }
+
+
+def _pca(place: Place, rate: float) -> dict[str, Any]:
+    rows = _rows(place)
+    x = _drawn(min(rows, 8 * products.ROWS))
+    wide = x.double()
+    flops = 2.0 * len(x) * _DIM * _DIM
+    sample = x[: min(rows, products.ROWS)].cpu().numpy()
+    return {
+        "rows": len(x),
+        "float32 scatter": _share(place, lambda: x.T @ x, flops, rate),
+        "float64 scatter": _share(place, lambda: wide.T @ wide, flops, rate),
+        **_both(place, sample, lambda some: np.round(Covariance.of(some, exact=True).scatter, 3)),
+    }
+
+
+def _both(place: Place, x: Any, function: Callable[[Any], Any]) -> dict[str, Any]:
+    """Time a whole function from arrays to arrays, on the device and by numpy on one thread."""
+    seconds, values = {}, {}
+    function(x[:64])
+    for name, device in (("device", place.device), ("numpy", None)):
+        with computing_on(device):
+            began = time.perf_counter()
+            values[name] = function(x)
+            wait_for(place.device)
+            seconds[name] = time.perf_counter() - began
+    return {
+        "whole function, rows per second": {name: len(x) / taken for name, taken in seconds.items()},
+        "equal": bool(np.array_equal(values["device"], values["numpy"])),
+    }
