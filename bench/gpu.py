@@ -15,7 +15,7 @@ import argparse
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,23 @@ import gpu_stages
 import torch
 from record import RESULTS, write_record
 
+_TESTS = "tests/embedding/test_on_gpu.py"
+_SMOKE = {"engine": "minilm,qwen3-0.6b,vit-b16", "jobs": "minilm"}
+"""A model of each kind, for a trial."""
+_HIDDEN = ("resolved", "measured")
+"""What stands in the records and not in the tables."""
 Measurement = tuple[str, dict[str, Any]]
 """What was measured, and the figures."""
 
 
+def _chosen(part: str, options: argparse.Namespace, known: Sequence[str]) -> Sequence[str]:
+    asked = options.models or (_SMOKE.get(part, "") if options.smoke else "")
+    return asked.split(",") if asked else known
+
+
 def correctness(place: gpu_engine.Place, options: argparse.Namespace) -> Iterator[Measurement]:
     """Run the tests that need a GPU."""
-    line = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "gpu", "tests"]
+    line = [sys.executable, "-m", "pytest", "-q", "-o", "addopts=-ra", "-m", "gpu", _TESTS]
     done = subprocess.run(line, capture_output=True, text=True, check=False)
     # 5: without a GPU none is chosen.
     yield "tests", {"exit": done.returncode, "said": done.stdout[-6000:]}
@@ -39,19 +49,19 @@ def correctness(place: gpu_engine.Place, options: argparse.Namespace) -> Iterato
 
 def engine(place: gpu_engine.Place, options: argparse.Namespace) -> Iterator[Measurement]:
     """Measure the models that are asked for."""
-    for name in options.models.split(",") if options.models else gpu_engine.MODELS:
+    for name in _chosen("engine", options, gpu_engine.MODELS):
         yield name, gpu_engine.engine(name, place)
 
 
 def jobs(place: gpu_engine.Place, options: argparse.Namespace) -> Iterator[Measurement]:
     """Run the jobs that are asked for."""
-    for name in options.models.split(",") if options.models else gpu_jobs.JOBS:
+    for name in _chosen("jobs", options, gpu_jobs.JOBS):
         yield name, gpu_jobs.job(name, place, options.words)
 
 
 def stages(place: gpu_engine.Place, options: argparse.Namespace) -> Iterator[Measurement]:
     """Measure the kernels that are asked for."""
-    for name in options.models.split(",") if options.models else gpu_stages.KERNELS:
+    for name in _chosen("stages", options, gpu_stages.KERNELS):
         yield name, gpu_stages.kernel(name, place)
 
 
@@ -66,7 +76,7 @@ PARTS: dict[str, Callable[[gpu_engine.Place, argparse.Namespace], Iterator[Measu
 def _show(part: str, name: str, figures: Mapping[str, Any]) -> None:
     """Print a table of one measurement."""
     sys.stdout.write(f"\n{part}: {name}\n")
-    for label, figure in _flat(figures):
+    for label, figure in _flat({key: value for key, value in figures.items() if key not in _HIDDEN}):
         shown = f"{figure:,.4g}" if isinstance(figure, float) else str(figure)
         sys.stdout.write(f"  {label:<58} {shown[:3000]}\n")
     sys.stdout.flush()

@@ -217,7 +217,8 @@ def _settle(attempt: Attempt, engine: Engine, units: int) -> None:
         attempt.header = replace(attempt.header, measured=settled.measured)
         on = [name for name in ("compile", "draft") if getattr(settled.resolved, name)]
         attempt.reporter.say(
-            f"computing in {', '.join([settled.resolved.dtype, *on])}, "
+            f"computing on {'GPUs' if settled.resolved.device != 'cpu' else 'CPUs'} in "
+            f"{', '.join([settled.resolved.dtype, *on])}, "
             f"{settled.resolved.token_budget} tokens at a time"
         )
         if missing := settled.measured.get("compile", {}).get("not tried"):

@@ -110,7 +110,8 @@ class RayEngine(Engine):
         """Keep so many tasks submitted that no core waits for the next one."""
         claim = claim or self.claim
         device = "cuda" if claim.devices else None
-        task = ray.remote(**ray_options(claim), max_retries=_RETRIES)(_measured)
+        # By default Ray ends a worker with a GPU after each call, and the next loads torch again.
+        task = ray.remote(**ray_options(claim), max_retries=_RETRIES, max_calls=0)(_measured)
         most = _AHEAD * self.capacity().cores
         waiting: dict[Any, int] = {}
         left = enumerate(calls)

@@ -35,6 +35,9 @@ def computing_on(device: str | None) -> Iterator[None]:
         yield
     finally:
         _device.reset(token)
+        if device not in (None, "cpu"):
+            # This process may wait for its next call while others need the memory.
+            _torch().cuda.empty_cache()  # GPU only
 
 
 def device() -> str | None:
