@@ -22,6 +22,11 @@ from embed_ops.encoders.windows.parts import DOCUMENT
 from embed_ops.engine.memory import peak_memory
 from embed_ops.schema import Reason
 
+_MOMENTS = 4
+"""First units before which the rate of a product is measured again."""
+_LEAST_RATE = 10e9
+"""FLOP/s below which one product takes longer than that is worth: an emulated type."""
+
 
 @dataclass
 class Turn:
@@ -29,12 +34,14 @@ class Turn:
 
     Attributes:
         started: when it began, in seconds since 1970; `seconds`: how long it took.
-        idle: seconds that nothing had been on the device before it.
+        free_since: when the device was done with the unit before; `idle`: seconds from then to
+            this one.
         busy: seconds in which the device computed.
     """
 
     started: float = 0.0
     seconds: float = 0.0
+    free_since: float = 0.0
     idle: float = 0.0
     busy: float = 0.0
 
@@ -61,6 +68,7 @@ class Replica:
         self._clock = device.busy_clock(chosen.device)
         self._device_name = device.device_name(chosen.device)
         self.name = f"{socket.gethostname()}:{os.getpid()}"
+        self._moments = _MOMENTS
         self._room = Room()
         self._free_since: float | None = None
         self._on_device = threading.Lock()
@@ -100,13 +108,25 @@ class Replica:
     def take(self, turn: Turn) -> Iterator[None]:
         """Have the device for one unit."""
         with self._on_device:
+            now = time.time()
+            turn.free_since = now if self._free_since is None else self._free_since
+            turn.idle = now - turn.free_since
+            self._measure_again()
             turn.started, clock = time.time(), time.perf_counter()
-            turn.idle = 0.0 if self._free_since is None else turn.started - self._free_since
             busy = 0.0 if self._clock is None else self._clock.seconds
             yield
             turn.seconds = time.perf_counter() - clock
             turn.busy = turn.seconds if self._clock is None else self._clock.seconds - busy
             self._free_since = time.time()
+
+    def _measure_again(self) -> None:
+        """Look at other moments what the device can do: others may have had it while we loaded."""
+        from embed_ops.encoders.device import gemm_flops_per_second
+
+        if self._moments > 0 and self._gemm > _LEAST_RATE:
+            chosen = self.job.resolved
+            self._moments -= 1
+            self._gemm = max(self._gemm, gemm_flops_per_second(chosen.device, chosen.dtype, tries=1))
 
     def _embed(self, unit: PreparedUnit) -> EmbeddedUnit:
         from embed_ops.encoders.device import device_memory
@@ -115,7 +135,7 @@ class Replica:
         embedded = self.compute(unit.inputs, turn)
         # A unit that was ready before this replica was free did not keep it waiting: what came
         # behind did.
-        waited = min(turn.idle, max(0.0, unit.head.ready - (turn.started - turn.idle)))
+        waited = min(turn.idle, max(0.0, unit.head.ready - turn.free_since))
         forward = ForwardPass(
             replica=self.name,
             gemm=self._gemm,

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 _SIDE = {"cpu": 1024, "cuda": 8192}
 """Large enough for the device's full rate, small enough to cost a start little."""
-_TRIES = 5
 _OUT_OF_MEMORY = (
     "out of memory",
     "not enough memory",
@@ -155,10 +154,10 @@ def busy_clock(device: str) -> BusyClock | None:
     return None if device == "cpu" else BusyClock()
 
 
-def gemm_flops_per_second(device: str, dtype: str) -> float:
+def gemm_flops_per_second(device: str, dtype: str, tries: int = 5) -> float:
     """Time a matrix product (1024 cubed on a CPU) in the compute dtype.
 
-    The best of five, in FLOP/s.
+    The best of some, in FLOP/s.
 
     The rate that a forward pass is held against: what this share of the device does at its best.
     """
@@ -166,7 +165,7 @@ def gemm_flops_per_second(device: str, dtype: str) -> float:
     side = _SIDE[device]
     left = torch.randn(side, side, device=device).to(kind)
     best = float("inf")
-    for _ in range(_TRIES):
+    for _ in range(tries):
         wait_for(device)
         start = time.perf_counter()
         torch.mm(left, left)

@@ -53,7 +53,7 @@ def spec_words(corpus: Path, model: str, run: Path, *more: str) -> list[str]:
 def long_words(tiny: str, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Give a spec, but for its sink, that can be caught in the middle.
 
-    60 units, and every text a batch of its own.
+    150 units, and every text a batch of its own.
     """
     folder = tmp_path_factory.mktemp("long") / "corpus"
     write_parquet(folder, docstrings(600) * 5, files=2)
@@ -64,7 +64,7 @@ def long_words(tiny: str, tmp_path_factory: pytest.TempPathFactory) -> list[str]
         "parity.rows=0",
         "resources.replicas=1",
     ]
-    return [*words, "resources.unit_rows=50", "resources.token_budget=1", "--no-install"]
+    return [*words, "resources.unit_rows=20", "resources.token_budget=1", "--no-install"]
 
 
 def started_job(process: subprocess.Popen[str]) -> str:
@@ -262,7 +262,7 @@ def test_stop(head: Head, long_words: list[str], tmp_path: Path) -> None:
     said = follower.communicate()[0]
     assert follower.returncode == 3, said
     done = sum(1 for _ in (tmp_path / "run" / "data").rglob("*.parquet"))
-    assert done < 60
+    assert done < 150
     assert head.run("--stop", job) == (0, f"job {job} was over already\n")
     code, said = head.run(*words)
     assert code == 0, said

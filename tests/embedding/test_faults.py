@@ -227,6 +227,7 @@ def test_replicas_that_die_now_and_then(fatal: FatalModel, tmp_path: Path) -> No
     assert verify(run.path, source=True).differences == []
 
 
+@pytest.mark.slow
 def test_a_replica_that_lost_its_device(fatal: FatalModel, tmp_path: Path) -> None:
     """After an error behind which each further call fails too, the replica leaves.
 
