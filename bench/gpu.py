@@ -41,16 +41,20 @@ def _chosen(part: str, options: argparse.Namespace, known: Sequence[str]) -> Seq
 
 def correctness(place: gpu_engine.Place, options: argparse.Namespace) -> Iterator[Measurement]:
     """Run the tests that need a GPU."""
-    line = [sys.executable, "-m", "pytest", "-q", "-o", "addopts=-ra", "-m", "gpu", _TESTS]
-    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    line = [sys.executable, "-m", "pytest", "-v", "--tb=short", "-o", "addopts=-ra", "-m", "gpu", _TESTS]
+    options.out.mkdir(parents=True, exist_ok=True)
+    said = options.out / "gpu-correctness.txt"
+    with said.open("w") as file:
+        done = subprocess.run(line, stdout=file, stderr=subprocess.STDOUT, check=False)
     # 5: without a GPU none is chosen.
-    yield "tests", {"exit": done.returncode, "said": done.stdout[-6000:]}
+    yield "tests", {"exit": done.returncode, "said": said.read_text()[-6000:]}
 
 
 def engine(place: gpu_engine.Place, options: argparse.Namespace) -> Iterator[Measurement]:
     """Measure the models that are asked for."""
     for name in _chosen("engine", options, gpu_engine.MODELS):
-        yield name, gpu_engine.engine(name, place)
+        for side, figures in gpu_engine.engine(name, place):
+            yield f"{name}, {side}", figures
 
 
 def jobs(place: gpu_engine.Place, options: argparse.Namespace) -> Iterator[Measurement]:
@@ -91,9 +95,10 @@ def _flat(figures: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, A
             yield label, figure
 
 
-def _tokenizer(asked: Path | None) -> Path:
-    if asked is not None:
-        return asked
+def _tokenizer(part: str, asked: Path | None) -> Path:
+    """Find the folder of a tokenizer, where the part needs one."""
+    if asked is not None or part not in ("engine", "jobs"):
+        return asked or Path()
     from embed_ops.demo import minilm
 
     return Path(minilm())
@@ -106,8 +111,8 @@ def main() -> int:
     )
     parser.add_argument("--part", choices=[*PARTS, "all"], default="all")
     parser.add_argument("--models", default="", help="comma-separated, by default all of the part")
-    parser.add_argument("--rows", type=int, default=65_536, help="texts; of 512 tokens a quarter")
-    parser.add_argument("--images", type=int, default=4_096)
+    parser.add_argument("--rows", type=int, default=32_768, help="texts; of 512 tokens an eighth")
+    parser.add_argument("--images", type=int, default=1_024)
     parser.add_argument("--dtype", default="bfloat16", help="of the engine alone")
     parser.add_argument("--tokenizer", type=Path, help="folder of one, by default the demo's model")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the records")
@@ -125,12 +130,13 @@ def main() -> int:
                 rows=40 if options.smoke else options.rows,
                 images=8 if options.smoke else options.images,
                 folder=Path(folder) / part,
-                tokenizer=_tokenizer(options.tokenizer),
+                tokenizer=_tokenizer(part, options.tokenizer),
                 small=options.smoke,
             )
             settings = {"part": part, "rows": place.rows, "images": place.images, "dtype": place.dtype}
             for name, figures in PARTS[part](place, options):
-                write_record(f"gpu-{part}-{name}", settings | {"words": options.words}, figures, options.out)
+                stem = f"gpu-{part}-{name}".replace(", ", "-").replace(" ", "-")
+                write_record(stem, settings | {"words": options.words}, figures, options.out)
                 _show(part, name, figures)
                 failed |= figures.get("exit", 0) not in (0, 5)
     return int(failed)

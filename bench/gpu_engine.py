@@ -5,15 +5,14 @@ Beside it sentence-transformers on the same texts, and plain padded transformers
 
 from __future__ import annotations
 
-import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from gpu_models import IMAGES, SHAPES, texts_of, write_image_model, write_text_model
 from images import write_photographs
@@ -24,15 +23,15 @@ from embed_ops.embedding.parity import compare_outputs
 from embed_ops.encoders.base import Encoder
 from embed_ops.encoders.device import (
     busy_clock,
+    choose_kernels,
     gemm_flops_per_second,
-    use_exact_products,
+    release_memory,
     wait_for,
 )
 from embed_ops.encoders.registry import make_encoder
-from embed_ops.errors import ModelError
 from embed_ops.spec.spec import parse_encoder
 
-_REPEATS = 3
+_REPEATS = 2
 _COMPARED = 64
 _ST_BATCHES = (64, 256, 1024)
 _PLAIN_BATCH = 256
@@ -44,7 +43,7 @@ class Place:
 
     Attributes:
         device: "cuda" or "cpu"; `dtype`: of the forward passes.
-        rows: texts of docstrings' lengths; a quarter have 512 tokens.
+        rows: texts of docstrings' lengths; an eighth as many have 512 tokens.
         images: how many.
         folder: for files; `tokenizer`: folder of one.
         small: models and batches of a trial.
@@ -59,7 +58,7 @@ class Place:
     small: bool
 
     def seconds(self, call: Callable[[], Any]) -> float:
-        """Time a call that has run once before: the median of three."""
+        """Time a call that has run once before: the faster of two."""
         call()
         taken = []
         for _ in range(_REPEATS):
@@ -68,7 +67,7 @@ class Place:
             call()
             wait_for(self.device)
             taken.append(time.perf_counter() - began)
-        return statistics.median(taken)
+        return min(taken)
 
     @property
     def budgets(self) -> tuple[int, ...]:
@@ -91,19 +90,21 @@ class Side:
     compiled: bool = False
 
 
-def engine(name: str, place: Place) -> dict[str, Any]:
-    """Measure one model; figures by kind of input and by side."""
-    use_exact_products(place.device)
+def engine(name: str, place: Place) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Measure one model: the kind of input and the side, and its figures, one after the other."""
+    choose_kernels(place.device)
     gemm = gemm_flops_per_second(place.device, place.dtype)
-    figures: dict[str, Any] = {"gemm_flops_per_second": gemm}
     if name == IMAGES:
-        return figures | {"images": _of_images(place, gemm)}
-    for lengths, rows in (("docstrings", place.rows), ("512", place.rows // 4)):
-        figures[lengths] = _of_texts(name, lengths, max(8, rows), place, gemm)
-    return figures
+        yield "images", {"gemm_flops_per_second": gemm, **_of_images(place, gemm)}
+        return
+    for lengths, rows in (("docstrings", place.rows), ("512", place.rows // 8)):
+        for side, figure in _of_texts(name, lengths, max(8, rows), place, gemm):
+            yield f"{lengths}, {side}", {"gemm_flops_per_second": gemm, **figure}
 
 
-def _of_texts(name: str, lengths: str, rows: int, place: Place, gemm: float) -> dict[str, Any]:
+def _of_texts(
+    name: str, lengths: str, rows: int, place: Place, gemm: float
+) -> Iterator[tuple[str, dict[str, Any]]]:
     texts, limit = texts_of(lengths, rows)
     model = write_text_model(name, place.folder / lengths, place.tokenizer, small=place.small)
     sides = {f"padded {budget}": Side("padded", RULES["cuda"], budget) for budget in place.budgets}
@@ -111,26 +112,30 @@ def _of_texts(name: str, lengths: str, rows: int, place: Place, gemm: float) -> 
     sides |= {f"packed {budget}": Side("packed", RULES["packed"], budget) for budget in place.budgets}
     if name == "minilm" and place.device != "cpu":
         sides["compiled"] = Side("padded", RULES["cuda"], place.budgets[0], compiled=True)
-    figures: dict[str, Any] = {}
+    column = pa.array(texts)
+    inputs = make_encoder(parse_encoder({"model": str(model), "max_tokens": limit})).prepare(column).inputs
+    tokens = pc.sum(pc.list_value_length(inputs.column("tokens"))).as_py()
     for side, asked in sides.items():
         tree = {"model": str(model), "max_tokens": limit, "attention": asked.attention}
-        try:
-            figures[side] = _one(tree, asked, pa.array(texts), place, gemm)
-        except ModelError as error:
-            figures[side] = {"refused": str(error)}
-    tokens = next(figure["tokens"] for figure in figures.values() if "tokens" in figure)
+        yield side, _unless_it_fails(lambda: _one(tree, asked, inputs, column, place, gemm))  # noqa: B023
     for side, call in _peers(model, texts, limit, place).items():
-        try:
-            figures[side] = {"per_second": tokens / call()}
-        except Exception as error:  # another library's failure must not end the measurement
-            figures[side] = {"failed": repr(error)[:300]}
-    return figures
+        yield side, _unless_it_fails(lambda: {"per_second": tokens / call()})  # noqa: B023
 
 
-def _one(tree: Mapping[str, Any], side: Side, column: pa.Array, place: Place, gemm: float) -> dict[str, Any]:
+def _unless_it_fails(call: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Measure one side; its failure is what is found, and must not end the others."""
+    try:
+        return call()
+    except Exception as error:
+        release_memory()
+        return {"failed": repr(error)[:2000]}
+
+
+def _one(
+    tree: Mapping[str, Any], side: Side, inputs: pa.Table, column: pa.Array, place: Place, gemm: float
+) -> dict[str, Any]:
     """Measure one side: positions per second, share of the product rate, closeness to float32."""
     encoder = make_encoder(parse_encoder(tree))
-    inputs = encoder.prepare(column).inputs
     encoder.load(place.device, place.dtype, compiled=side.compiled)
     clock, sizes = busy_clock(place.device), encoder.lengths(inputs)
 
@@ -249,16 +254,3 @@ def _of_images(place: Place, gemm: float) -> dict[str, Any]:
 
 
 MODELS = (*SHAPES, IMAGES)
-
-
-def best_of(figures: Mapping[str, Any]) -> dict[str, float]:
-    """Give the best rate of each kind of input, ours and others', for the table."""
-    rates: dict[str, float] = {}
-    for kind, sides in figures.items():
-        if not isinstance(sides, Mapping):
-            continue
-        for side, figure in sides.items():
-            rate = figure.get("per_second", figure.get("inputs_per_second"))
-            if rate is not None:
-                rates[f"{kind}: {side}"] = float(np.round(rate))
-    return rates

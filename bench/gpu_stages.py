@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 from gpu_engine import Place
+from threadpoolctl import threadpool_limits
 
-from embed_ops.encoders.device import gemm_flops_per_second, use_exact_products, wait_for
+from embed_ops.encoders.device import choose_kernels, gemm_flops_per_second, wait_for
 from embed_ops.numerics import products
 from embed_ops.numerics.products import Columns, computing_on
 from embed_ops.numerics.summaries import Covariance
@@ -19,7 +20,7 @@ from embed_ops.stages.kmeans.nearest import nearest_centers
 
 _DIM = 384
 _CENTERS, _QUERIES, _K = 1_000, 10_000, 10
-_ROWS_PER_TEXT = 64
+_ROWS_PER_TEXT = 128
 """Rows of the data, for each text of the other parts: 4 M by default."""
 _SPARE = 8
 
@@ -28,7 +29,7 @@ KERNELS = ("kmeans", "neighbors", "pca")
 
 def kernel(name: str, place: Place) -> dict[str, Any]:
     """Measure one kernel: its share of the product rate, and the whole function beside numpy's."""
-    use_exact_products(place.device)
+    choose_kernels(place.device)
     rate = gemm_flops_per_second(place.device, "float32")
     with computing_on(place.device):
         figures = {"kmeans": _kmeans, "neighbors": _neighbors, "pca": _pca}[name](place, rate)
@@ -112,7 +113,7 @@ def _both(place: Place, x: Any, function: Callable[[Any], Any]) -> dict[str, Any
     seconds, values = {}, {}
     function(x[:64])
     for name, device in (("device", place.device), ("numpy", None)):
-        with computing_on(device):
+        with computing_on(device), threadpool_limits(1):
             began = time.perf_counter()
             values[name] = function(x)
             wait_for(place.device)

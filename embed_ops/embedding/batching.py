@@ -26,6 +26,10 @@ LAUNCH = 8_192
 kernels' number and size. Batches change little in between (`bench/batches.py`)."""
 
 
+_SPREAD = 4
+"""Budgets that inputs of a packed batch may fill where each is as wide as the longest."""
+
+
 @dataclass(frozen=True)
 class BatchRule:
     """How batches are formed.
@@ -100,7 +104,11 @@ def _dealt_out(begin: int, end: int, width: int, budget: int) -> list[int]:
 
 
 def _even_tokens(lengths: npt.NDArray[np.int64], budget: int) -> list[int]:
-    """Fill the fewest batches of so many tokens, all of nearly one size."""
+    """Fill the fewest batches of so many tokens, all of nearly one size.
+
+    Pooling puts each input into the width of the longest: a few long ones among many short ones
+    are batches of their own.
+    """
     behind = np.cumsum(lengths)
     batches = max(1, -(-int(behind[-1]) // budget))
     share = -(-int(behind[-1]) // batches)
@@ -108,7 +116,9 @@ def _even_tokens(lengths: npt.NDArray[np.int64], budget: int) -> list[int]:
     while True:
         before = int(behind[start - 1]) if start else 0
         # An input that is larger than a share is a batch of its own, or begins one.
-        start = max(start + 1, int(np.searchsorted(behind, before + share, side="right")))
+        widest = start + _SPREAD * budget // max(1, int(lengths[start]))
+        end = int(np.searchsorted(behind, before + share, side="right"))
+        start = max(start + 1, min(end, widest))
         if start >= len(lengths):
             return starts
         starts.append(start)
@@ -117,7 +127,7 @@ def _even_tokens(lengths: npt.NDArray[np.int64], budget: int) -> list[int]:
 RULES = {
     "cpu": BatchRule("longest-first, waste cap 2 %, least fill 1/16", _capped_waste),
     "cuda": BatchRule("longest-first, least cost, a launch as 8192 positions", _least_cost),
-    "packed": BatchRule("longest-first, even tokens, no padding", _even_tokens, padded=False),
+    "packed": BatchRule("longest-first, even tokens, no padding, spread 4", _even_tokens, padded=False),
 }
 """By device, and for batches without padding."""
 

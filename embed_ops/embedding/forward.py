@@ -31,17 +31,19 @@ Result = TypeVar("Result")
 class Room:
     """What a replica has learned of its memory.
 
-    Positions of the smallest batch that did not fit, None if all did.
+    A batch that is as large in both ways as one that did not fit is halved beforehand, to the
+    halves that running out of memory would give. So a replica that has learned and one that has not
+    form the same batches.
 
-    Batches of that size are halved beforehand from then on, to the halves that running out of
-    memory would give.
+    Attributes:
+        refused: (positions, longest input) of the batches that did not fit.
     """
 
-    too_many: int | None = None
+    refused: list[tuple[int, int]] = field(default_factory=list)
 
-    def refuses(self, positions: int) -> bool:
-        """Tell whether a batch of so many positions would not fit."""
-        return self.too_many is not None and positions >= self.too_many
+    def refuses(self, positions: int, longest: int) -> bool:
+        """Tell whether a batch would not fit."""
+        return any(positions >= most and longest >= width for most, width in self.refused)
 
 
 @dataclass(frozen=True)
@@ -182,7 +184,7 @@ class _Flight:
     def _take(self, queue: deque[Batch], flying: _InFlight | None) -> _InFlight | None:
         """Launch the next batch, then collect the one in flight; gives what is in flight now."""
         batch = queue.popleft()
-        if len(batch) > 1 and self.room.refuses(self._positions(batch)):
+        if len(batch) > 1 and self.room.refuses(*self._size(batch)):
             self._halve(batch, queue)
             return flying
         launched = self._launch(batch)
@@ -195,8 +197,8 @@ class _Flight:
             self._did_not_fit(batch, queue)
         return launched
 
-    def _positions(self, batch: Batch) -> int:
-        return self.rule.positions(self.lengths[batch])
+    def _size(self, batch: Batch) -> tuple[int, int]:
+        return self.rule.positions(self.lengths[batch]), int(self.lengths[batch].max())
 
     def _launch(self, batch: Batch) -> _InFlight | None:
         """Start a batch; None where memory ran out."""
@@ -223,7 +225,7 @@ class _Flight:
         if len(batch) == 1:
             self.too_large.append(int(batch[0]))
         else:
-            self.room.too_many = self._positions(batch)
+            self.room.refused.append(self._size(batch))
             self._halve(batch, queue)
 
     def _halve(self, batch: Batch, queue: deque[Batch]) -> None:

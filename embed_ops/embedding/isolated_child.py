@@ -137,6 +137,7 @@ class _CarefulReplica(Replica):
             before=lambda batch: self._teller.say(Doing(Step.BATCH, batch.tolist())),
             rule=rule,
             turn=lambda: self.take(turn),
+            clock=self.clock,
             # A death must be the fault of the batch that was named last.
             overlap=False,
         )

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 
 from embed_ops.embedding.forward import Batch, Embedded, Room, embed_inputs
@@ -60,12 +61,15 @@ class Replica:
         self.job, chosen = job, job.resolved
         device.require_device(chosen.device)
         device.use_threads(chosen.threads_per_replica)
-        device.use_exact_products(chosen.device)
+        device.choose_kernels(chosen.device)
         device.use_memory_share(chosen.device, chosen.gpus_per_replica)
         self.encoder = make_encoder(job.encoder)
         self.encoder.load(chosen.device, chosen.dtype, compiled=chosen.compile)
         self._gemm = device.gemm_flops_per_second(chosen.device, chosen.dtype)
-        self._clock = device.busy_clock(chosen.device)
+        device.forget_peak(chosen.device)
+        # Its first use may build a model beside this one: not while another thread computes.
+        self.encoder.flops(np.ones(1, np.int32))
+        self.clock = device.busy_clock(chosen.device)
         self._device_name = device.device_name(chosen.device)
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self._moments = _MOMENTS
@@ -98,7 +102,7 @@ class Replica:
             self.before_batch,
             rule=self.job.resolved.rule,
             turn=lambda: self.take(turn),
-            clock=self._clock,
+            clock=self.clock,
         )
 
     def before_batch(self, batch: Batch) -> None:
@@ -111,22 +115,32 @@ class Replica:
             now = time.time()
             turn.free_since = now if self._free_since is None else self._free_since
             turn.idle = now - turn.free_since
-            self._measure_again()
+            self.measure_again()
             turn.started, clock = time.time(), time.perf_counter()
-            busy = 0.0 if self._clock is None else self._clock.seconds
+            busy = 0.0 if self.clock is None else self.clock.seconds
             yield
             turn.seconds = time.perf_counter() - clock
-            turn.busy = turn.seconds if self._clock is None else self._clock.seconds - busy
+            turn.busy = turn.seconds if self.clock is None else self.clock.seconds - busy
             self._free_since = time.time()
 
-    def _measure_again(self) -> None:
+    def measure_again(self) -> None:
         """Look at other moments what the device can do: others may have had it while we loaded."""
-        from embed_ops.encoders.device import gemm_flops_per_second
+        from embed_ops.encoders.device import gemm_flops_per_second, ran_out_of_memory
 
-        if self._moments > 0 and self._gemm > _LEAST_RATE:
-            chosen = self.job.resolved
-            self._moments -= 1
+        if self._moments == 0 or self._gemm < _LEAST_RATE:
+            return
+        chosen, self._moments = self.job.resolved, self._moments - 1
+        try:
             self._gemm = max(self._gemm, gemm_flops_per_second(chosen.device, chosen.dtype, tries=1))
+        except (RuntimeError, MemoryError) as error:
+            if not ran_out_of_memory(error):
+                raise
+
+    @property
+    def _own_rate(self) -> float:
+        """The rate of this replica's share: alone for a moment, it has all of a GPU."""
+        share = self.job.resolved.gpus_per_replica
+        return self._gemm * (share if 0 < share < 1 else 1.0)
 
     def _embed(self, unit: PreparedUnit) -> EmbeddedUnit:
         from embed_ops.encoders.device import device_memory
@@ -138,7 +152,7 @@ class Replica:
         waited = min(turn.idle, max(0.0, unit.head.ready - turn.free_since))
         forward = ForwardPass(
             replica=self.name,
-            gemm=self._gemm,
+            gemm=self._own_rate,
             tokens=int(embedded.lengths.sum()),
             positions=embedded.positions,
             flops=self.encoder.flops(embedded.lengths),

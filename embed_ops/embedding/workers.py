@@ -102,6 +102,11 @@ class WatchedReplica(Replica):
         with super().take(turn), guard(self.job.spec.resources.hang_seconds) as self._renew:
             yield
 
+    def measure_again(self) -> None:
+        """Measure, guarded too."""
+        with guard(self.job.spec.resources.hang_seconds):
+            super().measure_again()
+
     def lost(self, error: BaseException) -> None:
         """End this process: another takes its place, and the unit."""
         sys.stderr.write(f"embed-ops: this replica's GPU can't be used any more: {error}\n")

@@ -68,14 +68,17 @@ def use_memory_share(device: str, share: float) -> None:
         torch.cuda.set_per_process_memory_fraction(share * _MEMORY_OF_SHARE)  # GPU only
 
 
-def use_exact_products(device: str) -> None:
-    """Let float32 products of a GPU be float32, and not TF32 with its ten bits.
+def choose_kernels(device: str) -> None:
+    """Choose a GPU's kernels, for this process.
 
-    By default torch lets convolutions, such as those of image patches, be TF32.
+    Float32 products are float32, and not TF32 with its ten bits, which torch allows convolutions.
+    Attention is not cuDNN's, which makes a plan for each new shape, keeps it for ever, and promises
+    no bits.
     """
     if device != "cpu":
         torch.backends.cuda.matmul.allow_tf32 = False  # GPU only
         torch.backends.cudnn.allow_tf32 = False  # GPU only
+        torch.backends.cuda.enable_cudnn_sdp(False)  # GPU only
 
 
 def wait_for(device: str) -> None:
@@ -127,7 +130,7 @@ def _event(*, timed: bool) -> Any:  # GPU only
 class BusyClock:
     """Adds up how long a GPU computes, from the first kernel of each batch to its last.
 
-    The time in which it has no batch is the host's.
+    The time in which it has no batch is the host's; the launching of a batch counts as its own.
     """
 
     def __init__(self) -> None:
@@ -218,6 +221,13 @@ def memory_share(device: str, share: float = 1.0) -> float:
 def device_name(device: str) -> str:
     """Name the device for the summary; a CPU has its processor's name elsewhere."""
     return "cpu" if device == "cpu" else torch.cuda.get_device_name()
+
+
+def forget_peak(device: str) -> None:
+    """Let what was measured so far not count as memory of the work."""
+    if device != "cpu":
+        torch.cuda.empty_cache()  # GPU only
+        torch.cuda.reset_peak_memory_stats()  # GPU only
 
 
 def device_memory(device: str) -> int:

@@ -110,8 +110,12 @@ class RayEngine(Engine):
         """Keep so many tasks submitted that no core waits for the next one."""
         claim = claim or self.claim
         device = "cuda" if claim.devices else None
-        # By default Ray ends a worker with a GPU after each call, and the next loads torch again.
-        task = ray.remote(**ray_options(claim), max_retries=_RETRIES, max_calls=0)(_measured)
+        options: dict[str, Any] = ray_options(claim)
+        if self.capacity().devices <= 1:
+            # By default Ray ends a worker with a GPU after each call: the next loads torch again.
+            # With several GPUs that is right: a process stays on the first that it was given.
+            options["max_calls"] = 0
+        task = ray.remote(**options, max_retries=_RETRIES)(_measured)
         most = _AHEAD * self.capacity().cores
         waiting: dict[Any, int] = {}
         left = enumerate(calls)

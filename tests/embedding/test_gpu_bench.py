@@ -18,15 +18,20 @@ def test_smoke(tmp_path: Path) -> None:
     line = [sys.executable, str(PROGRAM), "--smoke", "--out", str(tmp_path)]
     done = subprocess.run(line, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    records = {path.name.rpartition("_")[0]: json.loads(path.read_text()) for path in tmp_path.iterdir()}
-    assert set(records) == {
-        *("gpu-correctness-tests", "gpu-engine-minilm", "gpu-engine-qwen3-0.6b", "gpu-engine-vit-b16"),
-        *("gpu-jobs-minilm", "gpu-stages-kmeans", "gpu-stages-neighbors", "gpu-stages-pca"),
-    }
+    records = {path.name.rpartition("_")[0]: json.loads(path.read_text()) for path in tmp_path.glob("*.json")}
+    assert {
+        *("gpu-correctness-tests", "gpu-engine-minilm-docstrings-padded-512", "gpu-jobs-minilm"),
+        *("gpu-engine-minilm-docstrings-packed-512", "gpu-engine-qwen3-0.6b-512-packed-512"),
+        *("gpu-engine-minilm-512-padded-transformers", "gpu-engine-vit-b16-images"),
+        *("gpu-engine-minilm-docstrings-sentence-transformers-with-its-tokenizer",),
+        *("gpu-stages-kmeans", "gpu-stages-neighbors", "gpu-stages-pca"),
+    } <= set(records)
     figures = {name: record["figures"] for name, record in records.items()}
-    sides = figures["gpu-engine-minilm"]["docstrings"]
-    assert all(side["parity"]["min"] > 0.99999 for side in sides.values() if "parity" in side)
-    assert {"padded 512", "packed 512", "sentence-transformers with its tokenizer"} <= set(sides)
+    assert [name for name, figure in figures.items() if "failed" in figure] == []
+    alone = [figure for name, figure in figures.items() if name.startswith("gpu-engine")]
+    compared = [figure["parity"]["min"] for figure in alone if "parity" in figure]
+    assert len(compared) == 13
+    assert min(compared) > 0.99999
     assert figures["gpu-jobs-minilm"]["verify"] == 0
     assert figures["gpu-jobs-minilm"]["rows"] == 40
     assert all(figures[f"gpu-stages-{name}"]["equal"] for name in ("kmeans", "neighbors", "pca"))

@@ -55,7 +55,7 @@ def test_no_gpu() -> None:
 def test_a_cpu_needs_nothing() -> None:
     """What is there for GPUs leaves a CPU alone."""
     device.use_memory_share("cpu", 0.5)
-    device.use_exact_products("cpu")
+    device.choose_kernels("cpu")
     assert device.busy_clock("cpu") is None
     assert (device.device_name("cpu"), device.device_memory("cpu"), device.memory_share("cpu")) == (
         "cpu",

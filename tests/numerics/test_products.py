@@ -55,6 +55,19 @@ def test_one_centre_many_times() -> None:
     assert set(labels[:, 0].tolist()) <= {0, 30, 60}
 
 
+@pytest.mark.parametrize("kind", ["one", "equal", "huge rows"])
+def test_what_float32_can_not_tell_apart(kind: str) -> None:
+    """One centre, equal ones and huge rows are left to float64, by numpy, in its own tiles."""
+    x = vectors(3000)
+    centers = {"one": x[:1], "equal": np.repeat(x[:1], 5, axis=0), "huge rows": x[:9]}[kind]
+    if kind == "huge rows":
+        x = x.copy()
+        x[::7] *= np.float32(1e25)
+    with computing_on("cpu"):
+        labels = nearest_centers(x, centers, 1)
+    np.testing.assert_array_equal(labels, nearest_centers(x, centers, 1))
+
+
 @pytest.mark.parametrize("metric", ["cosine", "dot"])
 @pytest.mark.parametrize("k", [1, 10])
 @pytest.mark.parametrize("itself", [False, True])

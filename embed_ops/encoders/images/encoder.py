@@ -72,6 +72,8 @@ class ImageEncoder:
             ModelError: weights are missing, broken or incomplete, or do not fit the processor's
                 size.
         """
+        from embed_ops.encoders.device import lost_device, ran_out_of_memory
+
         model = self._model
         model.fetch(compiled=compiled)
         tower = load_tower(model.path, self._columns, self._spec.trust_remote_code, dtype)
@@ -79,6 +81,8 @@ class ImageEncoder:
         try:
             self.launch(black_image(model.steps))()
         except (RuntimeError, ValueError) as error:
+            if ran_out_of_memory(error) or lost_device(error):
+                raise
             size = " x ".join(map(str, self._pixels))
             raise ModelError(
                 f"{self._spec.model}: the model does not take images of {size} pixels, as its processor "

@@ -17,9 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Attention = Callable[[Tensor, bool], Tensor | None]
+Attention = Callable[[Tensor, bool], Any]
 """Gives the `attention_mask` of a batch: of its mask (B, T) and whether any of it is padding."""
 
+_LIMITS = ("sliding_window", "local_attention", "attention_chunk_size")
 _ERRORS = (RuntimeError, TypeError, ValueError, AttributeError, LookupError)
 """What a model may answer to a mask that it does not know."""
 
@@ -34,9 +35,25 @@ def ready(mask: Tensor, padded: bool) -> Tensor | None:
     return mask.bool()[:, None, None, :].expand(-1, 1, mask.shape[1], -1) if padded else None
 
 
+def absent_by_kind(mask: Tensor, padded: bool) -> Any:
+    """Give nothing in the form of masks that are ready, which nobody looks into."""
+    return {"full_attention": None}
+
+
 def absent(mask: Tensor, padded: bool) -> Tensor | None:
     """Give nothing: a causal model's tokens never see the padding to their right."""
     return None
+
+
+def limited_attention(config: Any) -> str | None:
+    """Name the setting that limits what a token sees; None: it sees all of its text.
+
+    A batch as small as those that prove something would not show it.
+    """
+    names = [name for name in _LIMITS if getattr(config, name, None)]
+    if any(kind != "full_attention" for kind in getattr(config, "layer_types", None) or ()):
+        names.append("layer_types")
+    return names[0] if names else None
 
 
 def ids_of_words(model: Any, shape: tuple[int, int]) -> Tensor:
@@ -69,19 +86,22 @@ def _proven(model: Any) -> Attention:
     mask = torch.tensor([[1] * 6, [1] * 3 + [0] * 3])
     other = torch.where(mask.bool(), ids, ids.flip(1))
 
-    def states(ids: Tensor, given: Tensor | None) -> Tensor:
+    def states(ids: Tensor, given: Any) -> Tensor:
         hidden: Tensor = model(input_ids=ids, attention_mask=given).last_hidden_state
         return hidden
 
-    def tokens(ids: Tensor, given: Tensor | None) -> Tensor:
+    def tokens(ids: Tensor, given: Any) -> Tensor:
         return states(ids, given)[mask.bool()]
 
     expected = tokens(ids, mask)
-    if _ready_is_right(states, ids, mask, expected):
+    if limited_attention(model.config) is None and _ready_is_right(states, ids, mask, expected):
         return ready
-    if torch.equal(tokens(ids, None), tokens(other, None)):
+    causal = tokens(ids, None)
+    if torch.equal(causal, tokens(other, None)):
         # Not to the bit: another kernel computes what no mask excludes.
-        return absent if torch.allclose(tokens(ids, None), expected, atol=1e-2) else plain
+        if not torch.allclose(causal, expected, atol=1e-2):
+            return plain
+        return absent_by_kind if _takes_kinds(tokens, ids, causal) else absent
     return plain
 
 
@@ -92,5 +112,13 @@ def _ready_is_right(
     try:
         whole = torch.equal(states(ids, torch.ones_like(mask)), states(ids, None))
         return whole and torch.equal(states(ids, ready(mask, padded=True))[mask.bool()], expected)
+    except _ERRORS:
+        return False
+
+
+def _takes_kinds(tokens: Callable[[Tensor, Any], Tensor], ids: Tensor, expected: Tensor) -> bool:
+    """Tell whether a causal model takes no mask in the form of masks by kind of layer."""
+    try:
+        return torch.equal(tokens(ids, absent_by_kind(ids, padded=True)), expected)
     except _ERRORS:
         return False

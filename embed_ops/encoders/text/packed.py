@@ -24,14 +24,12 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from embed_ops.encoders.device import to_device
-from embed_ops.encoders.text.masks import ids_of_words
+from embed_ops.encoders.text.masks import ids_of_words, limited_attention
 from embed_ops.encoders.text.transformer import OFFSET_TYPES
 from embed_ops.errors import ModelError
 from embed_ops.numerics.ragged import offsets_of, runs
 
 NAME = "embed_ops_packed"
-_LIMITED = ("sliding_window", "local_attention", "attention_chunk_size")
-"""Settings of models whose tokens see a part of their text: the small batch would not show it."""
 _HALF = ("bfloat16", "float16")
 _TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 5e-3}
 _SMALL = np.array([6, 3, 1])
@@ -175,9 +173,8 @@ class Packer:
         pad = getattr(own, "pad_token_id", None)
         offset = own.model_type in OFFSET_TYPES
         self._first_position = (1 if pad is None else int(pad)) + 1 if offset else 0
-        limited = [setting for setting in _LIMITED if getattr(own, setting, None)]
-        if limited:
-            raise ModelError(f"{name}: {limited[0]} limits its attention: it can't be packed; {_INSTEAD}")
+        if (limit := limited_attention(own)) is not None:
+            raise ModelError(f"{name}: {limit} limits its attention: it can't be packed; {_INSTEAD}")
         self._try(model, name, dtype)
 
     def _try(self, model: Any, name: str, dtype: str) -> None:

@@ -216,7 +216,7 @@ class WindowedReference:
 
             from embed_ops.encoders.text.heads import Heads
 
-            hidden = states.last_hidden_state
+            hidden = states.last_hidden_state.cpu()
             heads = Heads(self._at.modules, self._at.folder.path, "cpu")
             vector: Vector = (
                 heads(hidden, torch.ones(hidden.shape[:2], dtype=torch.int64), self._at.prompt_tokens)[0]

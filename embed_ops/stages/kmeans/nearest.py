@@ -60,7 +60,7 @@ def nearest_centers(x: npt.NDArray[Any], centers: npt.NDArray[Any], count: int) 
     labels = np.full((len(x), count), -1, np.int64)
     there = min(count, len(centers))
     search = _CenterSearch.of(x.dtype, centers, there)
-    rows = TILE_ROWS if products.device() is None else products.ROWS
+    rows = TILE_ROWS if search.there is None else products.ROWS
     for first in range(0, len(x), rows):
         labels[first : first + rows, :there] = search.of_tile(x[first : first + rows])
     return labels
@@ -126,7 +126,9 @@ class _CenterSearch:
             x = tile.astype(self.scores.dtype, copy=False) - self.middle
             squares = np.vecdot(x, x).astype(np.float64)
         if x.dtype == np.float32 and not squares.max() < _GREATEST:
-            return self.of(np.float64, self.centers, self.count).of_tile(tile)
+            wide = self.of(np.float64, self.centers, self.count)
+            firsts = range(0, len(tile), TILE_ROWS)
+            return np.concatenate([wide.of_tile(tile[first : first + TILE_ROWS]) for first in firsts])
         # What is lost where products are too small for their type is less than the last term.
         own = self.error * squares + 2 * x.shape[1] * float(np.finfo(x.dtype).tiny)
         if self.there is None:
