@@ -9,10 +9,12 @@ from typing import Any
 
 from embed_ops.embedding.job import Job
 from embed_ops.embedding.report import Measured
+from embed_ops.embedding.resources import gpus_for, require_room, threads_for
 from embed_ops.embedding.settings import Resolved, fingerprint, resolve, resume
 from embed_ops.embedding.storing import anchored, quantizers
 from embed_ops.embedding.unit import Written
 from embed_ops.encoders.registry import make_encoder
+from embed_ops.engine.base import Capacity
 from embed_ops.engine.progress import Reporter
 from embed_ops.errors import RunError, SpecError
 from embed_ops.runs.directory import RunDir
@@ -59,6 +61,20 @@ class Attempt(RunWriter):
             self.name,
             self.deadline,
         )
+
+    def share_machine(self, capacity: Capacity, units: int) -> None:
+        """Decide on a new run what a replica gets of the machines that are there.
+
+        Raises:
+            SpecError: no replica fits.
+        """
+        spec = self.spec
+        if self.fresh:
+            gpus = gpus_for(capacity, spec.resources, able=spec.encoder.ON_GPUS)
+            weights = make_encoder(spec.encoder).weight_bytes()
+            threads = threads_for(capacity, spec.resources, units, weights, gpus)
+            self.resolved = replace(resolve(spec, gpus), threads_per_replica=threads)
+        require_room(capacity, self.resolved.gpus_per_replica)
 
     def stock(self) -> Ledger:
         """Compare the plan with what is done."""

@@ -12,18 +12,15 @@ from embed_ops.embedding.parity import require
 from embed_ops.embedding.report import build_report, count_units
 from embed_ops.embedding.resources import (
     TRIAL_PATIENCE,
-    gpus_for,
     replica_claim,
     replica_count,
-    require_room,
-    threads_for,
 )
-from embed_ops.embedding.settings import choices, resolve, resume
+from embed_ops.embedding.settings import choices, resume
 from embed_ops.embedding.storing import vector_bytes
 from embed_ops.embedding.tuning import TIMED, Planned, Settled, settle
 from embed_ops.embedding.waves import retry_works, run_works
 from embed_ops.encoders.registry import make_encoder, modality_of
-from embed_ops.engine.base import Capacity, Engine
+from embed_ops.engine.base import Engine
 from embed_ops.engine.errors import WorkerDied
 from embed_ops.engine.memory import peak_memory
 from embed_ops.engine.progress import Reporter, Silent
@@ -154,7 +151,7 @@ def _work(
             _start(attempt)
             run_graph(attempt, engine)
             return
-        _share_machine(attempt, engine.capacity(), units)
+        attempt.share_machine(engine.capacity(), units)
         _settle(attempt, engine, units)
         if stop.asked:
             raise Stopped(
@@ -162,21 +159,6 @@ def _work(
             )
         _start(attempt)
         run(attempt, engine, works, units, stop)
-
-
-def _share_machine(attempt: Attempt, capacity: Capacity, units: int) -> None:
-    """Decide on a new run what a replica gets of the machines that are there.
-
-    Raises:
-        SpecError: no replica fits.
-    """
-    spec = attempt.spec
-    if attempt.fresh:
-        gpus = gpus_for(capacity, spec.resources, able=spec.encoder.ON_GPUS)
-        weights = make_encoder(spec.encoder).weight_bytes()
-        threads = threads_for(capacity, spec.resources, units, weights, gpus)
-        attempt.resolved = replace(resolve(spec, gpus), threads_per_replica=threads)
-    require_room(capacity, attempt.resolved.gpus_per_replica)
 
 
 def _space_needed(attempt: Attempt, stock: Ledger) -> int:
