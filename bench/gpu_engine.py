@@ -118,8 +118,11 @@ def _of_texts(
     for side, asked in sides.items():
         tree = {"model": str(model), "max_tokens": limit, "attention": asked.attention}
         yield side, _unless_it_fails(lambda: _one(tree, asked, inputs, column, place, gemm))  # noqa: B023
-    for side, call in _peers(model, texts, limit, place).items():
-        yield side, _unless_it_fails(lambda: {"per_second": tokens / call()})  # noqa: B023
+    for side, peer in _PEERS.items():
+        yield (
+            side,
+            _unless_it_fails(lambda: {"per_second": tokens / peer(model, texts, limit, place)}),  # noqa: B023
+        )
 
 
 def _unless_it_fails(call: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -169,62 +172,49 @@ def _parity(
     return {"mean": compared.mean, "min": compared.min}
 
 
-def _peers(model: Path, texts: Sequence[str], limit: int, place: Place) -> dict[str, Callable[[], float]]:
-    """Give other ways to embed the same texts; each gives its seconds."""
-    by_length = sorted(texts, key=len, reverse=True)
+def _sentence_transformers(model: Path, texts: Sequence[str], limit: int, place: Place) -> float:
+    """Encode with the batch size that is fastest on an eighth of the texts; gives the seconds."""
+    from sentence_transformers import SentenceTransformer
 
-    def sentence_transformers() -> float:
-        from sentence_transformers import SentenceTransformer
+    options = {"dtype": getattr(torch, place.dtype), "attn_implementation": "sdpa"}
+    loaded = SentenceTransformer(str(model), device=place.device, model_kwargs=options)
+    loaded.max_seq_length = limit
+    some = list(texts[: max(8, len(texts) // 8)])
+    seconds = {}
+    for size in (8,) if place.small else _ST_BATCHES:
+        loaded.encode(some[:64], batch_size=size)
+        began = time.perf_counter()
+        loaded.encode(some, batch_size=size)
+        seconds[size] = time.perf_counter() - began
+    best = min(seconds, key=lambda size: seconds[size])
+    return place.seconds(lambda: loaded.encode(list(texts), batch_size=best))
 
-        loaded = SentenceTransformer(
-            str(model),
-            device=place.device,
-            model_kwargs={"dtype": getattr(torch, place.dtype), "attn_implementation": "sdpa"},
-        )
-        loaded.max_seq_length = limit
-        some = list(texts[: max(8, len(texts) // 8)])
-        seconds = {}
-        for size in (8,) if place.small else _ST_BATCHES:
-            loaded.encode(some[:64], batch_size=size)
-            began = time.perf_counter()
-            loaded.encode(some, batch_size=size)
-            seconds[size] = time.perf_counter() - began
-        best = min(seconds, key=lambda size: seconds[size])
-        return place.seconds(lambda: loaded.encode(list(texts), batch_size=best))
 
-    def transformers_alone() -> float:
-        from transformers import AutoModel, AutoTokenizer
+def _transformers(model: Path, texts: Sequence[str], limit: int, place: Place) -> float:
+    """Run tokenized, sorted and padded batches, and take means; gives the seconds."""
+    from transformers import AutoModel, AutoTokenizer
 
-        tokenizer = AutoTokenizer.from_pretrained(model)
-        loaded = AutoModel.from_pretrained(model, dtype=getattr(torch, place.dtype)).to(place.device).eval()
-        size = 8 if place.small else _PLAIN_BATCH
-        batches = [
-            tokenizer(
-                by_length[first : first + size],
-                padding=True,
-                truncation=True,
-                max_length=limit,
-                return_tensors="pt",
-            )
-            for first in range(0, len(by_length), size)
-        ]
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    loaded = AutoModel.from_pretrained(model, dtype=getattr(torch, place.dtype)).to(place.device).eval()
+    by_length, size = sorted(texts, key=len, reverse=True), 8 if place.small else _PLAIN_BATCH
+    cut: dict[str, Any] = {"padding": True, "truncation": True, "max_length": limit}
+    firsts = range(0, len(by_length), size)
+    batches = [tokenizer(by_length[first : first + size], return_tensors="pt", **cut) for first in firsts]
 
-        @torch.inference_mode()
-        def call() -> list[Any]:
-            vectors = []
-            for batch in batches:
-                rows = batch.to(place.device)
-                hidden = loaded(**rows).last_hidden_state
-                mask = rows["attention_mask"].unsqueeze(-1)
-                vectors.append(((hidden * mask).sum(1) / mask.sum(1)).float().cpu().numpy())
-            return vectors
+    @torch.inference_mode()
+    def call() -> None:
+        for batch in batches:
+            rows = batch.to(place.device)
+            hidden, mask = loaded(**rows).last_hidden_state, rows["attention_mask"].unsqueeze(-1)
+            ((hidden * mask).sum(1) / mask.sum(1)).float().cpu().numpy()
 
-        return place.seconds(call)
+    return place.seconds(call)
 
-    return {
-        "sentence-transformers with its tokenizer": sentence_transformers,
-        "padded transformers": transformers_alone,
-    }
+
+_PEERS = {
+    "sentence-transformers with its tokenizer": _sentence_transformers,
+    "padded transformers": _transformers,
+}
 
 
 def _of_images(place: Place, gemm: float) -> dict[str, Any]:

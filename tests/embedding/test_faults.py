@@ -216,29 +216,19 @@ def test_retry_of_a_row_that_killed(fatal: FatalModel, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_replicas_that_die_now_and_then(fatal: FatalModel, tmp_path: Path) -> None:
-    """A replica that dies once, while it loads or at a unit, costs nothing but time."""
+@pytest.mark.parametrize("how", ["SIGKILL", "lost"])
+def test_replicas_that_die_now_and_then(how: str, fatal: FatalModel, tmp_path: Path) -> None:
+    """A replica that dies once, while it loads or at a unit, costs nothing but time.
+
+    After an error behind which each further call of a GPU fails too ("lost"), it leaves by itself.
+    """
     source = write_corpus(tmp_path / "corpus", ())
     straight = quiet(fatal, source, tmp_path / "straight")
-    fatal.order("SIGKILL", times=1, everywhere=True)
+    fatal.order(how, times=1, everywhere=True)
     run = embed(fatal_spec(fatal, source, tmp_path / "run"))
     assert contents(Path(run.path)) == contents(Path(straight.path))
     assert run.report["replica_deaths"] == 1
     assert verify(run.path, source=True).differences == []
-
-
-@pytest.mark.slow
-def test_a_replica_that_lost_its_device(fatal: FatalModel, tmp_path: Path) -> None:
-    """After an error behind which each further call fails too, the replica leaves.
-
-    Another takes its place, and the unit.
-    """
-    source = write_corpus(tmp_path / "corpus", ())
-    straight = quiet(fatal, source, tmp_path / "straight")
-    fatal.order("lost", times=1, everywhere=True)
-    run = embed(fatal_spec(fatal, source, tmp_path / "run"))
-    assert contents(Path(run.path)) == contents(Path(straight.path))
-    assert run.report["replica_deaths"] == 1
 
 
 @pytest.mark.slow

@@ -97,12 +97,12 @@ def attend(
     """Attend within each text: (1, H, N, D), (1, K, N, D), (1, K, N, D) to (1, N, H, D).
 
     Raises:
-        NotImplementedError: attention of another kind is asked for.
+        ModelError: attention of another kind is asked for.
     """
     known = ("dropout", "position_ids", "output_attentions", "use_cache", "output_hidden_states")
     unknown = [name for name, asked in other.items() if asked is not None and name not in known]
     if attention_mask is not None or unknown:
-        raise NotImplementedError(f"packed attention knows no {', '.join(unknown) or 'mask'}")
+        raise ModelError(f"packed attention knows no {', '.join(unknown) or 'mask'}")
     causal = bool(getattr(module, "is_causal", False) if is_causal is None else is_causal)
     packing: Packing = _now.packing
     kernel = _flash if query.is_cuda else _one_by_one
