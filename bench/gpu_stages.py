@@ -12,6 +12,10 @@ from gpu_engine import Place
 from threadpoolctl import threadpool_limits
 
 from embed_ops.encoders.device import choose_kernels, gemm_flops_per_second, wait_for
+from embed_ops.encoders.graph.config_file import parse_config
+from embed_ops.encoders.graph.model import GraphModel
+from embed_ops.encoders.graph.partition import TILE, Csr
+from embed_ops.encoders.graph.tiles import aggregate
 from embed_ops.numerics import products
 from embed_ops.numerics.products import Columns, computing_on
 from embed_ops.numerics.summaries import Covariance
@@ -24,7 +28,10 @@ _ROWS_PER_TEXT = 128
 """Rows of the data, for each text of the other parts: 4 M by default."""
 _SPARE = 8
 
-KERNELS = ("kmeans", "neighbors", "pca")
+_NODES_PER_TEXT, _EDGES_PER_NODE, _WIDTH = 128, 10, 64
+"""Of the graph: 40 M edges by default."""
+
+KERNELS = ("kmeans", "neighbors", "pca", "graph")
 
 
 def kernel(name: str, place: Place) -> dict[str, Any]:
@@ -32,7 +39,7 @@ def kernel(name: str, place: Place) -> dict[str, Any]:
     choose_kernels(place.device)
     rate = gemm_flops_per_second(place.device, "float32")
     with computing_on(place.device):
-        figures = {"kmeans": _kmeans, "neighbors": _neighbors, "pca": _pca}[name](place, rate)
+        figures = _MEASURED[name](place, rate)
     return {"float32_gemm_flops_per_second": rate, **figures}
 
 
@@ -106,6 +113,53 @@ def _pca(place: Place, rate: float) -> dict[str, Any]:
         "float64 scatter": _share(place, lambda: wide.T @ wide, flops, rate),
         **_both(place, sample, lambda some: np.round(Covariance.of(some, exact=True).scatter, 3)),
     }
+
+
+def _graph(place: Place, rate: float) -> dict[str, Any]:
+    """Compute a layer of GraphSAGE, from arrays to arrays, on the device and on one thread."""
+    nodes = place.rows * _NODES_PER_TEXT
+    rng = np.random.default_rng(0)
+    counts = rng.poisson(_EDGES_PER_NODE, nodes)
+    csr = Csr(
+        indptr=np.concatenate([[0], np.cumsum(counts)]),
+        col=rng.integers(0, nodes, counts.sum(), np.int32),
+        extra=np.zeros((counts.sum(), 0), np.float32),
+        loop=np.zeros((0, 0), np.float32),
+        halo=np.arange(nodes),
+    )
+    x = rng.standard_normal((nodes, _WIDTH), np.float32)
+    config = parse_config(
+        {"type": "GraphSAGE", "in_channels": _WIDTH, "hidden_channels": _WIDTH, "num_layers": 1}, "bench"
+    )
+    drawn = {name: [axis.size for axis in axes] for name, axes in config.shapes().items()}
+    weights = {name: torch.from_numpy(rng.standard_normal(size, np.float32)) for name, size in drawn.items()}
+
+    def layer(device: str, rows: int) -> Any:
+        model = GraphModel(config, {name: values.to(device) for name, values in weights.items()})
+        asked = np.arange(nodes) < rows
+        return aggregate(model, 1, x, csr, x, None, None, asked, weighted=False)[:rows]
+
+    some = min(nodes, max(1, nodes // 16 // TILE) * TILE)
+    layer(place.device, some)
+    seconds = place.seconds(lambda: layer(place.device, nodes))
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    began = time.perf_counter()
+    by_cpu = layer("cpu", some)
+    taken = time.perf_counter() - began
+    torch.set_num_threads(before)
+    return {
+        "nodes": nodes,
+        "edges": int(counts.sum()),
+        "edges per second": {
+            "device": counts.sum() / seconds,
+            "one thread": counts[:some].sum() / taken,
+        },
+        "largest difference": float(np.abs(layer(place.device, some) - by_cpu).max()),
+    }
+
+
+_MEASURED = {"kmeans": _kmeans, "neighbors": _neighbors, "pca": _pca, "graph": _graph}
 
 
 def _both(place: Place, x: Any, function: Callable[[Any], Any]) -> dict[str, Any]:

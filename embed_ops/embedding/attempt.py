@@ -70,7 +70,7 @@ class Attempt(RunWriter):
         """
         spec = self.spec
         if self.fresh:
-            gpus = gpus_for(capacity, spec.resources, able=spec.encoder.ON_GPUS)
+            gpus = gpus_for(capacity, spec.resources, able=spec.encoder.GPUS == "always")
             weights = make_encoder(spec.encoder).weight_bytes()
             threads = threads_for(capacity, spec.resources, units, weights, gpus)
             self.resolved = replace(resolve(spec, gpus), threads_per_replica=threads)

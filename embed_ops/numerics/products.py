@@ -1,8 +1,9 @@
-"""Products on the device that a worker has: the greatest of each row, and a scatter matrix.
+"""Products on the device that a worker has: the greatest of each row, sums by segment, a scatter.
 
 Stages do not ask which device that is. On a GPU float32 products choose candidates, as they do on
-a CPU, and the same float64 sums decide (`exact.py`): labels and neighbours are equal on both. A
-scatter matrix differs in its last bits, as between any two kernels.
+a CPU, and the same float64 sums decide (`exact.py`): labels and neighbours are equal on both. Sums
+by segment add the same float64 numbers in the same order. A scatter matrix differs in its last
+bits, as between any two kernels.
 """
 
 from __future__ import annotations
@@ -71,6 +72,31 @@ def scatter_of(x: npt.NDArray[Any]) -> npt.NDArray[Any]:
     there = on_device(x)
     scatter: npt.NDArray[Any] = (there.T @ there).cpu().numpy()
     return scatter
+
+
+def segment_sums(x: npt.NDArray[Any], order: Ints, ends: Ints) -> Floats:
+    """Sum rows by segment in float64, one after another in the order given.
+
+    Args:
+        x: (rows, dim).
+        order: (chosen,) rows, those of one segment behind one another.
+        ends: (segments + 1,) where segments begin and end in `order`.
+
+    Returns:
+        (segments, dim), the same bits on every device.
+    """
+    if _device.get() is None:
+        from scipy.sparse import csr_matrix
+
+        chosen = csr_matrix((np.ones(len(order)), order, ends), shape=(len(ends) - 1, len(x)))
+        product: Floats = chosen @ x
+        return product
+    bags = _torch().nn.functional.embedding_bag
+    there = bags(
+        on_device(order), on_device(x).double(), on_device(ends), mode="sum", include_last_offset=True
+    )
+    sums: Floats = there.cpu().numpy()
+    return sums
 
 
 def pairs_above(left: Vectors, right: Vectors, least: float) -> tuple[Ints, Ints, Vectors]:

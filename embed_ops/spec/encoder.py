@@ -66,7 +66,7 @@ class StaticEncoderSpec(EncoderSpec):
     POOLING = frozenset({"auto", "mean"})
     DTYPES = frozenset()
     REMARK = "it takes whole texts as they are, word by word"
-    ON_GPUS = False
+    GPUS = "never"
     family: Literal["static"] = Field("static", description="means of word vectors")
     lowercase: Literal["auto"] | bool = Field(
         "auto",
@@ -132,7 +132,7 @@ class GraphEncoderSpec(EncoderSpec):
     POOLING = ONLY_AUTO
     DTYPES = frozenset({"float64"})
     REMARK = "it embeds nodes"
-    ON_GPUS = False
+    GPUS = "asked"
     family: Literal["graph"] = Field("graph", description="a graph neural network")
 
     def _check_output(self, output: OutputSpec) -> None:

@@ -25,7 +25,8 @@ class EncoderSpec(Variant):
         EMBEDS: what a source may hold for it, as `source.modality`.
         POOLING: ways to make one vector of many that it knows.
         DTYPES: compute types beside "auto" and "float32".
-        ON_GPUS: whether it computes on GPUs.
+        GPUS: whether it computes on them: always where there are some, only where the spec asks
+            for it, or never.
     """
 
     CHOICE = "family"
@@ -33,7 +34,7 @@ class EncoderSpec(Variant):
     EMBEDS: ClassVar[tuple[str, ...]]
     POOLING: ClassVar[frozenset[str]]
     DTYPES: ClassVar[frozenset[str]] = frozenset({"bfloat16", "float16"})
-    ON_GPUS: ClassVar[bool] = True
+    GPUS: ClassVar[Literal["always", "asked", "never"]] = "always"
 
     family: str = Field(description="kind of model")
     model: str = Field(description="folder, object store prefix, or hub name")

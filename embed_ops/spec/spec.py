@@ -42,7 +42,8 @@ class ResourcesSpec(Section):
         "auto", description="CPU threads of a replica; auto: one, more where units or memory are few"
     )
     gpus_per_replica: Literal["auto"] | Annotated[float, Field(ge=0.0, le=1.0)] = Field(
-        "auto", description="GPU share of a replica; auto: 1 where the cluster has GPUs, else 0"
+        "auto",
+        description="GPU share of a replica; auto: 1 where the cluster has GPUs, else 0; for graphs 0",
     )
     unit_rows: int = Field(16_384, gt=0, description="most rows of a unit (commit and resume)")
     token_budget: Literal["auto"] | Annotated[int, Field(gt=0)] = Field(
@@ -127,7 +128,7 @@ class Spec(Section):
     @model_validator(mode="after")
     def _gpus_are_for_encoders_that_use_them(self) -> Self:
         asked = self.resources.gpus_per_replica
-        if asked != "auto" and asked > 0 and not self.encoder.ON_GPUS:
+        if asked != "auto" and asked > 0 and self.encoder.GPUS == "never":
             raise ValueError(
                 f"resources.gpus_per_replica is {asked:g}, and family {self.encoder.family!r} computes on "
                 "CPUs: leave it out"

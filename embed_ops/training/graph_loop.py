@@ -144,7 +144,7 @@ def _edges(src: Ints, dst: Ints, nodes: int) -> Edges:
     """Sort edges by (destination, source)."""
     order = np.lexsort((src, dst))
     ends = np.concatenate([[0], np.cumsum(np.bincount(dst, minlength=nodes))])
-    return Edges(torch.from_numpy(ends), torch.from_numpy(src[order]))
+    return Edges(torch.from_numpy(ends), ends.tolist(), torch.from_numpy(src[order]))
 
 
 def _loss(

@@ -24,7 +24,7 @@ def test_smoke(tmp_path: Path) -> None:
         *("gpu-engine-minilm-docstrings-packed-512", "gpu-engine-qwen3-0.6b-512-packed-512"),
         *("gpu-engine-minilm-512-padded-transformers", "gpu-engine-vit-b16-images"),
         *("gpu-engine-minilm-docstrings-sentence-transformers-with-its-tokenizer",),
-        *("gpu-stages-kmeans", "gpu-stages-neighbors", "gpu-stages-pca"),
+        *("gpu-stages-kmeans", "gpu-stages-neighbors", "gpu-stages-pca", "gpu-stages-graph"),
     } <= set(records)
     figures = {name: record["figures"] for name, record in records.items()}
     assert [name for name, figure in figures.items() if "failed" in figure] == []
@@ -35,6 +35,7 @@ def test_smoke(tmp_path: Path) -> None:
     assert figures["gpu-jobs-minilm"]["verify"] == 0
     assert figures["gpu-jobs-minilm"]["rows"] == 40
     assert all(figures[f"gpu-stages-{name}"]["equal"] for name in ("kmeans", "neighbors", "pca"))
+    assert figures["gpu-stages-graph"]["largest difference"] < 1e-5
 
 
 def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:

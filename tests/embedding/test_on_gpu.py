@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import graph_cases
+import graphs
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,13 +19,14 @@ import torch
 from corpora import docstrings
 from tiny_runs import contents
 
-from embed_ops import Spec, embed
+from embed_ops import Run, Spec, embed
 from embed_ops.embedding.batching import RULES
 from embed_ops.embedding.forward import embed_inputs
 from embed_ops.embedding.parity import Parity, compare_outputs
 from embed_ops.encoders import device
 from embed_ops.encoders.base import Encoder, gather
 from embed_ops.encoders.registry import make_encoder
+from embed_ops.numerics.products import computing_on, segment_sums
 from embed_ops.runs.verify.run import verify
 from embed_ops.spec.spec import parse_encoder
 
@@ -233,6 +236,45 @@ def test_killed_and_resumed(corpus: tuple[Path, Path]) -> None:
     process.wait()
     embed(spec_of(model, folder, "killed", replicas=1))
     assert contents(folder / "killed") == contents(folder / "straight")
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("kind", ["GraphSAGE", "GAT", "GATv2", "GCN"])
+def test_graphs(tmp_path: Path, kind: str) -> None:
+    """A GPU gives what a CPU gives, and the same bytes however nodes are divided."""
+    graphs.write(graphs.nasty(), tmp_path)
+    config = graph_cases.settings(kind.removesuffix("v2"), **({"v2": True} if kind == "GATv2" else {}))
+    graph_cases.save(tmp_path / "model", config, graph_cases.reference(config).state_dict())
+
+    def run(name: str, **resources: Any) -> Run:
+        return embed(
+            Spec.parse(
+                {
+                    "source": graphs.section(tmp_path),
+                    "encoder": {"family": "graph", "model": str(tmp_path / "model")},
+                    "sink": {"path": str(tmp_path / name)},
+                    "resources": resources,
+                }
+            )
+        )
+
+    on_cpus, one = run("cpu"), run("one", partitions=1, gpus_per_replica=1)
+    run("many", partitions=3, gpus_per_replica=0.5)
+    assert on_cpus.report["devices"] == ["cpu"]
+    assert one.report["devices"] == [torch.cuda.get_device_name()]
+    np.testing.assert_allclose(graphs.vectors(one), graphs.vectors(on_cpus), atol=1e-5)
+    assert contents(tmp_path / "one") == contents(tmp_path / "many")
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_sums_by_segment(kind: Any) -> None:
+    """The GPU adds rows in the order of a CPU: the same bits."""
+    rng = np.random.default_rng(0)
+    x, order = rng.standard_normal((50_000, 384)).astype(kind), rng.permutation(50_000)
+    ends = np.array([0, 1, 1, 30_000, 50_000])
+    expected = segment_sums(x, order, ends)
+    with computing_on("cuda"):
+        np.testing.assert_array_equal(segment_sums(x, order, ends), expected)
 
 
 @pytest.mark.ray

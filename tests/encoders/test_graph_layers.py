@@ -17,6 +17,7 @@ from graph_cases import (
     Graph,
     embed,
     full_batch,
+    karate,
     nasty,
     ours,
     prepare,
@@ -24,6 +25,7 @@ from graph_cases import (
     settings,
     tile_edges,
 )
+from looks import Looks
 from torch import Tensor
 
 from embed_ops.encoders.graph.layers import CHUNK, Edges, by_tile
@@ -338,6 +340,22 @@ def test_needs_of_models() -> None:
     assert found["gcn-improved"].loop_weight == 2
 
 
+def test_no_layer_looks_into_a_tensor() -> None:
+    """A GPU is given a tile's layer without being asked for anything."""
+    graph = karate()
+    for case, config in CASES.items():
+        model = ours(config, reference(config).state_dict(), torch.float32)
+        held = prepare(model, graph, torch.float32, TILE, **extra(case))
+        x = torch.zeros(TILE, 12)
+        x[: len(graph.x)] = graph.x
+        edges, _ = tile_edges(held, 0)
+        with torch.inference_mode(), Looks() as looks:
+            sent = model.messages(1, x, held.degree)
+            states = model.layer(1, sent, edges, x, sent if model.uses_own(1) else None, held.degree)
+        assert looks.seen == [], case
+        assert states.shape == (TILE, model.width(1))
+
+
 def test_temporaries_do_not_grow_with_the_halo() -> None:
     """A tile with few edges touches few rows of the halo.
 
@@ -350,6 +368,6 @@ def test_temporaries_do_not_grow_with_the_halo() -> None:
         indptr = torch.ones(TILE + 1, dtype=torch.int64)
         indptr[0] = 0
         x, own, degree = torch.ones(TILE, 12), torch.ones(TILE, model.message_width(1)), torch.ones(TILE)
-        edges = Edges(indptr, torch.tensor([3]), torch.ones(1), torch.ones(1, EDGE_DIM))
+        edges = Edges(indptr, indptr.tolist(), torch.tensor([3]), torch.ones(1), torch.ones(1, EDGE_DIM))
         with torch.inference_mode():
             assert bool(model.layer(1, halo, edges, x, own, degree, CHUNK).isfinite().all()), case

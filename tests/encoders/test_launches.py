@@ -13,10 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import tiny_models
-import torch
 from images import write_model
+from looks import Looks
 from tiny_vision import encoded, photographs
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from embed_ops.encoders.base import Encoder
 from embed_ops.encoders.registry import make_encoder
@@ -24,27 +23,7 @@ from embed_ops.encoders.text import masks
 from embed_ops.encoders.text.backbone import Backbone
 from embed_ops.spec.spec import parse_encoder
 
-LOOKS = {"_local_scalar_dense", "nonzero", "is_nonzero", "masked_select", "unique2", "unique_consecutive"}
-"""Operations whose result the host must know before it goes on."""
 TEXTS = ["a short text", "a text that is a good deal longer than the short one", "three words here"]
-
-
-class Looks(TorchDispatchMode):
-    """Counts the operations that wait for the device."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[str] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Note an operation, and do it."""
-        name = func.overloadpacket.__name__
-        by_mask = name == "index" and any(
-            place is not None and place.dtype == torch.bool for place in args[1]
-        )
-        if name in LOOKS or by_mask:
-            self.seen.append(name)
-        return func(*args, **(kwargs or {}))
 
 
 def looks_of(encoder: Encoder, column: pa.Array) -> list[str]:

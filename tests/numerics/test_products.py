@@ -5,6 +5,7 @@ The code of GPUs, on torch's CPU: what it finds must not depend on where product
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,12 @@ import pytest
 
 from embed_ops.numerics import products
 from embed_ops.numerics.exact import kernel_name
-from embed_ops.numerics.products import Columns, computing_on, pairs_above, scatter_of
+from embed_ops.numerics.products import Columns, computing_on, pairs_above, scatter_of, segment_sums
 from embed_ops.numerics.summaries import Covariance
 from embed_ops.numerics.topk import Metric, TopK
 from embed_ops.stages.dedup import near_duplicates
 from embed_ops.stages.kmeans.nearest import nearest_centers
+from embed_ops.stages.kmeans.sums import ClusterSums
 
 RNG = np.random.default_rng(0)
 
@@ -108,6 +110,30 @@ def test_scatter(exact: bool) -> None:
     with computing_on("cpu"):
         found = Covariance.of(x, exact).scatter
     np.testing.assert_allclose(found, expected, rtol=1e-12 if exact else 1e-5, atol=1e-9 if exact else 1e-2)
+
+
+def test_sums_by_segment() -> None:
+    """Sums are those of numpy to the last bit, of a segment without rows as well."""
+    x, order = vectors(2000), RNG.permutation(2000)[:1500]
+    ends = np.array([0, 3, 3, 900, 1500])
+    expected = segment_sums(x, order, ends)
+    by_hand = [np.add.reduce(x[order[one:other]].astype(np.float64)) for one, other in pairwise(ends)]
+    np.testing.assert_allclose(expected, by_hand, atol=1e-12)
+    with computing_on("cpu"):
+        np.testing.assert_array_equal(segment_sums(x, order, ends), expected)
+        assert segment_sums(x[:0], order[:0], ends[:1]).shape == (0, x.shape[1])
+
+
+@pytest.mark.parametrize("clusters", [1, 7])
+def test_steps_of_kmeans(clusters: int) -> None:
+    """What a step of k-means adds up has the same bits."""
+    x = vectors(900)
+    drawn = RNG.integers(0, 1 << 60, len(x)).astype(np.uint64)
+    expected = ClusterSums.of(x, x[:clusters], drawn, 5)
+    with computing_on("cpu"):
+        found = ClusterSums.of(x, x[:clusters], drawn, 5)
+    for name in ("ids", "counts", "sums", "inertia", "drawn", "spares"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
 
 
 def test_where_products_run() -> None:

@@ -147,12 +147,20 @@ def model_path(graph: GraphJob) -> Path:
 
 
 def model_of(graph: GraphJob) -> GraphModel:
-    """Load the model once per process."""
+    """Load the model once per process, to the run's device.
+
+    Raises:
+        DeviceError: this process has none.
+    """
     if graph.job.attempt not in _MODELS:
-        from embed_ops.encoders.device import use_threads
+        from embed_ops.encoders import device
         from embed_ops.encoders.graph.weights import load_graph_model
 
-        use_threads(1)
+        resolved = graph.job.resolved
+        device.use_threads(1)
+        device.require_device(resolved.device)
+        device.use_memory_share(resolved.device, resolved.gpus_per_replica)
+        device.choose_kernels(resolved.device)
         _MODELS.clear()
-        _MODELS[graph.job.attempt] = load_graph_model(model_path(graph), graph.job.resolved.dtype)
+        _MODELS[graph.job.attempt] = load_graph_model(model_path(graph), resolved.dtype, resolved.device)
     return _MODELS[graph.job.attempt]

@@ -106,10 +106,12 @@ class StatesNote(Note):
     Attributes:
         received: bytes that partitions sent.
         edges: in-edges that were summed.
+        device: name of what computed.
     """
 
     received: int = 0
     edges: int = 0
+    device: str = ""
 
 
 N = TypeVar("N", bound=Note)

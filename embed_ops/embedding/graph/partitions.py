@@ -27,6 +27,7 @@ from embed_ops.embedding.graph.job import (
 from embed_ops.embedding.graph.notes import CsrNote, StatesNote
 from embed_ops.encoders.graph import partition
 from embed_ops.encoders.graph.partition import TILE, Csr
+from embed_ops.errors import DeviceError
 
 
 def sort_in_edges(graph: GraphJob, part: Part, chunks: Sequence[str], drop_loops: bool) -> CsrNote:
@@ -135,6 +136,7 @@ def compute_layer(
         restricted: whether only the rows that the layer needs are asked for.
         received: (rows, message width), what all partitions sent, in their order.
     """
+    from embed_ops.encoders.device import device_name, ran_out_of_memory
     from embed_ops.encoders.graph import tiles
 
     model, before = model_of(graph), states_name(layer - 1, part.number)
@@ -148,9 +150,22 @@ def compute_layer(
     degree = _degree(graph, part) if model.needs_degree else None
     halo = np.concatenate([np.zeros((0, model.message_width(layer)), states.dtype), *received])
     weighted = graph.source.weight is not None
-    after = tiles.aggregate(model, layer, halo, csr, states, own, degree, rows, weighted=weighted)
+    try:
+        after = tiles.aggregate(model, layer, halo, csr, states, own, degree, rows, weighted=weighted)
+    except RuntimeError as error:
+        if graph.job.resolved.device == "cpu" or not ran_out_of_memory(error):
+            raise
+        raise DeviceError(
+            f"layer {layer}: a partition of {part.rows:,} nodes receives {halo.nbytes / 1e9:.1f} GB, which "
+            f"a replica's share of a GPU has no room for: set resources.partitions to more than "
+            f"{len(part.bounds) - 1} in a new run"
+        ) from error
     if layer == model.depth and model.config.jk is not None:
         earlier = [graph.kept(f"{states_name(number, part.number)}.states") for number in range(1, layer)]
         graph.keep(f"{states_name(FINAL, part.number)}.states", tiles.outputs(model, [*earlier, after]))
-    size = sum(piece.nbytes for piece in received)
-    return _keep_states(graph, part, layer, after, StatesNote(received=size, edges=len(csr.col)))
+    note = StatesNote(
+        received=sum(piece.nbytes for piece in received),
+        edges=len(csr.col),
+        device=device_name(graph.job.resolved.device),
+    )
+    return _keep_states(graph, part, layer, after, note)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from embed_ops.embedding.attempt import Attempt
 from embed_ops.embedding.graph.job import GraphJob
 from embed_ops.embedding.graph.notes import N
-from embed_ops.engine.base import Engine
+from embed_ops.engine.base import Claim, Engine
 from embed_ops.engine.progress import Ticker
 from embed_ops.sources.corpus import Corpus
 
@@ -27,6 +27,7 @@ class GraphRun:
         graph: what tasks are told.
         model: the model, for its widths.
         edges: the edge table; the node table is the attempt's corpus.
+        of_model: what a task takes in which the model computes.
     """
 
     attempt: Attempt
@@ -34,6 +35,7 @@ class GraphRun:
     graph: GraphJob
     model: GraphModel
     edges: Corpus
+    of_model: Claim
 
     def each(
         self,
@@ -41,6 +43,7 @@ class GraphRun:
         function: Callable[..., N],
         kind: type[N],
         calls: Sequence[tuple[str, tuple[Any, ...]]],
+        claim: Claim | None = None,
     ) -> list[N]:
         """Run the tasks of a phase whose notes are not there yet, and give all notes in order.
 
@@ -49,12 +52,13 @@ class GraphRun:
             function: the task.
             kind: what it tells.
             calls: (name of the note, arguments) of each task.
+            claim: what each takes, where that is no core.
         """
         notes = [self.graph.noted(name, kind) for name, _ in calls]
         missing = [place for place, note in enumerate(notes) if note is None]
         ticker = Ticker(self.attempt.reporter)
         for count, (number, note) in enumerate(
-            self.engine.each(function, [calls[place][1] for place in missing]), start=1
+            self.engine.each(function, [calls[place][1] for place in missing], claim=claim), start=1
         ):
             notes[missing[number]] = note
             ticker.say(f"{what}: {count} of {len(missing)}")

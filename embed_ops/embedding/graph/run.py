@@ -32,9 +32,10 @@ from embed_ops.embedding.graph.notes import CsrNote
 from embed_ops.embedding.graph.phase import GraphRun
 from embed_ops.embedding.graph.units import write_units
 from embed_ops.embedding.message import load_outcome
+from embed_ops.embedding.resources import require_room
 from embed_ops.embedding.unit import Failure, Outcome, Written
 from embed_ops.embedding.waves import stopped
-from embed_ops.engine.base import Engine
+from embed_ops.engine.base import Claim, Engine
 from embed_ops.engine.progress import Totals
 from embed_ops.errors import EngineError, ModelError, Stopped, StorageError
 from embed_ops.sources.corpus import open_edges
@@ -68,6 +69,7 @@ def run_graph(attempt: Attempt, engine: Engine) -> None:
 
 def _open(attempt: Attempt, engine: Engine) -> GraphRun:
     """Find the edge table and load the model, and refuse what does not fit together."""
+    require_room(engine.capacity(), attempt.resolved.gpus_per_replica)
     from embed_ops.encoders.graph.weights import load_graph_model
 
     source = attempt.spec.graph_source()
@@ -77,7 +79,7 @@ def _open(attempt: Attempt, engine: Engine) -> GraphRun:
     require_same_ids(source, attempt.plan.columns, plan.columns)
     model = load_graph_model(model_path(graph), attempt.resolved.dtype)
     _require_width(attempt, model.in_width)
-    return GraphRun(attempt, engine, graph, model, edges)
+    return GraphRun(attempt, engine, graph, model, edges, Claim(devices=attempt.resolved.gpus_per_replica))
 
 
 def _run(run: GraphRun) -> None:

@@ -111,7 +111,7 @@ def begin_states(run: GraphRun, parts: Sequence[Part], nodes: NodeTable) -> None
     for part in parts:
         spans = [span for span in nodes.spans if span.first < part.last and part.first < span.last]
         calls.append((states_name(0, part.number), (run.graph, part, spans)))
-    run.each("gathering features", gather_features, StatesNote, calls)
+    run.each("gathering features", gather_features, StatesNote, calls, run.of_model)
 
 
 def run_layer(run: GraphRun, parts: Sequence[Part], layer: int, halos: Halos) -> LayerFigures:
@@ -125,8 +125,9 @@ def run_layer(run: GraphRun, parts: Sequence[Part], layer: int, halos: Halos) ->
     received, edges, count, ticker = 0, 0, 0, Ticker(run.attempt.reporter)
     for wave in waves(left, sizes, _STORE_SHARE * run.engine.capacity().store):
         calls = exchange.calls(wave, "states" if run.model.sends_input(layer) else "message")
-        for _, note in run.engine.each(compute_layer, calls):
+        for _, note in run.engine.each(compute_layer, calls, claim=run.of_model):
             received, edges, count = received + note.received, edges + note.edges, count + 1
+            run.attempt.measured.devices.add(note.device)
             ticker.say(f"layer {layer} of {run.model.depth}: {count} of {len(left)} partitions")
         # Nothing may hold what a wave has received while the rows of the next one are sent.
         del calls

@@ -72,7 +72,7 @@ def _attend_piece(
     place = torch.arange(*rows, device=edges.indptr.device)
 
     def scored(low: int, high: int, offsets: Tensor) -> tuple[Tensor, Tensor]:
-        at = place.repeat_interleave(offsets.diff())
+        at = place.repeat_interleave(offsets.diff(), output_size=high - low)
         return scores(low, high, at), at - rows[0]
 
     kept = scored(*steps[0]) if len(steps) == 1 else None

@@ -37,7 +37,9 @@ class GraphEncoder:
     """
 
     # Nodes go through the model in tiles of a fixed size.
-    takes: ClassVar[Mapping[str, Modality]] = {"node": Modality(200, {"cpu": 1_024}, TEXT.choices)}
+    takes: ClassVar[Mapping[str, Modality]] = {
+        "node": Modality(200, dict.fromkeys(("cpu", "cuda"), 1_024), TEXT.choices)
+    }
 
     def __init__(self, spec: GraphEncoderSpec) -> None:
         self._spec = spec

@@ -35,6 +35,7 @@ class Edges:
 
     Attributes:
         indptr: (T + 1,) int64, relative to the tile's first edge.
+        ends: the same as numbers, which no device has to be asked for.
         col: (E,) int64 or int32, row of the source in the halo.
         weight: (E,) model dtype; GCN's edge weights.
         attr: (E, D) model dtype; edge features of GAT and GATv2.
@@ -42,16 +43,11 @@ class Edges:
     """
 
     indptr: Tensor
+    ends: Sequence[int]
     col: Tensor
     weight: Tensor | None = None
     attr: Tensor | None = None
     loop: Tensor | None = None
-
-    @functools.cached_property
-    def ends(self) -> list[int]:
-        """`indptr` as numbers."""
-        ends: list[int] = self.indptr.tolist()
-        return ends
 
 
 class Layer(Protocol):

@@ -61,6 +61,11 @@ class GraphModel:
         ]
         self._activation = _activation(config, self.weights)
 
+    @property
+    def device(self) -> torch.device:
+        """Where its weights lie, and its layers run."""
+        return next(iter(self.weights.values())).device
+
     def width(self, layer: int) -> int:
         """Give the columns of a layer's states; layer 0 is the input."""
         return self.config.width(layer)

@@ -42,7 +42,7 @@ _SETTINGS = {
 """Which settings decide whether there is a weight, by its name."""
 
 
-def load_graph_model(folder: Path, dtype: str = "float32") -> GraphModel:
+def load_graph_model(folder: Path, dtype: str = "float32", device: str = "cpu") -> GraphModel:
     """Load a model folder.
 
     It has config.json, and weights in model.safetensors, else in the only .pt, .pth or
@@ -51,6 +51,7 @@ def load_graph_model(folder: Path, dtype: str = "float32") -> GraphModel:
     Args:
         folder: the model folder.
         dtype: float32 or float64, in which the model computes.
+        device: of torch, where its layers run.
 
     Raises:
         ModelError: a part is missing, unknown, misshapen or not supported; the message names the
@@ -64,8 +65,9 @@ def load_graph_model(folder: Path, dtype: str = "float32") -> GraphModel:
     config = read_config(folder)
     path = find_weights(folder)
     weights = canonical(read_weights(path), config, str(path))
+    kind = getattr(torch, dtype)
     return GraphModel(
-        config, {name: values.to(getattr(torch, dtype)).contiguous() for name, values in weights.items()}
+        config, {name: values.to(device, kind).contiguous() for name, values in weights.items()}
     )
 
 

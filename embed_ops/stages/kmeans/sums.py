@@ -7,8 +7,8 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-import scipy.sparse
 
+from embed_ops.numerics.products import segment_sums
 from embed_ops.numerics.tiles import Floats, Ints
 from embed_ops.stages.kmeans.nearest import nearest, squared_distances
 
@@ -48,11 +48,11 @@ class ClusterSums:
         counts = np.bincount(labels, minlength=len(centers))
         ids = np.flatnonzero(counts)
         pointers = np.concatenate([[0], np.cumsum(counts[ids])])
-        chosen = scipy.sparse.csr_matrix((np.ones(len(x)), order, pointers), shape=(len(ids), len(x)))
+        sums = segment_sums(x, order, pointers)
         inertia = float(squared_distances(x, centers, labels).sum())
         least = np.argsort(drawn, kind="stable")[:most] if drawn is not None else np.empty(0, np.int64)
         kept = drawn[least] if drawn is not None else np.empty(0, np.uint64)
-        return cls(ids, counts[ids], chosen @ x, inertia, len(x), kept, x[least], most)
+        return cls(ids, counts[ids], sums, inertia, len(x), kept, x[least], most)
 
     def __add__(self, other: Self) -> Self:
         """Merge."""
