@@ -40,7 +40,7 @@ def one_thread() -> Iterator[None]:
 
 
 def engine_of(item: pytest.Item) -> str | None:
-    """Tell which engine a test has: "inline" or "ray"; None where it asks for none."""
+    """Tell which engine a test has: "inline", "local", "ray"; None where it asks for none."""
     call = getattr(item, "callspec", None)
     return None if call is None else call.params.get("engine")
 
@@ -48,7 +48,7 @@ def engine_of(item: pytest.Item) -> str | None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Choose the engine before any fixture of the test is made."""
-    Choice.inline = engine_of(item) == "inline"
+    Choice.engine = engine_of(item)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -58,9 +58,10 @@ def pytest_collection_modifyitems(
     """Mark what needs the session's Ray, and say which tests belong to one process.
 
     `make test` runs two processes, each with a Ray of its own. Tests of one file share what their
-    fixtures make, and tests of the real model's run that run. What runs on any engine runs on Ray
-    in `make test-all`, and in `make test` too if it is marked `on_ray`. What starts a Ray in a
-    process of its own is marked where it stands. What needs a GPU is left out where there is none.
+    fixtures make, and tests of the real model's run that run. What runs on any engine runs inline,
+    on worker processes and on Ray in `make test-all`; in `make test` inline alone, unless it is
+    marked `on_every_engine`. What starts a Ray in a process of its own is marked where it stands.
+    What needs a GPU is left out where there is none.
     """
     for item in items:
         engine, fixtures = engine_of(item), getattr(item, "fixturenames", ())
@@ -69,7 +70,7 @@ def pytest_collection_modifyitems(
             item.add_marker(pytest.mark.xdist_group(group))
         if engine == "ray" or "ray_session" in fixtures:
             item.add_marker("ray")
-        if engine == "ray" and item.get_closest_marker("on_ray") is None:
+        if engine in ("local", "ray") and item.get_closest_marker("on_every_engine") is None:
             item.add_marker("slow")
     if not torch.cuda.is_available():
         for_gpus = [item for item in items if item.get_closest_marker("gpu")]
@@ -107,9 +108,9 @@ def ray_session() -> Iterator[None]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.fixture(scope="session", params=["inline", "ray"])
+@pytest.fixture(scope="session", params=["inline", "local", "ray"])
 def engine(request: pytest.FixtureRequest) -> str:
-    """Let commands of this process run their steps in it, then on Ray."""
+    """Let commands of this process run their steps in it, then in workers, then on Ray."""
     if request.param == "ray":
         request.getfixturevalue("ray_session")
     return str(request.param)

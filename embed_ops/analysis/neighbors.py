@@ -17,6 +17,7 @@ from embed_ops.embedding.forward import embed_inputs
 from embed_ops.encoders.base import gather
 from embed_ops.encoders.registry import encoder_class, make_encoder
 from embed_ops.engine.base import Engine
+from embed_ops.engine.choice import Planned
 from embed_ops.engine.progress import Reporter, Silent
 from embed_ops.engine.session import OpenSession, default_session
 from embed_ops.errors import ModelError, SpecError, StageError
@@ -129,7 +130,7 @@ def neighbors(
 
 def searching(rows: int, session: OpenSession) -> AbstractContextManager[Engine | None]:
     """Open what a search of so many rows needs: an engine; nothing where this process will do."""
-    return nullcontext() if rows <= _ALONE_ROWS else session()
+    return nullcontext() if rows <= _ALONE_ROWS else session(Planned(rows))
 
 
 def kept_of(rows: RunRows, ids: Ints, columns: Sequence[str] | None = None) -> pa.Table:

@@ -1,38 +1,38 @@
-"""The console script `embed-ops`: collects the verbs."""
+"""The console script `embed-ops`: names the verbs, and imports the one that is asked for."""
 
 from __future__ import annotations
 
+import importlib
 import sys
 from typing import Annotated
 
+import click
 import typer
+from typer.core import TyperGroup
 
 from embed_ops import __version__
-from embed_ops.commands import (
-    classify,
-    demo,
-    embed,
-    evaluate,
-    export,
-    fit_graph,
-    fit_weights,
-    init,
-    neighbors,
-    plan,
-    postprocess,
-    report,
-    retry,
-    run,
-    submit,
-    verify,
-    vocabulary,
-)
 
-VERBS = (
-    *(init, demo, plan, embed, postprocess, run, verify, retry, submit),
-    *(report, neighbors, evaluate, classify, export, vocabulary, fit_weights, fit_graph),
-)
-"""In the order of the help: what makes a run, then what looks into one or fits something."""
+VERBS = {
+    "init": "Look at data and write a spec for them.",
+    "demo": "See all of it, on a corpus that every Python has.",
+    "plan": "Say what a spec would read, and what it will take.",
+    "embed": "Embed a corpus; resumes where it was stopped.",
+    "postprocess": "Normalise, reduce, quantise, cluster vectors of a run.",
+    "run": "Embed, then run the stages of the spec.",
+    "verify": "Prove that a run is complete and unchanged.",
+    "retry": "Embed the rejects of a run that can be by now.",
+    "submit": "Run `embed` as a job on a Ray cluster.",
+    "report": "Write one HTML page about a run.",
+    "neighbors": "Find rows nearest to queries.",
+    "evaluate": "Judge the vectors of a run by labels or pairs.",
+    "classify": "Label every row by a linear probe.",
+    "export": "Write vectors for another program.",
+    "vocabulary": "Write a model's word vectors as a run.",
+    "fit-weights": "Count words, for weighted means of word vectors.",
+    "fit-graph": "Train a GraphSAGE on a graph.",
+}
+"""In the order of the help: what makes a run, then what looks into one or fits something. Each
+verb's own help says more."""
 
 HELP = (
     "Turns a corpus too big for one script into embeddings: Parquet in, Parquet out, complete, "
@@ -47,7 +47,33 @@ HELP = (
     "Then: run and postprocess (normalise, reduce, cluster), neighbors (search), evaluate and classify, "
     "export. Every verb has --help."
 )
-app = typer.Typer(help=HELP, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+class _Verbs(TyperGroup):
+    """Verbs that are imported when they are asked for: all of them together take a second."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Name the verbs."""
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a verb."""
+        if cmd_name not in VERBS:
+            return None
+        verb = importlib.import_module(f"embed_ops.commands.{cmd_name.replace('-', '_')}")
+        alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+        alone.command(name=cmd_name, help=verb.HELP)(verb.run)
+        return typer.main.get_command(alone)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the verbs without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(VERBS.items()))
+
+
+app = typer.Typer(
+    cls=_Verbs, help=HELP, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
+)
 
 
 def _show_version(asked: bool) -> None:
@@ -64,10 +90,6 @@ def _options(
     ] = False,
 ) -> None:
     """Take the options that stand before a verb."""
-
-
-for verb in VERBS:
-    app.command(name=verb.__name__.rpartition(".")[2].replace("_", "-"), help=verb.HELP)(verb.run)
 
 
 def main() -> None:

@@ -28,7 +28,7 @@ RunPath = Annotated[str, typer.Argument(metavar="RUN", help="a run directory: th
 Address = Annotated[
     str | None,
     typer.Option(
-        help="Ray cluster to join; by default RAY_ADDRESS, else a Ray of this machine's own",
+        help="Ray cluster to join; by default RAY_ADDRESS, else this machine, without Ray for small work",
         show_default=False,
     ),
 ]
@@ -110,4 +110,4 @@ def load_spec(words: list[str] | None) -> Spec:
 
 def opener(address: str | None) -> OpenSession:
     """Give what opens the engine, once it is needed."""
-    return functools.partial(session, address)
+    return functools.partial(session, address=address)

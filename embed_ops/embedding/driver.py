@@ -17,10 +17,11 @@ from embed_ops.embedding.resources import (
 )
 from embed_ops.embedding.settings import choices, resume
 from embed_ops.embedding.storing import vector_bytes
-from embed_ops.embedding.tuning import TIMED, Planned, Settled, settle
+from embed_ops.embedding.tuning import TIMED, Settled, Volume, settle
 from embed_ops.embedding.waves import retry_works, run_works
 from embed_ops.encoders.registry import make_encoder, modality_of
 from embed_ops.engine.base import Engine
+from embed_ops.engine.choice import Planned
 from embed_ops.engine.errors import WorkerDied
 from embed_ops.engine.memory import peak_memory
 from embed_ops.engine.progress import Reporter, Silent
@@ -139,8 +140,9 @@ def _work(
     stop: StopRequest,
 ) -> None:
     """Open a session, check what can be checked there, and run the works."""
-    with session() as opened:
+    with session(_planned(attempt, works)) as opened:
         engine = opened.until(stop, attempt.deadline)
+        attempt.reporter.say(f"engine: {engine.name} ({engine.why})")
         # A session that opens may take SIGTERM for itself.
         stop.listen()
         if attempt.spec.source.kind == GRAPH:
@@ -159,6 +161,18 @@ def _work(
             )
         _start(attempt)
         run(attempt, engine, works, units, stop)
+
+
+def _planned(attempt: Attempt, works: Sequence[Work]) -> Planned:
+    """Say how much is to do, for the choice of an engine."""
+    pieces = [piece for work in works for piece in work.span.pieces]
+    rows = [piece.rows for piece in pieces]
+    known = [count for count in rows if count is not None]
+    return Planned(
+        sum(known) if len(known) == len(rows) else None,
+        sum(piece.bytes for piece in pieces),
+        attempt.spec.resources.engine,
+    )
 
 
 def _space_needed(attempt: Attempt, stock: Ledger) -> int:
@@ -218,7 +232,7 @@ def _settled_on_a_replica(
     spec, resolved = attempt.spec, attempt.resolved
     capacity, threads, gpus = engine.capacity(), resolved.threads_per_replica, resolved.gpus_per_replica
     replicas = replica_count(capacity, spec.resources, units, threads, gpus)[1]
-    planned = Planned(attempt.stock().rows_left, attempt.plan.bytes, replicas)
+    volume = Volume(attempt.stock().rows_left, attempt.plan.bytes, replicas)
     samples = _samples(attempt.corpus.head(attempt.plan, _SAMPLES * spec.parity.rows), spec.parity.rows)
     timed: list[Any] = []
     if resolved.device != "cpu" and open_choices:
@@ -234,7 +248,7 @@ def _settled_on_a_replica(
                 open_choices,
                 spec.parity,
                 sample,
-                planned,
+                volume,
                 timed,
                 claim=replica_claim(capacity, threads, gpus),
                 patience=TRIAL_PATIENCE * spec.resources.hang_seconds,

@@ -10,7 +10,6 @@ other row keeps its bytes. Plain processes, no Ray.
 from __future__ import annotations
 
 import multiprocessing
-import signal
 import time
 from dataclasses import replace
 from multiprocessing.context import ForkServerContext
@@ -19,6 +18,7 @@ from embed_ops.embedding.isolated_child import Doing, Passed, run_child
 from embed_ops.embedding.job import Job
 from embed_ops.embedding.suspects import Death, Findings, Step, learn
 from embed_ops.embedding.unit import Failure, Outcome, Written
+from embed_ops.engine.processes import in_words
 from embed_ops.errors import EngineError
 from embed_ops.runs.work import Work
 from embed_ops.schema import Reason
@@ -123,14 +123,8 @@ def _watch_child(job: Job, work: Work, findings: Findings) -> Outcome | Death | 
         return Death(doing.step, doing.suspects, Reason.HUNG, how)
     except EOFError:
         child.join()
-        return Death(doing.step, doing.suspects, Reason.CRASHED, _in_words(child.exitcode))
+        return Death(doing.step, doing.suspects, Reason.CRASHED, in_words(child.exitcode))
     finally:
         child.join(timeout=10)
         child.kill()
         ours.close()
-
-
-def _in_words(exit_code: int | None) -> str:
-    if exit_code is not None and exit_code < 0:
-        return f"was killed by {signal.Signals(-exit_code).name}"
-    return f"ended with exit code {exit_code}"

@@ -45,9 +45,10 @@ from embed_ops.embedding.unit import Failure, Outcome
 from embed_ops.embedding.workers import WatchedReplica, isolate_watched, read, write
 from embed_ops.engine import pulse
 from embed_ops.engine.base import Engine
+from embed_ops.engine.control import Control
 from embed_ops.engine.errors import engine_error
 from embed_ops.engine.feed import Feed
-from embed_ops.engine.lookout import Control, Lookout
+from embed_ops.engine.lookout import Lookout
 from embed_ops.engine.ray_tasks import ray_options
 from embed_ops.errors import Stopped
 from embed_ops.runs.work import Work

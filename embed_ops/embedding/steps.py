@@ -51,18 +51,25 @@ def never() -> bool:
 
 
 def read_and_prepare(
-    job: Job, work: Work, stopping: Callable[[], bool] = never
+    job: Job, work: Work, stopping: Callable[[], bool] = never, every: int = 1, first: int = 0
 ) -> Iterator[PreparedUnit | Failure]:
     """Turn a work into its missing units, one at a time, prepared for a replica.
 
-    Begins none once it is `stopping`.
+    Args:
+        job: what to do.
+        work: what to read.
+        stopping: no unit is begun once it says so.
+        every: of so many units in a row one is prepared; others share the work.
+        first: which of them.
     """
     unit_name = work.span.first_unit
     try:
-        units = units_of(job, work)
-        while not (job.late() or stopping()) and (unit := next(units, None)) is not None:
+        units = enumerate(units_of(job, work))
+        while not (job.late() or stopping()) and (following := next(units, None)) is not None:
+            number, unit = following
             unit_name = unit.name
-            yield prepare_unit(unit, parts_of(job).encoder, work.replaces)
+            if number % every == first:
+                yield prepare_unit(unit, parts_of(job).encoder, work.replaces)
     except Exception as error:
         yield Failure.of(error, unit_name)
 

@@ -51,7 +51,7 @@ book, one window at a time."""
 
 
 @dataclass(frozen=True)
-class Planned:
+class Volume:
     """How much there is to do.
 
     Attributes:
@@ -88,7 +88,7 @@ def settle(
     choices: frozenset[str],
     limits: ParitySpec,
     contents: list[Any],
-    planned: Planned,
+    volume: Volume,
     timed: Sequence[Any] = (),
 ) -> Settled:
     """Embed the first rows as the job would and through the reference, and make the open choices.
@@ -99,7 +99,7 @@ def settle(
         choices: those of `dtype`, `draft`, `token_budget` and `compile` that are "auto".
         limits: how close is close enough.
         contents: the first rows' texts or images.
-        planned: the work that a choice must repay.
+        volume: the work that a choice must repay.
         timed: rows to time with, by default those that are compared.
     """
     from embed_ops.encoders import device
@@ -116,7 +116,7 @@ def settle(
     if "draft" in choices and resolved.dtype != "float32":
         resolved = trial.choose_draft(resolved)
     if trial.prepared.inputs.num_rows:
-        seconds = trial.planned_seconds(planned, timed or contents)
+        seconds = trial.planned_seconds(volume, timed or contents)
         if "token_budget" in choices:
             resolved = trial.choose_budget(resolved, seconds)
         if "compile" in choices:
@@ -222,11 +222,11 @@ class _Trial:
         self.spec, self.prepared, self.parity = kept
         return resolved
 
-    def planned_seconds(self, planned: Planned, contents: Sequence[Any]) -> float:
+    def planned_seconds(self, volume: Volume, contents: Sequence[Any]) -> float:
         """Guess how long each replica will compute, from the rows that were timed."""
         size = sum(len(content.encode() if isinstance(content, str) else content) for content in contents)
-        rows = planned.rows if planned.rows is not None else planned.bytes * len(contents) / max(1, size)
-        seconds = rows / len(contents) * self.first_rows / planned.replicas
+        rows = volume.rows if volume.rows is not None else volume.bytes * len(contents) / max(1, size)
+        seconds = rows / len(contents) * self.first_rows / volume.replicas
         self.measured["planned seconds"] = round(seconds, 1)
         return seconds
 

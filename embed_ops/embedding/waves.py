@@ -5,16 +5,18 @@ All of them together, those that are missing once more, and the last few in isol
 
 from __future__ import annotations
 
+import importlib
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Any
 
 from embed_ops.embedding.attempt import Attempt
 from embed_ops.embedding.resources import replica_count
 from embed_ops.embedding.unit import Failure, Outcome, Skipped, Written
 from embed_ops.engine.base import Engine
+from embed_ops.engine.control import Control, Gauges
 from embed_ops.engine.progress import Totals
 from embed_ops.engine.stopping import StopRequest
 from embed_ops.engine.watch import Watch
@@ -23,10 +25,6 @@ from embed_ops.runs.ledger import chain
 from embed_ops.runs.record import Record
 from embed_ops.runs.work import Work
 
-if TYPE_CHECKING:
-    from embed_ops.engine.lookout import Control
-    from embed_ops.engine.metrics import Metrics
-
 _UNITS_BEFORE_ABORT = 10
 _ERRORS_BEFORE_ABORT = 10
 """Units that may fail in a row before any has come through: where so many do, the next thousand
@@ -34,6 +32,9 @@ would too."""
 _FEW = 8
 """Spans with missing units that go to isolation at once: rows that kill are rare, lost nodes lose
 many units."""
+
+
+_RUNNERS = {"ray": "embed_ops.embedding.pipeline", "local": "embed_ops.embedding.local"}
 
 
 def run_works(attempt: Attempt, engine: Engine, works: Sequence[Work], units: int, stop: StopRequest) -> None:
@@ -72,7 +73,7 @@ class _Waves:
     engine: Engine
     stop: StopRequest
     totals: Totals
-    metrics: Metrics | None = None
+    gauges: Gauges | None = None
     failures: list[Failure] = field(default_factory=list)
     returned: set[str] = field(default_factory=set)
     """Units that were written, or need not be."""
@@ -120,11 +121,9 @@ class _Waves:
 
     def _together(self, works: Sequence[Work], now: Sequence[Work], units: int) -> Sequence[Work]:
         """Run some of the works on the pool, and list those that have not come back whole."""
-        from embed_ops.embedding.pipeline import run_units
-
-        control = self._control()
+        control, runner = self._control(), _runner_of(self.engine)
         left = self._wave(
-            works, control, lambda: run_units(self.engine, self.attempt.job, now, units, control)
+            works, control, lambda: runner.run_units(self.engine, self.attempt.job, now, units, control)
         )
         if left and not self.totals.units and control.watch.pool.cause:
             self.attempt.reporter.say(f"no unit came through; the first cause: {control.watch.pool.cause}")
@@ -132,20 +131,17 @@ class _Waves:
 
     def _apart(self, works: Sequence[Work], now: Sequence[Work]) -> Sequence[Work]:
         """Run some of the works in isolation, and list those that have not come back whole."""
-        from embed_ops.embedding.pipeline import isolate_units
-
-        control = self._control()
-        return self._wave(works, control, lambda: isolate_units(self.engine, self.attempt.job, now, control))
+        control, runner = self._control(), _runner_of(self.engine)
+        return self._wave(
+            works, control, lambda: runner.isolate_units(self.engine, self.attempt.job, now, control)
+        )
 
     def _control(self) -> Control:
         """Make what steers one wave."""
-        from embed_ops.engine.lookout import Control
-        from embed_ops.engine.metrics import Metrics
-
         attempt = self.attempt
-        self.metrics = self.metrics or Metrics(attempt.spec.sink.path)
+        self.gauges = self.gauges or self.engine.gauges(attempt.spec.sink.path)
         hang_seconds, replicas = attempt.spec.resources.hang_seconds, attempt.measured.replicas
-        return Control(self.stop, Watch(hang_seconds, replicas, time.monotonic()), self.metrics)
+        return Control(self.stop, Watch(hang_seconds, replicas, time.monotonic()), self.gauges)
 
     def _wave(
         self,
@@ -181,8 +177,8 @@ class _Waves:
             if isinstance(outcome, Written):
                 record = self.attempt.take(outcome)
                 self._count(record)
-                if self.metrics is not None:
-                    self.metrics.unit(record, outcome.forward.replica, outcome.forward.gemm, self.totals)
+                if self.gauges is not None:
+                    self.gauges.unit(record, outcome.forward.replica, outcome.forward.gemm, self.totals)
                 self.attempt.reporter.update(self.totals)
                 self._stop_on_rejects()
 
@@ -230,6 +226,11 @@ class _Waves:
                 f"{share:.0%} of the rows are rejects, more than abort_reject_fraction = {limit}; see "
                 "rejects/ for why",
             )
+
+
+def _runner_of(engine: Engine) -> Any:
+    """Give the module whose `run_units` and `isolate_units` are for this engine."""
+    return importlib.import_module(_RUNNERS[engine.name])
 
 
 class _RetryWaves(_Waves):

@@ -1,15 +1,16 @@
 """What a driver asks of an engine, whichever engine runs: calls, shared values, room.
 
-An engine knows no job. A session opens it (`session.py`); Ray is its only member
-(`ray_tasks.py`).
+An engine knows no job. A session opens it (`session.py`): the worker processes of this command
+(`local_tasks.py`), or Ray (`ray_tasks.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
+from embed_ops.engine.control import Gauges
 from embed_ops.engine.stopping import StopRequest
 from embed_ops.errors import EmbedOpsError
 
@@ -57,12 +58,16 @@ class Engine(Protocol):
     """Runs functions in workers.
 
     Attributes:
+        name: what a spec calls it.
         memory: most bytes that a worker of `each` has held.
         claim: of calls that name none.
+        why: it was chosen, in words.
     """
 
+    name: ClassVar[Literal["local", "ray"]]
     memory: int
     claim: Claim
+    why: str
 
     def until(self, stop: StopRequest, deadline: float | None = None) -> Engine:
         """Give this engine for one command, which begins no call once it is asked to stop.
@@ -77,6 +82,17 @@ class Engine(Protocol):
         """Give this engine, with another claim of calls that name none.
 
         With a device in it, products of those calls run there (`numerics/products.py`).
+        """
+        ...
+
+    def gauges(self, run: str) -> Gauges:
+        """Give what shows others how the command goes that writes a run."""
+        ...
+
+    def warm(self, function: Callable[..., Any], *arguments: Any, claim: Claim) -> None:
+        """Let a worker of such a claim make a call while the command does something else.
+
+        What it loads is there for later calls. An engine may leave it.
         """
         ...
 

@@ -10,24 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from embed_ops.engine import pulse
+from embed_ops.engine.control import Control
 from embed_ops.engine.feed import Feed
-from embed_ops.engine.metrics import Metrics
-from embed_ops.engine.stopping import LOOK_UP_S, StopRequest
-from embed_ops.engine.watch import Watch
+from embed_ops.engine.stopping import LOOK_UP_S
 from embed_ops.errors import EngineError
 
 WATCH_EVERY_S = 5.0
-
-
-@dataclass
-class Control:
-    """How the driver steers a job: may ask it to stop, sees whether it lives, and tells others."""
-
-    stop: StopRequest
-    watch: Watch
-    metrics: Metrics
-    deaths: int = 0
-    """Times that a replica died, in all waves."""
 
 
 @dataclass
@@ -60,7 +48,7 @@ class Lookout:
         """Say why the job should end, None if it should not."""
         now = self._looked = time.monotonic()
         why = self.control.watch.judge(pulse.pulses(self.attempt), pulse.pool_of(self._earlier, cause), now)
-        self.control.metrics.pool(self.control.watch.pool)
+        self.control.gauges.pool(self.control.watch.pool)
         return why
 
     def units(self, feed: Feed[dict[str, Any]]) -> Iterator[str]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import ray
 import ray.exceptions
 
 from embed_ops.engine.base import ONE_CORE, Capacity, Claim, Engine
+from embed_ops.engine.control import Gauges
 from embed_ops.engine.errors import WorkerDied, engine_error
 from embed_ops.engine.guard import call_guarded
 from embed_ops.engine.memory import private_memory
@@ -69,13 +70,16 @@ class RayEngine(Engine):
         deadline: seconds since the epoch after which no call is begun.
         memory: most bytes that a worker of `each` has held.
         claim: of calls that name none.
+        why: it was chosen, in words.
     """
 
+    name: ClassVar[Literal["ray"]] = "ray"
     elastic: bool
     stop: StopRequest = field(default_factory=StopRequest)
     deadline: float | None = None
     memory: int = 0
     claim: Claim = ONE_CORE
+    why: str = ""
 
     def until(self, stop: StopRequest, deadline: float | None = None) -> RayEngine:
         """Give the same Ray for one command."""
@@ -84,6 +88,15 @@ class RayEngine(Engine):
     def claiming(self, claim: Claim) -> RayEngine:
         """Give the same Ray with another claim."""
         return replace(self, claim=claim)
+
+    def gauges(self, run: str) -> Gauges:
+        """Let Ray's exporter show them."""
+        from embed_ops.engine.metrics import Metrics
+
+        return Metrics(run)
+
+    def warm(self, function: Callable[..., Any], *arguments: Any, claim: Claim) -> None:
+        """Leave it: another worker may get the next call."""
 
     def capacity(self) -> Capacity:
         """Ask Ray for the resources of all nodes."""

@@ -2,7 +2,7 @@
 
 Opened when the first step needs it, and kept for the steps that follow.
 
-Light: Ray is imported when a session is opened.
+Light: an engine is imported when a session is opened.
 """
 
 from __future__ import annotations
@@ -11,26 +11,39 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 from embed_ops.engine.base import Engine
+from embed_ops.engine.choice import Planned, choose
 
-OpenSession = Callable[[], AbstractContextManager[Engine]]
-"""Opens a session, and gives the engine that it runs on."""
+OpenSession = Callable[[Planned], AbstractContextManager[Engine]]
+"""Opens a session for what is planned, and gives the engine that it runs on."""
 
 
-def session(address: str | None = None) -> AbstractContextManager[Engine]:
-    """Open a session at an address; None: where `RAY_ADDRESS` says, or a Ray of this machine's own.
+@contextmanager
+def session(planned: Planned, address: str | None = None) -> Iterator[Engine]:
+    """Open a session: on worker processes of this command, or on Ray (`choice.py`).
+
+    `address`: of a Ray cluster; None: where `RAY_ADDRESS` says, or this machine.
 
     Raises:
-        AddressError: the address has no form that Ray knows.
+        AddressError: the address has no form that Ray knows, or goes with no local engine.
         ClusterError: nothing answers there within seconds, or it refuses.
     """
-    from embed_ops.engine.ray_session import ray_session
+    chosen = choose(planned, address)
+    if chosen.engine == "local":
+        from embed_ops.engine.local_tasks import local_session
 
-    return ray_session(address)
+        opened: AbstractContextManager[Engine] = local_session()
+    else:
+        from embed_ops.engine.ray_session import ray_session
+
+        opened = ray_session(address)
+    with opened as engine:
+        engine.why = chosen.why
+        yield engine
 
 
-def default_session() -> AbstractContextManager[Engine]:
-    """Open a Ray of this machine's own, or the one that `RAY_ADDRESS` names."""
-    return session()
+def default_session(planned: Planned) -> AbstractContextManager[Engine]:
+    """Open what suits the work, or the Ray that `RAY_ADDRESS` names."""
+    return session(planned)
 
 
 @contextmanager
@@ -43,9 +56,9 @@ def kept(open_session: OpenSession) -> Iterator[OpenSession]:
     with ExitStack() as stack:
 
         @contextmanager
-        def once() -> Iterator[Engine]:
+        def once(planned: Planned) -> Iterator[Engine]:
             if not opened:
-                opened.append(stack.enter_context(open_session()))
+                opened.append(stack.enter_context(open_session(planned)))
             yield opened[0]
 
         yield once

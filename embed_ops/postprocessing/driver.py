@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from embed_ops.engine.base import Capacity, Claim, Engine
+from embed_ops.engine.choice import Planned, Wanted
 from embed_ops.engine.memory import peak_memory
 from embed_ops.engine.progress import Reporter, Silent, Totals
 from embed_ops.engine.session import OpenSession, default_session
@@ -25,6 +26,7 @@ from embed_ops.postprocessing.units import measure, model_calls
 from embed_ops.postprocessing.whole_run import WholeRun, whole_run
 from embed_ops.runs.header import Fit
 from embed_ops.runs.models import write_model
+from embed_ops.runs.rows import RunRows
 from embed_ops.runs.run import Run
 from embed_ops.runs.statistics import report_of
 from embed_ops.spec.spec import Spec
@@ -72,7 +74,8 @@ def postprocess(
     with restored_sigterm(), ExitStack() as open_session:
         stop = stop or StopRequest()
         stop.listen()
-        command = _Command(asked, reporter or Silent(), stop, deadline, session, open_session)
+        on: Wanted = run.resources.engine if isinstance(run, Spec) else "auto"
+        command = _Command(asked, reporter or Silent(), stop, deadline, session, open_session, on)
         return [command.run_stage(number, refit=refit) for number in range(len(asked))]
 
 
@@ -87,6 +90,7 @@ class _Command:
         deadline: float | None,
         session: OpenSession,
         open_session: ExitStack,
+        wanted: Wanted,
     ) -> None:
         self._asked = asked
         self._reporter = reporter
@@ -95,6 +99,7 @@ class _Command:
         self._deadline = deadline
         self._session = session
         self._open_session = open_session
+        self._wanted = wanted
         self._engine: Engine | None = None
 
     def run_stage(self, number: int, *, refit: bool) -> Run:
@@ -106,7 +111,8 @@ class _Command:
             return Run(asked.path)
         with ExitStack() as hearts:
             hearts.enter_context(here.heartbeat)
-            engine = self._open().claiming(_claim(asked.spec, self._open().capacity()))
+            opened = self._open(here.rows)
+            engine = opened.claiming(_claim(asked.spec, opened.capacity()))
             whole = whole_run(asked.spec)
             start = _first_state(here) if here.model is None and whole is None else None
             here.begin()
@@ -128,10 +134,11 @@ class _Command:
                 raise
         return Run(asked.path)
 
-    def _open(self) -> Engine:
+    def _open(self, rows: RunRows) -> Engine:
         """Open the session where there is none yet."""
         if self._engine is None:
-            opened = self._open_session.enter_context(self._session())
+            planned = Planned(rows.rows, sum(record.bytes for record in rows.records), self._wanted)
+            opened = self._open_session.enter_context(self._session(planned))
             # A session that opens may take SIGTERM for itself.
             self._stop.listen()
             self._engine = opened.until(self._stop, self._deadline)

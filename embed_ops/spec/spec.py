@@ -41,6 +41,11 @@ class ResourcesSpec(Section):
     threads_per_replica: Literal["auto"] | Annotated[int, Field(gt=0)] = Field(
         "auto", description="CPU threads of a replica; auto: one, more where units or memory are few"
     )
+    engine: Literal["auto", "local", "ray"] = Field(
+        "auto",
+        description="where the steps run: local (worker processes of this machine), or ray; auto: local "
+        "where the work is small and no cluster is named",
+    )
     gpus_per_replica: Literal["auto"] | Annotated[float, Field(ge=0.0, le=1.0)] = Field(
         "auto",
         description="GPU share of a replica; auto: 1 where the cluster has GPUs, else 0; for graphs 0",

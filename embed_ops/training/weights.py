@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from embed_ops.encoders.static.encoder import StaticEncoder
 from embed_ops.encoders.static.word_weights import FACTS, WORDS, A, WordCounts
 from embed_ops.engine.base import Engine
+from embed_ops.engine.choice import Planned
 from embed_ops.engine.progress import Reporter, Silent, Ticker
 from embed_ops.engine.session import OpenSession, default_session
 from embed_ops.engine.stopping import StopRequest, restored_sigterm
@@ -116,7 +117,7 @@ def fit_weights(
     corpus = Corpus.open(source)
     plan = corpus.plan()
     job = CountJob(source, plain, tuple(corpus.roots), plan.columns)
-    with restored_sigterm(), session() as engine:
+    with restored_sigterm(), session(Planned(plan.rows, plan.bytes)) as engine:
         # A session that opens may take SIGTERM for itself.
         stop.listen()
         counts = _added(engine.until(stop), job, plan.spans, len(words.lookup), reporter)

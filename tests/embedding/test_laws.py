@@ -42,7 +42,7 @@ REASONS = {
 }
 
 
-@pytest.mark.on_ray
+@pytest.mark.on_every_engine
 @pytest.mark.parametrize(
     "kind", ["parquet", "jsonl", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("csv", "text"))]
 )
@@ -136,7 +136,7 @@ def test_lost_records_are_read_back(tiny: str, plain: Path, copied: Path) -> Non
     assert verify(str(copied), source=True).ok
 
 
-@pytest.mark.on_ray
+@pytest.mark.on_every_engine
 def test_invariant(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Law 3: one replica, and two that take spans in the reverse order, write the same bytes."""
     write_parquet(tmp_path / "corpus", docstrings(400), files=8)

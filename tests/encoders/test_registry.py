@@ -16,7 +16,7 @@ from embed_ops.spec.spec import Spec, parse_encoder
 def test_every_family_says_what_it_takes(family: str) -> None:
     """Token budgets are known for each device that it computes on, without a model."""
     spec: Any = SimpleNamespace(family=family, in_windows=False)
-    on_gpus = parse_encoder({"family": family, "model": "m"}).ON_GPUS
+    on_gpus = parse_encoder({"family": family, "model": "m"}).GPUS != "never"
     takes = encoder_class(spec).takes
     assert takes
     devices = {"cpu", "cuda"} if on_gpus else {"cpu"}

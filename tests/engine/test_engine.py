@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from embed_ops.engine.base import Claim, Engine
+from embed_ops.engine.choice import Planned
 from embed_ops.engine.errors import WorkerDied
 from embed_ops.engine.progress import SAY_EVERY_S, Ticker, Totals
 from embed_ops.engine.session import kept, session
@@ -23,10 +24,16 @@ from embed_ops.spec.stage import CenterSpec, NormalizeSpec
 SMALL = Claim(cores=0.5)
 
 
-@pytest.fixture
-def engine(ray_session: None) -> Iterator[Engine]:
-    """Open the engine of a session."""
-    with session() as opened:
+pytestmark = pytest.mark.on_every_engine
+
+
+@pytest.fixture(params=["local", "ray"])
+def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
+    """Open each engine."""
+    if request.param == "ray":
+        request.getfixturevalue("ray_session")
+    with session(Planned(engine=request.param)) as opened:
+        assert opened.name == request.param
         yield opened
 
 
@@ -102,16 +109,20 @@ def test_once(engine: Engine) -> None:
 
 
 def test_capacity(engine: Engine) -> None:
-    """It tells the two cores of the tests' Ray, which is joined like a cluster."""
+    """It tells the two cores of the tests' Ray, joined like a cluster, or this machine's."""
     capacity = engine.capacity()
-    assert (capacity.cores, capacity.cores_of_a_node, capacity.devices) == (2, 2, 0)
-    assert capacity.elastic
+    if engine.name == "ray":
+        assert (capacity.cores, capacity.cores_of_a_node, capacity.devices) == (2, 2, 0)
+    else:
+        assert 0 < capacity.cores == capacity.cores_of_a_node <= (os.cpu_count() or 1)
+    assert capacity.elastic == (engine.name == "ray")
     assert min(capacity.memory, capacity.store) > 2**26
 
 
-def test_kept(ray_session: None) -> None:
+def test_kept() -> None:
     """The steps of a command get the engine that the first one opened."""
-    with kept(session) as open_session, open_session() as first, open_session() as second:
+    planned = Planned(engine="local")
+    with kept(session) as open_session, open_session(planned) as first, open_session(planned) as second:
         assert first is second
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import ray
 
+from embed_ops.engine.choice import Planned
 from embed_ops.engine.ray_session import no_usage_statistics
 from embed_ops.engine.session import session
 from embed_ops.errors import AddressError, ClusterError
@@ -46,7 +47,7 @@ MALFORMED = [
 @pytest.mark.parametrize("address", MALFORMED)
 def test_malformed(address: str) -> None:
     """An address that can't be meant is exit code 2, and the sentence gives a form that can."""
-    with pytest.raises(AddressError, match="host:port") as raised, session(address):
+    with pytest.raises(AddressError, match="host:port") as raised, session(Planned(), address):
         pass
     assert raised.value.exit_code == 2
 
@@ -58,12 +59,15 @@ def test_nothing_answers(monkeypatch: pytest.MonkeyPatch) -> None:
         address = f"127.0.0.1:{probe.getsockname()[1]}"
     with (
         pytest.raises(ClusterError, match=f"--address {address}: no Ray cluster answers there") as raised,
-        session(address),
+        session(Planned(), address),
     ):
         pass
     assert raised.value.exit_code == 3
     monkeypatch.setitem(os.environ, "RAY_ADDRESS", address)
-    with pytest.raises(ClusterError, match=f"RAY_ADDRESS {address}: no Ray cluster answers there"), session():
+    with (
+        pytest.raises(ClusterError, match=f"RAY_ADDRESS {address}: no Ray cluster answers there"),
+        session(Planned()),
+    ):
         pass
 
 
@@ -74,7 +78,7 @@ def test_something_else_answers() -> None:
     try:
         with (
             pytest.raises(ClusterError, match="no Ray head node answers there"),
-            session(f"127.0.0.1:{server.server_port}"),
+            session(Planned(), f"127.0.0.1:{server.server_port}"),
         ):
             pass
     finally:

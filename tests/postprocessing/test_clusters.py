@@ -52,7 +52,7 @@ def run(engine: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.on_ray
+@pytest.mark.on_every_engine
 def test_duplicates_are_found(run: Path) -> None:
     """Copies that share a cluster are one group with one row kept.
 
