@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import importlib
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
-import click
 import typer
 from typer.core import TyperGroup
 
@@ -52,11 +51,11 @@ HELP = (
 class _Verbs(TyperGroup):
     """Verbs that are imported when they are asked for: all of them together take a second."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: Any) -> list[str]:
         """Name the verbs."""
         return list(VERBS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Import a verb."""
         if cmd_name not in VERBS:
             return None
@@ -65,7 +64,7 @@ class _Verbs(TyperGroup):
         alone.command(name=cmd_name, help=verb.HELP)(verb.run)
         return typer.main.get_command(alone)
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
         """List the verbs without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl(list(VERBS.items()))

@@ -89,13 +89,6 @@ class Engine(Protocol):
         """Give what shows others how the command goes that writes a run."""
         ...
 
-    def warm(self, function: Callable[..., Any], *arguments: Any, claim: Claim) -> None:
-        """Let a worker of such a claim make a call while the command does something else.
-
-        What it loads is there for later calls. An engine may leave it.
-        """
-        ...
-
     def capacity(self) -> Capacity:
         """Tell what there is now; more later where the engine is elastic."""
         ...

@@ -55,9 +55,9 @@ def choose(planned: Planned, address: str | None) -> Choice:
         )
     if planned.engine != "auto":
         return Choice(planned.engine, f'resources.engine is "{planned.engine}"')
-    named = {"--address": address, "RAY_ADDRESS": os.environ.get("RAY_ADDRESS", "").strip()}
+    named = {"--address": address, "RAY_ADDRESS": os.environ.get("RAY_ADDRESS", "").strip() or None}
     for named_by, place in named.items():
-        if place:
+        if place is not None:
             return Choice("ray", f"{named_by} is {place}")
     if _joined():
         return Choice("ray", "this process has joined it")

@@ -161,11 +161,6 @@ class LocalEngine(Engine):
         """Show nobody: there is no exporter."""
         return NoGauges()
 
-    def warm(self, function: Callable[..., Any], *arguments: Any, claim: Claim) -> None:
-        """Let the first worker make a call while the command does something else."""
-        place = _places(claim, 1)[0]
-        self.workers.at(place).begin(Call(function, arguments, alone=False), unheard=True)
-
     def each(
         self,
         function: Callable[..., Any],

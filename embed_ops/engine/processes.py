@@ -75,15 +75,10 @@ class Worker:
         self.connection = Connection(ours.detach())
         self._holds: set[int] = set()
         self._stopping = False
-        self._unheard = 0
 
-    def begin(self, call: Call, *, unheard: bool = False) -> None:
-        """Let it make a call; values that it lacks are sent before.
-
-        `unheard`: nobody wants to know what became of it.
-        """
+    def begin(self, call: Call) -> None:
+        """Let it make a call; values that it lacks are sent before."""
         self._stopping = False
-        self._unheard += unheard
         arguments = []
         for argument in call.arguments:
             if isinstance(argument, Shared):
@@ -113,9 +108,6 @@ class Worker:
             said: Said = self.connection.recv()
         except (EOFError, OSError):
             return Died(self._how())
-        if self._unheard and isinstance(said, Ended | Raised):
-            self._unheard -= 1
-            return Beat("starting")
         return said
 
     def end(self) -> None:

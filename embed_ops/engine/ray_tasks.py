@@ -95,9 +95,6 @@ class RayEngine(Engine):
 
         return Metrics(run)
 
-    def warm(self, function: Callable[..., Any], *arguments: Any, claim: Claim) -> None:
-        """Leave it: another worker may get the next call."""
-
     def capacity(self) -> Capacity:
         """Ask Ray for the resources of all nodes."""
         cluster = ray.cluster_resources()

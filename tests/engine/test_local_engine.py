@@ -87,8 +87,7 @@ def test_a_fault_of_the_program(engine: LocalEngine) -> None:
 
 
 def test_the_same_worker_goes_on(engine: LocalEngine) -> None:
-    """What was loaded for `once`, or to warm up, is there for what follows."""
-    engine.warm(whoami, claim=ONE_CORE)
+    """What was loaded for `once` is there for what follows."""
     first = engine.once(whoami, claim=ONE_CORE, patience=60)
     assert engine.all(whoami, [()]) == [first]
     assert first != os.getpid()
@@ -150,13 +149,12 @@ def test_nothing_is_left_behind(tmp_path: Path) -> None:
 
 
 _KILLED = """
-import os, sys, time
+import os, time
 from embed_ops.engine.base import ONE_CORE
 from embed_ops.engine.local_tasks import local_session
 with local_session() as engine:
-    engine.warm(time.sleep, 60, claim=ONE_CORE)
-    print(next(iter(engine.workers._started.values())).process.pid, flush=True)
-    time.sleep(60)
+    print(engine.once(os.getpid, claim=ONE_CORE, patience=60), flush=True)
+    engine.all(time.sleep, [(60,)])
 """
 
 
