@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from embed_ops.analysis.neighbors import neighbors as neighbors
     from embed_ops.embedding.driver import embed as embed
     from embed_ops.embedding.driver import retry as retry
+    from embed_ops.embedding.encoder import Encoder as Encoder
     from embed_ops.postprocessing.driver import postprocess as postprocess
     from embed_ops.runs.models import load_model as load_model
     from embed_ops.runs.run import Run as Run
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from embed_ops.spec.spec import Spec as Spec
 
 _HOMES = {
+    "Encoder": "embed_ops.embedding.encoder",
     "Run": "embed_ops.runs.run",
     "Spec": "embed_ops.spec.spec",
     "embed": "embed_ops.embedding.driver",
@@ -33,6 +35,7 @@ _HOMES = {
     "verify": "embed_ops.runs.verify.run",
 }
 __all__ = [
+    "Encoder",
     "Run",
     "Spec",
     "__version__",

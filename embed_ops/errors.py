@@ -9,8 +9,9 @@
     ├── DeviceError    2   the GPU that is asked for is not there, or torch can't use it
     ├── StageError     2   a stage can't be fitted or applied to these vectors
     ├── ParityError    2   the vectors differ from the reference
+    ├── RowsError      2   rows in memory have no vector
     ├── StorageError   3   reading or writing failed for a reason that is not the data
-    ├── EngineError    3   Ray gave up: replicas that can't start, no progress, a lost cluster
+    ├── EngineError    3   workers can't start, nothing moves, a cluster is lost
     │   └── WorkerDied   3 a worker's process died (in `engine/errors.py`)
     ├── ClusterError   3   no cluster answers, it refuses, or it broke off
     │   └── AddressError 2 what was asked for can't be meant: an address without a port
@@ -75,6 +76,10 @@ class ParityError(EmbedOpsError):
     """
 
 
+class RowsError(EmbedOpsError):
+    """Rows that were given in memory have no vector. Leave them out, or ask for rejects."""
+
+
 class StorageError(EmbedOpsError):
     """Storage failed, not the data. Mend it and run the same command again."""
 
@@ -82,9 +87,9 @@ class StorageError(EmbedOpsError):
 
 
 class EngineError(EmbedOpsError):
-    """Ray gave up, not the data.
+    """The engine gave up, not the data.
 
-    See its message, mend the cluster and run the same command again.
+    See its message, mend the machine or the cluster, and run the same command again.
     """
 
     exit_code: ClassVar[int] = 3

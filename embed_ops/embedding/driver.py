@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -46,8 +46,9 @@ GRAPH_WORK = "work/graph"
 
 
 def embed(
-    spec: Spec,
+    spec: Spec | Mapping[str, Any],
     *,
+    data: Any = None,
     session: OpenSession = default_session,
     reporter: Reporter | None = None,
     stop_after_s: float | None = None,
@@ -56,7 +57,9 @@ def embed(
     """Embed what is left of a corpus, and report.
 
     Args:
-        spec: the run.
+        spec: the run; its tree will do.
+        data: rows in memory: a pandas, Polars or Arrow table, or a dict of columns. They go beside
+            the run, to `<sink.path>-data`, and are read from there.
         session: opens the engine; called only when something is left to embed.
         reporter: shows progress; by default nothing is shown.
         stop_after_s: seconds after which no further unit is begun.
@@ -67,6 +70,11 @@ def embed(
         ParityError: the vectors differ from the reference; nothing was written.
         StorageError, Stopped: the run ended early; the same call goes on.
     """
+    if data is not None:
+        from embed_ops.embedding.frame import with_frame
+
+        spec = with_frame(spec, data)
+    spec = spec if isinstance(spec, Spec) else Spec.parse(spec)
     with restored_sigterm():
         stop = stop or StopRequest()
         stop.listen()

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from embed_ops.embedding import loaded
 from embed_ops.embedding.forward import Batch, Embedded, Room, embed_inputs
 from embed_ops.embedding.job import Job
 from embed_ops.embedding.storing import vector_table
 from embed_ops.embedding.unit import EmbeddedUnit, Failure, ForwardPass, PreparedUnit
 from embed_ops.encoders.base import gather
-from embed_ops.encoders.registry import make_encoder
 from embed_ops.encoders.windows.parts import DOCUMENT
 from embed_ops.engine.memory import peak_memory
 from embed_ops.schema import Reason
@@ -63,8 +63,7 @@ class Replica:
         device.use_threads(chosen.threads_per_replica)
         device.choose_kernels(chosen.device)
         device.use_memory_share(chosen.device, chosen.gpus_per_replica)
-        self.encoder = make_encoder(job.encoder)
-        self.encoder.load(chosen.device, chosen.dtype, compiled=chosen.compile)
+        self.encoder = loaded.load(job.encoder, chosen)
         self._gemm = device.gemm_flops_per_second(chosen.device, chosen.dtype)
         device.forget_peak(chosen.device)
         # Its first use may build a model beside this one: not while another thread computes.
@@ -174,12 +173,12 @@ class Replica:
             number_of_inputs=len(unit.inputs),
             started=turn.started,
             memory=memory,
-            refused=_by_document(unit.inputs, embedded.refused),
+            refused=by_document(unit.inputs, embedded.refused),
             forward=forward,
         )
 
 
-def _by_document(inputs: pa.Table, refused: Mapping[int, Reason]) -> dict[int, Reason]:
+def by_document(inputs: pa.Table, refused: Mapping[int, Reason]) -> dict[int, Reason]:
     """Say which distinct texts lack a vector, where inputs are their windows."""
     if DOCUMENT not in inputs.schema.names:
         return dict(refused)

@@ -28,7 +28,7 @@ from embed_ops.spec.spec import Spec
 from embed_ops.storage.location import full_address
 from embed_ops.storage.packing import content_digest
 
-_WHY = {
+WHY = {
     Reason.TOO_LARGE: "the forward pass runs out of memory on this row alone; a smaller "
     "encoder.max_tokens would cut it",
     Reason.NON_FINITE: "the model's vector holds NaN or infinity",
@@ -80,7 +80,7 @@ def _without_vector(rows: pa.Table, reasons: Sequence[Reason], schema: pa.Schema
     """Make rejects of rows that were prepared and have no vector."""
     columns = {name: rows.column(name) for name in rows.schema.names if name in schema.names}
     columns[REASON] = pa.array([str(reason) for reason in reasons], pa.string())
-    columns[MESSAGE] = pa.array([_WHY[reason] for reason in reasons], pa.string())
+    columns[MESSAGE] = pa.array([WHY[reason] for reason in reasons], pa.string())
     return pa.table({name: columns[name] for name in schema.names}, schema)
 
 

@@ -15,11 +15,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from embed_ops.embedding import loaded
 from embed_ops.embedding.forward import embed_inputs
 from embed_ops.embedding.parity import Parity, compare_outputs, within
 from embed_ops.embedding.settings import Resolved
 from embed_ops.encoders.base import Encoder, InWindows, Prepared, gather
 from embed_ops.encoders.registry import make_encoder
+from embed_ops.engine.worker_process import goes_on
 from embed_ops.errors import ModelError
 from embed_ops.numerics.kinds import Vectors
 from embed_ops.spec.encoder import EncoderSpec
@@ -93,6 +95,27 @@ def settle(
 ) -> Settled:
     """Embed the first rows as the job would and through the reference, and make the open choices.
 
+    A process that goes on to embed keeps the model.
+
+    Arguments as of `settled_with`.
+    """
+    settled, encoder = settled_with(spec, resolved, choices, limits, contents, volume, timed)
+    if goes_on():
+        loaded.keep(spec.drafting(settled.resolved.draft), settled.resolved, encoder)
+    return settled
+
+
+def settled_with(
+    spec: EncoderSpec,
+    resolved: Resolved,
+    choices: frozenset[str],
+    limits: ParitySpec,
+    contents: list[Any],
+    volume: Volume,
+    timed: Sequence[Any] = (),
+) -> tuple[Settled, Encoder]:
+    """Do what `settle` does, and give the encoder as well, loaded as resolved.
+
     Args:
         spec: of the encoder.
         resolved: the settings so far.
@@ -121,7 +144,8 @@ def settle(
             resolved = trial.choose_budget(resolved, seconds)
         if "compile" in choices:
             resolved = trial.choose_compile(resolved, seconds)
-    return Settled(resolved, trial.parity, trial.encoder.describe(), trial.measured)
+    settled = Settled(resolved, trial.parity, trial.encoder.describe(), trial.measured)
+    return settled, trial.encoder
 
 
 def _column(contents: Sequence[Any]) -> pa.Array:

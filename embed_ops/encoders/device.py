@@ -59,6 +59,16 @@ def require_device(device: str) -> None:
     raise DeviceError(f"resources.gpus_per_replica: {why}, or set it to 0 to compute on CPUs")
 
 
+def threads() -> int:
+    """Tell how many CPU threads a forward pass has now."""
+    return torch.get_num_threads()
+
+
+def default_device() -> str:
+    """Name the device of a process that nobody gave one: a GPU where torch finds it."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def use_memory_share(device: str, share: float) -> None:
     """Keep a replica that has a share of a GPU within that share of its memory.
 

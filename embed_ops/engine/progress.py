@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from rich.console import Console
 from rich.progress import (
@@ -27,6 +27,8 @@ from rich.text import Text
 Style = Literal["auto", "rich", "plain", "none"]
 SAY_EVERY_S = 10.0
 """Between two sentences about the same loop."""
+SHOWN_AFTER_S = 2.0
+"""Seconds that a call in memory takes before its bar is shown."""
 
 
 @dataclass
@@ -153,6 +155,36 @@ class Live:
         """Redraw."""
         expected = max(totals.units, totals.units_expected)
         self._progress.update(self._task, completed=totals.units, total=expected, totals=totals)
+
+
+class Bar:
+    """A line on the terminal that shows how far a call is, once it has taken seconds."""
+
+    def __init__(self, rows: int, asked: bool | None) -> None:
+        self._shown = sys.stderr.isatty() if asked is None else asked
+        self._rows, self._began, self._done = rows, time.monotonic(), 0
+        self._wait = 0.0 if asked else SHOWN_AFTER_S
+        self._progress: Any = None
+
+    def batch(self, places: Any) -> None:
+        """Count a batch."""
+        self._done += len(places)
+        if not self._shown or time.monotonic() - self._began < self._wait:
+            return
+        if self._progress is None:
+            self._progress = Progress(console=Console(stderr=True), transient=True)
+            self._progress.start()
+            self._task = self._progress.add_task("embedding", total=self._rows)
+        self._progress.update(self._task, completed=self._done)
+
+    def unit(self, rows: int) -> None:
+        """Note that so many rows are done: some of them may have been equal."""
+        self._done = rows
+
+    def close(self) -> None:
+        """Take the line away."""
+        if self._progress is not None:
+            self._progress.stop()
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from tiny_vision import CAPTIONS, MAKERS, TEXT_TOO, build_vision, encoded, photo
 from transformers.image_utils import load_image
 
 from embed_ops.embedding.settings import choices, resolve
-from embed_ops.embedding.tuning import Planned, settle
+from embed_ops.embedding.tuning import Volume, settle
 from embed_ops.encoders.base import dims_of
 from embed_ops.encoders.clip.encoder import ClipEncoder
 from embed_ops.encoders.images.encoder import ImageEncoder
@@ -353,7 +353,7 @@ def test_draft_is_chosen_by_parity(folders: dict[str, Path]) -> None:
             frozenset({"draft"}),
             ParitySpec(min=least, min_mean=least),
             contents,
-            Planned(10, 10, 1),
+            Volume(10, 10, 1),
         )
         for name, contents, least in (
             ("large", large, 0.99),

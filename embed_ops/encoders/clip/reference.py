@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from embed_ops.encoders.base import FloatArray, finished
+from embed_ops.encoders.hub.quiet import quiet
 from embed_ops.encoders.images.reference import each_image, load_processor
 from embed_ops.encoders.text.tokenizer import load_auto_tokenizer
 from embed_ops.spec.encoder import ClipEncoderSpec, OutputSpec
@@ -42,9 +43,10 @@ class ClipReference:
         from transformers import AutoModel
 
         self._folder, self._outputs, self._spec, self._padded = folder, outputs, spec, padded
-        loaded = AutoModel.from_pretrained(
-            folder, dtype=torch.float32, trust_remote_code=spec.trust_remote_code
-        )
+        with quiet():
+            loaded = AutoModel.from_pretrained(
+                folder, dtype=torch.float32, trust_remote_code=spec.trust_remote_code
+            )
         self._model = loaded.eval().to(device)
 
     def embed_images(self, column: pa.Array) -> dict[str, FloatArray]:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from embed_ops.encoders.base import FloatArray, finished
+from embed_ops.encoders.hub.quiet import quiet
 from embed_ops.encoders.images.pixels import Refused, open_image, to_rgb
 from embed_ops.encoders.images.towers import TOWERS
 from embed_ops.encoders.text.transformer import load_config
@@ -64,9 +65,10 @@ def embed_images(
     kind: Any = transformers.AutoModel
     if config.model_type in TOWERS:
         kind, config = getattr(transformers, TOWERS[config.model_type]), config.vision_config
-    loaded = kind.from_pretrained(
-        folder, config=config, dtype=torch.float32, trust_remote_code=spec.trust_remote_code
-    )
+    with quiet():
+        loaded = kind.from_pretrained(
+            folder, config=config, dtype=torch.float32, trust_remote_code=spec.trust_remote_code
+        )
     model = loaded.eval().to(device)
 
     def embed(image: Any) -> dict[str, Vector]:

@@ -8,6 +8,7 @@ longest input, D hidden size.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -159,6 +160,19 @@ class Backbone:
         """Fetch the weights, where the model is on a hub or in an object store."""
         folders.fetch_weights(self.folder, self._parts)
 
+    def prompted(self, prompt: str) -> Backbone:
+        """Give the same model with another prompt: a text, or the name of one of its own."""
+        other = copy.copy(self)
+        other.spec = self.spec.model_copy(update={"prompt": prompt})
+        other.prompt = other._resolve_prompt()
+        other.prompt_tokens = other._prompt_tokens()
+        return other
+
+    def _prompt_tokens(self) -> int:
+        """Count the tokens of the prompt, where pooling leaves them out."""
+        left_out = any(isinstance(module, Pooling) and not module.include_prompt for module in self.modules)
+        return self.tokenizer.prompt_length(self.prompt) if self.prompt and left_out else 0
+
     def load(self, device: str, dtype: str, *, compiled: bool = False) -> None:
         """Load the weights to `device` in `dtype`; pooling and what follows it stay in float32.
 
@@ -175,10 +189,7 @@ class Backbone:
             from embed_ops.encoders.text.heads import Heads
 
             self.heads = Heads(self.modules, self.folder.path, device)
-            if self.prompt and any(
-                isinstance(module, Pooling) and not module.include_prompt for module in self.modules
-            ):
-                self.prompt_tokens = self.tokenizer.prompt_length(self.prompt)
+            self.prompt_tokens = self._prompt_tokens()
         inner = [output for output in self.columns if output.layer != -1]
         if inner and compiled:
             raise ModelError(

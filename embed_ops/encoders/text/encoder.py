@@ -5,6 +5,7 @@ Importing this module imports no torch: CPU workers call `prepare` only.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
@@ -53,10 +54,22 @@ class TextEncoder:
     blank = staticmethod(blank_tokens)
 
     def __init__(self, spec: TextEncoderSpec) -> None:
-        self._backbone = at = Backbone(spec, pooled_by(spec.named, "mean"))
-        # What the transformer does alike for all families of texts.
+        self._stand_on(Backbone(spec, pooled_by(spec.named, "mean")))
+
+    def _stand_on(self, at: Backbone) -> None:
+        """Take over what the transformer does alike for all families of texts."""
+        self._backbone = at
         self.outputs, self.load, self.flops = at.outputs, at.load, at.flops
         self.describe, self.weight_bytes, self.fingerprint = at.describe, at.weight_bytes, at.fingerprint
+
+    def prompted(self, prompt: str) -> TextEncoder:
+        """Give the same encoder, weights included, with another prompt.
+
+        It is a text, or the name of one of the model's prompts.
+        """
+        other = copy.copy(self)
+        other._stand_on(self._backbone.prompted(prompt))
+        return other
 
     def prepare(self, column: pa.Array) -> Prepared:
         """Tokenize a string column, each distinct text once.

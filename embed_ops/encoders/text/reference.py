@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embed_ops.encoders.base import FloatArray, finished
+from embed_ops.encoders.hub.quiet import quiet
 from embed_ops.encoders.text.modules import Pipeline
 from embed_ops.encoders.text.tokenizer import load_auto_tokenizer, lowercase_first
 from embed_ops.encoders.text.transformer import load_config, model_class
@@ -93,7 +94,8 @@ class Reference:
             "model_kwargs": {"dtype": torch.float32},
             "trust_remote_code": self.spec.trust_remote_code,
         }
-        model = SentenceTransformer(str(self.root), device=self.device, local_files_only=True, **options)
+        with quiet():
+            model = SentenceTransformer(str(self.root), device=self.device, local_files_only=True, **options)
         if self.limit is not None:
             model.max_seq_length = self.limit
         asked = self.spec.prompt
@@ -111,12 +113,11 @@ class Reference:
             lowercase_first(tokenizer.backend_tokenizer)
         config = load_config(self.folder, settings.config if settings else {}, self.spec.trust_remote_code)
         trusted = {"trust_remote_code": self.spec.trust_remote_code}
-        model = (
-            model_class(config)
-            .from_pretrained(self.folder, config=config, dtype=torch.float32, **trusted)
-            .eval()
-            .to(self.device)
-        )
+        with quiet():
+            loaded = model_class(config).from_pretrained(
+                self.folder, config=config, dtype=torch.float32, **trusted
+            )
+        model = loaded.eval().to(self.device)
         heads = self._heads(tokenizer)
         cut: dict[str, Any] = {} if self.limit is None else {"truncation": True, "max_length": self.limit}
         with torch.inference_mode():

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from embed_ops.encoders.hub.files import read_json
+from embed_ops.encoders.hub.quiet import quiet
 from embed_ops.encoders.text.settings import Transformer
 from embed_ops.errors import ModelError
 
@@ -190,25 +191,14 @@ def require_weights(folder: Path, missing: Sequence[str]) -> None:
 
 
 def _from_pretrained(kind: Any, folder: Path, options: Mapping[str, Any]) -> Any:
-    """Load without a progress bar and a report, which would fill the logs of workers.
-
-    With eager attention where there is no other.
-    """
-    from transformers.utils import logging
-
-    shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    try:
-        return kind.from_pretrained(folder, **options)
-    except ValueError as error:
-        if "scaled_dot_product_attention" not in str(error):
-            raise
-        return kind.from_pretrained(folder, **{**options, "attn_implementation": "eager"})
-    finally:
-        logging.set_verbosity(level)
-        if shown:
-            logging.enable_progress_bar()
+    """Load, with eager attention where there is no other."""
+    with quiet():
+        try:
+            return kind.from_pretrained(folder, **options)
+        except ValueError as error:
+            if "scaled_dot_product_attention" not in str(error):
+                raise
+            return kind.from_pretrained(folder, **{**options, "attn_implementation": "eager"})
 
 
 def flat(

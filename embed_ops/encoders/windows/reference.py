@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embed_ops.encoders.base import FloatArray, finished
+from embed_ops.encoders.hub.quiet import quiet
 from embed_ops.encoders.text.backbone import Backbone
 from embed_ops.encoders.text.reference import POOL, layer_of
 from embed_ops.encoders.text.tokenizer import load_auto_tokenizer, lowercase_first, space_first
@@ -63,12 +64,11 @@ class WindowedReference:
 
         config = load_config(self._at.path, self._at.settings.config, self._spec.trust_remote_code)
         trusted = {"trust_remote_code": self._spec.trust_remote_code}
-        return (
-            model_class(config)
-            .from_pretrained(self._at.path, config=config, dtype=torch.float32, **trusted)
-            .eval()
-            .to(self._device)
-        )
+        with quiet():
+            loaded = model_class(config).from_pretrained(
+                self._at.path, config=config, dtype=torch.float32, **trusted
+            )
+        return loaded.eval().to(self._device)
 
     def embed(self, texts: Sequence[Any], dims: Mapping[str, int]) -> dict[str, FloatArray | Ragged]:
         """Embed texts, or lists of words, None for a reject: {output.

@@ -1,0 +1,265 @@
+"""The encoder in memory: values in, vectors out, in the process that asks.
+
+The steps are the job's own (`prepare`, token batches, `gather`, storing), and so are the numbers.
+There is no run, and with it no resume and no proof; nothing guards against a row that kills.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import pyarrow as pa
+
+from embed_ops.embedding.forward import embed_inputs
+from embed_ops.embedding.given import column_of, slices_of
+from embed_ops.embedding.parity import Parity, compare_outputs, require
+from embed_ops.embedding.settings import Resolved, choices, resolve
+from embed_ops.embedding.tuning import Volume, settled_with
+from embed_ops.embedding.vectors_in_memory import embed_unit, joined, none_of
+from embed_ops.encoders import base
+from embed_ops.encoders.base import Rejected, dims_of, gather
+from embed_ops.encoders.registry import encoder_class, make_encoder
+from embed_ops.engine.progress import Bar
+from embed_ops.errors import ModelError, RowsError
+from embed_ops.numerics.kinds import Vectors
+from embed_ops.sources.plan import unit_limits
+from embed_ops.spec.spec import Spec, parse_encoder
+
+_WHERE = "in memory"
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """A model in this process.
+
+    Attributes:
+        encoder: with its weights.
+        resolved: how it computes.
+    """
+
+    encoder: base.Encoder
+    resolved: Resolved
+
+
+class Encoder:
+    """A model that embeds what this process has in memory.
+
+        encoder = Encoder("sentence-transformers/all-MiniLM-L6-v2")
+        vectors = encoder.embed(["a text", "another"])
+
+    Weights are loaded at the first call. It can be pickled, and loads again where it is unpickled.
+    Close it, or use it in a `with`, to let go of the model.
+
+    Args:
+        model: folder, object store prefix, or hub name.
+        device: "cpu", "cuda", or "auto": a GPU where torch finds one.
+        parity: rows of the first call that are compared with the reference, and vouch for what is
+            "auto"; 0: no comparison, and "auto" is float32. A section `[parity]` for other limits.
+        threads: CPU threads of the forward pass; None leaves torch's.
+        token_budget: padded tokens of a forward pass, or "auto".
+        unit_rows: rows whose batches are formed together, as of a run's unit.
+        section: fields of `[encoder]`: `family`, `dtype`, `prompt`, `outputs`, `max_tokens`, ...
+
+    Raises:
+        SpecError: a field is unknown or has a value that it can't have.
+        ModelError: the model can't be used.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        device: Literal["auto", "cpu", "cuda"] = "auto",
+        parity: int | Mapping[str, Any] = 0,
+        threads: int | None = None,
+        token_budget: int | Literal["auto"] = "auto",
+        unit_rows: int = 16_384,
+        **section: Any,
+    ) -> None:
+        self._asked = {
+            "model": model,
+            "device": device,
+            "parity": parity,
+            "threads": threads,
+            "token_budget": token_budget,
+            "unit_rows": unit_rows,
+            **section,
+        }
+        self._tree = {
+            "encoder": {"family": "text", "model": str(model), **section},
+            "sink": {"path": _WHERE},
+            "parity": {"rows": parity} if isinstance(parity, int) else dict(parity),
+            "resources": {"token_budget": token_budget, "unit_rows": unit_rows},
+        }
+        self._device, self._threads = device, threads
+        takes = encoder_class(parse_encoder(self._tree["encoder"])).takes
+        if "node" in takes:
+            raise ModelError(
+                f"{model}: a graph is no list of rows: write its tables, and embed them by a run"
+            )
+        self._takes = tuple(takes)
+        self._specs: dict[str, Spec] = {}
+        self._loaded: _Loaded | None = None
+        self._prompted: dict[str, base.Encoder] = {}
+
+    def embed(
+        self,
+        values: Any,
+        *,
+        prompt: str | None = None,
+        rejects: bool = False,
+        progress: bool | None = None,
+    ) -> Any:
+        """Embed values, in their order.
+
+        Args:
+            values: texts, lists of words, or images (`given.column_of` lists what they may be).
+            prompt: text before every row of this call, or the name of one of the model's prompts
+                ("query"); by default that of the encoder.
+            rejects: give (vectors, list of `Rejected`), with rows of NaN, instead of an error, for
+                rows that have no vector.
+            progress: show a bar; by default on a terminal, once a call has taken seconds.
+
+        Returns:
+            (rows, dim) float32, or of the type that an output names; of several outputs a dict by
+            name. Outputs with a list of vectors for each row are `Ragged`.
+
+        Raises:
+            SourceError: the values are of no kind that the model takes.
+            RowsError: rows have no vector, and `rejects` is false.
+            ParityError: the vectors differ from the reference.
+        """
+        modality, column = column_of(values, self._takes)
+        spec = self._spec(modality)
+        at = self._ready(spec, column)
+        encoder = at.encoder if prompt is None else self._with_prompt(at.encoder, prompt)
+        parts: list[dict[str, Vectors]] = []
+        refused: list[Rejected] = []
+        limits = unit_limits(spec)
+        limits = replace(limits, rows=encoder.most_rows(modality, limits.rows))
+        with closing(Bar(len(column), progress)) as bar:
+            for first, last in slices_of(column, limits):
+                vectors, without = embed_unit(spec, encoder, at.resolved, column[first:last], bar.batch)
+                parts.append(vectors)
+                refused += [replace(item, row=item.row + first) for item in without]
+                bar.unit(last)
+        if refused and not rejects:
+            raise rows_error(refused, len(column))
+        named = joined(parts) if parts else none_of(encoder)
+        given: Any = named if len(named) > 1 else next(iter(named.values()))
+        return (given, refused) if rejects else given
+
+    def stream(self, batches: Iterable[Any], **options: Any) -> Iterator[tuple[Any, Any]]:
+        """Embed batch after batch in constant memory: yield (batch, what `embed` gives of it)."""
+        for batch in batches:
+            yield batch, self.embed(batch, **options)
+
+    def parity(self, values: Any) -> list[Parity]:
+        """Compare the vectors of values with the reference library's, output by output."""
+        modality, column = column_of(values, self._takes)
+        at = self._ready(self._spec(modality), column)
+        prepared = at.encoder.prepare(column)
+        embedded = embed_inputs(at.encoder, prepared.inputs, at.resolved.token_budget, rule=at.resolved.rule)
+        vectors = gather(at.encoder, prepared.inputs, embedded.vectors, prepared.documents)
+        return compare_outputs(vectors, prepared.index, at.encoder.reference(column, at.resolved.device))
+
+    @property
+    def dims(self) -> dict[str, int]:
+        """Width of each output's vectors; loads no weights."""
+        return dims_of(make_encoder(self._spec(self._takes[0]).encoder).outputs())
+
+    @property
+    def resolved(self) -> Resolved | None:
+        """How it computes, once it has been used."""
+        return None if self._loaded is None else self._loaded.resolved
+
+    @staticmethod
+    def stage(model: str, column: str = "text", **options: Any) -> type[Any]:
+        """Give the class that `Dataset.map_batches` of Ray Data makes its actors of.
+
+        Arguments as of `ray_stage.encoder_stage`.
+        """
+        from embed_ops.embedding.ray_stage import encoder_stage
+
+        return encoder_stage(model, column, **options)
+
+    def close(self) -> None:
+        """Let go of the model; the next call loads it again."""
+        if self._loaded is not None:
+            from embed_ops.encoders.device import release_memory
+
+            self._loaded, self._prompted = None, {}
+            release_memory()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Callable[..., Encoder], tuple[dict[str, Any]]]:
+        return _unpickled, (self._asked,)
+
+    def __repr__(self) -> str:
+        fields = ", ".join(f"{name}={value!r}" for name, value in self._asked.items() if name != "model")
+        return f"Encoder({self._asked['model']!r}, {fields})"
+
+    def _spec(self, modality: str) -> Spec:
+        """Give the spec of a run that would embed such values."""
+        if modality not in self._specs:
+            source = {"path": _WHERE, "column": "value", "modality": modality}
+            self._specs[modality] = Spec.parse({**self._tree, "source": source})
+        return self._specs[modality]
+
+    def _ready(self, spec: Spec, column: pa.Array) -> _Loaded:
+        """Load the model, and compare it where that is asked for, at the first call."""
+        if self._loaded is None:
+            from embed_ops.encoders import device
+
+            chosen = device.default_device() if self._device == "auto" else self._device
+            device.require_device(chosen)
+            resolved = replace(
+                resolve(spec, 0.0 if chosen == "cpu" else 1.0),
+                threads_per_replica=self._threads or device.threads(),
+            )
+            device.use_threads(resolved.threads_per_replica)
+            device.choose_kernels(chosen)
+            if spec.parity.rows:
+                rows = column[: spec.parity.rows].to_pylist()
+                volume = Volume(len(column), 0, 1)
+                settled, encoder = settled_with(
+                    spec.encoder, resolved, choices(spec) - {"draft"}, spec.parity, rows, volume
+                )
+                require(settled.parity, spec.parity)
+                resolved = settled.resolved
+            else:
+                encoder = make_encoder(spec.encoder.drafting(resolved.draft))
+                encoder.load(resolved.device, resolved.dtype, compiled=resolved.compile)
+            self._loaded = _Loaded(encoder, resolved)
+        return self._loaded
+
+    def _with_prompt(self, encoder: base.Encoder, prompt: str) -> base.Encoder:
+        if prompt not in self._prompted:
+            prompted = getattr(encoder, "prompted", None)
+            if prompted is None:
+                raise ModelError(f"{self._asked['model']}: models of this family take no prompt")
+            self._prompted[prompt] = prompted(prompt)
+        return self._prompted[prompt]
+
+
+def rows_error(refused: Sequence[Rejected], rows: int) -> RowsError:
+    """Say that rows have no vector, and why the first has none."""
+    return RowsError(
+        f"{len(refused)} of {rows} rows have no vector; the first is row {refused[0].row}: "
+        f"{refused[0].message}. Leave them out, or ask for rejects=True"
+    )
+
+
+def _unpickled(asked: dict[str, Any]) -> Encoder:
+    return Encoder(**asked)
