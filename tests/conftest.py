@@ -42,7 +42,7 @@ def one_thread() -> Iterator[None]:
 def engine_of(item: pytest.Item) -> str | None:
     """Tell which engine a test has: "inline", "local", "ray"; None where it asks for none."""
     call = getattr(item, "callspec", None)
-    return None if call is None else call.params.get("engine")
+    return None if call is None else call.params.get("engine", call.params.get("on"))
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -70,7 +70,8 @@ def pytest_collection_modifyitems(
             item.add_marker(pytest.mark.xdist_group(group))
         if engine == "ray" or "ray_session" in fixtures:
             item.add_marker("ray")
-        if engine in ("local", "ray") and item.get_closest_marker("on_every_engine") is None:
+        everywhere = "engine" in fixtures and engine in ("local", "ray")
+        if everywhere and item.get_closest_marker("on_every_engine") is None:
             item.add_marker("slow")
     if not torch.cuda.is_available():
         for_gpus = [item for item in items if item.get_closest_marker("gpu")]
@@ -111,6 +112,14 @@ def ray_session() -> Iterator[None]:
 @pytest.fixture(scope="session", params=["inline", "local", "ray"])
 def engine(request: pytest.FixtureRequest) -> str:
     """Let commands of this process run their steps in it, then in workers, then on Ray."""
+    if request.param == "ray":
+        request.getfixturevalue("ray_session")
+    return str(request.param)
+
+
+@pytest.fixture(params=["local", pytest.param("ray", marks=pytest.mark.slow)])
+def on(request: pytest.FixtureRequest) -> str:
+    """Let commands run in worker processes, in `make test-all` on Ray too: for what kills them."""
     if request.param == "ray":
         request.getfixturevalue("ray_session")
     return str(request.param)

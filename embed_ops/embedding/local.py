@@ -13,20 +13,22 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, suppress
+from dataclasses import replace
 
 from embed_ops.embedding.guarded import GuardedReplica, guarded_units
 from embed_ops.embedding.isolation import isolate
 from embed_ops.embedding.job import Job
 from embed_ops.embedding.resources import replica_claim, replica_count
 from embed_ops.embedding.steps import write_unit
-from embed_ops.embedding.unit import EmbeddedUnit, Failure, Outcome, PreparedUnit
+from embed_ops.embedding.unit import EmbeddedUnit, Failure, Outcome, PreparedUnit, Written
 from embed_ops.engine.control import Control
 from embed_ops.engine.local_tasks import LocalEngine
 from embed_ops.engine.processes import Died
 from embed_ops.engine.watch import Pool
 from embed_ops.engine.worker_process import Item, Raised, asked_to_stop, beat
-from embed_ops.errors import EngineError, Stopped
+from embed_ops.errors import EmbedOpsError, EngineError, Stopped
 from embed_ops.runs.work import Work
+from embed_ops.sources.units import UnitEnd
 
 _FEW = 4
 """Works for each worker below which they are shared: the last ones would wait for each other."""
@@ -59,32 +61,65 @@ def run_units(
 ) -> Generator[Outcome, None, None]:
     """Run every unit that the works lack, and yield its outcome as soon as it is known.
 
+    A work whose worker dies is begun once more, without the units that came back.
+
     Arguments as of `pipeline.run_units`.
     """
     threads, gpus = job.resolved.threads_per_replica, job.resolved.gpus_per_replica
-    capacity = engine.capacity()
-    most = replica_count(capacity, job.spec.resources, units, threads, gpus)[1]
-    shares = most if len(works) < _FEW * most else 1
-    calls = [(job, work, shares, first) for work in works for first in range(shares)]
-    claim = replica_claim(capacity, threads, gpus, most)
+    most = replica_count(engine.capacity(), job.spec.resources, units, threads, gpus)[1]
     watched = _Watched(control, most)
+    shares = most if len(works) < _FEW * most else 1
     # What is missing because of a stop is told by the units that are missing.
-    with (
-        closing(engine.stream(embed_units, calls, claim=claim, most=most, look_up=watched.look_up)) as said,
-        suppress(Stopped),
-    ):
-        for number, message in said:
-            match message:
-                case Item(outcome):
-                    watched.came_through()
-                    yield outcome
-                case Died(how):
-                    watched.died(how)
-                case Raised(error):
-                    text = error if isinstance(error, EngineError) else EngineError(str(error))
-                    yield Failure.of(text, calls[number][1].span.first_unit)
-                case _:
-                    watched.beats += 1
+    with suppress(Stopped):
+        wave = _Wave(engine, job, most, watched)
+        yield from wave.run([(work, shares, first) for work in works for first in range(shares)])
+        yield from wave.run([(work, 1, 0) for work in wave.unfinished()])
+
+
+class _Wave:
+    """Works on their way through the workers, and what has come back of each."""
+
+    def __init__(self, engine: LocalEngine, job: Job, most: int, watched: _Watched) -> None:
+        self._engine, self._job, self._most, self._watched = engine, job, most, watched
+        self._works: dict[str, Work] = {}
+
+    def unfinished(self) -> list[Work]:
+        """List the works whose worker has died, less the units that came back."""
+        return list(self._works.values())
+
+    def run(self, shares: Sequence[tuple[Work, int, int]]) -> Generator[Outcome, None, None]:
+        """Run shares of works, and yield what becomes of their units."""
+        job, watched = self._job, self._watched
+        resolved = job.resolved
+        claim = replica_claim(
+            self._engine.capacity(), resolved.threads_per_replica, resolved.gpus_per_replica, self._most
+        )
+        calls = [(job, *share) for share in shares]
+        done: dict[str, dict[str, UnitEnd]] = {}
+        died: dict[str, Work] = {}
+        said = self._engine.stream(embed_units, calls, claim=claim, most=self._most, look_up=watched.look_up)
+        with closing(said):
+            for number, message in said:
+                work = shares[number][0]
+                name = work.span.first_unit
+                match message:
+                    case Item(outcome):
+                        watched.came_through()
+                        if isinstance(outcome, Written):
+                            end = UnitEnd(outcome.record.next_source, outcome.record.next_position)
+                            done.setdefault(name, {})[outcome.unit] = end
+                        yield outcome
+                    case Died(how):
+                        watched.died(how)
+                        died[name] = work
+                    case Raised(error):
+                        failure = error if isinstance(error, EmbedOpsError) else EngineError(error)
+                        yield Failure.of(failure, name)
+                    case _:
+                        watched.beats += 1
+        self._works = {
+            name: replace(work, done={**work.done, **done.get(name, {})}) for name, work in died.items()
+        }
 
 
 def isolate_units(

@@ -28,7 +28,7 @@ UNITS = 30
 class Command:
     """The same `embed-ops embed` command, as often as it is asked for."""
 
-    def __init__(self, corpus: Path, model: str, run: Path) -> None:
+    def __init__(self, corpus: Path, model: str, run: Path, on: str = "local") -> None:
         self.run = run
         words = [f"source.path={corpus}", "source.column=text", f"encoder.model={model}", f"sink.path={run}"]
         words += ["source.keep=['id']", "resources.unit_rows=20", "resources.replicas=2"]
@@ -36,7 +36,7 @@ class Command:
         # takes half the time.
         words += ["encoder.dtype=bfloat16", "parity.rows=0"]
         # A slow forward pass leaves time to kill between units: one thread, one text at a time.
-        words += ["resources.token_budget=1"]
+        words += ["resources.token_budget=1", f"resources.engine={on}"]
         self.words = words
         self.line = [sys.executable, "-m", "embed_ops", "embed", *words, "--progress", "plain"]
 
@@ -72,10 +72,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def untouched(
-    ray_session: None, corpus: Path, tiny: str, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, bytes]:
-    """Give the bytes of a run that was never killed."""
+def untouched(corpus: Path, tiny: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """Give the bytes of a run that was never killed, on worker processes."""
     run = tmp_path_factory.mktemp("untouched") / "run"
     embed(Spec.load(None, Command(corpus, tiny, run).words))
     found = contents(run)
@@ -91,13 +89,13 @@ KILL_AT = [
 
 @pytest.mark.parametrize("units", KILL_AT)
 def test_kill_and_go_on(
-    units: int, corpus: Path, tiny: str, tmp_path: Path, untouched: dict[str, bytes]
+    units: int, on: str, corpus: Path, tiny: str, tmp_path: Path, untouched: dict[str, bytes]
 ) -> None:
     """Kill -9 of the driver after so many units.
 
-    The same command again computes only what is missing, to the same bytes.
+    The same command again computes only what is missing, to the same bytes, on either engine.
     """
-    command = Command(corpus, tiny, tmp_path / "run")
+    command = Command(corpus, tiny, tmp_path / "run", on)
     process = command.start()
     command.wait_for(process, units)
     process.send_signal(signal.SIGKILL)
@@ -121,21 +119,43 @@ def test_kill_and_go_on(
 
 
 def _wait_for_workers(driver: int) -> None:
-    """Wait until the Ray processes of a killed driver have noticed: they share its session."""
+    """Wait until the workers of a killed driver have noticed: they share its session."""
     while True:
         listed = subprocess.run(
-            ["ps", "-o", "stat=,comm=", "-s", str(driver)], capture_output=True, text=True, check=False
+            ["ps", "-ww", "-o", "stat=,args=", "-s", str(driver)],
+            capture_output=True,
+            text=True,
+            check=False,
         ).stdout
         # Ray's own agents linger for a minute; only workers write.
-        if not any("ray::Map" in line and not line.startswith("Z") for line in listed.splitlines()):
+        working = [line for line in listed.splitlines() if not line.startswith("Z")]
+        if not any("ray::Map" in line or "worker_process" in line for line in working):
             return
         time.sleep(0.1)
 
 
 @pytest.mark.slow
-def test_interrupt(corpus: Path, tiny: str, tmp_path: Path, untouched: dict[str, bytes]) -> None:
+@pytest.mark.parametrize(("first", "second"), [("local", "ray"), ("ray", "local")])
+def test_go_on_elsewhere(
+    first: str, second: str, corpus: Path, tiny: str, tmp_path: Path, untouched: dict[str, bytes]
+) -> None:
+    """A run that was begun on one engine is finished on the other, to the same bytes."""
+    command = Command(corpus, tiny, tmp_path / "run", first)
+    process = command.start()
+    command.wait_for(process, 9)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    _wait_for_workers(process.pid)
+    assert 0 < command.done() < UNITS
+    Command(corpus, tiny, tmp_path / "run", second).finish()
+    assert contents(tmp_path / "run") == untouched
+    assert verify(str(tmp_path / "run"), source=True).differences == []
+
+
+@pytest.mark.slow
+def test_interrupt(on: str, corpus: Path, tiny: str, tmp_path: Path, untouched: dict[str, bytes]) -> None:
     """Ctrl-C ends the command with exit code 3 and says how to go on; the same command does."""
-    command = Command(corpus, tiny, tmp_path / "run")
+    command = Command(corpus, tiny, tmp_path / "run", on)
     process = command.start()
     command.wait_for(process, 2)
     os.killpg(process.pid, signal.SIGINT)
@@ -150,13 +170,13 @@ def test_interrupt(corpus: Path, tiny: str, tmp_path: Path, untouched: dict[str,
 
 @pytest.mark.slow
 def test_second_command_and_sigterm(
-    corpus: Path, tiny: str, tmp_path: Path, untouched: dict[str, bytes]
+    on: str, corpus: Path, tiny: str, tmp_path: Path, untouched: dict[str, bytes]
 ) -> None:
     """A second command on a run says who is at work there, and stops.
 
     SIGTERM commits the units in flight and ends with exit code 3.
     """
-    command = Command(corpus, tiny, tmp_path / "run")
+    command = Command(corpus, tiny, tmp_path / "run", on)
     process = command.start()
     command.wait_for(process, 2)
     with pytest.raises(HeldError, match=f"host {socket.gethostname()}, pid {process.pid}, since 20"):
@@ -177,9 +197,11 @@ def test_second_command_and_sigterm(
 
 
 @pytest.mark.slow
-def test_two_commands_at_once(corpus: Path, tiny: str, tmp_path: Path, untouched: dict[str, bytes]) -> None:
+def test_two_commands_at_once(
+    on: str, corpus: Path, tiny: str, tmp_path: Path, untouched: dict[str, bytes]
+) -> None:
     """Where two commands run at once all the same, the result is right."""
-    commands = [Command(corpus, tiny, tmp_path / "run") for _ in range(2)]
+    commands = [Command(corpus, tiny, tmp_path / "run", on) for _ in range(2)]
     with (tmp_path / "log").open("wb") as log:
         first, second = [
             subprocess.Popen(command.line, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
@@ -195,12 +217,12 @@ def test_two_commands_at_once(corpus: Path, tiny: str, tmp_path: Path, untouched
 
 
 @pytest.mark.slow
-def test_kill_with_bad_rows(tiny: str, tmp_path: Path) -> None:
+def test_kill_with_bad_rows(on: str, tiny: str, tmp_path: Path) -> None:
     """A killed job over bad rows and cut files comes to the same data and reject files."""
     write_bad(tmp_path / "corpus", "jsonl", docstrings(120))
     words = ["source.kind=jsonl", "max_reject_fraction=1.0"]
     straight, killed = (
-        Command(tmp_path / "corpus", tiny, tmp_path / name) for name in ("straight", "killed")
+        Command(tmp_path / "corpus", tiny, tmp_path / name, on) for name in ("straight", "killed")
     )
     for command in (straight, killed):
         command.line += words

@@ -19,7 +19,7 @@ from tiny_runs import contents, no_session, tiny_spec
 
 from embed_ops import Run, Spec, embed
 from embed_ops.embedding import driver as main_job
-from embed_ops.embedding import pipeline
+from embed_ops.embedding import local, pipeline
 from embed_ops.embedding.forward import embed_inputs
 from embed_ops.encoders.registry import make_encoder
 from embed_ops.errors import RunError, Stopped
@@ -142,12 +142,29 @@ def test_invariant(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     write_parquet(tmp_path / "corpus", docstrings(400), files=8)
     source = {"path": str(tmp_path / "corpus"), "column": "text", "keep": ["id"]}
     embed(tiny_spec(tiny, source, tmp_path / "one", resources__unit_rows=30, resources__replicas=1))
-    in_order = pipeline.run_units
-    monkeypatch.setattr(
-        pipeline, "run_units", lambda engine, job, works, *others: in_order(engine, job, works[::-1], *others)
-    )
+    for runner in (pipeline, local):
+        in_order: Any = runner.run_units
+
+        def reversed_works(engine: Any, job: Any, works: Any, *others: Any, run: Any = in_order) -> Any:
+            return run(engine, job, works[::-1], *others)
+
+        monkeypatch.setattr(runner, "run_units", reversed_works)
     embed(tiny_spec(tiny, source, tmp_path / "two", resources__unit_rows=30, resources__replicas=2))
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+def test_engines_agree(engine: str, tiny: str, tmp_path: Path, ray_session: None) -> None:
+    """Law 3 over both engines: one worker process, two that share a span, one Ray replica, two."""
+    write_parquet(tmp_path / "corpus", docstrings(200), files=1)
+    source = {"path": str(tmp_path / "corpus"), "column": "text", "keep": ["id"]}
+    written = []
+    for on in ("local", "ray"):
+        for replicas in (1, 2):
+            run = tmp_path / f"{on}-{replicas}"
+            resources = {"resources__unit_rows": 25, "resources__replicas": replicas}
+            embed(tiny_spec(tiny, source, run, resources__engine=on, **resources))
+            written.append(contents(run))
+    assert all(other == written[0] for other in written)
 
 
 @pytest.mark.slow
