@@ -47,6 +47,7 @@ STAGES = [
 _SHOWN = 3
 _CLUSTERS_SHOWN = 8
 _ROWS_PER_FILE = 200
+_FEW = 200
 _LEFT_OUT = {"test", "tests", "site-packages", "idlelib", "lib2to3", "encodings"}
 _LEAST_ROWS = 40
 """Packages with fewer docstrings are left out: a folder each would make many tiny units."""
@@ -156,6 +157,8 @@ def demo(
             "encoder": {"model": minilm()},
             "sink": {"path": str(here / "run")},
             "stage": STAGES,
+            # On Ray, as a corpus would be that needs it.
+            "resources": {"engine": "ray"},
         }
     )
     with reporter() as shown:
@@ -169,6 +172,7 @@ def demo(
     for stage in stages:
         show_stage(stage)
     _show_clusters(stages[-1], corpus)
+    out.print(_without_a_cluster(spec, here))
     with reporter() as shown:
         page = write_page(run.path, str(here / "report.html"), reporter=shown)
     out.print(f"The run on one page, for a browser: {page}")
@@ -177,6 +181,18 @@ def demo(
         "embeds nothing twice."
     )
     return run.exit_code if all(verified.ok for verified in checked) else 1
+
+
+def _without_a_cluster(spec: Spec, here: Path) -> str:
+    """Embed some of them in worker processes of this command, and say how long that takes."""
+    small = {"sink": {"path": str(here / "few")}, "resources": {"engine": "local"}, "stage": []}
+    tree = spec.model_dump(mode="json", exclude_unset=True) | small
+    tree["source"]["limit"] = _FEW
+    run = embed(tree)
+    return (
+        f"{run.report['rows']:,} of them without a cluster, from the model's loading to the report: "
+        f"{run.report['seconds']['total']:.1f} s"
+    )
 
 
 def _docstring(corpus: Path, source: str, row: int) -> tuple[str, str]:
