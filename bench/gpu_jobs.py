@@ -43,6 +43,7 @@ def job(name: str, place: Place, words: list[str]) -> dict[str, Any]:
     run = place.folder / f"run-{name}"
     line = [sys.executable, "-m", "embed_ops", "embed", f"sink.path={run}", "--progress", "none", *words]
     line += _source(name, place)
+    line += [] if place.small else ["resources.engine=ray"]
     if place.device == "cpu":
         line += ["resources.gpus_per_replica=0", "parity.rows=8"]
     began = time.perf_counter()

@@ -60,8 +60,8 @@ def pytest_collection_modifyitems(
     `make test` runs two processes, each with a Ray of its own. Tests of one file share what their
     fixtures make, and tests of the real model's run that run. What runs on any engine runs inline,
     on worker processes and on Ray in `make test-all`; in `make test` inline alone, unless it is
-    marked `on_every_engine`. What starts a Ray in a process of its own is marked where it stands.
-    What needs a GPU is left out where there is none.
+    marked `on_every_engine`, or `on_every_engine("local")`. What starts a Ray in a process of its
+    own is marked where it stands. What needs a GPU is left out where there is none.
     """
     for item in items:
         engine, fixtures = engine_of(item), getattr(item, "fixturenames", ())
@@ -71,7 +71,8 @@ def pytest_collection_modifyitems(
         if engine == "ray" or "ray_session" in fixtures:
             item.add_marker("ray")
         everywhere = "engine" in fixtures and engine in ("local", "ray")
-        if everywhere and item.get_closest_marker("on_every_engine") is None:
+        wanted = item.get_closest_marker("on_every_engine")
+        if everywhere and (wanted is None or engine not in (wanted.args or ("local", "ray"))):
             item.add_marker("slow")
     if not torch.cuda.is_available():
         for_gpus = [item for item in items if item.get_closest_marker("gpu")]
@@ -80,6 +81,8 @@ def pytest_collection_modifyitems(
             items[:] = [item for item in items if not item.get_closest_marker("gpu")]
     # Only then: what divides the tests among processes, and what leaves out slow ones.
     yield
+    if config.getoption("loadgroup", None) and items and not any("@" in item.nodeid for item in items):
+        raise pytest.UsageError("this pytest-xdist forms no groups with this pytest: see constraints.txt")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -306,6 +306,7 @@ def test_a_frame_becomes_a_run(models: dict[str, str], tmp_path: Path, make: Any
         "source": {"column": "text", "keep": ["id"]},
         "encoder": {"family": "static", "model": models["static"]},
         "sink": {"path": str(tmp_path / "out")},
+        "resources": {"threads_per_replica": 1},
     }
     run = embed(tree, data=make(columns), session=open_inline)
     assert run.open().to_table(columns=["id"])["id"].to_pylist() == columns["id"]
