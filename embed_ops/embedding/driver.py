@@ -8,21 +8,14 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from embed_ops.embedding.attempt import Attempt, open_attempt
-from embed_ops.embedding.parity import require
 from embed_ops.embedding.report import build_report, count_units
-from embed_ops.embedding.resources import (
-    TRIAL_PATIENCE,
-    replica_claim,
-    replica_count,
-)
-from embed_ops.embedding.settings import choices, resume
+from embed_ops.embedding.settings import resume
+from embed_ops.embedding.settling import settle_attempt
 from embed_ops.embedding.storing import vector_bytes
-from embed_ops.embedding.tuning import TIMED, Settled, Volume, settle
 from embed_ops.embedding.waves import retry_works, run_works
 from embed_ops.encoders.registry import make_encoder, modality_of
 from embed_ops.engine.base import Engine
 from embed_ops.engine.choice import Planned
-from embed_ops.engine.errors import WorkerDied
 from embed_ops.engine.memory import peak_memory
 from embed_ops.engine.progress import Reporter, Silent
 from embed_ops.engine.session import OpenSession, default_session
@@ -38,8 +31,6 @@ from embed_ops.storage.files import check_space, remove_folder
 
 _TOKEN_BYTES = 5
 """Bytes of a token or word of text, where only reading would tell: rather too many."""
-_SAMPLES = 3
-"""Samples of first rows to compare: a worker that dies on one is given the next."""
 RunWorks = Callable[[Attempt, Engine, Sequence[Work], int, StopRequest], None]
 
 GRAPH_WORK = "work/graph"
@@ -162,7 +153,7 @@ def _work(
             run_graph(attempt, engine)
             return
         attempt.share_machine(engine.capacity(), units)
-        _settle(attempt, engine, units)
+        settle_attempt(attempt, engine, units)
         if stop.asked:
             raise Stopped(
                 "stopped by a request (SIGTERM) before the first unit; run the same command again to go on"
@@ -198,86 +189,6 @@ def _space_needed(attempt: Attempt, stock: Ledger) -> int:
         else sum(piece.rows or piece.bytes // of_row for piece in pieces)
     )
     return rows * of_vectors + sum(piece.bytes for piece in pieces) // _TOKEN_BYTES * of_token
-
-
-def _settle(attempt: Attempt, engine: Engine, units: int) -> None:
-    """Compare the first rows with the reference, and on a new run choose what is "auto".
-
-    Raises:
-        ParityError: the vectors are too far from the reference.
-    """
-    spec = attempt.spec
-    attempt.header = replace(attempt.header, resolved=asdict(attempt.resolved))
-    if spec.parity.rows == 0:
-        attempt.header = replace(attempt.header, model=make_encoder(spec.encoder).describe())
-        return
-    open_choices = choices(spec) if attempt.fresh else frozenset()
-    settled = _settled_on_a_replica(attempt, engine, open_choices, units)
-    require(settled.parity, spec.parity)
-    attempt.resolved = settled.resolved
-    attempt.measured.parity = [asdict(item) for item in settled.parity]
-    attempt.header = replace(attempt.header, model=settled.model, resolved=asdict(settled.resolved))
-    if open_choices:
-        attempt.header = replace(attempt.header, measured=settled.measured)
-        on = [name for name in ("compile", "draft") if getattr(settled.resolved, name)]
-        attempt.reporter.say(
-            f"computing on {'GPUs' if settled.resolved.device != 'cpu' else 'CPUs'} in "
-            f"{', '.join([settled.resolved.dtype, *on])}, "
-            f"{settled.resolved.token_budget} tokens at a time"
-        )
-        if missing := settled.measured.get("compile", {}).get("not tried"):
-            attempt.reporter.say(f"not compiled: {missing}")
-
-
-def _settled_on_a_replica(
-    attempt: Attempt, engine: Engine, open_choices: frozenset[str], units: int
-) -> Settled:
-    """Let a worker embed a sample of the first rows, where a replica would run.
-
-    Raises:
-        WorkerDied: it did, on each sample.
-    """
-    spec, resolved = attempt.spec, attempt.resolved
-    capacity, threads, gpus = engine.capacity(), resolved.threads_per_replica, resolved.gpus_per_replica
-    replicas = replica_count(capacity, spec.resources, units, threads, gpus)[1]
-    volume = Volume(attempt.stock().rows_left, attempt.plan.bytes, replicas)
-    samples = _samples(attempt.corpus.head(attempt.plan, _SAMPLES * spec.parity.rows), spec.parity.rows)
-    timed: list[Any] = []
-    if resolved.device != "cpu" and open_choices:
-        timed = attempt.corpus.head(attempt.plan, TIMED[spec.source.modality])
-    while True:
-        sample = samples.pop(0)
-        attempt.reporter.say(f"comparing {len(sample)} rows with the reference")
-        try:
-            return engine.once(
-                settle,
-                spec.encoder,
-                resolved,
-                open_choices,
-                spec.parity,
-                sample,
-                volume,
-                timed,
-                claim=replica_claim(capacity, threads, gpus),
-                patience=TRIAL_PATIENCE * spec.resources.hang_seconds,
-            )
-        except WorkerDied as error:
-            # A row that kills its process may be among the first ones too: isolation will find it,
-            # if other rows are fine.
-            if not samples:
-                raise WorkerDied(f"comparing the first rows: {error}") from error
-            attempt.reporter.say(f"{error}; comparing other rows")
-
-
-def _samples(contents: list[Any], rows: int) -> list[list[Any]]:
-    """Choose rows to compare, and others to take if a worker dies on the ones before.
-
-    A small corpus is halved.
-    """
-    if len(contents) > rows:
-        return [contents[first : first + rows] for first in range(0, len(contents), rows)]
-    middle = len(contents) // 2
-    return [contents, *(half for half in (contents[:middle], contents[middle:]) if half and middle)]
 
 
 def _start(attempt: Attempt) -> None:

@@ -18,7 +18,8 @@ from embed_ops.embedding.forward import embed_inputs
 from embed_ops.embedding.given import column_of, slices_of
 from embed_ops.embedding.parity import Parity, compare_outputs, require
 from embed_ops.embedding.settings import Resolved, choices, resolve
-from embed_ops.embedding.tuning import Volume, settled_with
+from embed_ops.embedding.trial import Volume
+from embed_ops.embedding.tuning import settled_with
 from embed_ops.embedding.vectors_in_memory import embed_unit, joined, none_of
 from embed_ops.encoders import base
 from embed_ops.encoders.base import Rejected, dims_of, gather

@@ -78,6 +78,8 @@ def run_units(
     context.print_on_execution_start = False
     # The restart options have no other spelling in Ray 2.60.
     warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
+    # Fewer works than readers is no fault, and nothing that a user could mend.
+    warnings.filterwarnings("ignore", message="The maximum number of concurrent tasks.*")
     for first in range(0, len(works), SPANS_PER_WAVE):
         if job.late() or control.stop.asked:
             return

@@ -9,6 +9,7 @@ import gc
 import os
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 # Hidden states are allocated and freed all the time: in huge pages that is a few per cent faster.
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
 
 _SIDE = {"cpu": 1024, "cuda": 8192}
 """Large enough for the device's full rate, small enough to cost a start little."""
+_SLOW_S = 0.5
+"""Seconds of a product that no arithmetic unit can have computed."""
+_BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
+"""By which Linux says that a processor multiplies bfloat16 (x86, Arm)."""
 _OUT_OF_MEMORY = (
     "out of memory",
     "not enough memory",
@@ -167,6 +172,18 @@ def busy_clock(device: str) -> BusyClock | None:
     return None if device == "cpu" else BusyClock()
 
 
+def computes_bfloat16(device: str) -> bool:
+    """Tell whether a device may multiply bfloat16, and does not only emulate it."""
+    if device != "cpu":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))  # GPU only
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return True
+    flags = next((line for line in lines if line.lower().startswith(("flags", "features"))), None)
+    return flags is None or not _BFLOAT16_FLAGS.isdisjoint(flags.partition(":")[2].split())
+
+
 def gemm_flops_per_second(device: str, dtype: str, tries: int = 5) -> float:
     """Time a matrix product (1024 cubed on a CPU) in the compute dtype.
 
@@ -184,6 +201,9 @@ def gemm_flops_per_second(device: str, dtype: str, tries: int = 5) -> float:
         torch.mm(left, left)
         wait_for(device)
         best = min(best, time.perf_counter() - start)
+        if best > _SLOW_S:
+            # Emulated: no later one would be faster.
+            break
     return 2 * side**3 / best
 
 

@@ -14,7 +14,6 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -23,10 +22,11 @@ import numpy as np
 from embed_ops.engine.base import ONE_CORE, Capacity, Claim, Engine
 from embed_ops.engine.control import Gauges, NoGauges
 from embed_ops.engine.errors import WorkerDied
+from embed_ops.engine.local_calls import Calls
 from embed_ops.engine.machine import cores, free_memory, gpus
 from embed_ops.engine.processes import Died, Place, Said, Workers
-from embed_ops.engine.stopping import LOOK_UP_S, StopRequest
-from embed_ops.engine.worker_process import Beat, Call, Ended, Item, Raised, Stored
+from embed_ops.engine.stopping import StopRequest
+from embed_ops.engine.worker_process import Call, Ended, Raised, Stored
 from embed_ops.errors import EmbedOpsError, EngineError, Stopped
 
 Value = TypeVar("Value")
@@ -44,80 +44,6 @@ class Promised:
     """An array that a call of `begin` will have written."""
 
     path: Path
-
-
-@dataclass(frozen=True)
-class _Numbered:
-    """A call, what its answers are named by, and how many workers have died of it."""
-
-    number: int
-    call: Call
-    deaths: int = 0
-
-
-class _Asked:
-    """Calls on their way through the workers of some places.
-
-    Args:
-        workers: of the session.
-        places: where calls are made, one at a time in each.
-        calls: in order.
-        retries: times that a call is made again whose worker died.
-    """
-
-    def __init__(
-        self, workers: Workers, places: Sequence[Place], calls: Iterable[Call], retries: int
-    ) -> None:
-        self._workers, self._retries = workers, retries
-        self._free = deque(places)
-        self._calls = (_Numbered(number, call) for number, call in enumerate(calls))
-        self._next: deque[_Numbered] = deque()
-        self.busy: dict[Any, tuple[Place, _Numbered]] = {}
-
-    @property
-    def left(self) -> bool:
-        """Whether some call has not ended."""
-        return bool(self.busy) or self._waiting
-
-    @property
-    def _waiting(self) -> bool:
-        if not self._next and (following := next(self._calls, None)) is not None:
-            self._next.append(following)
-        return bool(self._next)
-
-    def begin(self) -> None:
-        """Give every worker that is free a call."""
-        while self._free and self._waiting:
-            place, numbered = self._free.popleft(), self._next.popleft()
-            worker = self._workers.at(place)
-            worker.begin(numbered.call)
-            self.busy[worker.connection] = place, numbered
-
-    def ask_to_stop(self) -> None:
-        """Ask the calls that run to begin nothing further."""
-        for place, _ in self.busy.values():
-            self._workers.at(place).ask_to_stop()
-
-    def hear(self) -> Iterator[tuple[int, Said | Died]]:
-        """Wait a little, and yield what was said meanwhile."""
-        for connection in wait(list(self.busy), LOOK_UP_S):
-            place, numbered = self.busy[connection]
-            said = self._workers.at(place).hear()
-            if not isinstance(said, Beat | Item):
-                del self.busy[connection]
-                # The same worker goes on: it has what it has loaded.
-                self._free.appendleft(place)
-            if isinstance(said, Died):
-                self._workers.end(place)
-                if numbered.deaths < self._retries:
-                    self._next.appendleft(replace(numbered, deaths=numbered.deaths + 1))
-                    continue
-            yield numbered.number, said
-
-    def close(self) -> None:
-        """End the workers whose calls nobody waits for any more."""
-        for place, _ in self.busy.values():
-            self._workers.end(place)
 
 
 @dataclass
@@ -175,8 +101,8 @@ class LocalEngine(Engine):
         self._keep_promises()
         device = "cuda" if claim.devices else None
         made = (Call(function, _sent(arguments), device) for arguments in calls)
-        asked = _Asked(self.workers, _places(claim), made, _RETRIES)
-        with closing(self._answers(asked, look_up)) as answers:
+        begun = Calls(self.workers, _places(claim), made, _RETRIES)
+        with closing(self._answers(begun, look_up)) as answers:
             for number, said in answers:
                 match said:
                     case Ended(value, memory):
@@ -202,13 +128,13 @@ class LocalEngine(Engine):
         At most so many at once. A call whose worker dies is not made again.
         """
         made = (Call(function, _sent(arguments), alone=False) for arguments in calls)
-        yield from self._answers(_Asked(self.workers, _places(claim, most), made, 0), look_up)
+        yield from self._answers(Calls(self.workers, _places(claim, most), made, 0), look_up)
 
     def once(self, function: Callable[..., Value], *arguments: Any, claim: Claim, patience: float) -> Value:
         """Call in the first worker, and once more where it dies."""
         call = Call(function, _sent(arguments), patience=patience, alone=False)
         here = replace(self, stop=StopRequest(), deadline=None)
-        with closing(here._answers(_Asked(self.workers, _places(claim, 1), [call], 1), None)) as answers:
+        with closing(here._answers(Calls(self.workers, _places(claim, 1), [call], 1), None)) as answers:
             for _, said in answers:
                 if isinstance(said, Ended):
                     value: Value = said.value
@@ -240,7 +166,7 @@ class LocalEngine(Engine):
             deque(self.each(_write_arrays, promised, claim=ONE_CORE), maxlen=0)
 
     def _answers(
-        self, asked: _Asked, look_up: Callable[[], None] | None
+        self, calls: Calls, look_up: Callable[[], None] | None
     ) -> Generator[tuple[int, Said | Died], None, None]:
         """Make calls, and yield what workers say: (number, what).
 
@@ -248,22 +174,22 @@ class LocalEngine(Engine):
             Stopped: a stop was asked for, or it is late, and calls are left.
         """
         moved = time.monotonic()
-        with closing(asked):
+        with closing(calls):
             while True:
                 if not self._ending():
-                    asked.begin()
+                    calls.begin()
                 elif self.stop.asked:
-                    asked.ask_to_stop()
-                if not asked.busy or self.stop.expired:
+                    calls.ask_to_stop()
+                if not calls.busy or self.stop.expired:
                     break
-                for answer in asked.hear():
+                for answer in calls.hear():
                     moved = time.monotonic()
                     yield answer
                 if look_up is not None:
                     look_up()
                 elif time.monotonic() - moved > _PATIENCE_S:
-                    raise EngineError(f"no call of {len(asked.busy)} has ended for {_PATIENCE_S:.0f} s")
-            if asked.left:
+                    raise EngineError(f"no call of {len(calls.busy)} has ended for {_PATIENCE_S:.0f} s")
+            if calls.left:
                 raise Stopped("stopped as asked; what is done is kept, run the same command again to go on")
 
     def _ending(self) -> bool:

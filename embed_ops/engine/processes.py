@@ -30,6 +30,8 @@ from embed_ops.engine.worker_process import (
 _MODULE = "embed_ops.engine.worker_process"
 _LAST_WORDS = 400
 _END_S = 5.0
+_BEYOND = 1_000
+"""More than any machine has cores: places of calls that are made while others are answered."""
 Place = tuple[int, str | None]
 Said = Beat | Item | Ended | Raised
 
@@ -75,10 +77,11 @@ class Worker:
         self.connection = Connection(ours.detach())
         self._holds: set[int] = set()
         self._stopping = False
+        self.busy = False
 
     def begin(self, call: Call) -> None:
         """Let it make a call; values that it lacks are sent before."""
-        self._stopping = False
+        self._stopping, self.busy = False, True
         arguments = []
         for argument in call.arguments:
             if isinstance(argument, Shared):
@@ -107,7 +110,9 @@ class Worker:
         try:
             said: Said = self.connection.recv()
         except (EOFError, OSError):
+            self.busy = False
             return Died(self._how())
+        self.busy = isinstance(said, Beat | Item)
         return said
 
     def end(self) -> None:
@@ -158,6 +163,13 @@ class Workers:
         if place not in self._started:
             self._started[place] = Worker(place[1])
         return self._started[place]
+
+    def idle(self, place: Place) -> Place:
+        """Give this place, or one beyond where its worker has a call of somebody else."""
+        number, gpu = place
+        while (number, gpu) in self._started and self._started[number, gpu].busy:
+            number += _BEYOND
+        return number, gpu
 
     def end(self, place: Place) -> None:
         """End the worker of a place."""

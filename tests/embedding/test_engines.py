@@ -9,6 +9,7 @@ from corpora import docstrings, write_parquet
 from tiny_runs import contents, tiny_spec
 
 from embed_ops import embed
+from embed_ops.runs.verify.run import verify
 
 
 @pytest.mark.ray
@@ -22,5 +23,6 @@ def test_engines_agree(tiny: str, tmp_path: Path, ray_session: None) -> None:
             run = tmp_path / f"{on}-{replicas}"
             resources = {"resources__unit_rows": 25, "resources__replicas": replicas}
             embed(tiny_spec(tiny, source, run, resources__engine=on, **resources))
+            assert verify(str(run), source=True).ok
             written.append(contents(run))
     assert all(other == written[0] for other in written)

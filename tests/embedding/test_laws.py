@@ -42,7 +42,7 @@ REASONS = {
 }
 
 
-@pytest.mark.on_every_engine
+@pytest.mark.on_every_engine("local")
 @pytest.mark.parametrize(
     "kind", ["parquet", "jsonl", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("csv", "text"))]
 )

