@@ -20,7 +20,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from corpora import write
 from record import spread, write_record
 from write_texts import numbered_docstrings, write_texts
 
@@ -104,8 +103,7 @@ def border(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Embed one-liners on both engines, with one worker and with one for each core."""
     figures: dict[str, Any] = {}
     for rows in options.rows:
-        lines = [text.strip().partition("\n")[0] for text in numbered_docstrings(rows)]
-        files = write_texts(folder / f"lines-{rows}", lines, max(1, rows // 10_000))
+        files = corpus(folder, "oneliners", rows)
         sides = {
             f"{engine}, {name}": partial(
                 embedding, files, folder / "run", "parity.rows=0", f"resources.engine={engine}", *words
@@ -168,7 +166,7 @@ def _in_ray_data(files: Path, folder: Path) -> dict[str, Any]:
     cores = int(ray.cluster_resources()["CPU"])
     stage = Encoder.stage(minilm(), threads=1)
     dataset = ray.data.read_parquet(str(files), override_num_blocks=4 * cores)
-    options: dict[str, Any] = {"batch_format": "pyarrow", "concurrency": cores, "num_cpus": 0.75}
+    options: dict[str, Any] = {"batch_format": "pyarrow", "concurrency": cores, "num_cpus": 0.5}
     began = time.perf_counter()
     dataset.map_batches(stage, batch_size=512, **options).write_parquet(str(folder / "written"))
     whole = time.perf_counter() - began
@@ -178,12 +176,13 @@ def _in_ray_data(files: Path, folder: Path) -> dict[str, Any]:
 
 
 def corpus(folder: Path, name: str, rows: int) -> Path:
-    """Write a corpus once."""
+    """Write docstrings, or their first lines, each with a number in front."""
     here = folder / f"{name}-{rows}"
     if not here.exists():
-        here.mkdir()
-        write(name, here, rows)
-    return here / name
+        texts = numbered_docstrings(rows)
+        lines = [text.strip().partition("\n")[0] for text in texts]
+        write_texts(here, texts if name == "docstrings" else lines, max(1, rows // 10_000))
+    return here
 
 
 PARTS = {"commands": commands, "border": border, "encoder": encoder}
