@@ -26,6 +26,8 @@ from embed_ops.runs.run import Run
 from embed_ops.runs.statistics import report_of
 from embed_ops.runs.work import Work
 from embed_ops.schema import GRAPH
+from embed_ops.sources.corpus import open_edges
+from embed_ops.spec.source import GraphSourceSpec
 from embed_ops.spec.spec import Spec
 from embed_ops.storage.files import check_space, remove_folder
 
@@ -167,11 +169,11 @@ def _planned(attempt: Attempt, works: Sequence[Work]) -> Planned:
     pieces = [piece for work in works for piece in work.span.pieces]
     rows = [piece.rows for piece in pieces]
     known = [count for count in rows if count is not None]
-    return Planned(
-        sum(known) if len(known) == len(rows) else None,
-        sum(piece.bytes for piece in pieces),
-        attempt.spec.resources.engine,
-    )
+    size = sum(piece.bytes for piece in pieces)
+    if isinstance(attempt.spec.source, GraphSourceSpec):
+        # Edges are most of a graph.
+        size += sum(file.size for file in open_edges(attempt.spec.source).files)
+    return Planned(sum(known) if len(known) == len(rows) else None, size, attempt.spec.resources.engine)
 
 
 def _space_needed(attempt: Attempt, stock: Ledger) -> int:

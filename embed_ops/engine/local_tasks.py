@@ -27,7 +27,7 @@ from embed_ops.engine.machine import cores, free_memory, gpus
 from embed_ops.engine.processes import Died, Place, Said, Workers
 from embed_ops.engine.stopping import StopRequest
 from embed_ops.engine.worker_process import Call, Ended, Raised, Stored
-from embed_ops.errors import EmbedOpsError, EngineError, Stopped
+from embed_ops.errors import EmbedOpsError, EngineError, Stopped, StorageError
 
 Value = TypeVar("Value")
 
@@ -215,10 +215,20 @@ def _sent(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _write_arrays(paths: Sequence[Path], function: Callable[..., Sequence[Any]], *arguments: Any) -> None:
-    """Call a function, and write the arrays that it gives."""
+    """Call a function, and write the arrays that it gives.
+
+    Raises:
+        StorageError: there is no room for them.
+    """
     for path, array in zip(paths, function(*arguments), strict=True):
-        with path.open("wb") as file:
-            np.save(file, array, allow_pickle=False)
+        try:
+            with path.open("wb") as file:
+                np.save(file, array, allow_pickle=False)
+        except OSError as error:
+            raise StorageError(
+                f"{path.parent}: {error.strerror or error}: arrays on their way between workers lie there; "
+                "free space, or let TMPDIR name another folder, and run the same command again"
+            ) from error
 
 
 def _error(said: Raised | Died) -> EmbedOpsError:

@@ -26,9 +26,11 @@ from embed_ops.engine.worker_process import (
     Raised,
     Stop,
 )
+from embed_ops.errors import EngineError
 
 _MODULE = "embed_ops.engine.worker_process"
-_LAST_WORDS = 400
+_LAST_BYTES, _MOST_WORDS = 20_000, 400
+_TELLING = ("Timeout (", "Fatal Python error", "embed-ops: ", "MemoryError")
 _END_S = 5.0
 _BEYOND = 1_000
 """More than any machine has cores: places of calls that are made while others are answered."""
@@ -64,16 +66,24 @@ class Worker:
     def __init__(self, gpu: str | None) -> None:
         """Start it; it computes on that GPU, or on CPUs."""
         ours, theirs = socket.socketpair()
-        self._log = tempfile.TemporaryFile()
         with theirs:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", _MODULE, str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=self._log,
-                stderr=self._log,
-                env=_environment(gpu),
-            )
+            try:
+                self._log = tempfile.TemporaryFile()
+                self.process = subprocess.Popen(
+                    # -P: what lies where the command runs is not to stand before what is installed.
+                    [sys.executable, "-P", "-m", _MODULE, str(theirs.fileno())],
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    stdout=self._log,
+                    stderr=self._log,
+                    env=_environment(gpu),
+                )
+            except OSError as error:
+                ours.close()
+                raise EngineError(
+                    f"a worker process can't be started: {error.strerror or error}; free memory, processes "
+                    "or space for temporary files, and run the same command again"
+                ) from error
         self.connection = Connection(ours.detach())
         self._holds: set[int] = set()
         self._stopping = False
@@ -134,9 +144,16 @@ class Worker:
             self.process.kill()
             code = self.process.wait()
         self._log.seek(0, os.SEEK_END)
-        self._log.seek(max(0, self._log.tell() - _LAST_WORDS))
-        words = " ".join(self._log.read().decode(errors="replace").split())
+        self._log.seek(max(0, self._log.tell() - _LAST_BYTES))
+        words = _last_words(self._log.read().decode(errors="replace"))
         return in_words(code) + (f" and had said: {words}" if words else "")
+
+
+def _last_words(text: str) -> str:
+    """Find the line that tells why a process ended: what says so, else the last one."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    telling = [line for line in lines if line.startswith(_TELLING)]
+    return (telling or lines or [""])[-1][:_MOST_WORDS]
 
 
 def _environment(gpu: str | None) -> dict[str, str]:

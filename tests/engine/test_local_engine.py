@@ -20,9 +20,9 @@ from embed_ops.engine.base import ONE_CORE, Engine
 from embed_ops.engine.choice import Planned, choose
 from embed_ops.engine.errors import WorkerDied
 from embed_ops.engine.local_tasks import LocalEngine, local_session
-from embed_ops.engine.processes import Died
+from embed_ops.engine.processes import Died, _last_words
 from embed_ops.engine.worker_process import Beat, Ended, Item, asked_to_stop, beat
-from embed_ops.errors import AddressError, EngineError, Stopped
+from embed_ops.errors import AddressError, EngineError, Stopped, StorageError
 
 
 @pytest.fixture
@@ -77,6 +77,36 @@ def test_what_a_worker_said_last_is_told(engine: LocalEngine) -> None:
     """The terminal of a dead worker is where its cause is."""
     with pytest.raises(WorkerDied, match="ended with exit code 3 and had said: no more"):
         engine.all(exec, [("import os, sys; sys.stderr.write('no more'); sys.stderr.flush(); os._exit(3)",)])
+
+
+def test_the_line_that_tells() -> None:
+    """Of a crash report it is the first line, not the last; of plain output the last one."""
+    report = (
+        "loading\nFatal Python error: Segmentation fault\n\nCurrent thread:\n  File a\nExtension modules: b"
+    )
+    assert _last_words(report) == "Fatal Python error: Segmentation fault"
+    assert _last_words("one\n\ntwo\n") == "two"
+    assert _last_words("") == ""
+
+
+def test_a_worker_that_can_not_be_started(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No more processes, no more memory: one sentence."""
+
+    def refuse(*given: object, **more: object) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    with pytest.raises(EngineError, match="can't be started: Resource temporarily unavailable; free memory"):
+        engine.all(abs, [(-1,)])
+
+
+def test_no_room_for_arrays(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the temporary folder is full, it is named."""
+    members = engine.begin(np.split, (np.arange(4), 2), 2)
+    engine.folder.joinpath(members[0].path.name).unlink()
+    engine.folder.joinpath(members[0].path.name).symlink_to("/dev/full")
+    with pytest.raises(StorageError, match="No space left on device: arrays on their way"):
+        engine.all(np.sum, [(members[0],)])
 
 
 def test_a_fault_of_the_program(engine: LocalEngine) -> None:
