@@ -2,7 +2,8 @@
 
 commands  whole commands over ten and a thousand rows, beside the program that a user would write
 border    the local engine beside Ray on this machine, from ten rows to many: where they are equal
-encoder   `Encoder.embed` beside sentence-transformers' `encode`, and as a stage of Ray Data
+encoder   `Encoder.embed` beside sentence-transformers' `encode`
+ray-data  `Encoder` as a stage of Ray Data, beside our job on Ray
 """
 
 from __future__ import annotations
@@ -106,12 +107,19 @@ def border(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         files = corpus(folder, "oneliners", rows)
         sides = {
             f"{engine}, {name}": partial(
-                embedding, files, folder / "run", "parity.rows=0", f"resources.engine={engine}", *words
+                embedding,
+                files,
+                folder / "run",
+                "parity.rows=0",
+                "encoder.dtype=bfloat16",
+                f"resources.engine={engine}",
+                *words,
             )
             for engine in ("local", "ray")
             for name, words in (("one worker", ["resources.replicas=1"]), ("a worker each core", []))
         }
         figures[f"{rows} rows"] = in_turn(sides, 1 if rows > 10_000 else options.repeats)
+        print(f"{rows} rows: {figures[f'{rows} rows']}", flush=True)
     return figures
 
 
@@ -151,28 +159,35 @@ def encoder(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
             np.abs(vectors["Encoder.embed"] - vectors["encode, batches of 32"]).max()
         )
         figures[name] = found
-    figures["Ray Data"] = _in_ray_data(corpus(folder, "docstrings", 4_000), folder)
     return figures
 
 
-def _in_ray_data(files: Path, folder: Path) -> dict[str, Any]:
-    """Embed files by a pipeline of Ray Data's own, from the first batch in, beside our job."""
+def in_ray_data(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Embed files as a stage of Ray Data's, beside our job on Ray.
+
+    Of the pipeline the rows that one corpus has more than another count: both load models.
+    """
     import ray.data
 
     from embed_ops import Encoder
 
-    job = embedding(files, folder / "run", "parity.rows=0", "resources.engine=ray")
+    few, many = 1_000, 5_000
+    job = embedding(
+        corpus(folder, "docstrings", many), folder / "run", "parity.rows=0", "resources.engine=ray"
+    )
     ray.init(address="local", include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     cores = int(ray.cluster_resources()["CPU"])
-    stage = Encoder.stage(minilm(), threads=1)
-    dataset = ray.data.read_parquet(str(files), override_num_blocks=4 * cores)
-    options: dict[str, Any] = {"batch_format": "pyarrow", "concurrency": cores, "num_cpus": 0.5}
-    began = time.perf_counter()
-    dataset.map_batches(stage, batch_size=512, **options).write_parquet(str(folder / "written"))
-    whole = time.perf_counter() - began
-    rows = ray.data.read_parquet(str(folder / "written")).count()
+    shape: dict[str, Any] = {"batch_format": "pyarrow", "concurrency": cores, "num_cpus": 0.5}
+    seconds = {}
+    for rows in (few, many):
+        read = ray.data.read_parquet(str(corpus(folder, "docstrings", rows)), override_num_blocks=cores)
+        stage = Encoder.stage(minilm(), threads=1)
+        began = time.perf_counter()
+        read.map_batches(stage, batch_size=few // 2, **shape).write_parquet(str(folder / f"written-{rows}"))
+        seconds[rows] = time.perf_counter() - began
     ray.shutdown()
-    return {"job": job, "pipeline": {"rows": rows, "rows/s, loading included": rows / whole}}
+    rate = (many - few) / (seconds[many] - seconds[few])
+    return {"job": job, "pipeline": {"seconds": seconds, "rows/s": rate}, "share": rate / job["rows/s"]}
 
 
 def corpus(folder: Path, name: str, rows: int) -> Path:
@@ -185,7 +200,7 @@ def corpus(folder: Path, name: str, rows: int) -> Path:
     return here
 
 
-PARTS = {"commands": commands, "border": border, "encoder": encoder}
+PARTS = {"commands": commands, "border": border, "encoder": encoder, "ray-data": in_ray_data}
 
 
 def main() -> None:
