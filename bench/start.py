@@ -172,18 +172,19 @@ def in_ray_data(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     from embed_ops import Encoder
 
     few, many = 1_000, 5_000
-    job = embedding(
-        corpus(folder, "docstrings", many), folder / "run", "parity.rows=0", "resources.engine=ray"
-    )
+    files = {
+        rows: write_texts(folder / f"files-{rows}", numbered_docstrings(rows), 8) for rows in (few, many)
+    }
+    job = embedding(files[many], folder / "run", "parity.rows=0", "resources.engine=ray")
     ray.init(address="local", include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     cores = int(ray.cluster_resources()["CPU"])
     shape: dict[str, Any] = {"batch_format": "pyarrow", "concurrency": cores, "num_cpus": 0.5}
     seconds = {}
     for rows in (few, many):
-        read = ray.data.read_parquet(str(corpus(folder, "docstrings", rows)), override_num_blocks=cores)
+        read = ray.data.read_parquet(str(files[rows]))
         stage = Encoder.stage(minilm(), threads=1)
         began = time.perf_counter()
-        read.map_batches(stage, batch_size=few // 2, **shape).write_parquet(str(folder / f"written-{rows}"))
+        read.map_batches(stage, batch_size=250, **shape).write_parquet(str(folder / f"written-{rows}"))
         seconds[rows] = time.perf_counter() - began
     ray.shutdown()
     rate = (many - few) / (seconds[many] - seconds[few])
