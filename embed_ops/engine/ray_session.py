@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -92,13 +93,35 @@ def _place(address: str | None) -> tuple[str, str]:
 def _start() -> None:
     """Start a Ray that only this process uses."""
     workers = (os.cpu_count() or 1) + _IDLE_WORKERS
-    ray.init(
-        address=LOCAL,
-        include_dashboard=False,
-        logging_level=logging.ERROR,
-        log_to_driver=False,
-        _system_config={"num_workers_soft_limit": workers},
-    )
+    with _native_remarks_dropped():
+        ray.init(
+            address=LOCAL,
+            include_dashboard=False,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+            _system_config={"num_workers_soft_limit": workers},
+        )
+
+
+@contextmanager
+def _native_remarks_dropped() -> Iterator[None]:
+    """Let only Python write to the terminal for the time of a `with`.
+
+    Ray's native side says there that it was told to say nothing.
+    """
+    ours, shown = os.dup(2), sys.stderr
+    try:
+        with open(os.devnull, "w") as nothing, open(ours, "w", buffering=1, closefd=False) as terminal:  # noqa: PTH123
+            os.dup2(nothing.fileno(), 2)
+            if shown is sys.__stderr__:
+                sys.stderr = terminal
+            try:
+                yield
+            finally:
+                sys.stderr = shown
+                os.dup2(ours, 2)
+    finally:
+        os.close(ours)
 
 
 def _join(place: str, named_by: str) -> None:
@@ -106,7 +129,8 @@ def _join(place: str, named_by: str) -> None:
     if place != AUTO:
         _require_answer(place, named_by)
     try:
-        ray.init(address=place, logging_level=logging.ERROR, log_to_driver=False)
+        with _native_remarks_dropped():
+            ray.init(address=place, logging_level=logging.ERROR, log_to_driver=False)
     except ray.exceptions.AuthenticationError as error:
         raise _refused(place) from error
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:

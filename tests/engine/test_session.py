@@ -9,6 +9,8 @@ import http.server
 import json
 import os
 import socket
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -109,3 +111,19 @@ def test_usage_statistics(config: object, variable: str | None, expected: str | 
         os.environ["RAY_USAGE_STATS_ENABLED"] = variable
     no_usage_statistics()
     assert os.environ.get("RAY_USAGE_STATS_ENABLED") == expected
+
+
+@pytest.mark.ray
+def test_a_ray_of_its_own_starts_in_silence() -> None:
+    """What its native side remarks is nothing that a user can act on; Python is heard meanwhile."""
+    code = (
+        "import sys; from embed_ops.engine.session import session; "
+        "from embed_ops.engine.choice import Planned\n"
+        "with session(Planned(engine='ray')) as engine: sys.stderr.write(f'{engine.name}\\n')\n"
+        "sys.stderr.write('over\\n')"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stderr == "ray\nover\n"
