@@ -29,6 +29,7 @@ from embed_ops.runs.heartbeat import new_attempt
 from embed_ops.runs.models import write_model
 from embed_ops.runs.rows import RunRows
 from embed_ops.runs.sample import choose
+from embed_ops.runs.space import EVALUATION_JSON, SPACE, space_of
 from embed_ops.stages.classify import LinearProbe
 from embed_ops.storage.files import publish
 from embed_ops.storage.location import locate
@@ -228,7 +229,8 @@ def evaluate(
     )
     train, test = int((~drawn.test).sum()), int(drawn.test.sum())
     reporter.say(f"looking for the {_K} nearest of {train:,} rows to each of {test:,}")
-    return probe, _figures(drawn, probe, column, seed)
+    space = space_of(vectors, rows.header_of(vectors.run))
+    return probe, {**_figures(drawn, probe, column, seed), SPACE: space}
 
 
 def _figures(drawn: Labelled, probe: LinearProbe, column: str, seed: int) -> dict[str, Any]:
@@ -263,4 +265,4 @@ def save(place: str, probe: LinearProbe, figures: dict[str, Any]) -> None:
     """
     here, attempt = locate(place), new_attempt()
     write_model(here, probe, attempt)
-    publish(here, "evaluation.json", json.dumps(figures, indent=2).encode(), attempt)
+    publish(here, EVALUATION_JSON, json.dumps(figures, indent=2).encode(), attempt)

@@ -17,7 +17,7 @@ from embed_ops.commands.options import (
     limits,
     opener,
 )
-from embed_ops.commands.postprocess import run_stage
+from embed_ops.commands.postprocess import AnySpace, run_stage
 from embed_ops.commands.running import verb
 
 HELP = (
@@ -39,6 +39,7 @@ def run(
     output: Annotated[
         str | None, typer.Option(help="run directory; by default RUN/stages/classify", show_default=False)
     ] = None,
+    any_space: AnySpace = False,
     address: Address = None,
     progress: Progress = "auto",
     log_level: LogLevel = "warning",
@@ -47,5 +48,5 @@ def run(
 ) -> int:
     """Classify."""
     stage = {"kind": "classify", "probe": model, "column": column}
-    run_stage(where, stage, output, opener(address), progress, limits(stop_after, grace))
+    run_stage(where, stage, output, opener(address), progress, limits(stop_after, grace), any_space=any_space)
     return 0

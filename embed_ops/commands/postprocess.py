@@ -78,6 +78,14 @@ ModelRun = Annotated[
         metavar="RUN", help="apply the model of this stage's run instead of fitting one", show_default=False
     ),
 ]
+AnySpace = Annotated[
+    bool,
+    typer.Option(
+        "--any-space",
+        help="apply a model or a probe though it was fitted on vectors of another model",
+        show_default=False,
+    ),
+]
 Refit = Annotated[
     bool, typer.Option("--refit", help="delete what earlier commands made of these stages, and begin anew")
 ]
@@ -89,6 +97,7 @@ def run(
     words: StageWords = None,
     output: Output = None,
     model: ModelRun = None,
+    any_space: AnySpace = False,
     refit: Refit = False,
     address: Address = None,
     progress: Progress = "auto",
@@ -110,6 +119,7 @@ def run(
             stages,
             output=output,
             model=model,
+            any_space=any_space,
             refit=refit,
             session=opener(address),
             reporter=shown,
@@ -127,6 +137,8 @@ def run_stage(
     session: OpenSession,
     progress: Style,
     steering: Mapping[str, Any],
+    *,
+    any_space: bool = False,
 ) -> None:
     """Run one stage over a run, for verbs that are a stage by another name.
 
@@ -137,6 +149,7 @@ def run_stage(
         session: opens the Ray session.
         progress: how progress is shown.
         steering: what `limits` gives.
+        any_space: apply a probe though it was fitted on vectors of another model.
 
     Raises:
         SpecError: the fields are no stage.
@@ -147,7 +160,9 @@ def run_stage(
 
     stage = parse_stage({name: value for name, value in fields.items() if value is not None})
     with reporter(progress) as shown:
-        done = postprocess(where, [stage], output=output, session=session, reporter=shown, **steering)
+        done = postprocess(
+            where, [stage], output=output, any_space=any_space, session=session, reporter=shown, **steering
+        )
     show_stage(done[0])
 
 

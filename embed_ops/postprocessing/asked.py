@@ -21,6 +21,7 @@ class Asked:
         input: address of the run that it reads.
         seed: of everything that draws.
         model: address of a run whose model is applied instead of fitting one.
+        any_space: apply a model though it was fitted on vectors of another space.
     """
 
     spec: StageSpec
@@ -28,10 +29,17 @@ class Asked:
     input: str
     seed: int
     model: str | None = None
+    any_space: bool = False
 
 
 def asked_stages(
-    run: str, stages: tuple[StageSpec, ...], seed: int, output: str | None = None, model: str | None = None
+    run: str,
+    stages: tuple[StageSpec, ...],
+    seed: int,
+    output: str | None = None,
+    model: str | None = None,
+    *,
+    any_space: bool = False,
 ) -> list[Asked]:
     """Say where each of a list of stages reads and writes.
 
@@ -53,6 +61,6 @@ def asked_stages(
             raise StageError(f"stage {spec.folder!r}: input = {spec.input!r} is none of {', '.join(known)}")
         path = output or f"{run.rstrip('/')}/{STAGES}/{spec.folder}"
         source = before if spec.input is None else known[spec.input]
-        asked.append(Asked(spec, path, source, seed if spec.seed is None else spec.seed, model))
+        asked.append(Asked(spec, path, source, seed if spec.seed is None else spec.seed, model, any_space))
         before = known[spec.folder] = path
     return asked

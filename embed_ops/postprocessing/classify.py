@@ -19,6 +19,7 @@ from embed_ops.storage.packing import content_digest
 class ClassifyRun:
     """Applies a `LinearProbe`: a `WholeRun`."""
 
+    row_by_row: ClassVar[bool] = True
     no_model: ClassVar[str] = "the model is its probe: leave --model out"
 
     def __init__(self, spec: ClassifySpec) -> None:

@@ -40,6 +40,7 @@ _GROUP = np.dtype([("id", np.int64), ("kept", np.int64)])
 class DedupRun:
     """Marks near-duplicates within clusters: a `WholeRun`."""
 
+    row_by_row: ClassVar[bool] = False
     no_model: ClassVar[str] = "has no model to apply: duplicates are found among the rows of a run"
 
     def __init__(self, spec: DedupSpec) -> None:

@@ -17,7 +17,7 @@ from embed_ops.engine.memory import peak_memory
 from embed_ops.engine.progress import Reporter, Silent, Totals
 from embed_ops.engine.session import OpenSession, default_session
 from embed_ops.engine.stopping import StopRequest, restored_sigterm
-from embed_ops.errors import EmbedOpsError, SpecError, Stopped
+from embed_ops.errors import EmbedOpsError, RunError, SpecError, Stopped
 from embed_ops.postprocessing.asked import Asked, asked_stages
 from embed_ops.postprocessing.clusters import write_by_cluster
 from embed_ops.postprocessing.fold import begin_fit, run_fit
@@ -41,6 +41,7 @@ def postprocess(
     *,
     output: str | None = None,
     model: str | None = None,
+    any_space: bool = False,
     refit: bool = False,
     session: OpenSession = default_session,
     reporter: Reporter | None = None,
@@ -56,6 +57,7 @@ def postprocess(
         stages: what to run, where `run` is an address.
         output: run directory of a single stage, by default `<run>/stages/<name>`.
         model: the run of a stage whose model is applied instead of fitting one; for a single stage.
+        any_space: apply a model, or a probe, though it was fitted on vectors of another model.
         refit: delete what earlier commands have made and begin anew.
         session: opens the engine; called only when something is left to do.
         reporter: shows progress; by default nothing is shown.
@@ -69,7 +71,9 @@ def postprocess(
     """
     root = run.sink.path if isinstance(run, Spec) else run
     wanted = run.stage if isinstance(run, Spec) else tuple(stages)
-    asked = asked_stages(root, wanted, run.seed if isinstance(run, Spec) else 0, output, model)
+    asked = asked_stages(
+        root, wanted, run.seed if isinstance(run, Spec) else 0, output, model, any_space=any_space
+    )
     deadline = None if stop_after_s is None else time.time() + stop_after_s
     with restored_sigterm(), ExitStack() as open_session:
         stop = stop or StopRequest()
@@ -104,11 +108,13 @@ class _Command:
 
     def run_stage(self, number: int, *, refit: bool) -> Run:
         """Run one stage to its end; others that read the same rows share its passes over them."""
-        asked = self._asked[number]
-        here = open_stage(asked, refit=refit)
+        here = open_stage(self._asked[number], refit=refit)
+        asked = here.asked
         if here.finished:
             self._reporter.say(f"{asked.spec.folder}: nothing is left to do")
             return Run(asked.path)
+        if here.stale:
+            self._reporter.say(_stale(here))
         with ExitStack() as hearts:
             hearts.enter_context(here.heartbeat)
             opened = self._open(here.rows)
@@ -197,6 +203,12 @@ class _Command:
         return Stopped(f"{here.asked.spec.folder}: {why}")
 
 
+def _stale(here: StageRun) -> str:
+    """Say that the input has changed, and what that means."""
+    older = "; its model is of the earlier state: --refit fits anew" if here.older_model else ""
+    return f"{here.asked.spec.folder}: {len(here.stale)} units of its input have changed{older}"
+
+
 def _claim(spec: StageSpec, capacity: Capacity) -> Claim:
     """Say what a worker of a stage takes.
 
@@ -226,8 +238,17 @@ def _prepare(here: StageRun, whole: WholeRun, engine: Engine) -> None:
 
 
 def _finish(here: StageRun, engine: Engine) -> None:
-    """Write the report and the final status, and delete what is not needed any more."""
+    """Write the report and the final status, and delete what is not needed any more.
+
+    Raises:
+        RunError: the input has changed meanwhile.
+    """
     here.journal.flush()
+    if RunRows(here.rows.root).content != here.rows.content:
+        raise RunError(
+            f"{here.rows.root.path}: has changed while {here.asked.spec.folder} was computed from it; run "
+            "the same command again: it goes on from what has changed"
+        )
     written = [
         record for record in here.records.values() if record.attempt == here.job.attempt and record.seconds
     ]
@@ -250,6 +271,7 @@ def _finish(here: StageRun, engine: Engine) -> None:
         "rounds": fit.rounds if fit else 0,
         "rows_per_second": sum(record.rows for record in written) / steady if steady else None,
         "model": here.model.report(),
+        "model_of_earlier_input": here.older_model,
         "quality": _quality(here, engine),
         "statistics": report_of(here.run.manifest.statistics(), here.rows.rows),
         "peak_memory": {"driver": peak_memory(), "worker": engine.memory},

@@ -36,6 +36,7 @@ _JUDGED = 200
 class NeighborsRun:
     """Gives each row its nearest other rows: a `WholeRun`."""
 
+    row_by_row: ClassVar[bool] = False
     no_model: ClassVar[str] = "has no model to apply: neighbours are found among the rows of a run"
 
     def __init__(self, spec: NeighborsSpec) -> None:

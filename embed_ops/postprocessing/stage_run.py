@@ -12,7 +12,14 @@ from pyarrow.fs import FileType
 
 from embed_ops.errors import RunError, StageError
 from embed_ops.postprocessing.asked import Asked
-from embed_ops.postprocessing.identity import fingerprint_of, foreign_model
+from embed_ops.postprocessing.clusters import CLUSTERS
+from embed_ops.postprocessing.identity import (
+    as_fitted,
+    fingerprint_of,
+    foreign_model,
+    require_space,
+    same_state,
+)
 from embed_ops.postprocessing.stage_job import WORK, StageJob
 from embed_ops.postprocessing.whole_run import whole_run
 from embed_ops.runs.columns import Label, VectorColumn
@@ -20,9 +27,11 @@ from embed_ops.runs.directory import RunDir
 from embed_ops.runs.fingerprint import digest_of, require_same, versions_of
 from embed_ops.runs.header import FINISHED, RUN_JSON, RunHeader
 from embed_ops.runs.heartbeat import new_attempt
+from embed_ops.runs.made_of import INPUT, stale_units
 from embed_ops.runs.models import read_model
 from embed_ops.runs.record import Record
 from embed_ops.runs.rows import RunRows, told_parent
+from embed_ops.runs.space import space_of
 from embed_ops.runs.writer import RunWriter, known_header
 from embed_ops.sources.plan import Piece, Plan, SourceFile, Span
 from embed_ops.stages.base import Model
@@ -40,6 +49,8 @@ class StageRun(RunWriter):
     job: StageJob
     records: dict[str, Record]
     model: Any
+    stale: tuple[str, ...] = ()
+    """Units that an earlier command made of another state of the input; they are written again."""
     skipped: int = 0
 
     def __post_init__(self) -> None:
@@ -53,17 +64,33 @@ class StageRun(RunWriter):
         return {record.unit for record in self.rows.records if record.unit in self.records}
 
     @property
+    def older_model(self) -> bool:
+        """Whether the model was fitted on an earlier state of the input."""
+        applied = self.asked.model is not None or whole_run(self.asked.spec) is not None
+        return not applied and self.header.fingerprint.get(INPUT) != self.rows.content
+
+    @property
     def finished(self) -> bool:
         """Whether an earlier command came to its end and nothing has been lost since."""
         return (
             self.header.status == FINISHED
             and self.model is not None
+            and not self.stale
             and len(self.done) == len(self.rows.records)
         )
 
     def begin(self) -> None:
-        """Publish what the run is, before anything is computed."""
+        """Publish what the run is, before anything is computed.
+
+        What an earlier state of its input has left goes.
+        """
         super().begin()
+        if self.model is not None and len(self.done) < len(self.rows.records):
+            # A copy by cluster holds the vectors of units that are about to be written anew.
+            self.clear_work()
+            remove_folder(self.run.root, CLUSTERS)
+        for unit in sorted(self.records.keys() - self.done):
+            self.run.remove_unit(self.records.pop(unit), self.name)
         self.run.write_plan(plan_of(self.rows.records), self.name)
 
     @property
@@ -101,7 +128,8 @@ def plan_of(records: tuple[Record, ...]) -> Plan:
 def open_stage(asked: Asked, *, refit: bool = False) -> StageRun:
     """Compare a stage with its run directory and its input.
 
-    Nothing is written but records that were lost.
+    Nothing is written but records that were lost. Where the input has changed and all of it matters
+    to each row, what an earlier command made is deleted.
 
     Raises:
         RunError: the input is not finished, or the run directory is another stage's, or of another
@@ -109,32 +137,53 @@ def open_stage(asked: Asked, *, refit: bool = False) -> StageRun:
         StageError: the stage can't be fitted on this input.
     """
     began = time.time()
+    asked = as_fitted(asked)
     rows = RunRows(locate(asked.input))
     run = RunDir(locate(asked.path))
     vectors = rows.vector(asked.spec.column)
+    space = space_of(vectors, rows.header_of(vectors.run))
     attempt = new_attempt()
     applied = None if asked.model is None else foreign_model(asked)
     fingerprint = fingerprint_of(asked, rows, vectors)
     if refit:
         _empty(run)
     header = known_header(run)
+    if header is not None and not same_state(asked.path, header, fingerprint):
+        if _goes_on(run, asked, applied):
+            fingerprint = header.fingerprint
+        else:
+            _empty(run)
+            header = None
     if header is None:
+        require_space(asked, space, vectors)
         header = RunHeader.new({}, fingerprint, {"versions": _versions()}, began)
-    require_same(asked.path, header.fingerprint, fingerprint)
     tree, parent = asked.spec.model_dump(mode="json"), told_parent(run.root, rows.root)
-    header = replace(header, spec=tree, parent=parent)
+    header = replace(header, spec=tree, parent=parent, space=space)
     output = getattr(asked.spec, "output", None) or vectors.column
     digest = digest_of(fingerprint)
     job = StageJob(asked.spec, run.root, rows.root, vectors, rows.rows, asked.seed, output, digest, attempt)
     records, _ = run.load_records(digest, attempt) if header.attempts else ({}, [])
+    theirs = {record.unit: record for record in rows.records}
+    stale = stale_units(header, records, theirs)
+    kept = {unit: record for unit, record in records.items() if unit not in stale or unit not in theirs}
     model = applied or read_model(run.root.child("model"))
     if model is not None:
         _require_width(model, asked, vectors)
-    here = StageRun(run, attempt, began, header, asked, rows, job, records, model)
+    here = StageRun(run, attempt, began, header, asked, rows, job, kept, model, tuple(stale))
     _require_columns(here)
     if not here.finished and not here.fresh:
         require_same(asked.path, header.resolved["versions"], _versions())
     return here
+
+
+def _goes_on(run: RunDir, asked: Asked, applied: Model | None) -> bool:
+    """Tell whether a stage whose input has changed keeps what its unchanged units have.
+
+    It does where a row's columns hang on that row and on a model that is there.
+    """
+    whole = whole_run(asked.spec)
+    fitted = applied is not None or read_model(run.root.child("model")) is not None
+    return fitted and (whole is None or whole.row_by_row)
 
 
 def _require_width(model: Model, asked: Asked, vectors: VectorColumn) -> None:

@@ -105,6 +105,7 @@ def _record_of(job: StageJob, of_input: Record) -> Record:
         filtered=records - of_input.rows,
         bytes=0,
         sha256="",
+        made_of=of_input.sha256,
     )
 
 

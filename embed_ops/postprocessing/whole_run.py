@@ -21,6 +21,8 @@ from embed_ops.stages.registry import fitted_by_rounds, make_whole_run
 class WholeRun(Protocol):
     """A stage over a whole run, made from its section of the spec."""
 
+    row_by_row: ClassVar[bool]
+    """Whether what it says of a row hangs on that row alone, and not on the others."""
     no_model: ClassVar[str]
     """Why a model of another run can't be applied, as the end of a sentence."""
 

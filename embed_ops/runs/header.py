@@ -70,6 +70,7 @@ class RunHeader:
         model: what the encoder says of itself; None for a stage, and until it is known.
         measured: rates that "auto" was chosen by; None where nothing was measured.
         fit: of a stage.
+        space: of a stage, the space of the vectors that it reads, as `space_of` names it.
         format: number of the layout of the run directory.
     """
 
@@ -85,6 +86,7 @@ class RunHeader:
     model: dict[str, Any] | None = None
     measured: dict[str, Any] | None = None
     fit: Fit | None = None
+    space: str | None = None
     format: int = FORMAT
 
     @classmethod
@@ -131,13 +133,23 @@ class RunHeader:
             raise RunError(f"{where}: not a run's: {error!r}; choose another folder") from error
         plain = {name: tree[name] for name in (*_NEEDED, "format") if name != "attempts"}
         return cls(
-            **plain, attempts=attempts, model=tree.get("model"), measured=tree.get("measured"), fit=fit
+            **plain,
+            attempts=attempts,
+            model=tree.get("model"),
+            measured=tree.get("measured"),
+            fit=fit,
+            space=tree.get("space"),
         )
 
     def dump(self) -> bytes:
         """Write the header as JSON; what is not known yet is left out."""
         tree = {name: getattr(self, name) for name in ("format", *_NEEDED)}
         tree["attempts"] = [entry.tree() for entry in self.attempts]
-        later = {"model": self.model, "measured": self.measured, "fit": self.fit and asdict(self.fit)}
+        later = {
+            "model": self.model,
+            "measured": self.measured,
+            "fit": self.fit and asdict(self.fit),
+            "space": self.space,
+        }
         tree |= {name: value for name, value in later.items() if value is not None}
         return json.dumps(tree, indent=2, default=str).encode()

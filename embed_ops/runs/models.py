@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import Any
 
@@ -40,6 +41,14 @@ def read_model(folder: Location) -> Any:
         raise StageError(
             f"{folder.path}: not a model that this version can read: {type(error).__name__}: {error}"
         ) from error
+
+
+def model_digest(run: Location) -> str:
+    """Digest the model of a stage's run: 16 hexadecimal digits."""
+    folder = run.child("model")
+    return hashlib.sha256(
+        b"".join(read_bytes(folder.child(name)) or b"" for name in (MODEL_JSON, MODEL_ARRAYS))
+    ).hexdigest()[:16]
 
 
 def load_model(path: str) -> Any:

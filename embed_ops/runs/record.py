@@ -56,6 +56,7 @@ class Record:
         tokens, positions: of these inputs; positions have the padding too.
         flops: floating-point operations of the forward pass, by the model's own estimate.
         seconds: by the names of `SECONDS`; empty for a unit whose record was lost and read back.
+        made_of: of a stage's unit, sha256 of the data file of its parent's unit, or None.
         flags: what happened to the unit: "recovered", "retried", and those that have names here.
     """
 
@@ -82,6 +83,7 @@ class Record:
     positions: int = 0
     flops: float = 0.0
     seconds: dict[str, float] = field(default_factory=dict)
+    made_of: str | None = None
     flags: tuple[str, ...] = ()
 
     @classmethod
@@ -122,6 +124,7 @@ MANIFEST_SCHEMA = pa.schema(
         *((name, pa.int64()) for name in ("inputs", "tokens", "positions")),
         ("flops", pa.float64()),
         ("seconds", pa.struct([(name, pa.float64()) for name in SECONDS])),
+        ("made_of", pa.string()),
         ("flags", pa.list_(pa.string())),
     ]
 )
@@ -164,6 +167,7 @@ def footer_of(record: Record, schema: pa.Schema, fingerprint: str, version: str)
         "file_rejects": record.file_rejects,
         "filtered": record.filtered,
         **{name: getattr(record, name) for name in COUNTED},
+        **({} if record.made_of is None else {"made_of": record.made_of}),
     }
 
 

@@ -60,6 +60,7 @@ def recover(root: Location, unit: str, fingerprint: str, attempt: str) -> Recove
         sha256=hashlib.sha256(content).hexdigest(),
         min_norm=low,
         max_norm=high,
+        made_of=footer.get("made_of"),
         flags=("recovered",),
         **{
             name: footer[name]

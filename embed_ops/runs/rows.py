@@ -2,13 +2,12 @@
 
 The rows of a run have a global index: its units in the order of the plan, their rows in the order
 of the files. A stage's run has the units and rows of its input, so a column it lacks is read from
-an ancestor, at the same place.
+an ancestor, at the same place; `made_of.py` holds that it is still the same row.
 """
 
 from __future__ import annotations
 
 import bisect
-import hashlib
 import itertools
 import posixpath
 
@@ -20,6 +19,7 @@ from embed_ops.runs.columns import Label, Stretch, VectorColumn, checked, is_vec
 from embed_ops.runs.directory import RunDir
 from embed_ops.runs.header import FINISHED, RunHeader
 from embed_ops.runs.ledger import ANY_UNITS, take_stock
+from embed_ops.runs.made_of import content_of, require_current
 from embed_ops.runs.record import Record
 from embed_ops.sources.base import hive_columns
 from embed_ops.storage.files import Location
@@ -29,12 +29,12 @@ class RunRows:
     """The units and rows of a finished run, in order, and where their columns are.
 
     Raises:
-        RunError: there is no run, it is not finished, or an ancestor is missing.
+        RunError: there is no run, it is not finished, or an ancestor is missing or has changed.
     """
 
     def __init__(self, root: Location) -> None:
         self.root = root
-        self.lineage = _lineage(root)
+        self.lineage = lineage_of(root)
         header = self.lineage[0][1]
         place = RunDir(root)
         records = place.manifest.read(timed=False)
@@ -45,6 +45,7 @@ class RunRows:
                 f"{root.path}: the run is {header.status}{missing}; run its command again to finish it"
             )
         self.records: tuple[Record, ...] = stock.done
+        require_current(self.lineage, {record.unit: record for record in self.records})
         self.starts = [0, *itertools.accumulate(record.rows for record in self.records)]
         self._schemas: dict[int, pa.Schema] = {}
 
@@ -56,10 +57,7 @@ class RunRows:
     @property
     def content(self) -> str:
         """Digest of what the run holds: names and checksums of its units."""
-        digest = hashlib.sha256()
-        for record in self.records:
-            digest.update(f"{record.unit} {record.sha256}\n".encode())
-        return digest.hexdigest()[:16]
+        return content_of(self.records)
 
     def stretch(self, first: int, end: int) -> Stretch:
         """Give the rows from one global index to another."""
@@ -102,6 +100,10 @@ class RunRows:
                 "vector a row"
             )
         raise StageError(f"{self.root.path}: neither it nor its ancestors have a vector column")
+
+    def header_of(self, run: Location) -> RunHeader:
+        """Give the header of a run of the lineage."""
+        return next(header for root, header in self.lineage if root == run)
 
     def holder(self, column: str) -> VectorColumn:
         """Find a column by name, in the nearest run of the lineage that has it.
@@ -174,7 +176,7 @@ class RunRows:
 _CLOSE = 2
 
 
-def _lineage(root: Location) -> list[tuple[Location, RunHeader]]:
+def lineage_of(root: Location) -> list[tuple[Location, RunHeader]]:
     """List a run and its ancestors, each with its header; an `embed` run is the last."""
     runs: list[tuple[Location, RunHeader]] = []
     while True:

@@ -22,6 +22,9 @@ from embed_ops.numerics.tiles import Floats, Ints, Vectors, unit_length
 from embed_ops.stages.base import OfOneRun
 
 _ROWS, _COLUMNS = 512, 4096
+_ROUNDING = 1e-12
+"""What a cosine of 1 may lack: one text in two batches gives vectors that differ by 1e-6 of their
+length, and a cosine by half the square of that."""
 _DECIDED = 1024
 """Pairs that are decided at first: of many equal rows these join most, and the others need not be
 looked at."""
@@ -75,12 +78,17 @@ def near_duplicates(
         row itself.
     """
     unit, squares = unit_length(x), exact.squared_norms(x)
-    error = 2 * exact.product_error(x.shape[1], np.float32)
+    error = 2 * exact.product_error(x.shape[1], np.float32) + _ROUNDING
     labels = np.arange(len(x))
     for first in range(0, len(x), _ROWS):
         tile = unit[first : first + _ROWS]
         for begin in range(0, first + len(tile), _COLUMNS):
             part = unit[begin : min(begin + _COLUMNS, first + len(tile))]
+            if (labels[begin : begin + len(part)] == labels[first]).all() and (
+                labels[first : first + len(tile)] == labels[first]
+            ).all():
+                # One group already: thousands of copies of a row are joined by their first tiles.
+                continue
             one, other, cosine = pairs_above(part, tile, threshold - error)
             sure = cosine >= threshold + error
             one, other = one + begin, other + first
@@ -106,19 +114,29 @@ def _decided(labels: Ints, one: Ints, other: Ints, x: Vectors, squares: Floats, 
         pairs = pairs[labels[one[pairs]] != labels[other[pairs]]]
         left, right = one[pairs], other[pairs]
         norms = np.sqrt(squares[left] * squares[right])
-        near = exact.dots(x, left, x, right) >= threshold * np.where(norms > 0, norms, 1.0)
+        least = (threshold - _ROUNDING) * np.where(norms > 0, norms, 1.0)
+        near = exact.dots(x, left, x, right) >= least
         labels = _joined(labels, left[near], right[near])
         begin, size = begin + size, 2 * size
     return labels
 
 
 def _joined(labels: Ints, one: Ints, other: Ints) -> Ints:
-    """Join groups, (rows,) labels, along pairs of rows."""
-    one, other = labels[one], labels[other]
-    apart = one != other
-    if not apart.any():
-        return labels
-    edges = np.unique(np.stack([one[apart], other[apart]]), axis=1)
-    graph = scipy.sparse.coo_matrix((np.ones(edges.shape[1], bool), edges), shape=(len(labels), len(labels)))
-    joined: Ints = connected_components(graph, directed=False)[1][labels]
-    return joined
+    """Join groups, (rows,) labels, along pairs of rows.
+
+    One pair of each group at a time (Boruvka): where most rows are near each other, a few of
+    millions of pairs join them all.
+    """
+    while True:
+        left, right = labels[one], labels[other]
+        apart = left != right
+        if not apart.any():
+            return labels
+        one, other, left, right = one[apart], other[apart], left[apart], right[apart]
+        # Some pair of each group, whichever was written last.
+        pair = np.full(len(labels), -1)
+        pair[left] = pair[right] = np.arange(len(one))
+        chosen = pair[pair >= 0]
+        edges = (np.ones(len(chosen), bool), (left[chosen], right[chosen]))
+        graph = scipy.sparse.coo_matrix(edges, shape=(len(labels), len(labels)))
+        labels = connected_components(graph, directed=False)[1][labels]

@@ -21,6 +21,7 @@ from stage_data import Array, same_bits
 from embed_ops.errors import RunError, StageError
 from embed_ops.numerics.tiles import BLOCK_ROWS
 from embed_ops.runs.columns import blocks, indexes, positions, read_columns, read_unit
+from embed_ops.runs.made_of import content_of, units_of
 from embed_ops.runs.parquet import vector_column
 from embed_ops.runs.rows import RunRows, parent_of, told_parent
 from embed_ops.schema import ROW, SOURCE
@@ -73,6 +74,7 @@ def child_of(run: Path, path: Path, columns: dict[str, Any] | None = None) -> Pa
     """
     make_run(str(path), FILES, DRAW, unit_rows=2000)
     header = json.loads((path / "run.json").read_text())
+    header["fingerprint"]["input"] = content_of(units_of(locate(str(run))).values())
     (path / "run.json").write_text(
         json.dumps(header | {"parent": told_parent(locate(str(path)), locate(str(run)))})
     )

@@ -42,12 +42,13 @@ def verify(path: str, *, source: bool = False) -> Verification:
     corpus = Corpus.open(run.spec.source) if source and not run.is_stage else None
     plan, records = place.read_plan(), place.manifest.read()
     verification = Verification(source=source)
-    if run.is_stage:
-        verification.differences += against_parent(place, run, records)
     if run.status != FINISHED:
         verification.differences.append(Difference(RUN_JSON, f"the run is {run.status}, not finished"))
     listed = {name for name, _ in walk(place.root, DATA)}
     stock = take_stock(plan, records, ANY_UNITS)
+    if run.is_stage:
+        units = {record.unit: record for record in stock.done}
+        verification.differences += against_parent(place, run, units)
     chained, broken = _check_chains(plan, records, listed, verification)
     # Behind a missing unit of a chain the others still count: they are met once it is computed
     # again.

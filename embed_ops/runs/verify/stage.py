@@ -9,11 +9,13 @@ from collections.abc import Mapping
 
 import pyarrow as pa
 
+from embed_ops.errors import RunError
 from embed_ops.runs.columns import positions
 from embed_ops.runs.directory import RunDir
 from embed_ops.runs.header import RUN_JSON
+from embed_ops.runs.made_of import require_current, stale_units, units_of
 from embed_ops.runs.record import DATA, SUFFIX, Record
-from embed_ops.runs.rows import parent_of
+from embed_ops.runs.rows import lineage_of, parent_of
 from embed_ops.runs.run import Run
 from embed_ops.runs.verify.verification import Difference
 from embed_ops.schema import ROW, SOURCE
@@ -33,23 +35,38 @@ def _parent(place: RunDir, run: Run) -> Location:
     return parent_of(place.root, run.header.parent or "")
 
 
-def against_parent(place: RunDir, run: Run, records: Mapping[str, Record]) -> list[Difference]:
+def against_parent(place: RunDir, run: Run, units: Mapping[str, Record]) -> list[Difference]:
     """Compare a stage's units with those of the run that it was made from.
 
-    The same ones, with as many rows.
+    The same ones, made of the data files that are there now.
     """
     parent = RunDir(_parent(place, run))
     if parent.read_header() is None:
         return [Difference(RUN_JSON, f"its parent {parent.root.path} is not there: it can't be compared")]
-    of_parent = {name: record.rows for name, record in parent.manifest.read(timed=False).items()}
-    of_stage = {name: record.rows for name, record in records.items()}
+    theirs = units_of(parent.root)
+    above: list[Difference] = []
+    try:
+        require_current(lineage_of(parent.root), theirs)
+    except RunError as error:
+        above.append(Difference(RUN_JSON, f"an ancestor is not as it was: {error}"))
+    again = "run the stage's command again"
     return [
-        Difference(
-            f"{DATA}/{unit}{SUFFIX}",
-            f"has {of_stage.get(unit, 'no')} rows, its parent {of_parent.get(unit, 'no such unit')}",
-        )
-        for unit in sorted({*of_parent, *of_stage})
-        if of_parent.get(unit) != of_stage.get(unit)
+        *above,
+        *(
+            Difference(
+                f"{DATA}/{unit}{SUFFIX}",
+                f"was made of another state of this unit of its parent {parent.root.path}: {again}"
+                if unit in theirs
+                else f"its parent {parent.root.path} has no such unit: {again}",
+            )
+            for unit in stale_units(run.header, units, theirs)
+        ),
+        *(
+            Difference(
+                f"{DATA}/{unit}{SUFFIX}", f"its parent {parent.root.path} has this unit, it has none: {again}"
+            )
+            for unit in sorted(theirs.keys() - units.keys())
+        ),
     ]
 
 
