@@ -402,8 +402,9 @@ def test_retry_notices_units_that_do_not_come_back(
     run = embed(tiny_spec(tiny, source, tmp_path / "run", max_reject_fraction=1.0))
     before = contents(tmp_path / "run")
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "run_units", lambda *given: (unit for unit in ()))
-        patch.setattr(pipeline, "isolate_units", lambda *given: (unit for unit in ()))
+        for runner in (pipeline, local):
+            patch.setattr(runner, "run_units", lambda *given: (unit for unit in ()))
+            patch.setattr(runner, "isolate_units", lambda *given: (unit for unit in ()))
         with pytest.raises(Stopped, match=r"a\.parquet\.000000000000"):
             main_job.retry(run.path)
     assert main_job.retry(run.path).report["rejected"] == 1
