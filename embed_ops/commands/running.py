@@ -12,6 +12,7 @@ from typing import ParamSpec
 import typer
 from rich.console import Console
 
+from embed_ops.engine.streams import lasting_streams
 from embed_ops.errors import EmbedOpsError
 
 Parameters = ParamSpec("Parameters")
@@ -30,23 +31,29 @@ def verb(function: Callable[Parameters, int]) -> Callable[Parameters, None]:
             format="%(levelname)s %(name)s: %(message)s",
         )
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        try:
-            code = function(*args, **kwargs)
-        except EmbedOpsError as error:
-            _complain(str(error))
-            code = error.exit_code
-        except Exception:
-            # A fault of the program: its traceback is what a report needs, and no exit code of a
-            # job that is done.
-            traceback.print_exc()
-            _complain("failed for a reason that it does not know; please report the lines above")
-            code = 3
-        except KeyboardInterrupt:
-            _complain("interrupted; run the same command again to go on")
-            code = 3
+        with lasting_streams():
+            code = _run(function, *args, **kwargs)
         raise typer.Exit(code)
 
     return command
+
+
+def _run(function: Callable[Parameters, int], *args: Parameters.args, **kwargs: Parameters.kwargs) -> int:
+    """Call a verb, and turn what it raises into a sentence and an exit code."""
+    try:
+        return function(*args, **kwargs)
+    except EmbedOpsError as error:
+        _complain(str(error))
+        return error.exit_code
+    except Exception:
+        # A fault of the program: its traceback is what a report needs, and no exit code of a job
+        # that is done.
+        traceback.print_exc()
+        _complain("failed for a reason that it does not know; please report the lines above")
+        return 3
+    except KeyboardInterrupt:
+        _complain("interrupted; run the same command again to go on")
+        return 3
 
 
 def _complain(text: str) -> None:

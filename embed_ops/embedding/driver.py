@@ -21,6 +21,7 @@ from embed_ops.engine.progress import Reporter, Silent
 from embed_ops.engine.session import OpenSession, default_session
 from embed_ops.engine.stopping import StopRequest, restored_sigterm
 from embed_ops.errors import RunError, Stopped
+from embed_ops.runs.header import FINISHED, RUNNING
 from embed_ops.runs.ledger import Ledger
 from embed_ops.runs.run import Run
 from embed_ops.runs.statistics import report_of
@@ -79,7 +80,7 @@ def embed(
                 _work(attempt, session, run_works, stock.works, stock.units_left, stop)
             else:
                 attempt.reporter.say("nothing is left to embed")
-                _start(attempt)
+                _start(attempt, attempt.header.status)
             return _finish(attempt, spec.sink.path)
 
 
@@ -128,7 +129,7 @@ def retry(
                 _work(attempt, session, retry_works, works, len(works), stop)
             else:
                 attempt.reporter.say("no rejects to retry")
-                _start(attempt)
+                _start(attempt, attempt.header.status)
             return _finish(attempt, path)
 
 
@@ -193,15 +194,26 @@ def _space_needed(attempt: Attempt, stock: Ledger) -> int:
     return rows * of_vectors + sum(piece.bytes for piece in pieces) // _TOKEN_BYTES * of_token
 
 
-def _start(attempt: Attempt) -> None:
+def _start(attempt: Attempt, status: str = RUNNING) -> None:
     """Publish what the run is, before its first unit.
 
     Stale outputs go before the new plan says so: a crash between leaves work, never lies.
     """
-    attempt.begin()
-    if attempt.stale:
-        attempt.run.remove_stale(attempt.stale, attempt.records, attempt.name)
-    attempt.run.write_plan(attempt.plan, attempt.name)
+
+    def remove_stale() -> None:
+        if attempt.stale:
+            attempt.run.remove_stale(attempt.stale, attempt.records, attempt.name)
+
+    attempt.begin(attempt.plan, remove_stale, FINISHED if status == FINISHED else RUNNING)
+
+
+def _earlier_report(attempt: Attempt) -> dict[str, Any] | None:
+    """Read the report of the attempt before; a damaged one is written anew."""
+    try:
+        return attempt.run.read_json("report.json")
+    except RunError as error:
+        attempt.reporter.say(str(error))
+        return None
 
 
 def _finish(attempt: Attempt, path: str) -> Run:
@@ -210,7 +222,7 @@ def _finish(attempt: Attempt, path: str) -> Run:
     total = time.time() - attempt.began
     done = attempt.stock().done
     report = build_report(done, attempt.measured, total, asdict(attempt.resolved))
-    if not attempt.measured.records and (earlier := attempt.run.read_json("report.json")):
+    if not attempt.measured.records and (earlier := _earlier_report(attempt)):
         # Rates stay those of the latest attempt that embedded something.
         report = earlier | count_units(done, attempt.measured)
         report["seconds"]["total"] = total

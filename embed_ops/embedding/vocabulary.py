@@ -83,8 +83,7 @@ def write_vocabulary(
         return Run(output)
     writer = RunWriter(run, attempt, began, replace(header, model=encoder.describe()))
     with writer.heartbeat:
-        writer.begin()
-        run.write_plan(plan, attempt)
+        writer.begin(plan)
         before = len(records)
         _Words(encoder, writer, digest_of(fingerprint), frequencies).write(records)
         done = take_stock(plan, records, ANY_UNITS).done

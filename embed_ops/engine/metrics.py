@@ -5,7 +5,10 @@ They are for dashboards and alarms while a job runs; the figures that count are 
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from urllib.parse import quote
 
 from ray.util.metrics import Counter, Gauge
 
@@ -28,6 +31,7 @@ GAUGES = {
 }
 """Names as Prometheus shows them, less Ray's own prefix `ray_`."""
 _TAG = "run"
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -42,6 +46,8 @@ class Metrics:
 
     def __post_init__(self) -> None:
         """Register with Ray, which must have been started."""
+        # Ray's exporter takes ASCII only: other characters of a path are escaped as in an address.
+        self.run = "".join(sign if sign.isascii() else quote(sign) for sign in self.run)
         self._counters = {
             name: Counter(name, description=meaning, tag_keys=(_TAG,)) for name, meaning in COUNTERS.items()
         }
@@ -59,7 +65,8 @@ class Metrics:
             ("units", 1),
         ):
             if value:
-                self._counters[f"embed_ops_{name}_total"].inc(value, {_TAG: self.run})
+                counter = self._counters[f"embed_ops_{name}_total"]
+                _tell(lambda counter=counter, value=value: counter.inc(value, {_TAG: self.run}))  # type: ignore[misc]
         self._rates[replica] = gemm
         self._flops += record.flops
         seconds = record.seconds["finished"] - totals.started
@@ -74,4 +81,12 @@ class Metrics:
         self._set("replica_deaths", pool.deaths)
 
     def _set(self, name: str, value: float) -> None:
-        self._gauges[f"embed_ops_{name}"].set(value, {_TAG: self.run})
+        _tell(lambda: self._gauges[f"embed_ops_{name}"].set(value, {_TAG: self.run}))
+
+
+def _tell(act: Callable[[], None]) -> None:
+    """Hand a figure to the exporter: that it takes none must not end a job."""
+    try:
+        act()
+    except Exception as error:
+        _log.warning("no metrics are shown: %s", error)

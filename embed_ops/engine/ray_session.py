@@ -20,6 +20,7 @@ import ray.exceptions
 from ray._private.authentication import authentication_token_setup
 
 from embed_ops.engine.ray_tasks import RayEngine
+from embed_ops.engine.streams import LastingStream
 from embed_ops.errors import AddressError, ClusterError
 
 LOCAL = "local"
@@ -113,8 +114,8 @@ def _native_remarks_dropped() -> Iterator[None]:
     try:
         with open(os.devnull, "w") as nothing, open(ours, "w", buffering=1, closefd=False) as terminal:  # noqa: PTH123
             os.dup2(nothing.fileno(), 2)
-            if shown is sys.__stderr__:
-                sys.stderr = terminal
+            if getattr(shown, "stream", shown) is sys.__stderr__:
+                sys.stderr = LastingStream(terminal)
             try:
                 yield
             finally:

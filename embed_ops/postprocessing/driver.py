@@ -121,7 +121,7 @@ class _Command:
             engine = opened.claiming(_claim(asked.spec, opened.capacity()))
             whole = whole_run(asked.spec)
             start = _first_state(here) if here.model is None and whole is None else None
-            here.begin()
+            here.publish_start()
             try:
                 if here.model is None and whole is None:
                     self._fit(here, start, self._companions(number, here, hearts), engine)
@@ -163,7 +163,7 @@ class _Command:
             if other.model is None and not other.finished and other.job.vectors == here.job.vectors:
                 start = _first_state(other)
                 hearts.enter_context(other.heartbeat)
-                other.begin()
+                other.publish_start()
                 other.publish("stopped")
                 companions.append((other, start))
         return companions

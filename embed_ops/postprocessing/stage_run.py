@@ -79,19 +79,18 @@ class StageRun(RunWriter):
             and len(self.done) == len(self.rows.records)
         )
 
-    def begin(self) -> None:
-        """Publish what the run is, before anything is computed.
+    def publish_start(self) -> None:
+        """Publish what the run is, before anything is computed."""
+        self.begin(plan_of(self.rows.records), self._drop_stale)
 
-        What an earlier state of its input has left goes.
-        """
-        super().begin()
+    def _drop_stale(self) -> None:
+        """Delete what an earlier state of the input has left."""
         if self.model is not None and len(self.done) < len(self.rows.records):
             # A copy by cluster holds the vectors of units that are about to be written anew.
             self.clear_work()
             remove_folder(self.run.root, CLUSTERS)
         for unit in sorted(self.records.keys() - self.done):
             self.run.remove_unit(self.records.pop(unit), self.name)
-        self.run.write_plan(plan_of(self.rows.records), self.name)
 
     @property
     def label(self) -> Label | None:

@@ -39,7 +39,9 @@ from embed_ops.sources.plan import Plan
 from embed_ops.storage.faults import patiently
 from embed_ops.storage.files import Location, file_info, locate, publish, read_bytes, remove, walk
 
+PLAN = "plan.parquet"
 _RECOVERY_THREADS = 8
+_AGAIN = "restore it, or run the command of this run again: it writes it anew"
 
 
 class RunDir:
@@ -74,14 +76,29 @@ class RunDir:
         content = read_bytes(place)
         return None if content is None else RunHeader.load(content, place.path)
 
+    def has_header(self) -> bool:
+        """Tell whether there is a `run.json`."""
+        return bool(file_info(self.root.child(RUN_JSON)).type == FileType.File)
+
     def write_header(self, header: RunHeader, attempt: str) -> None:
         """Replace `run.json`."""
         publish(self.root, RUN_JSON, header.dump(), attempt)
 
     def read_json(self, name: str) -> dict[str, Any] | None:
-        """Read a JSON file, None where there is none."""
-        content = read_bytes(self.root.child(name))
-        return None if content is None else dict(json.loads(content))
+        """Read a JSON file, None where there is none.
+
+        Raises:
+            RunError: it is damaged.
+        """
+        place = self.root.child(name)
+        content = read_bytes(place)
+        try:
+            tree = None if content is None else json.loads(content)
+        except ValueError as error:
+            raise RunError(f"{place.path}: can't be read: {error}; {_AGAIN}") from error
+        if tree is not None and not isinstance(tree, dict):
+            raise RunError(f"{place.path}: can't be read: holds no JSON object; {_AGAIN}")
+        return tree
 
     def write_json(self, name: str, content: Mapping[str, Any], attempt: str) -> None:
         """Replace a JSON file."""
@@ -91,7 +108,11 @@ class RunDir:
         """Replace the plan."""
         sink = pa.BufferOutputStream()
         pq.write_table(plan_table(plan), sink, compression="zstd")
-        publish(self.root, "plan.parquet", sink.getvalue(), attempt)
+        publish(self.root, PLAN, sink.getvalue(), attempt)
+
+    def has_plan(self) -> bool:
+        """Tell whether there is a plan."""
+        return bool(file_info(self.root.child(PLAN)).type == FileType.File)
 
     def read_plan(self) -> Plan:
         """Read the plan.
@@ -99,7 +120,7 @@ class RunDir:
         Raises:
             RunError: there is none, or it can't be read.
         """
-        content = read_bytes(self.root.child("plan.parquet"))
+        content = read_bytes(self.root.child(PLAN))
         if content is None:
             raise RunError(f"{self.root.path}: has no plan.parquet: not a run, or its first start failed")
         try:
@@ -191,16 +212,17 @@ class RunDir:
         self.manifest.append([replace(record, flags=(REMOVED,))], attempt)
 
     def require_empty(self) -> None:
-        """Refuse a folder that holds a run's files but no `run.json`.
+        """Refuse a folder that holds units of a run, but not what says which run it is.
 
         Raises:
             RunError: names what is there.
         """
+        lacking = PLAN if self.has_header() else RUN_JSON
         for folder in (DATA, REJECTS, MANIFEST):
             for name, _ in walk(self.root, folder):
                 raise RunError(
-                    f"{self.root.path}: has no run.json, but {folder}/{name}: neither empty nor a whole "
-                    "run; choose another sink.path"
+                    f"{self.root.path}: has no {lacking}, but {folder}/{name}: neither empty nor a whole "
+                    "run; restore it, or choose another sink.path"
                 )
 
     def remove_stale(self, sources: Set[str], kept: Mapping[str, Record], attempt: str) -> None:

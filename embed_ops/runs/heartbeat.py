@@ -8,25 +8,34 @@ once waste work and nothing else.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
+import math
 import os
+import re
 import socket
 import threading
 import time
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any, Self
 
 import psutil
 
 from embed_ops.errors import HeldError, StorageError
-from embed_ops.storage.files import Location, create, publish, read_bytes, remove
+from embed_ops.storage.files import Location, create, file_info, publish, read_bytes, remove
 
 BEAT_S = 20.0
 DEAD_AFTER_S = 120.0
 """Clocks of two hosts may differ by a minute; a heart that beats is never taken for dead."""
+_CLOCKS_APART_S = 60.0
 NAME = "heartbeat.json"
 
+_SPACE = re.compile(r"\.[0-9a-f]{8}$")
+_DIGITS = 16
+"""Of a process id and of a time: longer ones are no attempt's."""
 _log = logging.getLogger(__name__)
 
 
@@ -34,16 +43,26 @@ _log = logging.getLogger(__name__)
 class Holder:
     """Who is at work on a run directory.
 
-    Its attempt, and when its heart beat last, seconds since 1970.
+    Attributes:
+        attempt: its name.
+        beat: when its heart beat last, by its own clock, seconds since 1970.
+        written: when the file was written, by the storage's clock; 0 where that is not told.
     """
 
     attempt: str
     beat: float
+    written: float = 0.0
 
     @property
     def dead(self) -> bool:
-        """Whether its process is gone, or, where it can't be asked, has been silent for a while."""
-        return attempt_is_dead(self.attempt) or time.time() - self.beat > DEAD_AFTER_S
+        """Whether its process is gone, or, where it can't be asked, has been silent for a while.
+
+        A beat from the future is of a clock that tells nothing: the storage's own then counts.
+        """
+        now = time.time()
+        told = math.isfinite(self.beat) and self.beat <= now + _CLOCKS_APART_S
+        beat = self.beat if told else self.written
+        return attempt_is_dead(self.attempt) or not -_CLOCKS_APART_S <= now - beat <= DEAD_AFTER_S
 
 
 class Heartbeat:
@@ -103,7 +122,8 @@ class Heartbeat:
         content = read_bytes(self._place)
         try:
             beat: dict[str, Any] = json.loads(content) if content else {}
-            return Holder(str(beat["attempt"]), float(beat["beat"]))
+            told = file_info(self._place).mtime_ns
+            return Holder(str(beat["attempt"]), float(beat["beat"]), (told or 0) / 1e9)
         except (ValueError, KeyError, TypeError):
             return None
 
@@ -122,8 +142,8 @@ class Heartbeat:
         host, pid, began = attempt_parts(holder.attempt)
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(began))
         return HeldError(
-            f"{self._run.path}: another command is at work on this run: host {host}, pid {pid}, since "
-            f"{since}, last heard of "
+            f"{self._run.path}: another command is at work on this run: host {_SPACE.sub('', host)}, "
+            f"pid {pid}, since {since}, last heard of "
             f"{max(0.0, time.time() - holder.beat):.0f} s ago. Wait for it or stop it; one that died on "
             "another host is forgotten after "
             f"{DEAD_AFTER_S:.0f} s, and {NAME} may be deleted if you know better"
@@ -135,7 +155,21 @@ def new_attempt() -> str:
 
     Host, pid and time, so that a later one can tell whether it is dead.
     """
-    return f"{socket.gethostname()}-{os.getpid()}-{time.time_ns() // 1_000_000}"
+    return f"{_host()}-{os.getpid()}-{time.time_ns() // 1_000_000}"
+
+
+@cache
+def _host() -> str:
+    """Name the machine, and what tells its processes from those of others.
+
+    Containers of one name have process ids of their own: boot and PID namespace tell them apart.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
+        space = Path("/proc/self/ns/pid").readlink()
+    except OSError:
+        return socket.gethostname()
+    return f"{socket.gethostname()}.{hashlib.sha256(f'{boot} {space}'.encode()).hexdigest()[:8]}"
 
 
 def attempt_parts(attempt: str) -> tuple[str, int, float]:
@@ -144,7 +178,8 @@ def attempt_parts(attempt: str) -> tuple[str, int, float]:
     ("", 0, 0.0) where it is none.
     """
     host, pid, started = attempt.rsplit("-", 2) if attempt.count("-") >= 2 else ("", "", "")
-    return (host, int(pid), int(started) / 1000) if pid.isdigit() and started.isdigit() else ("", 0, 0.0)
+    numbers = pid.isdecimal() and started.isdecimal() and len(pid) < _DIGITS and len(started) < _DIGITS
+    return (host, int(pid), int(started) / 1000) if numbers else ("", 0, 0.0)
 
 
 def attempt_is_dead(attempt: str) -> bool:
@@ -155,10 +190,11 @@ def attempt_is_dead(attempt: str) -> bool:
     host, pid, started = attempt_parts(attempt)
     if not pid:
         return False
-    if host == socket.gethostname():
+    # Earlier versions named the host alone.
+    if host in (_host(), socket.gethostname()):
         try:
             process = psutil.Process(pid)
             return bool(process.status() == psutil.STATUS_ZOMBIE or process.create_time() > started + 1)
-        except psutil.NoSuchProcess:
+        except (psutil.NoSuchProcess, OverflowError):
             return True
     return time.time() - started > 86_400

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,18 +11,21 @@ from embed_ops.runs.directory import RunDir
 from embed_ops.runs.header import FINISHED, RUNNING, STOPPED, AttemptEntry, RunHeader
 from embed_ops.runs.heartbeat import Heartbeat
 from embed_ops.runs.journal import Journal
+from embed_ops.sources.plan import Plan
 
 
 def known_header(run: RunDir) -> RunHeader | None:
     """Read the header of a run that a command is to go on with, None where there is nothing yet.
 
     Raises:
-        RunError: the place is a file, or holds files of a run without its `run.json`.
+        RunError: the place is a file, or holds units without `run.json` or a plan.
     """
     run.require_folder()
     header = run.read_header()
-    if header is None:
+    if header is None or not run.has_plan():
+        # Without a plan nothing was written yet, or too much is lost: whoever finds units says so.
         run.require_empty()
+        return None
     return header
 
 
@@ -56,16 +59,32 @@ class RunWriter:
         """Whether no earlier command has worked on the run."""
         return not self.header.attempts
 
-    def begin(self) -> None:
+    def begin(
+        self, plan: Plan, before_plan: Callable[[], None] = lambda: None, status: str = RUNNING
+    ) -> None:
         """Publish what the run is before anything is computed, and clear up behind dead attempts.
+
+        A new run gets its plan first, so that a `run.json` always has one beside it. One that is
+        gone on with says first that it is not finished.
+
+        Args:
+            plan: of the run.
+            before_plan: what is to be done before a new plan takes the place of an older one.
+            status: a finished run of which nothing is left to do stays finished.
 
         Raises:
             HeldError: another command began a moment earlier.
         """
         self.heartbeat.begin()
+        fresh = self.fresh
         entry = AttemptEntry(self.name, self.began)
         self.header = replace(self.header, attempts=(*self.header.attempts, entry))
-        self.publish(RUNNING)
+        if not fresh:
+            self.publish(status)
+            before_plan()
+        self.run.write_plan(plan, self.name)
+        if fresh:
+            self.publish(status)
         self.run.clean(self.name)
 
     def publish(self, status: str) -> None:

@@ -30,7 +30,7 @@ def scrape(run: str) -> dict[str, float]:
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
 def test_metrics(tiny: str, tmp_path: Path) -> None:
-    """Metrics of a run are served, and agree with its report."""
+    """Metrics of a run, wherever it lies, are served, and agree with its report."""
     write_parquet(tmp_path / "corpus", [*docstrings(60), ""], files=2)
     pq.write_table(
         pa.table({"text": pa.nulls(3, pa.string()), "id": range(3)}), tmp_path / "corpus" / "nulls.parquet"
@@ -39,7 +39,7 @@ def test_metrics(tiny: str, tmp_path: Path) -> None:
         tiny_spec(
             tiny,
             {"path": str(tmp_path / "corpus"), "column": "text"},
-            tmp_path / "run",
+            tmp_path / "läufe/1",
             max_reject_fraction=1.0,
         )
     )
@@ -47,7 +47,7 @@ def test_metrics(tiny: str, tmp_path: Path) -> None:
     expected = {"rows": 61, "rejects": 3, "tokens": report["tokens"], "units": report["units"]}
     # Ray exports every ten seconds.
     for _ in range(60):
-        found = scrape(str(tmp_path / "run"))
+        found = scrape(f"{tmp_path}/l%C3%A4ufe/1")
         if found.get("embed_ops_rows_total") == expected["rows"]:
             break
         time.sleep(0.5)

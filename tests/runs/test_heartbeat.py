@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import socket
 import subprocess
@@ -90,3 +91,46 @@ def test_another_one_took_over(tmp_path: Path) -> None:
         heartbeat.begin()
         beat(tmp_path, f"other-host-77-{int(time.time() * 1000)}")
     assert "other-host" in (tmp_path / NAME).read_text()
+
+
+@pytest.mark.parametrize("beat_of", [time.time() + 10**6, math.nan, math.inf])
+def test_beats_that_tell_nothing(beat_of: float, tmp_path: Path) -> None:
+    """Where a beat is of the future, or no time at all, the age of the file counts."""
+    attempt = f"other-host-77-{int(time.time() * 1000)}"
+    (tmp_path / NAME).write_text(json.dumps({"attempt": attempt, "beat": beat_of}))
+    with pytest.raises(HeldError, match="other-host"), hold(tmp_path):
+        pass
+    long_ago = time.time() - DEAD_AFTER_S - 5
+    os.utime(tmp_path / NAME, (long_ago, long_ago))
+    with hold(tmp_path) as heartbeat:
+        heartbeat.begin()
+
+
+def test_containers_of_one_name(tmp_path: Path) -> None:
+    """A process id of another PID namespace is not looked for here, though hosts share a name."""
+    host = new_attempt().rsplit("-", 2)[0]
+    assert host.startswith(f"{socket.gethostname()}.")
+    now = int(time.time() * 1000)
+    nobody = 2**22 + 1
+    for name, held in ((f"{socket.gethostname()}.0123abcd", True), (host, False)):
+        beat(tmp_path, f"{name}-{nobody}-{now}")
+        if held:
+            with (
+                pytest.raises(HeldError, match=rf"host {socket.gethostname()}, pid {nobody}"),
+                hold(tmp_path),
+            ):
+                pass
+        else:
+            with hold(tmp_path) as heartbeat:
+                heartbeat.begin()
+
+
+@pytest.mark.parametrize("name", ["h-²-1", "h-1-²", f"h-{10**40}-1", f"h-1-{10**40}", "--", "h-1-", ""])
+def test_names_that_are_no_attempt(name: str, tmp_path: Path) -> None:
+    """They hold a run while their beat is young, and end no command."""
+    beat(tmp_path, name, DEAD_AFTER_S + 1)
+    with hold(tmp_path) as heartbeat:
+        heartbeat.begin()
+    beat(tmp_path, name)
+    with pytest.raises(HeldError), hold(tmp_path):
+        pass
