@@ -135,7 +135,13 @@ def rows_are_their_own(stage: str) -> None:
         np.testing.assert_allclose(vector, expected[items[source, row]], atol=1e-5)
 
 
-@pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in ("reversed", "with a reject") else pytest.param(name, marks=pytest.mark.slow)
+        for name in CHANGES
+    ],
+)
 def test_stages_of_an_earlier_state_are_refused_and_mended(name: str, root: Path) -> None:
     """Every reader refuses, `verify` says it, and the same command mends only what has changed."""
     # Some stages do for the smaller changes.
@@ -184,6 +190,7 @@ def test_stages_of_an_earlier_state_are_refused_and_mended(name: str, root: Path
     )
 
 
+@pytest.mark.slow
 def test_what_a_fresh_run_would_give(root: Path, tmp_path: Path) -> None:
     """Stages over the whole run are those of a run that never was another; `refit` makes all so."""
     change(root, CHANGES["reversed"])
@@ -338,14 +345,40 @@ def test_models_of_another_space(root: Path, tmp_path: Path) -> None:
     ("fitted", "asked", "named"),
     [
         ({"kind": "pca", "dim": 3}, {"dim": 5}, "dim = 3, and dim = 5"),
-        ({"kind": "pca", "dim": 0.9}, {"dim": 3}, "dim = 0.9, and dim = 3"),
-        ({"kind": "quantize", "to": "int8"}, {"to": "ubinary"}, "to = 'int8', and to = 'ubinary'"),
-        ({"kind": "normalize", "method": "standardize"}, {"method": "l2"}, "method = 'standardize'"),
-        ({"kind": "kmeans", "k": 3}, {"k": 2}, "k = 3, and k = 2"),
-        ({"kind": "project", "dim": 4, "method": "sparse"}, {"dim": 4, "method": "gaussian"}, "method"),
-        ({"kind": "truncate", "dim": 4, "normalize": False}, {"dim": 4, "normalize": True}, "normalize"),
-        ({"kind": "whiten", "method": "zca"}, {"method": "pca"}, "method = 'zca'"),
-        ({"kind": "center", "components": 2}, {"components": 1}, "components = 2"),
+        pytest.param(
+            {"kind": "pca", "dim": 0.9}, {"dim": 3}, "dim = 0.9, and dim = 3", marks=pytest.mark.slow
+        ),
+        pytest.param(
+            {"kind": "quantize", "to": "int8"},
+            {"to": "ubinary"},
+            "to = 'int8', and to = 'ubinary'",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            {"kind": "normalize", "method": "standardize"},
+            {"method": "l2"},
+            "method = 'standardize'",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param({"kind": "kmeans", "k": 3}, {"k": 2}, "k = 3, and k = 2", marks=pytest.mark.slow),
+        pytest.param(
+            {"kind": "project", "dim": 4, "method": "sparse"},
+            {"dim": 4, "method": "gaussian"},
+            "method",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            {"kind": "truncate", "dim": 4, "normalize": False},
+            {"dim": 4, "normalize": True},
+            "normalize",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            {"kind": "whiten", "method": "zca"}, {"method": "pca"}, "method = 'zca'", marks=pytest.mark.slow
+        ),
+        pytest.param(
+            {"kind": "center", "components": 2}, {"components": 1}, "components = 2", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_fields_that_contradict_a_model(

@@ -47,6 +47,40 @@ def test_which_row_is_kept() -> None:
         assert sorted(set(kept.tolist())) == rows
 
 
+def test_copies_at_a_threshold_of_one() -> None:
+    """Equal rows, rows of another length, and one text's vectors of two batches are duplicates.
+
+    Rows that differ by more are not.
+    """
+    rng = np.random.default_rng(0)
+    base = rng.standard_normal((30, 384)).astype(np.float32)
+    noisy = (base * (1 + 2e-7 * rng.standard_normal(base.shape))).astype(np.float32)
+    x = np.concatenate([base, base, np.float32(4) * base, noisy, base + np.float32(1e-2)])
+    kept, itself = near_duplicates(x, np.arange(150), np.zeros(150), 1.0, "first")
+    assert kept.tolist() == [*range(30)] * 4 + [*range(120, 150)]
+    assert itself.sum() == 60
+
+
+def test_thousands_of_near_rows_are_joined_by_a_few_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of one group are not multiplied again: a product for each tile, not for each pair."""
+    products = []
+    pairs_above = dedup.pairs_above
+
+    def counted(left: np.ndarray, right: np.ndarray, least: float) -> object:
+        products.append(1)
+        return pairs_above(left, right, least)
+
+    monkeypatch.setattr(dedup, "pairs_above", counted)
+    monkeypatch.setattr(dedup, "_ROWS", 100)
+    monkeypatch.setattr(dedup, "_COLUMNS", 100)
+    rng = np.random.default_rng(0)
+    x = (rng.standard_normal((1, 16)) + 1e-3 * rng.standard_normal((2000, 16))).astype(np.float32)
+    kept, itself = near_duplicates(x, np.arange(2000), np.zeros(2000), 0.99, "first")
+    assert itself.sum() == 1
+    assert not kept.any()
+    assert len(products) < 2 * 20
+
+
 def test_zero_vectors_are_no_duplicates() -> None:
     """Rows of zeros have no direction."""
     kept, itself = near_duplicates(np.zeros((3, 4), np.float32), np.arange(3), np.zeros(3), 0.5, "first")
