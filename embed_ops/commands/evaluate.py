@@ -6,6 +6,7 @@ import json
 import sys
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import quote
 
 import typer
 
@@ -27,6 +28,21 @@ HELP = (
     "Exit codes: 0 done; 2 there is no such column, it has one class only, or the run or its model is "
     "unusable."
 )
+
+
+def probe_folder(run: str, label: str) -> str:
+    """Say where the probe of a column lies, whatever the column is called.
+
+    Raises:
+        RunError: `probes/` is a link that leads out of the run.
+    """
+    from embed_ops.storage.location import locate
+
+    # A name that would lead elsewhere, or can't be typed, is escaped as in an address.
+    plain = "".join(sign if sign.isprintable() and sign not in "/\\%" else quote(sign, "") for sign in label)
+    folder = plain.replace(".", "%2E") if plain in (".", "..") else plain
+    locate(run).child(f"probes/{folder}").require_inside()
+    return f"{run.rstrip('/')}/probes/{folder}"
 
 
 @verb
@@ -72,7 +88,7 @@ def run(
         probe, figures = evaluate(
             run_rows, vectors, str(label), most=rows, whole=every, seed=seed, reporter=shown
         )
-    place = output or f"{where.rstrip('/')}/probes/{label}"
+    place = output or probe_folder(where, str(label))
     save(place, probe, figures)
     show_evaluation(where, figures)
     sys.stdout.write(

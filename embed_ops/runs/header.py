@@ -71,6 +71,7 @@ class RunHeader:
         measured: rates that "auto" was chosen by; None where nothing was measured.
         fit: of a stage.
         format: number of the layout of the run directory.
+        digests: sha256 of `digests.json`; None until the run is finished.
     """
 
     id: str
@@ -86,6 +87,7 @@ class RunHeader:
     measured: dict[str, Any] | None = None
     fit: Fit | None = None
     format: int = FORMAT
+    digests: str | None = None
 
     @classmethod
     def new(
@@ -131,13 +133,19 @@ class RunHeader:
             raise RunError(f"{where}: not a run's: {error!r}; choose another folder") from error
         plain = {name: tree[name] for name in (*_NEEDED, "format") if name != "attempts"}
         return cls(
-            **plain, attempts=attempts, model=tree.get("model"), measured=tree.get("measured"), fit=fit
+            **plain,
+            attempts=attempts,
+            model=tree.get("model"),
+            measured=tree.get("measured"),
+            fit=fit,
+            digests=tree.get("digests"),
         )
 
     def dump(self) -> bytes:
         """Write the header as JSON; what is not known yet is left out."""
         tree = {name: getattr(self, name) for name in ("format", *_NEEDED)}
         tree["attempts"] = [entry.tree() for entry in self.attempts]
-        later = {"model": self.model, "measured": self.measured, "fit": self.fit and asdict(self.fit)}
+        fit = None if self.fit is None else asdict(self.fit)
+        later = {"model": self.model, "measured": self.measured, "fit": fit, "digests": self.digests}
         tree |= {name: value for name, value in later.items() if value is not None}
         return json.dumps(tree, indent=2, default=str).encode()

@@ -7,19 +7,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from embed_ops.runs.digests import DIGESTS_JSON, REPORT, write_digests
 from embed_ops.runs.directory import RunDir
 from embed_ops.runs.header import FINISHED, RUNNING, STOPPED, AttemptEntry, RunHeader
 from embed_ops.runs.heartbeat import Heartbeat
 from embed_ops.runs.journal import Journal
+from embed_ops.storage.files import remove
 
 
 def known_header(run: RunDir) -> RunHeader | None:
     """Read the header of a run that a command is to go on with, None where there is nothing yet.
 
     Raises:
-        RunError: the place is a file, or holds files of a run without its `run.json`.
+        RunError: the place is a file, holds files of a run without its `run.json`, or has a folder
+            that is a link out of it.
     """
     run.require_folder()
+    run.require_own_folders()
     header = run.read_header()
     if header is None:
         run.require_empty()
@@ -37,6 +41,7 @@ class RunWriter:
         header: what `run.json` will say when it is published next.
         heartbeat: to be entered by `with`; it beats from `begin` on.
         journal: of the records of this command.
+        written: sha256 of files that workers have written and no record has, by path.
     """
 
     run: RunDir
@@ -45,6 +50,7 @@ class RunWriter:
     header: RunHeader
     heartbeat: Heartbeat = field(init=False)
     journal: Journal = field(init=False)
+    written: dict[str, str] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         """Make the heartbeat, which does not beat yet, and the journal."""
@@ -66,12 +72,14 @@ class RunWriter:
         entry = AttemptEntry(self.name, self.began)
         self.header = replace(self.header, attempts=(*self.header.attempts, entry))
         self.publish(RUNNING)
+        remove(self.run.root.child(DIGESTS_JSON))
         self.run.clean(self.name)
 
     def publish(self, status: str) -> None:
         """Write `run.json`."""
         finished = time.time() if status == FINISHED else None
-        self.header = replace(self.header, status=status, finished=finished)
+        digests = self.header.digests if status == FINISHED else None
+        self.header = replace(self.header, status=status, finished=finished, digests=digests)
         self.run.write_header(self.header, self.name)
 
     def stop(self) -> None:
@@ -86,9 +94,11 @@ class RunWriter:
             report: the content of `report.json`.
             figures: what the entry of this attempt keeps of it.
         """
-        self.run.write_json("report.json", report, self.name)
+        self.journal.flush()
+        self.run.write_json(REPORT, report, self.name)
+        digests = write_digests(self.run.root, self.name, self.written)
         *earlier, entry = self.header.attempts
         entry = replace(entry, finished=time.time(), figures=figures or {})
-        self.header = replace(self.header, attempts=(*earlier, entry))
+        self.header = replace(self.header, attempts=(*earlier, entry), digests=digests)
         self.publish(FINISHED)
         self.run.remove_temporary(self.name)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import fsspec
 import pyarrow as pa
 from pyarrow import fs as pafs
 
-from embed_ops.errors import SpecError
+from embed_ops.errors import RunError, SpecError
 from embed_ops.storage.faults import patiently
 
 SCHEME = re.compile(r"^([a-z][a-z0-9+.-]+)://")
@@ -62,14 +62,46 @@ _FSSPEC_SINGLE_PUT = frozenset(
 
 @dataclass(frozen=True)
 class Location:
-    """A file system and a path inside it."""
+    """A file system and a path inside it.
+
+    Attributes:
+        fs: the file system.
+        path: inside it.
+        below: path of the folder whose child it is, or a child's child; None where it is none's.
+    """
 
     fs: pafs.FileSystem
     path: str
+    below: str | None = field(default=None, compare=False, repr=False)
 
     def child(self, relative: str) -> Location:
-        """Give the location of a path below this one."""
-        return Location(self.fs, f"{self.path.rstrip('/')}/{relative}")
+        """Give the location of a path below this one.
+
+        Raises:
+            SpecError: the path leads out of it.
+        """
+        if ".." in relative and ".." in relative.split("/"):
+            raise SpecError(f"{self.path}: {relative!r} leads out of this folder; name a file inside it")
+        below = self.path if self.below is None else self.below
+        return Location(self.fs, f"{self.path.rstrip('/')}/{relative}", below)
+
+    def require_inside(self) -> None:
+        """Refuse to write or to delete where a link leads out of the folder that this is below.
+
+        Links are known of local disks only. A name that is itself a link is replaced or deleted,
+        and not what it leads to.
+
+        Raises:
+            RunError: names the link's end.
+        """
+        if self.below is None or not self.local:
+            return
+        root, folder = os.path.realpath(self.below), os.path.realpath(os.path.dirname(self.path))  # noqa: PTH120
+        if folder != root and not folder.startswith(f"{root.rstrip('/')}/"):
+            raise RunError(
+                f"{self.path}: a link between it and {self.below} leads to {folder}, and nothing is "
+                "written or deleted outside of that folder; put the folder itself in the place of the link"
+            )
 
     @property
     def local(self) -> bool:

@@ -52,7 +52,21 @@ def test_records_survive_the_manifest(folder: Path, tmp_path: Path) -> None:
             5,
             "f" * 64,
         ),
-        *("r", 6, "e" * 64, 7, 11, 0.5, 1.5, 8, 9, 10, 1e15, {"read": 0.25, "forward": 3.0}, ("retried",)),
+        *(
+            "u.000000000000.0123abcd.parquet",
+            6,
+            "e" * 64,
+            7,
+            11,
+            0.5,
+            1.5,
+            8,
+            9,
+            10,
+            1e15,
+            {"read": 0.25, "forward": 3.0},
+            ("retried",),
+        ),
     )
     bare = replace(
         full,
