@@ -13,6 +13,7 @@ import typer
 from embed_ops.commands.options import Column, LogLevel, Progress, RunPath
 from embed_ops.commands.running import verb
 from embed_ops.errors import SpecError
+from embed_ops.terminal import write_line
 
 HELP = (
     "Judge the vectors of a finished run. With --label: a linear probe (multinomial logistic "
@@ -91,7 +92,5 @@ def run(
     place = output or probe_folder(where, str(label))
     save(place, probe, figures)
     show_evaluation(where, figures)
-    sys.stdout.write(
-        f"the probe is in {place}; embed-ops classify {where} --model {place} labels every row\n"
-    )
+    write_line(f"the probe is in {place}; embed-ops classify {where} --model {place} labels every row")
     return 0

@@ -5,14 +5,15 @@ from __future__ import annotations
 import functools
 import logging
 import signal
+import sys
 import traceback
 from collections.abc import Callable
 from typing import ParamSpec
 
 import typer
-from rich.console import Console
 
 from embed_ops.errors import EmbedOpsError
+from embed_ops.terminal import PlainConsole, PlainFormatter, plain
 
 Parameters = ParamSpec("Parameters")
 
@@ -25,10 +26,9 @@ def verb(function: Callable[Parameters, int]) -> Callable[Parameters, None]:
 
     @functools.wraps(function)
     def command(*args: Parameters.args, **kwargs: Parameters.kwargs) -> None:
-        logging.basicConfig(
-            level=str(kwargs.get("log_level", "warning")).upper(),
-            format="%(levelname)s %(name)s: %(message)s",
-        )
+        shown = logging.StreamHandler()
+        shown.setFormatter(PlainFormatter("%(levelname)s %(name)s: %(message)s"))
+        logging.basicConfig(level=str(kwargs.get("log_level", "warning")).upper(), handlers=[shown])
         signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             code = function(*args, **kwargs)
@@ -38,7 +38,7 @@ def verb(function: Callable[Parameters, int]) -> Callable[Parameters, None]:
         except Exception:
             # A fault of the program: its traceback is what a report needs, and no exit code of a
             # job that is done.
-            traceback.print_exc()
+            sys.stderr.write(plain(traceback.format_exc()))
             _complain("failed for a reason that it does not know; please report the lines above")
             code = 3
         except KeyboardInterrupt:
@@ -50,4 +50,4 @@ def verb(function: Callable[Parameters, int]) -> Callable[Parameters, None]:
 
 
 def _complain(text: str) -> None:
-    Console(stderr=True, soft_wrap=True).print(f"embed-ops: {text}", markup=False, highlight=False)
+    PlainConsole(stderr=True, soft_wrap=True).print(f"embed-ops: {text}")

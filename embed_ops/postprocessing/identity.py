@@ -8,9 +8,11 @@ from typing import Any
 from embed_ops.errors import StageError
 from embed_ops.postprocessing.asked import Asked
 from embed_ops.postprocessing.whole_run import whole_run
+from embed_ops.redaction import redacted_tree
 from embed_ops.runs.columns import VectorColumn
 from embed_ops.runs.models import MODEL_ARRAYS, MODEL_JSON, read_model
 from embed_ops.runs.rows import RunRows
+from embed_ops.spec.stage import StageSpec
 from embed_ops.storage.files import locate, read_bytes
 
 _NOT_COMPARED = ("name", "input", "seed", "gpus_per_worker")
@@ -24,11 +26,7 @@ def fingerprint_of(asked: Asked, rows: RunRows, vectors: VectorColumn) -> dict[s
         rows: of the run that it reads.
         vectors: the column; another run than that may hold it.
     """
-    tree = asked.spec.model_dump(mode="json")
-    fingerprint: dict[str, Any] = {
-        f"stage.{name}": value for name, value in tree.items() if name not in _NOT_COMPARED
-    }
-    fingerprint |= {
+    fingerprint = stage_fields(asked.spec) | {
         "stage.column": vectors.column,
         "seed": asked.seed,
         "input": rows.content,
@@ -38,6 +36,15 @@ def fingerprint_of(asked: Asked, rows: RunRows, vectors: VectorColumn) -> dict[s
         fingerprint["model"] = _digest_of_model(asked.model)
     whole = whole_run(asked.spec)
     return fingerprint if whole is None else fingerprint | whole.identity()
+
+
+def stage_fields(spec: StageSpec) -> dict[str, Any]:
+    """List the fields of a section that decide a stage's bytes.
+
+    The secret of an address does not: it may be another one tomorrow.
+    """
+    tree = redacted_tree(spec.model_dump(mode="json"))
+    return {f"stage.{name}": value for name, value in tree.items() if name not in _NOT_COMPARED}
 
 
 def _digest_of_model(address: str) -> str:

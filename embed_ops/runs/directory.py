@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from pyarrow.fs import FileSelector, FileType
 
 from embed_ops.errors import RunError
+from embed_ops.redaction import redacted, redacted_tree
 from embed_ops.runs.header import RUN_JSON, RunHeader
 from embed_ops.runs.heartbeat import attempt_is_dead
 from embed_ops.runs.manifest import Manifest
@@ -38,6 +39,7 @@ from embed_ops.runs.record import (
 )
 from embed_ops.runs.recovery import recover
 from embed_ops.runs.statistics import merged
+from embed_ops.schema import MESSAGE
 from embed_ops.sources.plan import Plan
 from embed_ops.storage.faults import patiently
 from embed_ops.storage.files import Location, file_info, locate, publish, read_bytes, remove, walk
@@ -98,8 +100,9 @@ class RunDir:
         return None if content is None else dict(json.loads(content))
 
     def write_json(self, name: str, content: Mapping[str, Any], attempt: str) -> None:
-        """Replace a JSON file."""
-        publish(self.root, name, json.dumps(content, indent=2, default=str).encode(), attempt)
+        """Replace a JSON file; addresses in it are written without secrets."""
+        text = json.dumps(redacted_tree(dict(content)), indent=2, default=str)
+        publish(self.root, name, text.encode(), attempt)
 
     def write_plan(self, plan: Plan, attempt: str) -> None:
         """Replace the plan."""
@@ -179,6 +182,7 @@ class RunDir:
             the record with names, sizes, hashes and norms filled in.
         """
         if len(rejects):
+            rejects = _messages_redacted(rejects)
             content = encode(rejects, {"unit": record.unit, "fingerprint": fingerprint, "version": version})
             digest = hashlib.sha256(content).hexdigest()
             name = reject_name(record.unit, digest)
@@ -275,3 +279,15 @@ class RunDir:
         folder = place.path
         with contextlib.suppress(FileNotFoundError):
             patiently("deleted", folder, lambda: self.root.fs.delete_dir(folder))
+
+
+def _messages_redacted(rejects: pa.Table) -> pa.Table:
+    """Leave secrets out of what is said of rejects: references of rows may be signed addresses."""
+    if MESSAGE not in rejects.schema.names:
+        return rejects
+    messages = rejects.column(MESSAGE).to_pylist()
+    without = [None if message is None else redacted(message) for message in messages]
+    if without == messages:
+        return rejects
+    place = rejects.schema.get_field_index(MESSAGE)
+    return rejects.set_column(place, rejects.schema.field(place), pa.array(without, pa.string()))

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 from embed_ops.errors import RunError
+from embed_ops.redaction import redacted_tree
 
 RUN_JSON = "run.json"
 FORMAT = 1
@@ -142,10 +143,16 @@ class RunHeader:
         )
 
     def dump(self) -> bytes:
-        """Write the header as JSON; what is not known yet is left out."""
+        """Write the header as JSON, without secrets; what is not known yet is left out."""
         tree = {name: getattr(self, name) for name in ("format", *_NEEDED)}
         tree["attempts"] = [entry.tree() for entry in self.attempts]
         fit = None if self.fit is None else asdict(self.fit)
-        later = {"model": self.model, "measured": self.measured, "fit": fit, "digests": self.digests}
+        tree["spec"] = redacted_tree(self.spec)
+        later = {
+            "model": redacted_tree(self.model),
+            "measured": self.measured,
+            "fit": fit,
+            "digests": self.digests,
+        }
         tree |= {name: value for name, value in later.items() if value is not None}
         return json.dumps(tree, indent=2, default=str).encode()

@@ -18,7 +18,8 @@ import pyarrow as pa
 from pyarrow import fs as pafs
 
 from embed_ops.errors import RunError, SpecError
-from embed_ops.storage.faults import patiently
+from embed_ops.redaction import usable
+from embed_ops.storage.faults import patiently, storage_error
 
 SCHEME = re.compile(r"^([a-z][a-z0-9+.-]+)://")
 OPTIONS = re.compile(r"\?[A-Za-z_]\w*=.*$")
@@ -135,11 +136,13 @@ def locate(address: str) -> Location:
     """Open the file system of an address: a local path, a pyarrow URI, or any fsspec protocol.
 
     In an address with a scheme `%` begins an escape, as in any URI; blanks may stand as they are.
+    For one that a run has kept without its secrets the environment must have them.
 
     Raises:
         SpecError: no file system serves the scheme, or it lacks a package or a setting.
         StorageError: the store does not answer.
     """
+    address = usable(address)
     scheme = SCHEME.match(address)
     if scheme is None:
         return Location(pafs.LocalFileSystem(), full_address(address))
@@ -155,6 +158,9 @@ def locate(address: str) -> Location:
     except (ValueError, ImportError) as error:
         cause = f"{error}; pyarrow: {by_arrow}" if scheme[1] in _ARROW_SCHEMES else error
         raise SpecError(f"{address}: no file system for {scheme[1]}://: {cause}") from error
+    except Exception as error:
+        # Some connect when they are made, and each has errors of its own.
+        raise storage_error("opened", address, error) from error
     return Location(pafs.PyFileSystem(pafs.FSSpecHandler(opened)), path)
 
 
