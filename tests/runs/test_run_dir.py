@@ -218,7 +218,7 @@ def test_what_dead_attempts_left_is_removed(folder: Path) -> None:
     for name in (dead, before_we_began, ours, alive, elsewhere, long_ago):
         write(folder / "tmp" / name / "x", b"")
     (folder / "tmp" / f"{host}-{int(ended.stdout)}-{now + 1}").mkdir()
-    write(folder / "rejects" / "a=1" / "left.parquet", b"")
+    write(folder / "rejects" / "a=1" / "left.000000000000.01234567.parquet", b"")
     run = RunDir.at(str(folder))
     records = run.manifest.read()
     before = contents(folder)

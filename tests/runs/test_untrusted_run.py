@@ -18,7 +18,7 @@ from fake_run import DIGEST, corpus_of, make, spec_of
 from inline import open_inline
 from made_run import make_run, mixture
 
-from embed_ops import Run, Spec, embed, postprocess
+from embed_ops import Run, Spec, embed, neighbors, postprocess, retry
 from embed_ops.analysis.evaluate import save
 from embed_ops.commands.evaluate import probe_folder
 from embed_ops.errors import EmbedOpsError, RunError, SpecError
@@ -295,3 +295,19 @@ def test_a_record_of_before_is_still_read(spec: Spec, tmp_path: Path) -> None:
     assert "a..b/x.. .jsonl.000000000000" in records
     assert verify(done.path).differences == []
     assert replace(next(iter(records.values()))).reject_file is not None
+
+
+def test_code_of_a_model_is_not_run_on_a_runs_word(
+    spec: Spec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`neighbors` and `retry` load no model with code of its own because `run.json` says so."""
+    embed(spec, session=open_inline)
+    header = tmp_path / "run" / "run.json"
+    tree = json.loads(header.read_text())
+    tree["spec"]["encoder"]["trust_remote_code"] = True
+    header.write_text(json.dumps(tree))
+    for act in (lambda: neighbors(str(tmp_path / "run"), ["red"]), lambda: retry(str(tmp_path / "run"))):
+        with pytest.raises(RunError, match="EMBED_OPS_TRUST_REMOTE_CODE=1"):
+            act()
+    monkeypatch.setenv("EMBED_OPS_TRUST_REMOTE_CODE", "1")
+    assert neighbors(str(tmp_path / "run"), ["red"], 4, session=open_inline).ids.shape == (1, 4)
