@@ -25,11 +25,17 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from embed_ops.redaction import redacted
+
 
 class EmbedOpsError(Exception):
-    """Base of every error that this library raises on purpose."""
+    """Base of every error that this library raises on purpose; its message holds no secrets."""
 
     exit_code: ClassVar[int] = 2
+
+    def __init__(self, *words: object) -> None:
+        """Take the message."""
+        super().__init__(*(redacted(word) if isinstance(word, str) else word for word in words))
 
 
 class SpecError(EmbedOpsError):

@@ -25,13 +25,14 @@ from embed_ops.numerics.hashing import splitmix64
 from embed_ops.numerics.tiles import BLOCK_ROWS
 from embed_ops.numerics.topk import Floats, Ints, Vectors
 from embed_ops.runs.columns import Label, VectorColumn, labels_of, read_unit
+from embed_ops.runs.digests import DIGESTS_JSON, MODEL, digests_of, listed, publish_digests
 from embed_ops.runs.heartbeat import new_attempt
 from embed_ops.runs.models import write_model
 from embed_ops.runs.rows import RunRows
 from embed_ops.runs.sample import choose
 from embed_ops.runs.space import EVALUATION_JSON, SPACE, space_of
 from embed_ops.stages.classify import LinearProbe
-from embed_ops.storage.files import publish
+from embed_ops.storage.files import publish, remove
 from embed_ops.storage.location import locate
 
 SAMPLE_ROWS = 50_000
@@ -264,5 +265,8 @@ def save(place: str, probe: LinearProbe, figures: dict[str, Any]) -> None:
         StorageError: it can't be written.
     """
     here, attempt = locate(place), new_attempt()
+    # Before the model: a checksum of another one would refuse it.
+    remove(here.child(DIGESTS_JSON))
     write_model(here, probe, attempt)
     publish(here, EVALUATION_JSON, json.dumps(figures, indent=2).encode(), attempt)
+    publish_digests(here, attempt, digests_of(here, [EVALUATION_JSON, *listed(here, [MODEL])]))

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
-
 from embed_ops.analysis.summary import LISTED_FIGURES
 from embed_ops.analysis.tables import console, cut_table, show_pairs
 from embed_ops.schema import ROW, SOURCE
+from embed_ops.terminal import PlainTable
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -83,7 +82,7 @@ def show_recommended(recommended: Recommended, table: pa.Table) -> None:
 def show_evaluation(where: str, figures: dict[str, Any]) -> None:
     """Show how good an embedding is for a label."""
     rows = figures["rows"]
-    table = Table(title=f"{where}: {figures['label']}, {figures['classes']:,} classes", title_justify="left")
+    table = PlainTable(title=f"{where}: {figures['label']}, {figures['classes']:,} classes")
     for heading in ("judge", "accuracy", "95 %", "macro F1", "95 %"):
         table.add_column(heading, justify="left" if heading == "judge" else "right")
     table.add_row(

@@ -27,6 +27,7 @@ from embed_ops.postprocessing.search import Best, by_unit, make_search, recall, 
 from embed_ops.runs.columns import VectorColumn, read_columns
 from embed_ops.runs.models import read_model
 from embed_ops.runs.rows import RunRows
+from embed_ops.runs.run import require_trust
 from embed_ops.schema import RESERVED, ROW, SOURCE
 from embed_ops.sources.base import hive_columns
 from embed_ops.spec.spec import Spec
@@ -186,9 +187,10 @@ def encode(rows: RunRows, vectors: VectorColumn, queries: Sequence[str | bytes])
 
     Raises:
         ModelError: the model is not at hand or embeds no such queries, or a query has no vector.
+        RunError: the model brings code of its own, and nobody has said that it may run.
     """
     root, header = rows.lineage[-1]
-    spec = Spec.parse(header.spec)
+    spec = require_trust(Spec.parse(header.spec), root.path)
     texts = bool(queries) and isinstance(queries[0], str)
     takes = [kind for kind in encoder_class(spec.encoder).takes if kind in ("image", "text")]
     if ("text" if texts else "image") not in takes:

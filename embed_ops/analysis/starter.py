@@ -5,7 +5,6 @@ Looks at the files, chooses columns, explains its choices in comments.
 
 from __future__ import annotations
 
-import json
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +12,15 @@ from pathlib import Path
 import pyarrow as pa
 
 from embed_ops.errors import EmbedOpsError, SourceError, SpecError
+from embed_ops.redaction import redacted
 from embed_ops.sources.columns import holds_images
 from embed_ops.sources.corpus import Corpus
 from embed_ops.sources.listing import list_sources
 from embed_ops.sources.registry import SOURCES, make_source
 from embed_ops.spec.spec import Spec, parse_source
+from embed_ops.spec.toml import literal
 from embed_ops.storage.location import full_address
+from embed_ops.terminal import plain_line
 
 _KINDS = ("parquet", "jsonl", "csv", "webdataset", "images", "text")
 _MODELS = {"text": "sentence-transformers/all-MiniLM-L6-v2", "image": "facebook/dinov2-small"}
@@ -158,31 +160,31 @@ def starter(path: str, *, model: str | None = None, sink: str = "embedded") -> s
 
 
 def _lines(survey: Survey, path: str, model: str | None, sink: str) -> list[str]:
-    """Word the spec, a line each."""
-    quoted = json.dumps
+    """Word the spec, a line each; names that stand in comments are one line too."""
+    place = redacted(full_address(path) if "://" not in path else path)
     return [
         f"# {survey.files:,} files of kind {survey.kind}, {survey.size / 1e6:,.1f} MB. Look first, embed, "
         "look at the result:",
         "#",
         "#   embed-ops plan FILE.toml --price 1.2      # what it will take, for machines at 1.2 an hour",
         "#   embed-ops embed FILE.toml                 # the same command again goes on after any stop",
-        f"#   embed-ops report {sink}",
+        f"#   embed-ops report {plain_line(sink)}",
         "",
         "[source]",
-        f"kind = {quoted(survey.kind)}",
-        f"path = {quoted(full_address(path) if '://' not in path else path)}",
+        f"kind = {literal(survey.kind)}",
+        f"path = {literal(place)}",
         *_column_lines(survey),
         "",
         "[encoder]",
         *(['family = "image"'] if survey.modality == "image" else []),
-        f"model = {quoted(model or _MODELS[survey.modality])}      "
+        f"model = {literal(model or _MODELS[survey.modality])}      "
         "# a hub name, a folder, or an object store prefix",
         "# Left out, the type is chosen: bfloat16 where the device gains by it and the first rows stay "
         "close to the reference.",
         '# dtype = "float32"',
         "",
         "[sink]",
-        f"path = {quoted(sink)}                    # data/ is partitioned like the source; the rest lies "
+        f"path = {literal(sink)}                    # data/ is partitioned like the source; the rest lies "
         "beside it",
         '# dtype = "float16"                   # half the bytes',
         "",
@@ -201,10 +203,10 @@ def _column_lines(survey: Survey) -> list[str]:
     what = "images"
     if survey.mean_length is not None:
         what = f"texts of {survey.mean_length:,.0f} characters on average"
-    others = ", ".join(survey.others) or "none"
+    others = plain_line(", ".join(survey.others) or "none")
     return [
-        f"column = {json.dumps(survey.column)}        # {what}; other columns: {others}",
-        f"keep = {json.dumps(list(survey.keep))}      # stand beside the vectors in the output",
+        f"column = {literal(survey.column)}        # {what}; other columns: {others}",
+        f"keep = {literal(list(survey.keep))}      # stand beside the vectors in the output",
         '# where = "length(title) > 0"         # a condition in SQL; other rows are counted, not embedded',
     ]
 
@@ -213,7 +215,10 @@ def _check(text: str) -> None:
     """Refuse to hand out a spec that the other commands would refuse."""
     import tomllib
 
-    Spec.parse(tomllib.loads(text))
+    try:
+        Spec.parse(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise SpecError(f"a name in the data, or the path, can't stand in a TOML file: {error}") from error
 
 
 def write_starter(path: str, output: str, *, model: str | None = None, sink: str = "embedded") -> Survey:
@@ -226,7 +231,7 @@ def write_starter(path: str, output: str, *, model: str | None = None, sink: str
     target = Path(output).expanduser()
     if target.exists():
         raise SpecError(f"{target}: is there already; name another file by --output")
-    text = starter(path, model=model, sink=sink).replace("FILE.toml", str(output))
+    text = starter(path, model=model, sink=sink).replace("FILE.toml", plain_line(str(output)))
     temporary = target.with_name(f".{target.name}")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(target)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
-
 from embed_ops.analysis.tables import console, show_pairs
 from embed_ops.sources.plan import Plan, estimated_units, unit_limits
 from embed_ops.spec.spec import Spec
+from embed_ops.terminal import PlainTable
 
 if TYPE_CHECKING:
     from embed_ops.runs.run import Run
@@ -238,7 +237,7 @@ class _FileSum:
 
 def show_plan(plan: Plan, spec: Spec) -> None:
     """Show the files of a plan with their spans and units."""
-    table = Table(title=f"plan: {', '.join(spec.source.paths)}", title_justify="left")
+    table = PlainTable(title=f"plan: {', '.join(spec.source.paths)}")
     for name in ("file", "spans", "units", "rows", "bytes"):
         table.add_column(name, justify="left" if name == "file" else "right", overflow="fold")
     units = 0
@@ -282,7 +281,7 @@ def show_differences(path: str, result: Verification) -> None:
             + (", source recounted" if result.source else "")
         )
         return
-    table = Table(title=f"{len(result.differences)} differences in {path}", title_justify="left")
+    table = PlainTable(title=f"{len(result.differences)} differences in {path}")
     table.add_column("file", overflow="fold")
     table.add_column("found", overflow="fold")
     for difference in result.differences:

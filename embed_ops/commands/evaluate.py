@@ -6,12 +6,14 @@ import json
 import sys
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import quote
 
 import typer
 
 from embed_ops.commands.options import Column, LogLevel, Progress, RunPath
 from embed_ops.commands.running import verb
 from embed_ops.errors import SpecError
+from embed_ops.terminal import write_line
 
 HELP = (
     "Judge the vectors of a finished run. With --label: a linear probe (multinomial logistic "
@@ -27,6 +29,21 @@ HELP = (
     "Exit codes: 0 done; 2 there is no such column, it has one class only, or the run or its model is "
     "unusable."
 )
+
+
+def probe_folder(run: str, label: str) -> str:
+    """Say where the probe of a column lies, whatever the column is called.
+
+    Raises:
+        RunError: `probes/` is a link that leads out of the run.
+    """
+    from embed_ops.storage.location import locate
+
+    # A name that would lead elsewhere, or can't be typed, is escaped as in an address.
+    plain = "".join(sign if sign.isprintable() and sign not in "/\\%" else quote(sign, "") for sign in label)
+    folder = plain.replace(".", "%2E") if plain in (".", "..") else plain
+    locate(run).child(f"probes/{folder}").require_inside()
+    return f"{run.rstrip('/')}/probes/{folder}"
 
 
 @verb
@@ -72,10 +89,8 @@ def run(
         probe, figures = evaluate(
             run_rows, vectors, str(label), most=rows, whole=every, seed=seed, reporter=shown
         )
-    place = output or f"{where.rstrip('/')}/probes/{label}"
+    place = output or probe_folder(where, str(label))
     save(place, probe, figures)
     show_evaluation(where, figures)
-    sys.stdout.write(
-        f"the probe is in {place}; embed-ops classify {where} --model {place} labels every row\n"
-    )
+    write_line(f"the probe is in {place}; embed-ops classify {where} --model {place} labels every row")
     return 0

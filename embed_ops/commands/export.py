@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated, Literal
 
 import typer
@@ -10,6 +9,7 @@ import typer
 from embed_ops.commands.options import Column, LogLevel, Progress, RunPath
 from embed_ops.commands.running import verb
 from embed_ops.targets.registry import TARGETS
+from embed_ops.terminal import write_line
 
 HELP = (
     "Write the vectors of a finished run for another program, with the index of each row, where it comes "
@@ -47,5 +47,5 @@ def run(
 
     with reporter(progress) as shown:
         rows = export(where, output, to, column=column, index=index, metric=metric, reporter=shown)
-    sys.stdout.write(f"{rows:,} rows in {output}\n")
+    write_line(f"{rows:,} rows in {output}")
     return 0

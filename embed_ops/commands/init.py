@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
 
 from embed_ops.commands.options import LogLevel
 from embed_ops.commands.running import verb
+from embed_ops.terminal import write_line
 
 HELP = (
     "Look at a folder, a file or a glob, here or on an object store, and write a spec for it: kind of "
@@ -41,8 +41,8 @@ def run(
         if survey.column is not None
         else f"every {'image' if survey.modality == 'image' else 'line'}"
     )
-    sys.stdout.write(
+    write_line(
         f"{output}: {survey.files:,} files of kind {survey.kind}, {what}; next: embed-ops plan {output} "
-        "--price 1\n"
+        "--price 1"
     )
     return 0

@@ -5,13 +5,13 @@ Whether it is complete and healthy, what is in it, and how it ran.
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated, Literal
 
 import typer
 
 from embed_ops.commands.options import Column, LogLevel, Progress, RunPath
 from embed_ops.commands.running import verb
+from embed_ops.terminal import write_line
 
 HELP = (
     "Write one HTML page about a run, without anything from the network: is it complete (rows, rejects "
@@ -75,5 +75,5 @@ def run(
             seed=seed,
             reporter=shown,
         )
-    sys.stdout.write(f"report in {written}\n")
+    write_line(f"report in {written}")
     return 0

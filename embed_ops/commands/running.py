@@ -5,15 +5,16 @@ from __future__ import annotations
 import functools
 import logging
 import signal
+import sys
 import traceback
 from collections.abc import Callable
 from typing import ParamSpec
 
 import typer
-from rich.console import Console
 
 from embed_ops.engine.streams import lasting_streams
 from embed_ops.errors import EmbedOpsError
+from embed_ops.terminal import PlainConsole, PlainFormatter, plain
 
 Parameters = ParamSpec("Parameters")
 
@@ -26,10 +27,9 @@ def verb(function: Callable[Parameters, int]) -> Callable[Parameters, None]:
 
     @functools.wraps(function)
     def command(*args: Parameters.args, **kwargs: Parameters.kwargs) -> None:
-        logging.basicConfig(
-            level=str(kwargs.get("log_level", "warning")).upper(),
-            format="%(levelname)s %(name)s: %(message)s",
-        )
+        shown = logging.StreamHandler()
+        shown.setFormatter(PlainFormatter("%(levelname)s %(name)s: %(message)s"))
+        logging.basicConfig(level=str(kwargs.get("log_level", "warning")).upper(), handlers=[shown])
         signal.signal(signal.SIGINT, signal.default_int_handler)
         with lasting_streams():
             code = _run(function, *args, **kwargs)
@@ -48,7 +48,7 @@ def _run(function: Callable[Parameters, int], *args: Parameters.args, **kwargs: 
     except Exception:
         # A fault of the program: its traceback is what a report needs, and no exit code of a job
         # that is done.
-        traceback.print_exc()
+        sys.stderr.write(plain(traceback.format_exc()))
         _complain("failed for a reason that it does not know; please report the lines above")
         return 3
     except KeyboardInterrupt:
@@ -57,4 +57,4 @@ def _run(function: Callable[Parameters, int], *args: Parameters.args, **kwargs: 
 
 
 def _complain(text: str) -> None:
-    Console(stderr=True, soft_wrap=True).print(f"embed-ops: {text}", markup=False, highlight=False)
+    PlainConsole(stderr=True, soft_wrap=True).print(f"embed-ops: {text}")

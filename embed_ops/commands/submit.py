@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from embed_ops.commands.options import (
     EXIT_CODES,
@@ -20,10 +19,12 @@ from embed_ops.commands.options import (
     seconds,
 )
 from embed_ops.commands.running import verb
-from embed_ops.engine.environment import environment
+from embed_ops.engine.environment import environment, secrets_inside
 from embed_ops.errors import AddressError
+from embed_ops.redaction import holds_secret
 from embed_ops.spec.spec import Spec
 from embed_ops.spec.toml import spec_words
+from embed_ops.terminal import PlainConsole
 
 if TYPE_CHECKING:
     from embed_ops.engine.job_server import JobServer
@@ -74,14 +75,12 @@ def run(
     """Submit, attach or stop."""
     from embed_ops.engine.job_server import JobServer
 
-    console = Console(stderr=True, soft_wrap=True)
+    console = PlainConsole(stderr=True, soft_wrap=True)
     if (attach is not None) + (stop is not None) + bool(words) != 1:
         raise AddressError("give a spec to submit it, or --attach ID, or --stop ID")
     if stop is not None:
         was_running = JobServer(address).stop(stop)
-        console.print(
-            f"job {stop} {'is stopped' if was_running else 'was over already'}", markup=False, highlight=False
-        )
+        console.print(f"job {stop} {'is stopped' if was_running else 'was over already'}")
         return 0
     if attach is not None:
         return _follow(JobServer(address), attach, console)
@@ -89,6 +88,12 @@ def run(
     for option, given in (("--stop-after", stop_after), ("--grace", grace)):
         if given is not None:
             seconds(option, given)
+    if holds_secret(tree):
+        raise AddressError(
+            "an address of the spec brings a secret, and everybody who sees the cluster's jobs sees their "
+            "command lines: leave it out, and give the credentials to the cluster's nodes by their "
+            "environment"
+        )
     sources = tree["source"]["path"]
     addresses = [
         *([sources] if isinstance(sources, str) else sources),
@@ -101,12 +106,14 @@ def run(
         install=not no_install,
         leave_out=(path for path in addresses if "://" not in path),
     )
+    if left_out := secrets_inside(working_dir) if image is None else []:
+        console.print(f"not uploaded, since secrets may lie there: {', '.join(left_out)}")
     options = ["--progress", "plain", "--log-level", log_level]
     options += ["--stop-after", stop_after] if stop_after else []
     command = ["python", "-m", "embed_ops", "embed", *spec_words(tree), *options, "--grace", grace]
     server = JobServer(address)
     job = server.submit(shlex.join(command), runtime)
-    console.print(f"submitted job {job} to {server.address}; Ctrl-C detaches", markup=False, highlight=False)
+    console.print(f"submitted job {job} to {server.address}; Ctrl-C detaches")
     return _follow(server, job, console)
 
 
@@ -128,19 +135,17 @@ def _from_everywhere(spec: Spec) -> dict[str, Any]:
     return tree
 
 
-def _follow(server: JobServer, job: str, console: Console) -> int:
+def _follow(server: JobServer, job: str, console: PlainConsole) -> int:
     """Show the log until the job ends or the user has seen enough."""
     from embed_ops.engine.job_server import STOPPED
 
-    log = Console(soft_wrap=True)
+    log = PlainConsole(soft_wrap=True)
     try:
-        return server.follow(job, lambda line: log.print(line, markup=False, highlight=False))
+        return server.follow(job, lambda line: log.print(line))
     except KeyboardInterrupt:
         again = f"embed-ops submit --address {server.address}"
-        console.print(f"\ndetached; job {job} goes on", markup=False, highlight=False)
+        console.print(f"\ndetached; job {job} goes on")
         console.print(
             f"  follow it: {again} --attach {job}\n  stop it:   {again} --stop {job}",
-            markup=False,
-            highlight=False,
         )
         return STOPPED

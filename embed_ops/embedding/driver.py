@@ -23,7 +23,7 @@ from embed_ops.engine.stopping import StopRequest, restored_sigterm
 from embed_ops.errors import RunError, Stopped
 from embed_ops.runs.header import FINISHED, RUNNING
 from embed_ops.runs.ledger import Ledger
-from embed_ops.runs.run import Run
+from embed_ops.runs.run import Run, require_trust
 from embed_ops.runs.statistics import report_of
 from embed_ops.runs.work import Work
 from embed_ops.schema import GRAPH
@@ -102,7 +102,7 @@ def retry(
     """
     from embed_ops.embedding.retry import retry_work
 
-    spec = Run(path).spec
+    spec = require_trust(Run(path).spec, path)
     if spec.source.kind == GRAPH:
         raise RunError(
             f"{path}: a node that comes back changes the vectors of its neighbours: mend the tables and "

@@ -21,6 +21,7 @@ from embed_ops.engine.progress import Totals
 from embed_ops.engine.stopping import StopRequest
 from embed_ops.engine.watch import Watch
 from embed_ops.errors import DeviceError, EmbedOpsError, ModelError, Stopped, StorageError
+from embed_ops.redaction import redacted
 from embed_ops.runs.ledger import chain
 from embed_ops.runs.record import Record
 from embed_ops.runs.work import Work
@@ -139,7 +140,7 @@ class _Waves:
     def _control(self) -> Control:
         """Make what steers one wave."""
         attempt = self.attempt
-        self.gauges = self.gauges or self.engine.gauges(attempt.spec.sink.path)
+        self.gauges = self.gauges or self.engine.gauges(redacted(attempt.spec.sink.path))
         hang_seconds, replicas = attempt.spec.resources.hang_seconds, attempt.measured.replicas
         return Control(self.stop, Watch(hang_seconds, replicas, time.monotonic()), self.gauges)
 

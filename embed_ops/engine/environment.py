@@ -5,8 +5,10 @@ The files that go up, the packages that are installed, or an image.
 
 from __future__ import annotations
 
+import fnmatch
 import glob
 import hashlib
+import os
 import re
 import tomllib
 from collections.abc import Iterable, Iterator
@@ -27,7 +29,6 @@ EXCLUDES = (
         "build",
         "dist",
         "*.egg-info",
-        ".env",
         ".ipynb_checkpoints",
     ),
     *(
@@ -40,7 +41,16 @@ EXCLUDES = (
         ".cache",
     ),
 )
-"""Never uploaded, beside what `.gitignore` and `.rayignore` name: environments, caches, secrets."""
+"""Never uploaded, beside what `.gitignore` and `.rayignore` name: environments and caches."""
+SECRETS = (
+    *(".ssh", ".aws", ".azure", ".config", ".docker", ".gnupg", ".kube", ".oci", ".ray", ".terraform.d"),
+    *(".netrc", ".env*", ".git-credentials", ".pgpass", ".npmrc", ".pypirc", ".boto", ".s3cfg"),
+    *(".vault-token", ".huggingface", ".databrickscfg", ".htpasswd", ".my.cnf", "auth_token"),
+    *("*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.keystore", "*.kdbx", "*.ppk", "*.tfstate*"),
+    *("id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*"),
+)
+"""Never uploaded either, wherever it lies in the folder: what holds keys and passwords."""
+_TOLD = 10
 GRACE_S = 600
 """Seconds between the request to stop a job and the end of its process: it finishes its units in
 flight. Ray's own is 3."""
@@ -69,10 +79,26 @@ def environment(
         return described | {"image_uri": image}
     if folder is None or not folder.is_dir():
         raise AddressError(f"--working-dir {folder}: no such folder; give the one that the job is to run in")
-    described |= {"working_dir": str(folder), "excludes": [*EXCLUDES, *_inside(folder, leave_out)]}
+    described |= {"working_dir": str(folder), "excludes": [*EXCLUDES, *SECRETS, *_inside(folder, leave_out)]}
     if install:
         described["pip"] = {"packages": _packages(folder)}
     return described
+
+
+def secrets_inside(folder: Path) -> list[str]:
+    """Name what is not uploaded of a folder since it may hold secrets, the first few."""
+    told: list[str] = []
+    for here, folders, files in os.walk(folder):
+        hidden = [name for name in (*folders, *files) if _matches(name, SECRETS)]
+        told += (Path(here, name).relative_to(folder).as_posix() for name in sorted(hidden))
+        folders[:] = [name for name in folders if name not in hidden and not _matches(name, EXCLUDES)]
+        if len(told) > _TOLD:
+            return [*told[:_TOLD], "and more"]
+    return told
+
+
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _inside(folder: Path, paths: Iterable[str]) -> Iterator[str]:

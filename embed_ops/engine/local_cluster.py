@@ -21,9 +21,9 @@ from typing import Annotated, Any
 
 import typer
 from ray.cluster_utils import Cluster
-from rich.console import Console
 
 from embed_ops.engine.ray_session import no_usage_statistics, own_token
+from embed_ops.terminal import PlainConsole
 
 STORE_BYTES = 150 * 2**20
 """Object store of a node: all nodes share the machine's memory."""
@@ -139,7 +139,7 @@ def run(
     ] = 1,
 ) -> None:
     """Start several Ray nodes on this machine and keep them until Ctrl-C."""
-    console = Console(soft_wrap=True, highlight=False)
+    console = PlainConsole(soft_wrap=True)
     # A shell starts what it puts in the background with Ctrl-C ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with suppress(KeyboardInterrupt), local_cluster(nodes, cpus) as cluster:

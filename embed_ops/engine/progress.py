@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -23,6 +22,8 @@ from rich.progress import (
 )
 from rich.progress import Task as RichTask
 from rich.text import Text
+
+from embed_ops.terminal import PlainConsole
 
 Style = Literal["auto", "rich", "plain", "none"]
 SAY_EVERY_S = 10.0
@@ -108,12 +109,12 @@ class Plain:
     """Writes a line every ten seconds to standard error, for logs."""
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True, soft_wrap=True, highlight=False)
+        self._console = PlainConsole(stderr=True, soft_wrap=True)
         self._last = 0.0
 
     def say(self, sentence: str) -> None:
         """Write one line."""
-        self._console.print(sentence, markup=False)
+        self._console.print(sentence)
 
     def update(self, totals: Totals) -> None:
         """Write a line where the last one is old, or the job is over."""
@@ -149,7 +150,7 @@ class Live:
 
     def say(self, sentence: str) -> None:
         """Write one line above the live one."""
-        self._progress.console.print(sentence, markup=False, highlight=False)
+        self._progress.console.print(sentence)
 
     def update(self, totals: Totals) -> None:
         """Redraw."""
@@ -172,7 +173,7 @@ class Bar:
         if not self._shown or time.monotonic() - self._began < self._wait:
             return
         if self._progress is None:
-            self._progress = Progress(console=Console(stderr=True), transient=True)
+            self._progress = Progress(console=PlainConsole(stderr=True), transient=True)
             self._progress.start()
             self._task = self._progress.add_task("embedding", total=self._rows)
         self._progress.update(self._task, completed=self._done)
@@ -204,5 +205,5 @@ def reporter(style: Style = "auto") -> Iterator[Reporter]:
             _Rates(),
             TimeRemainingColumn(),
         )
-        with Progress(*columns, console=Console(stderr=True)) as progress:
+        with Progress(*columns, console=PlainConsole(stderr=True)) as progress:
             yield Live(progress)

@@ -19,6 +19,7 @@ import ray
 import ray.exceptions
 from ray._private.authentication import authentication_token_setup
 
+from embed_ops.engine.ray_alone import alone, keep_token_private
 from embed_ops.engine.ray_tasks import RayEngine
 from embed_ops.engine.streams import LastingStream
 from embed_ops.errors import AddressError, ClusterError
@@ -92,11 +93,12 @@ def _place(address: str | None) -> tuple[str, str]:
 
 
 def _start() -> None:
-    """Start a Ray that only this process uses."""
+    """Start a Ray that only this process uses, and only this user reaches."""
     workers = (os.cpu_count() or 1) + _IDLE_WORKERS
-    with _native_remarks_dropped():
+    with alone() as private, _native_remarks_dropped():
         ray.init(
             address=LOCAL,
+            **private,
             include_dashboard=False,
             logging_level=logging.ERROR,
             log_to_driver=False,
@@ -235,6 +237,7 @@ def own_token() -> None:
     """
     logging.getLogger(authentication_token_setup.__name__).setLevel(logging.ERROR)
     authentication_token_setup.enable_token_auth_by_default()
+    keep_token_private()
     authentication_token_setup.ensure_token_if_auth_enabled(create_token_if_missing=True)
 
 

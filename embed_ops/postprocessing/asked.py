@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from embed_ops.errors import StageError
 from embed_ops.spec.stage import StageSpec
+from embed_ops.storage.location import locate
 
 STAGES = "stages"
 """Folder of a run that holds the runs of its stages."""
@@ -44,6 +45,7 @@ def asked_stages(
     """Say where each of a list of stages reads and writes.
 
     Raises:
+        RunError: `stages/` is a link that leads out of the run.
         StageError: two have one name, an input is no stage before it, or `output` or `model` is
             given for several.
     """
@@ -60,6 +62,8 @@ def asked_stages(
         if spec.input is not None and spec.input not in known:
             raise StageError(f"stage {spec.folder!r}: input = {spec.input!r} is none of {', '.join(known)}")
         path = output or f"{run.rstrip('/')}/{STAGES}/{spec.folder}"
+        if output is None:
+            locate(run).child(f"{STAGES}/{spec.folder}").require_inside()
         source = before if spec.input is None else known[spec.input]
         asked.append(Asked(spec, path, source, seed if spec.seed is None else spec.seed, model, any_space))
         before = known[spec.folder] = path

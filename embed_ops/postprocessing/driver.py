@@ -129,7 +129,7 @@ class _Command:
                     _prepare(here, whole, engine)
                 self._apply(here, whole, engine)
                 if getattr(asked.spec, "by_cluster", False):
-                    write_by_cluster(here.job, here.rows, engine)
+                    here.written |= write_by_cluster(here.job, here.rows, engine)
                 _finish(here, engine)
             except KeyboardInterrupt:
                 raise self._stopped(here, "interrupted; run the same command again to go on") from None

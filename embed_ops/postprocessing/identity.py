@@ -8,6 +8,7 @@ from typing import Any
 from embed_ops.errors import StageError
 from embed_ops.postprocessing.asked import Asked
 from embed_ops.postprocessing.whole_run import whole_run
+from embed_ops.redaction import redacted_tree
 from embed_ops.runs.columns import VectorColumn
 from embed_ops.runs.directory import RunDir
 from embed_ops.runs.fingerprint import require_same
@@ -17,7 +18,7 @@ from embed_ops.runs.models import MODEL_JSON, model_digest, read_model
 from embed_ops.runs.rows import RunRows
 from embed_ops.runs.space import space_of_fit
 from embed_ops.spec.spec import parse_stage
-from embed_ops.spec.stage import ClassifySpec
+from embed_ops.spec.stage import ClassifySpec, StageSpec
 from embed_ops.storage.files import locate
 
 _NOT_COMPARED = ("name", "input", "seed", "gpus_per_worker")
@@ -35,11 +36,7 @@ def fingerprint_of(asked: Asked, rows: RunRows, vectors: VectorColumn) -> dict[s
         rows: of the run that it reads.
         vectors: the column; another run than that may hold it.
     """
-    tree = asked.spec.model_dump(mode="json")
-    fingerprint: dict[str, Any] = {
-        f"stage.{name}": value for name, value in tree.items() if name not in _NOT_COMPARED
-    }
-    fingerprint |= {
+    fingerprint = stage_fields(asked.spec) | {
         "stage.column": vectors.column,
         "seed": asked.seed,
         INPUT: rows.content,
@@ -103,6 +100,15 @@ def require_space(asked: Asked, space: str | None, vectors: VectorColumn) -> Non
             f"{vectors.column!r} of {vectors.run.path} holds: an equal width does not make them comparable. "
             "Fit one on these vectors; --any-space applies it all the same"
         )
+
+
+def stage_fields(spec: StageSpec) -> dict[str, Any]:
+    """List the fields of a section that decide a stage's bytes.
+
+    The secret of an address does not: it may be another one tomorrow.
+    """
+    tree = redacted_tree(spec.model_dump(mode="json"))
+    return {f"stage.{name}": value for name, value in tree.items() if name not in _NOT_COMPARED}
 
 
 def foreign_model(asked: Asked) -> Any:

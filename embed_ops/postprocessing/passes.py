@@ -13,11 +13,9 @@ What they give is kept in `work/`, but for the last two.
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,6 +32,7 @@ from embed_ops.stages.rounds import chained, in_blocks, pieces
 from embed_ops.stages.sampling import collect, shard_order, shard_slices
 from embed_ops.storage.files import Location, publish, read_bytes
 from embed_ops.storage.packing import pack, unpack
+from embed_ops.storage.private import private_folder
 
 _SAMPLE = f"{WORK}/sample"
 _DISK = pa.fs.LocalFileSystem()
@@ -145,10 +144,10 @@ def on_this_node(job: StageJob, name: str) -> Location:
     place = job.run.child(f"{_SAMPLE}/{name}")
     if place.local:
         return place
-    folder = Path(tempfile.gettempdir()) / f"embed-ops-{job.attempt}"
+    folder = private_folder() / job.attempt
     copy = folder / f"{job.spec.folder}-{name}"
     if not copy.exists():
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
         here = Location(_DISK, str(folder))
         publish(here, copy.name, read_bytes(place) or b"", job.attempt)
     return Location(_DISK, str(copy))

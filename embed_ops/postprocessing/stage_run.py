@@ -12,7 +12,6 @@ from pyarrow.fs import FileType
 
 from embed_ops.errors import RunError, StageError
 from embed_ops.postprocessing.asked import Asked
-from embed_ops.postprocessing.clusters import CLUSTERS
 from embed_ops.postprocessing.identity import (
     as_fitted,
     fingerprint_of,
@@ -23,7 +22,8 @@ from embed_ops.postprocessing.identity import (
 from embed_ops.postprocessing.stage_job import WORK, StageJob
 from embed_ops.postprocessing.whole_run import whole_run
 from embed_ops.runs.columns import Label, VectorColumn
-from embed_ops.runs.directory import RunDir
+from embed_ops.runs.digests import CLUSTERS, DIGESTS_JSON, REPORT
+from embed_ops.runs.directory import FOLDERS, RunDir
 from embed_ops.runs.fingerprint import digest_of, require_same, versions_of
 from embed_ops.runs.header import FINISHED, RUN_JSON, RunHeader
 from embed_ops.runs.heartbeat import new_attempt
@@ -212,6 +212,7 @@ def _versions() -> dict[str, str]:
 def _empty(run: RunDir) -> None:
     """Delete an earlier fit and what it gave; only in the run of a stage."""
     run.require_folder()
+    run.require_own_folders()
     header = run.read_header()
     if header is None:
         return
@@ -220,10 +221,10 @@ def _empty(run: RunDir) -> None:
             f"{run.root.path}: is not the run of a stage: nothing is deleted there; choose another "
             "output folder"
         )
-    for folder in ("data", "rejects", "manifest", "model", "clusters", WORK):
+    for folder in FOLDERS:
         remove_folder(run.root, folder)
-    remove(run.root.child("report.json"))
-    remove(run.root.child(RUN_JSON))
+    for name in (DIGESTS_JSON, REPORT, RUN_JSON):
+        remove(run.root.child(name))
 
 
 def is_run(address: str) -> bool:

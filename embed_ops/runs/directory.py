@@ -15,18 +15,23 @@ import pyarrow.parquet as pq
 from pyarrow.fs import FileSelector, FileType
 
 from embed_ops.errors import RunError
+from embed_ops.redaction import redacted, redacted_tree
+from embed_ops.runs.digests import PLAN
 from embed_ops.runs.header import RUN_JSON, RunHeader
 from embed_ops.runs.heartbeat import attempt_is_dead
 from embed_ops.runs.manifest import Manifest
+from embed_ops.runs.names import require_inside
 from embed_ops.runs.parquet import encode, read_footer
 from embed_ops.runs.plan_table import plan_table, read_plan
 from embed_ops.runs.record import (
     DATA,
     MANIFEST,
+    REJECT_FILE,
     REJECTS,
     REMOVED,
     SUFFIX,
     TMP,
+    UNIT_FILE,
     Record,
     footer_of,
     norms_of,
@@ -35,13 +40,15 @@ from embed_ops.runs.record import (
 )
 from embed_ops.runs.recovery import recover
 from embed_ops.runs.statistics import merged
+from embed_ops.schema import MESSAGE
 from embed_ops.sources.plan import Plan
 from embed_ops.storage.faults import patiently
 from embed_ops.storage.files import Location, file_info, locate, publish, read_bytes, remove, walk
 
-PLAN = "plan.parquet"
 _RECOVERY_THREADS = 8
 _AGAIN = "restore it, or run the command of this run again: it writes it anew"
+FOLDERS = (DATA, REJECTS, MANIFEST, "model", "clusters", "work")
+"""Folders of a run, of a stage's too, that hold what was computed."""
 
 
 class RunDir:
@@ -65,6 +72,15 @@ class RunDir:
         """
         if file_info(self.root).type == FileType.File:
             raise RunError(f"{self.root.path}: is a file; sink.path must be a folder, or nothing yet")
+
+    def require_own_folders(self) -> None:
+        """Refuse to write into a run one of whose folders is a link that leads out of it.
+
+        Raises:
+            RunError: names the folder.
+        """
+        for folder in (*FOLDERS, TMP):
+            self.root.child(f"{folder}/any").require_inside()
 
     def read_header(self) -> RunHeader | None:
         """Read `run.json`, None where there is no run.
@@ -101,8 +117,9 @@ class RunDir:
         return tree
 
     def write_json(self, name: str, content: Mapping[str, Any], attempt: str) -> None:
-        """Replace a JSON file."""
-        publish(self.root, name, json.dumps(content, indent=2, default=str).encode(), attempt)
+        """Replace a JSON file; addresses in it are written without secrets."""
+        text = json.dumps(redacted_tree(dict(content)), indent=2, default=str)
+        publish(self.root, name, text.encode(), attempt)
 
     def write_plan(self, plan: Plan, attempt: str) -> None:
         """Replace the plan."""
@@ -123,13 +140,14 @@ class RunDir:
         content = read_bytes(self.root.child(PLAN))
         if content is None:
             raise RunError(f"{self.root.path}: has no plan.parquet: not a run, or its first start failed")
+        place = f"{self.root.path}/plan.parquet"
+        repair = "restore it, or choose another sink.path"
         try:
-            return read_plan(pa.BufferReader(content))
+            plan = read_plan(pa.BufferReader(content))
         except (pa.ArrowException, OSError, KeyError) as error:
-            raise RunError(
-                f"{self.root.path}/plan.parquet: can't be read: {error}; restore it, or choose another "
-                "sink.path"
-            ) from error
+            raise RunError(f"{place}: can't be read: {error}; {repair}") from error
+        require_inside(pa.array([file.name for file in plan.files], pa.string()), place, "file", repair)
+        return plan
 
     def load_records(self, fingerprint: str, attempt: str) -> tuple[dict[str, Record], list[str]]:
         """Find the units that are done.
@@ -185,6 +203,7 @@ class RunDir:
             the record with names, sizes, hashes and norms filled in.
         """
         if len(rejects):
+            rejects = _messages_redacted(rejects)
             content = encode(rejects, {"unit": record.unit, "fingerprint": fingerprint, "version": version})
             digest = hashlib.sha256(content).hexdigest()
             name = reject_name(record.unit, digest)
@@ -233,7 +252,7 @@ class RunDir:
         known = self.manifest.read(timed=False)
         for name in [name for name, _ in walk(self.root, DATA)]:
             unit = name.removesuffix(SUFFIX)
-            if unit.rpartition(".")[0] in sources and unit not in kept:
+            if unit.rpartition(".")[0] in sources and unit not in kept and UNIT_FILE.fullmatch(name):
                 if unit in known:
                     self.remove_unit(known[unit], attempt)
                 else:
@@ -249,7 +268,8 @@ class RunDir:
         it later.
         """
         named = {record.reject_file for record in done}
-        for name in [name for name, _ in walk(self.root, REJECTS) if name not in named]:
+        listed = [name for name, _ in walk(self.root, REJECTS) if REJECT_FILE.fullmatch(name)]
+        for name in [name for name in listed if name not in named]:
             unit = reject_unit(name)
             content = read_bytes(self.root.child(f"{DATA}/{unit}{SUFFIX}"))
             if (
@@ -276,6 +296,20 @@ class RunDir:
         """Delete the temporary files of an attempt."""
         if self.root.object_store:
             return
-        folder = self.root.child(f"{TMP}/{attempt}").path
+        place = self.root.child(f"{TMP}/{attempt}")
+        place.require_inside()
+        folder = place.path
         with contextlib.suppress(FileNotFoundError):
             patiently("deleted", folder, lambda: self.root.fs.delete_dir(folder))
+
+
+def _messages_redacted(rejects: pa.Table) -> pa.Table:
+    """Leave secrets out of what is said of rejects: references of rows may be signed addresses."""
+    if MESSAGE not in rejects.schema.names:
+        return rejects
+    messages = rejects.column(MESSAGE).to_pylist()
+    without = [None if message is None else redacted(message) for message in messages]
+    if without == messages:
+        return rejects
+    place = rejects.schema.get_field_index(MESSAGE)
+    return rejects.set_column(place, rejects.schema.field(place), pa.array(without, pa.string()))

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 from embed_ops.errors import RunError
+from embed_ops.redaction import redacted_tree
 
 RUN_JSON = "run.json"
 FORMAT = 1
@@ -72,6 +73,7 @@ class RunHeader:
         fit: of a stage.
         space: of a stage, the space of the vectors that it reads, as `space_of` names it.
         format: number of the layout of the run directory.
+        digests: sha256 of `digests.json`; None until the run is finished.
     """
 
     id: str
@@ -88,6 +90,7 @@ class RunHeader:
     fit: Fit | None = None
     space: str | None = None
     format: int = FORMAT
+    digests: str | None = None
 
     @classmethod
     def new(
@@ -139,17 +142,21 @@ class RunHeader:
             measured=tree.get("measured"),
             fit=fit,
             space=tree.get("space"),
+            digests=tree.get("digests"),
         )
 
     def dump(self) -> bytes:
-        """Write the header as JSON; what is not known yet is left out."""
+        """Write the header as JSON, without secrets; what is not known yet is left out."""
         tree = {name: getattr(self, name) for name in ("format", *_NEEDED)}
         tree["attempts"] = [entry.tree() for entry in self.attempts]
+        fit = None if self.fit is None else asdict(self.fit)
+        tree["spec"] = redacted_tree(self.spec)
         later = {
-            "model": self.model,
+            "model": redacted_tree(self.model),
             "measured": self.measured,
-            "fit": self.fit and asdict(self.fit),
+            "fit": fit,
             "space": self.space,
+            "digests": self.digests,
         }
         tree |= {name: value for name, value in later.items() if value is not None}
         return json.dumps(tree, indent=2, default=str).encode()

@@ -8,14 +8,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from embed_ops.errors import RunError, StorageError
+from embed_ops.runs.names import require_inside, require_own_rejects
 from embed_ops.runs.record import MANIFEST, MANIFEST_SCHEMA, REMOVED, SUFFIX, Record, records_of
 from embed_ops.runs.statistics import METADATA_KEY, Statistics, VectorStatistics, dump, load, merged
 from embed_ops.storage.files import Location, publish, read_bytes, walk
 
 _THREADS = 16
+_REPAIR = "delete it: its records are read back from data/"
 
 
 class Manifest:
@@ -33,7 +36,7 @@ class Manifest:
             timed: with the seconds of each unit, which are a third of what records take in memory.
 
         Raises:
-            RunError: a part can't be read.
+            RunError: a part can't be read, or names files that are not the run's.
         """
         records: dict[str, Record] = {}
         names = self._names()
@@ -90,8 +93,11 @@ class Manifest:
                 f"{place.path}: is listed and can't be found: another command may be at work here; run again"
             )
         try:
-            return pq.read_table(pa.BufferReader(content), schema=MANIFEST_SCHEMA)
+            part = pq.read_table(pa.BufferReader(content), schema=MANIFEST_SCHEMA)
         except (pa.ArrowException, OSError) as error:
-            raise RunError(
-                f"{place.path}: can't be read: {error}; delete it: its records are read back from data/"
-            ) from error
+            raise RunError(f"{place.path}: can't be read: {error}; {_REPAIR}") from error
+        sources = pc.struct_field(pc.list_flatten(part.column("ranges")), "source")
+        for what, names in (("unit", part.column("unit")), ("source file", sources)):
+            require_inside(names, place.path, what, _REPAIR)
+        require_own_rejects(part, place.path, _REPAIR)
+        return part

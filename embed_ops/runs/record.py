@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +17,9 @@ from embed_ops.runs.parquet import vectors_of
 DATA, REJECTS, MANIFEST, TMP = "data", "rejects", "manifest", "tmp"
 """Folders of a run directory."""
 SUFFIX = ".parquet"
+UNIT_FILE = re.compile(r".+\.\d{12,}\.parquet", re.DOTALL)
+REJECT_FILE = re.compile(r".+\.\d{12,}\.[0-9a-f]{8}\.parquet", re.DOTALL)
+"""What files below `data/` and `rejects/` are called; nothing with another name is deleted."""
 _ROWS_AT_ONCE = 1000
 """Rows of a manifest that are Python objects twice for a moment, as a table's and as records."""
 _RANGE = pa.struct(

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embed_ops.runs.parquet import read_footer
-from embed_ops.runs.record import COUNTED, DATA, REJECTS, SUFFIX, Record, norms_of, reject_name
+from embed_ops.runs.record import COUNTED, DATA, REJECTS, SUFFIX, Record, norms_of, reject_name, reject_unit
 from embed_ops.runs.statistics import Statistics, statistics_of
 from embed_ops.storage.files import Location, read_bytes
 
@@ -42,13 +42,16 @@ def recover(root: Location, unit: str, fingerprint: str, attempt: str) -> Recove
         footer = read_footer(file.metadata)
         table = file.read()
         low, high = norms_of(table)
+        named = footer["reject_file"]
     except (pa.ArrowException, OSError, KeyError, ValueError):
         return None
-    rejected = read_bytes(root.child(f"{REJECTS}/{footer['reject_file']}")) if footer["reject_file"] else b""
+    if named is not None and reject_unit(str(named)) != unit:
+        return None  # Not the reject file of this unit: nothing is read by such a name.
+    rejected = b"" if named is None else read_bytes(root.child(f"{REJECTS}/{named}"))
     if footer["unit"] != unit or footer["fingerprint"] != fingerprint or rejected is None:
         return None
     digest = hashlib.sha256(rejected).hexdigest()
-    if footer["reject_file"] not in (None, reject_name(unit, digest)):
+    if named not in (None, reject_name(unit, digest)):
         return None
     following = footer["next"] or [None, None]
     record = Record(
@@ -69,6 +72,6 @@ def recover(root: Location, unit: str, fingerprint: str, attempt: str) -> Recove
         # A footer of an earlier version counts less.
         **{name: footer.get(name, 0) for name in COUNTED},
     )
-    if footer["reject_file"] is not None:
+    if named is not None:
         record = replace(record, reject_bytes=len(rejected), reject_sha256=digest)
     return Recovered(record, statistics_of(table))

@@ -179,11 +179,19 @@ _CLOSE = 2
 def lineage_of(root: Location) -> list[tuple[Location, RunHeader]]:
     """List a run and its ancestors, each with its header; an `embed` run is the last."""
     runs: list[tuple[Location, RunHeader]] = []
+    seen: set[str] = set()
     while True:
         header = RunDir(root).read_header()
         if header is None:
             child = f", the parent of {runs[-1][0].path}" if runs else ""
             raise RunError(f"{root.path}: no run here (run.json is missing){child}")
+        if header.id in seen:
+            # By id: a link may give the same run another path each time.
+            raise RunError(
+                f"{root.path}: is an ancestor of itself: `parent` in the run.json of {runs[-1][0].path} "
+                "leads back to it; restore that file, or run the stage again"
+            )
+        seen.add(header.id)
         runs.append((root, header))
         if header.parent is None:
             return runs

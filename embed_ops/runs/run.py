@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import cached_property
 from typing import Any
 
@@ -10,6 +11,7 @@ import pyarrow.dataset as pads
 from pyarrow import fs as pafs
 
 from embed_ops.errors import RunError
+from embed_ops.redaction import redacted
 from embed_ops.runs.directory import RunDir
 from embed_ops.runs.header import RunHeader
 from embed_ops.runs.record import DATA, REJECTS, Record
@@ -17,6 +19,25 @@ from embed_ops.schema import MESSAGE, REASON, ROW, SOURCE, SOURCE_TYPE
 from embed_ops.spec.spec import Spec
 
 REJECT_COLUMNS = {SOURCE: SOURCE_TYPE, ROW: pa.int64(), REASON: pa.string(), MESSAGE: pa.string()}
+
+
+TRUST = "EMBED_OPS_TRUST_REMOTE_CODE"
+
+
+def require_trust(spec: Spec, path: str) -> Spec:
+    """Give the spec of a run back, if its model may be loaded on the run's word alone.
+
+    Who asks for the Python code of a model says so in a spec; in `run.json` somebody else may have.
+
+    Raises:
+        RunError: the model brings code, and nobody has said here that it may run.
+    """
+    if spec.encoder.trust_remote_code and os.environ.get(TRUST) != "1":
+        raise RunError(
+            f"{path}: its run.json says that Python code which comes with the model may run "
+            f"({redacted(spec.encoder.model)}): set {TRUST}=1 if you trust whoever made this run"
+        )
+    return spec
 
 
 class Run:

@@ -7,7 +7,7 @@ from typing import Any, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
-from embed_ops.spec.wording import Section
+from embed_ops.spec.wording import ColumnName, Section
 
 AUTO: Final = "auto"
 PoolingMode = Literal[
@@ -28,7 +28,7 @@ those of the vectors."""
 class OutputSpec(Section):
     """One vector column."""
 
-    name: str = Field("embedding", min_length=1, description="column name")
+    name: ColumnName = Field("embedding", description="column name")
     pooling: PoolingMode = Field(
         "auto",
         description="how the vectors of tokens or patches become one; auto: mean, or what an image model has",

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, Tag, model_validator
 
-from embed_ops.spec.wording import Variant, as_tuple, chosen_by, variants
+from embed_ops.spec.wording import ColumnName, FolderName, Variant, as_tuple, chosen_by, variants
 
 AUTO_OR_COUNT = Literal["auto"] | Annotated[int, Field(gt=0)]
 
@@ -15,9 +15,7 @@ class _Stage(Variant):
     CHOICE = "kind"
     NOUN = "stage"
 
-    name: str | None = Field(
-        None, min_length=1, pattern=r"^[A-Za-z0-9_.-]+$", description="folder of its run; by default its kind"
-    )
+    name: FolderName | None = Field(None, description="folder of its run; by default its kind")
     input: str | None = Field(
         None, description='stage to read, or "embed" for the run itself; by default the stage before'
     )
@@ -37,8 +35,8 @@ class _Stage(Variant):
 
 
 class _VectorStage(_Stage):
-    output: str | None = Field(
-        None, min_length=1, description="name of the new vector column; by default that of the column read"
+    output: ColumnName | None = Field(
+        None, description="name of the new vector column; by default that of the column read"
     )
 
 

@@ -88,20 +88,20 @@ def spec_words(tree: dict[str, Any]) -> list[str]:
             if isinstance(value, dict)
             else {name: value}
         )
-        words += [f"{field}={_literal(inner)}" for field, inner in fields.items() if inner is not None]
+        words += [f"{field}={literal(inner)}" for field, inner in fields.items() if inner is not None]
     return words
 
 
-def _literal(value: Any) -> str:
+def literal(value: Any) -> str:
     """Write a value as TOML: as JSON, but for tables."""
     if isinstance(value, dict):
         return (
             "{"
             + ", ".join(
-                f"{json.dumps(key)} = {_literal(inner)}" for key, inner in value.items() if inner is not None
+                f"{literal(key)} = {literal(inner)}" for key, inner in value.items() if inner is not None
             )
             + "}"
         )
     if isinstance(value, list):
-        return "[" + ", ".join(map(_literal, value)) + "]"
+        return "[" + ", ".join(map(literal, value)) + "]"
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

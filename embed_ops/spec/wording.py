@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from types import NoneType, UnionType
 from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator
 
 
 def as_tuple(value: object) -> object:
@@ -17,6 +18,40 @@ def as_tuple(value: object) -> object:
 
 Names = Annotated[tuple[str, ...], BeforeValidator(as_tuple)]
 """A list of strings."""
+
+
+def folder_name(name: str) -> str:
+    """Give back what may name a folder.
+
+    Raises:
+        ValueError: it would name another folder than a new one, or could not be typed everywhere.
+    """
+    if re.fullmatch(r"[A-Za-z0-9_.-]{1,255}", name) is None or name in (".", ".."):
+        raise ValueError(
+            "a folder is named by it: give up to 255 letters, digits, '_', '-' and '.', and not '.' or '..' "
+            "alone"
+        )
+    return name
+
+
+def column_name(name: str) -> str:
+    """Give back what may name a new column: no path, and nothing that a terminal would obey.
+
+    Raises:
+        ValueError: it is one of these.
+    """
+    if name in ("", ".", "..") or any(sign in "/\\" or not sign.isprintable() for sign in name):
+        raise ValueError(
+            "a column is named by it: give letters, digits, '_', '-' and '.', no '/', '\\' or control "
+            "characters, and not '.' or '..' alone"
+        )
+    return name
+
+
+FolderName = Annotated[str, AfterValidator(folder_name)]
+"""Of a folder that is made."""
+ColumnName = Annotated[str, AfterValidator(column_name)]
+"""Of a column that is made."""
 
 
 class Section(BaseModel):
@@ -175,7 +210,7 @@ def _expected(kind: Any) -> str:
             if Ellipsis in inside
             else "[min, max] in whole numbers"
         )
-    if origin is Annotated and get_origin(inside[0]) is None:
+    if origin is Annotated and inside[0] in (int, float):
         return f"{_expected(inside[0])} above 0"
     if origin is Literal:
         return " or ".join(str(word) for word in inside)

@@ -16,6 +16,7 @@ from typing import TypeVar
 import tenacity
 
 from embed_ops.errors import EmbedOpsError, StorageError
+from embed_ops.redaction import redacted
 
 ATTEMPTS = 8
 """Times an operation is tried.
@@ -113,9 +114,10 @@ def patiently(what: str, path: str, operation: Callable[[], Result]) -> Result:
     """
 
     def tell(state: tenacity.RetryCallState) -> None:
-        cause = state.outcome.exception() if state.outcome else None
+        cause = redacted(str(state.outcome.exception())) if state.outcome else ""
         _log.warning(
-            "%s: can't be %s yet, trying again in %.0f s: %s", path, what, state.upcoming_sleep, cause
+            "%s: can't be %s yet, trying again in %.0f s: %s",
+            *(redacted(path), what, state.upcoming_sleep, cause),
         )
 
     retrying = tenacity.Retrying(

@@ -176,7 +176,9 @@ def remove(at: Location) -> None:
 
     Raises:
         StorageError: the storage fails.
+        RunError: a link leads out of the folder that it is below.
     """
+    at.require_inside()
     with contextlib.suppress(FileNotFoundError):
         patiently("deleted", at.path, lambda: at.fs.delete_file(at.path))
 

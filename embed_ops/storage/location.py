@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,9 @@ import fsspec
 import pyarrow as pa
 from pyarrow import fs as pafs
 
-from embed_ops.errors import SpecError
-from embed_ops.storage.faults import patiently
+from embed_ops.errors import RunError, SpecError
+from embed_ops.redaction import usable
+from embed_ops.storage.faults import patiently, storage_error
 
 SCHEME = re.compile(r"^([a-z][a-z0-9+.-]+)://")
 OPTIONS = re.compile(r"\?[A-Za-z_]\w*=.*$")
@@ -62,14 +63,46 @@ _FSSPEC_SINGLE_PUT = frozenset(
 
 @dataclass(frozen=True)
 class Location:
-    """A file system and a path inside it."""
+    """A file system and a path inside it.
+
+    Attributes:
+        fs: the file system.
+        path: inside it.
+        below: path of the folder whose child it is, or a child's child; None where it is none's.
+    """
 
     fs: pafs.FileSystem
     path: str
+    below: str | None = field(default=None, compare=False, repr=False)
 
     def child(self, relative: str) -> Location:
-        """Give the location of a path below this one."""
-        return Location(self.fs, f"{self.path.rstrip('/')}/{relative}")
+        """Give the location of a path below this one.
+
+        Raises:
+            SpecError: the path leads out of it.
+        """
+        if ".." in relative and ".." in relative.split("/"):
+            raise SpecError(f"{self.path}: {relative!r} leads out of this folder; name a file inside it")
+        below = self.path if self.below is None else self.below
+        return Location(self.fs, f"{self.path.rstrip('/')}/{relative}", below)
+
+    def require_inside(self) -> None:
+        """Refuse to write or to delete where a link leads out of the folder that this is below.
+
+        Links are known of local disks only. A name that is itself a link is replaced or deleted,
+        and not what it leads to.
+
+        Raises:
+            RunError: names the link's end.
+        """
+        if self.below is None or not self.local:
+            return
+        root, folder = os.path.realpath(self.below), os.path.realpath(os.path.dirname(self.path))  # noqa: PTH120
+        if folder != root and not folder.startswith(f"{root.rstrip('/')}/"):
+            raise RunError(
+                f"{self.path}: a link between it and {self.below} leads to {folder}, and nothing is "
+                "written or deleted outside of that folder; put the folder itself in the place of the link"
+            )
 
     @property
     def local(self) -> bool:
@@ -103,11 +136,13 @@ def locate(address: str) -> Location:
     """Open the file system of an address: a local path, a pyarrow URI, or any fsspec protocol.
 
     In an address with a scheme `%` begins an escape, as in any URI; blanks may stand as they are.
+    For one that a run has kept without its secrets the environment must have them.
 
     Raises:
         SpecError: no file system serves the scheme, or it lacks a package or a setting.
         StorageError: the store does not answer.
     """
+    address = usable(address)
     scheme = SCHEME.match(address)
     if scheme is None:
         return Location(pafs.LocalFileSystem(), full_address(address))
@@ -123,6 +158,9 @@ def locate(address: str) -> Location:
     except (ValueError, ImportError) as error:
         cause = f"{error}; pyarrow: {by_arrow}" if scheme[1] in _ARROW_SCHEMES else error
         raise SpecError(f"{address}: no file system for {scheme[1]}://: {cause}") from error
+    except Exception as error:
+        # Some connect when they are made, and each has errors of its own.
+        raise storage_error("opened", address, error) from error
     return Location(pafs.PyFileSystem(pafs.FSSpecHandler(opened)), path)
 
 

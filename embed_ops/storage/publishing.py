@@ -35,9 +35,12 @@ def publish(root: Location, relative: str, content: bytes | pa.Buffer, attempt: 
 
     Raises:
         StorageError: it could not be written; nothing half-written is visible.
+        RunError: a link leads out of `root`; nothing was written.
     """
     final = root.child(relative)
     temporary = root.child(f".{uuid.uuid4().hex}" if attempt is None else f"tmp/{attempt}/{uuid.uuid4().hex}")
+    final.require_inside()
+    temporary.require_inside()
 
     def write() -> None:
         if root.local:
@@ -133,7 +136,9 @@ def create(at: Location, content: bytes) -> bool:
 
     Raises:
         StorageError: the storage fails.
+        RunError: a link leads out of the folder that it is below.
     """
+    at.require_inside()
     try:
         return patiently("created", at.path, lambda: _create(at, content))
     except FileNotFoundError as error:

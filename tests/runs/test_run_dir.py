@@ -52,8 +52,22 @@ def test_records_survive_the_manifest(folder: Path, tmp_path: Path) -> None:
             5,
             "f" * 64,
         ),
-        *("r", 6, "e" * 64, 7, 11, 0.5, 1.5, 8, 9, 10, 1e15, {"read": 0.25, "forward": 3.0}, "d" * 64),
-        flags=("retried",),
+        *(
+            "u.000000000000.0123abcd.parquet",
+            6,
+            "e" * 64,
+            7,
+            11,
+            0.5,
+            1.5,
+            8,
+            9,
+            10,
+            1e15,
+            {"read": 0.25, "forward": 3.0},
+            "d" * 64,
+            ("retried",),
+        ),
     )
     bare = replace(
         full,
@@ -205,7 +219,7 @@ def test_what_dead_attempts_left_is_removed(folder: Path) -> None:
     for name in (dead, before_we_began, ours, alive, elsewhere, long_ago):
         write(folder / "tmp" / name / "x", b"")
     (folder / "tmp" / f"{host}-{int(ended.stdout)}-{now + 1}").mkdir()
-    write(folder / "rejects" / "a=1" / "left.parquet", b"")
+    write(folder / "rejects" / "a=1" / "left.000000000000.01234567.parquet", b"")
     run = RunDir.at(str(folder))
     records = run.manifest.read()
     before = contents(folder)

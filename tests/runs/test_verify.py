@@ -126,7 +126,7 @@ def test_a_unit_off_its_chain_is_found(folder: Path) -> None:
     shutil.copy(folder / "data" / f"{record.unit}.parquet", folder / "data" / f"{name}.parquet")
     run = RunDir.at(str(folder))
     run.manifest.read()
-    run.manifest.append([replace(record, unit=name)], "a-1-1")
+    run.manifest.append([replace(record, unit=name, reject_file=None)], "a-1-1")
     assert (f"data/{name}.parquet", "no unit of the plan has this file") in found(folder)
 
 

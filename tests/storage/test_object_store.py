@@ -451,7 +451,7 @@ def test_a_run_in_a_store(stored_run: str, s3: FaultyS3, tmp_path: Path) -> None
         name: (record.sha256, record.rows) for name, record in known.items()
     }
     assert RunDir.at(address).manifest.read() == records
-    publish(place(f"{run}/out"), "rejects/left over.parquet", b"x", "a-1-1")
+    publish(place(f"{run}/out"), "rejects/left over.000000000000.01234567.parquet", b"x", "a-1-1")
     RunDir.at(address).clean("b-2-2")
     RunDir.at(address).remove_unnamed_rejects(records.values())
     RunDir.at(address).remove_temporary("b-2-2")

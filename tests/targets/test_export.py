@@ -236,3 +236,38 @@ def test_blocks_of_the_docs(run: Path, tmp_path: Path, block: int) -> None:
         if name in names and hasattr(names[name], "__len__")
     ]
     assert all(size == ROWS for size in sizes)
+
+
+@pytest.mark.parametrize(
+    ("index", "word"),
+    [
+        ("nonsense", "could not parse index string nonsense"),
+        ("", "could not parse"),
+        ("PQ3", "multiple of the number of subquantizers"),
+        ("IVF1024,Flat", r"Number of training points \(700\)"),
+        ("IVF16,PQ4x10", r"clusters \(1024\)"),
+        ("PCA99,Flat", "cannot output 99 dimensions from 8"),
+        ("IDMap,Flat", "add_with_ids"),
+        ("LSH", "METRIC_L2|parse"),
+        ("HNSW0", "a number in it is 0"),
+        ("IVF0,Flat", "a number in it is 0"),
+        ("PQ4x00", "a number in it is 0"),
+    ],
+)
+def test_an_index_that_faiss_refuses(index: str, word: str, run: Path, tmp_path: Path) -> None:
+    """It is refused in faiss's word before anything is written, and the folder stays free."""
+    pytest.importorskip("faiss")
+    with pytest.raises(SpecError, match=word) as told:
+        export(str(run), str(tmp_path / "out"), "faiss", index=index)
+    assert "faiss/" not in str(told.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_more_lists_than_an_index_is_trained_on(tmp_path: Path) -> None:
+    """Of a large run the lists are compared with the rows that train them."""
+    faiss_target = pytest.importorskip("embed_ops.targets.faiss")
+    pytest.importorskip("faiss")
+    large = Contents("digest", "embedding", 4, (TargetUnit("a", 0, 0, 50_000),))
+    with pytest.raises(SpecError, match="60,000 lists need as many vectors"):
+        faiss_target.FaissIndex(str(tmp_path / "out")).begin(large, Options("PCA2,IVF60000,Flat"))
+    assert not (tmp_path / "out").exists()

@@ -26,6 +26,7 @@ from embed_ops.schema import MESSAGE, REASON, RESERVED, ROW, SOURCE
 from embed_ops.sources.base import hive_columns
 from embed_ops.spec.spec import Spec
 from embed_ops.storage.location import Location
+from embed_ops.terminal import plain, plain_line
 
 _UNITS = 64
 _MOST_REJECTS = 5
@@ -133,7 +134,7 @@ def _rejects(run: Run, records: Sequence[Record]) -> tuple[dict[str, int], dict[
             reasons[reason] = reasons.get(reason, 0) + counted["counts"]
             of_reason = batch.filter(pc.equal(batch.column(REASON), reason))
             some = of_reason.slice(0, _MOST_REJECTS - len(listed)).to_pylist()
-            listed += [f"{row[SOURCE]}, row {row[ROW]}: {row[MESSAGE]}" for row in some]
+            listed += [plain_line(f"{row[SOURCE]}, row {row[ROW]}: {row[MESSAGE]}") for row in some]
     return reasons, messages
 
 
@@ -271,5 +272,5 @@ def _texts(rows: RunRows) -> Texts | None:
 
 def shortened(value: Any) -> str:
     """Give a value as text of a length that can be shown."""
-    text = "" if value is None else " ".join(str(value).split())
+    text = "" if value is None else plain(" ".join(str(value).split()))
     return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."

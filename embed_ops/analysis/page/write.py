@@ -16,12 +16,14 @@ from embed_ops.analysis.prediction import compared
 from embed_ops.engine.progress import Reporter, Silent
 from embed_ops.errors import StageError
 from embed_ops.lazy import require
+from embed_ops.redaction import redacted, redacted_tree
 from embed_ops.runs.columns import positions, read_unit
 from embed_ops.runs.heartbeat import new_attempt
 from embed_ops.runs.record import Record
 from embed_ops.runs.rows import RunRows
 from embed_ops.storage.files import publish
 from embed_ops.storage.location import locate
+from embed_ops.terminal import plain_line
 
 SAMPLE_ROWS = 3_000
 _CLUSTERS = 24
@@ -82,10 +84,10 @@ def write_page(
         plots["map"] = _map(draw, sample, color, method, seed, parts["clusters"])
         plots |= _plots_of(draw, figures)
         if against is not None:
-            parts["against"] = {"path": against, "rows": _against(path, against, sample, column)}
+            parts["against"] = {"path": plain_line(against), "rows": _against(path, against, sample, column)}
     plots |= _course_plots(draw, gathered)
     parts |= _told(gathered, price)
-    html = draw.page(f"embed-ops: {path}", parts, plots)
+    html = draw.page(plain_line(f"embed-ops: {path}"), parts, plots)
     target = output or f"{path.rstrip('/')}/report.html"
     folder, _, name = target.rpartition("/")
     publish(locate(folder or "."), name, html.encode(), new_attempt() if output is None else None)
@@ -228,7 +230,7 @@ def _told(gathered: Gathered, price: float | None) -> dict[str, Any]:
     model = gathered.header.model or {}
     stage = gathered.run.is_stage
     resolved = gathered.header.resolved
-    made_by = str(model.get("model") or gathered.header.spec.get("kind") or "")
+    made_by = redacted(str(model.get("model") or gathered.header.spec.get("kind") or ""))
     if made_by.startswith("/"):
         made_by = "/".join(made_by.rstrip("/").split("/")[-2:])
     details = [made_by, str(resolved.get("dtype") or ""), f"status {gathered.run.status}"]
@@ -257,5 +259,5 @@ def _told(gathered: Gathered, price: float | None) -> dict[str, Any]:
         "course": stage_course(gathered.report) if stage else course(gathered.report, price),
         "predicted": [] if stage else compared(gathered.run.path, gathered.report),
         "stages": stages,
-        "spec": json.dumps(gathered.header.spec, indent=2),
+        "spec": json.dumps(redacted_tree(gathered.header.spec), indent=2),
     }

@@ -5,12 +5,11 @@ One process fetches them while the others wait, and what fails for a while is tr
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
 import logging
-import os
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +19,7 @@ from filelock import FileLock
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from embed_ops.errors import EmbedOpsError, ModelError, StorageError
+from embed_ops.storage.private import private_folder, write_private
 
 Fetched = TypeVar("Fetched")
 
@@ -122,7 +122,8 @@ def once_per_node(key: str, find: Callable[[], Fetched | None], fetch: Callable[
     if (ready := find()) is not None:
         return ready
     began = time.time()
-    place = _lock_folder() / hashlib.sha256(key.encode()).hexdigest()[:32]
+    # On the node's own disk, where `flock` works, which a shared home may not offer.
+    place = private_folder() / hashlib.sha256(key.encode()).hexdigest()[:32]
     failed = place.with_suffix(".failed")
     # The kernel gives the lock of a process that has died to the next one.
     with FileLock(place.with_suffix(".lock"), mode=0o600):
@@ -132,26 +133,11 @@ def once_per_node(key: str, find: Callable[[], Fetched | None], fetch: Callable[
         try:
             return fetch()
         except (ModelError, StorageError) as error:
-            failed.write_text(
-                json.dumps({"kind": type(error).__name__, "message": str(error), "time": time.time()}),
-                encoding="utf-8",
-            )
+            told = {"kind": type(error).__name__, "message": str(error), "time": time.time()}
+            with contextlib.suppress(OSError):
+                # Who waits finds out by itself.
+                write_private(failed, json.dumps(told))
             raise
-
-
-def _lock_folder() -> Path:
-    """Give the folder of the locks.
-
-    On the node's own disk, where `flock` works, which a shared home may not offer.
-    """
-    folder = Path(tempfile.gettempdir()) / f"embed-ops-{os.getuid()}"
-    try:
-        folder.mkdir(mode=0o700, exist_ok=True)
-    except OSError as error:
-        raise StorageError(
-            f"{folder}: can't be made ({error}), and locks are kept there; set TMPDIR to a writable folder"
-        ) from error
-    return folder
 
 
 def _raise_if_failed(file: Path, since: float) -> None:

@@ -9,12 +9,14 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from embed_ops.runs.digests import PLAN
 from embed_ops.runs.directory import RunDir
 from embed_ops.runs.fingerprint import digest_of
 from embed_ops.runs.header import FINISHED, RUN_JSON
 from embed_ops.runs.ledger import ANY_UNITS, Ledger, chain, take_stock
-from embed_ops.runs.record import DATA, REJECTS, SUFFIX, Record
+from embed_ops.runs.record import DATA, MANIFEST, REJECTS, SUFFIX, Record
 from embed_ops.runs.run import Run
+from embed_ops.runs.verify.digests import against_digests
 from embed_ops.runs.verify.source import compare_with_source
 from embed_ops.runs.verify.stage import Places, against_parent, positions_differ
 from embed_ops.runs.verify.unit import check_unit
@@ -39,9 +41,13 @@ def verify(path: str, *, source: bool = False) -> Verification:
         RunError: there is no run at `path`.
     """
     run, place = Run(path), RunDir.at(path)
+    verification = Verification(source=source)
+    verification.differences += against_digests(place.root, run.header)
+    if any(item.file == PLAN or item.file.startswith(f"{MANIFEST}/") for item in verification.differences):
+        # What they say of the rest can't be believed.
+        return verification
     corpus = Corpus.open(run.spec.source) if source and not run.is_stage else None
     plan, records = place.read_plan(), place.manifest.read()
-    verification = Verification(source=source)
     if run.status != FINISHED:
         verification.differences.append(Difference(RUN_JSON, f"the run is {run.status}, not finished"))
     listed = {name for name, _ in walk(place.root, DATA)}
