@@ -17,6 +17,7 @@ from embed_ops.sources.columns import holds_images
 from embed_ops.sources.corpus import Corpus
 from embed_ops.sources.listing import list_sources
 from embed_ops.sources.registry import SOURCES, make_source
+from embed_ops.sources.types import is_string
 from embed_ops.spec.spec import Spec, parse_source
 from embed_ops.storage.location import full_address
 
@@ -105,7 +106,7 @@ def _columns(path: str, kind: str, files: int, size: int) -> Survey:
     images = [field.name for field in schema if holds_images(field.type)]
     lengths: dict[str, float] = {}
     for field in schema:
-        if _is_string(field.type):
+        if is_string(field.type):
             with suppress(EmbedOpsError):
                 corpus = Corpus.open(parse_source({"kind": kind, "path": path, "column": field.name}))
                 texts = corpus.head(corpus.plan(), _LOOKED_AT)
@@ -125,17 +126,10 @@ def _columns(path: str, kind: str, files: int, size: int) -> Survey:
     return Survey(kind, files, size, modality, column, tuple(keep[:_KEPT]), tuple(others), length)
 
 
-def _is_string(kind: pa.DataType) -> bool:
-    plain = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return bool(
-        pa.types.is_string(plain) or pa.types.is_large_string(plain) or pa.types.is_string_view(plain)
-    )
-
-
 def _worth_keeping(name: str, kind: pa.DataType) -> bool:
     words = name.lower().replace("-", "_").split("_")
     plain = (
-        _is_string(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_date(kind)
+        is_string(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_date(kind)
     )
     return plain and any(word in _USEFUL for word in words)
 
