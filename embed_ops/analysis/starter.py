@@ -13,6 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from embed_ops.errors import EmbedOpsError, SourceError, SpecError
+from embed_ops.sources.base import hive_keys
 from embed_ops.sources.columns import holds_images
 from embed_ops.sources.corpus import Corpus
 from embed_ops.sources.listing import list_sources
@@ -79,7 +80,7 @@ def look(path: str) -> Survey:
         )
         column = {} if kind in ("images", "webdataset", "text") else {"column": "?"}
         try:
-            _, files = list_sources((path,), make_source(parse_source(plain | column)).extensions)
+            files = list_sources((path,), make_source(parse_source(plain | column)).extensions).files
         except EmbedOpsError as error:
             problems.append(str(error))
             continue
@@ -121,8 +122,10 @@ def _columns(path: str, kind: str, files: int, size: int) -> Survey:
             f"{path}: no column of texts or images; columns: "
             f"{', '.join(f'{field.name} ({field.type})' for field in schema)}"
         )
+    # Folders give their keys by themselves.
+    keys = hive_keys(opened.files)
     others = [field.name for field in schema if field.name != column]
-    keep = [name for name in others if _worth_keeping(name, schema.field(name).type)]
+    keep = [name for name in others if name not in keys and _worth_keeping(name, schema.field(name).type)]
     return Survey(kind, files, size, modality, column, tuple(keep[:_KEPT]), tuple(others), length)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import string
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 from urllib.parse import unquote
@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from embed_ops.errors import SpecError
 from embed_ops.schema import MESSAGE, REASON, Reason
-from embed_ops.sources.plan import Layout, Piece, Sharing
+from embed_ops.sources.plan import Layout, Piece, Sharing, SourceFile
 from embed_ops.spec.source import GraphSourceSpec, SourceSpec
 from embed_ops.storage.files import Location
 
@@ -136,6 +136,12 @@ def hive_columns(name: str) -> dict[str, str | None]:
     return {
         key: None if value == _HIVE_NULL else unquote(value) for key, equals, value in pairs if equals and key
     }
+
+
+def hive_keys(files: Iterable[SourceFile]) -> list[str]:
+    """List the keys of all `key=value` folders, each once, in the order of files."""
+    folders = dict.fromkeys(file.folder for file in files)
+    return list(dict.fromkeys(key for folder in folders for key in hive_columns(f"{folder}/")))
 
 
 def records(

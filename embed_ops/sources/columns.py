@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import pyarrow as pa
 
 from embed_ops.errors import SourceError, SpecError
-from embed_ops.sources.base import HIVE_KEYS, hive_columns, text_columns
+from embed_ops.sources.base import HIVE_KEYS, hive_keys, text_columns
 from embed_ops.sources.graph import graph_type
 from embed_ops.sources.plan import Layout, SourceFile
 from embed_ops.sources.rows import Rows
@@ -104,7 +104,7 @@ def choose_columns(
             columns that are there.
         SpecError: `where`, `types` or `template` is not valid.
     """
-    hive = dict.fromkeys(key for file in files for key in hive_columns(file.name))
+    hive = hive_keys(files)
     texts = text_columns(spec)
     schemas = _distinct(schemas)
     in_all = set.intersection(*(set(schema.names) for _, schema in schemas)) if schemas else set()
@@ -119,7 +119,7 @@ def choose_columns(
             fields.append(pa.field(name, _common(spec, name, kinds, is_text=name in texts)))
             if name in hive and name in spec.keep:
                 raise SpecError(_twice(name, files))
-    chosen = pa.schema(fields, {HIVE_KEYS: json.dumps(list(hive)).encode()} if hive else None)
+    chosen = pa.schema(fields, {HIVE_KEYS: json.dumps(hive).encode()} if hive else None)
     Rows(spec, chosen).check()
     return chosen
 

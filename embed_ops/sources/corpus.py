@@ -12,9 +12,9 @@ import pyarrow as pa
 
 from embed_ops.errors import RunError, SourceError
 from embed_ops.schema import CONTENT, REASON
-from embed_ops.sources.base import DECODING_FAULTS, Source, hive_columns, text_columns
+from embed_ops.sources.base import DECODING_FAULTS, Source, hive_keys, text_columns
 from embed_ops.sources.columns import check_columns, choose_columns
-from embed_ops.sources.listing import inspect_files, limit_layouts, list_sources
+from embed_ops.sources.listing import LeftOut, inspect_files, limit_layouts, list_sources
 from embed_ops.sources.plan import (
     Changes,
     Layout,
@@ -33,6 +33,7 @@ from embed_ops.sources.units import Cursor
 from embed_ops.spec.source import GraphSourceSpec, SourceSpec
 from embed_ops.storage.faults import is_transport, storage_error
 from embed_ops.storage.files import Location
+from embed_ops.storage.listing import Listing
 
 _FIRST_HEADS = {"jsonl": 16}
 """Files whose heads are looked at before any type is believed, where only records tell types.
@@ -52,8 +53,9 @@ class Corpus:
 
     spec: SourceSpec
     source: Source
-    roots: tuple[Location, ...]
+    listings: tuple[Listing, ...]
     files: tuple[SourceFile, ...]
+    left_out: tuple[LeftOut, ...]
 
     @classmethod
     def open(cls, spec: SourceSpec) -> Corpus:
@@ -63,8 +65,13 @@ class Corpus:
             SourceError: a path is missing or has no matching file.
         """
         source = make_source(spec)
-        roots, files = list_sources(spec.paths, source.extensions)
-        return cls(spec, source, tuple(roots), tuple(files))
+        listed = list_sources(spec.paths, source.extensions)
+        return cls(spec, source, listed.listings, listed.files, listed.left_out)
+
+    @property
+    def roots(self) -> tuple[Location, ...]:
+        """The folders that the files are below, in order."""
+        return tuple(listing.root for listing in self.listings)
 
     def place(self, file: SourceFile) -> Location:
         """Say where a file is."""
@@ -147,8 +154,7 @@ class Corpus:
             SourceError: no file can be read.
             StorageError: the storage fails.
         """
-        wanted = {*text_columns(self.spec), *self.spec.keep}
-        wanted -= {key for file in self.files for key in hive_columns(file.name)}
+        wanted = {*text_columns(self.spec), *self.spec.keep} - set(hive_keys(self.files))
         schemas: list[tuple[str, pa.Schema]] = []
         faults: list[tuple[str, Exception]] = []
         first = _FIRST_HEADS.get(self.spec.kind, 1)

@@ -34,8 +34,8 @@ from embed_ops.storage.files import Location, list_files, locate, publish, read_
 
 def listed(address: Path | str) -> list[str]:
     """List the files of an address, below its root."""
-    root, files = list_files(str(address))
-    return [info.path[len(root.path.rstrip("/")) + 1 :] for info in files]
+    listing = list_files(str(address))
+    return [listing.inside(info) for info in listing.files]
 
 
 def touch(folder: Path, *names: str) -> None:
