@@ -75,7 +75,7 @@ def report_rows(report: dict[str, Any]) -> list[tuple[str, str]]:
 def left_out_line(item: Mapping[str, Any]) -> str:
     """Word what a listing left out for one reason."""
     more = ", ..." if item["files"] > len(item["names"]) else ""
-    return f"{item['files']:,} {item['why']}: {', '.join(item['names'])}{more}"
+    return f"{item['why']}: {item['files']:,} ({', '.join(item['names'])}{more})"
 
 
 def _speed_rows(report: dict[str, Any]) -> list[tuple[str, str]]:

@@ -19,7 +19,7 @@ _NAMED = 3
 """Files that are named of those left out for one reason."""
 _KINDS = 8
 """Endings that are told apart."""
-HIDDEN = "whose name begins with . or _"
+HIDDEN = "names that begin with . or _"
 
 
 @dataclass(frozen=True)
@@ -94,10 +94,7 @@ def _chosen(address: str, listing: Listing, extensions: tuple[str, ...]) -> list
     if not taken:
         told = ""
         if hidden := _aside(listing, extensions).get(HIDDEN):
-            told = (
-                f"; left out are {len(hidden)} {HIDDEN}, as {hidden[0]}: a glob that begins with it, as _*, "
-                "takes them"
-            )
+            told = f"; left out: {len(hidden)} {HIDDEN}, as {hidden[0]}; a glob such as _* takes them"
         raise SourceError(
             f"source.path {address}: no file ends in {', '.join(extensions)}; found "
             f"{_census(listing.files)}{told}"
@@ -121,7 +118,7 @@ def _aside(listing: Listing, extensions: tuple[str, ...]) -> dict[str, list[str]
         for name in names:
             if not name.lower().endswith(extensions):
                 ending = PurePosixPath(name).suffix.lower()
-                kinds.setdefault(f"that end in {ending}" if ending else "without an ending", []).append(name)
+                kinds.setdefault(f"ending in {ending}" if ending else "without an ending", []).append(name)
         most = sorted(kinds, key=lambda kind: (-len(kinds[kind]), kind))
         aside |= {kind: kinds[kind] for kind in most[:_KINDS]}
         if others := [name for kind in most[_KINDS:] for name in kinds[kind]]:

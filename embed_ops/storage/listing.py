@@ -39,7 +39,7 @@ class Listing:
         dangling: links that lead nowhere.
         loops: links back to a folder that they are in.
         special: pipes, sockets, devices.
-        outside: where links to folders lead, resolved.
+        outside: links to folders, and where they lead, resolved.
     """
 
     root: Location
@@ -50,7 +50,7 @@ class Listing:
     dangling: list[str] = field(default_factory=list)
     loops: list[str] = field(default_factory=list)
     special: list[str] = field(default_factory=list)
-    outside: tuple[str, ...] = ()
+    outside: dict[str, str] = field(default_factory=dict)
 
     @property
     def is_file(self) -> bool:
@@ -74,17 +74,21 @@ class Listing:
         """
         if self.root.fs != folder.fs:
             return False
-        place, root = resolved(folder), resolved(self.root)
-        if any(_below(place, other) is not None for other in self.outside):
-            return True
-        below = _below(place, root)
-        if below is None:
-            return False
-        parts = below.split("/") if below else []
+        place = resolved(folder)
+        ways = {"": resolved(self.root), **self.outside}
+        return any(
+            (below := _below(place, leads_to)) is not None
+            and self._takes("/".join(part for part in (way, below) if part), entries)
+            for way, leads_to in ways.items()
+        )
+
+    def _takes(self, below: str, entries: Iterable[str]) -> bool:
+        """Tell whether files in entries of a folder would be listed, by its path below the root."""
         if is_hidden(below, self.pattern):
             return False
-        if self.pattern is None or "**" in self.pattern:
+        if self.pattern is None or ("**" in self.pattern and not self.is_file):
             return True
+        parts = below.split("/") if below else []
         names = [re.escape(self.pattern)] if self.is_file else self.pattern.split("/")
         wanted = [re.compile(name if self.is_file else glob_translate(name)) for name in names]
         return len(wanted) > len(parts) and (
@@ -199,7 +203,7 @@ def _walked(root: Location) -> Listing:
         dangling=tree.dangling,
         loops=tree.loops,
         special=tree.special,
-        outside=tuple(tree.outside),
+        outside=tree.outside,
     )
 
 

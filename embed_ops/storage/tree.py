@@ -20,7 +20,7 @@ class Tree:
         dangling: links that lead nowhere.
         loops: links back to a folder that they are in, which are not followed.
         special: pipes, sockets and devices.
-        outside: resolved paths of folders that links lead to.
+        outside: links to folders that were followed, and where they lead, resolved.
     """
 
     files: list[tuple[str, int, int]] = field(default_factory=list)
@@ -28,7 +28,7 @@ class Tree:
     dangling: list[str] = field(default_factory=list)
     loops: list[str] = field(default_factory=list)
     special: list[str] = field(default_factory=list)
-    outside: list[str] = field(default_factory=list)
+    outside: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,8 @@ def walk_tree(root: str) -> Tree:
                 repeated = next((place for place, one in enumerate(way) if one.key == inside.key), None)
                 if repeated is None:
                     waiting.append(inside)
+                    if inside.is_link:
+                        tree.outside[inside.below] = os.path.realpath(entry.path)
                     continue
                 tree.loops.append(inside.below)
                 circles |= {one.below: one.key for one in way[:repeated] if one.is_link}
@@ -103,8 +105,6 @@ def _look(root: str, folder: _Folder, entry: os.DirEntry[str], tree: Tree) -> _F
         # A link inside a hidden folder may lead anywhere, as those of wine to the whole disk.
         if is_link and any(part.startswith((".", "_")) for part in folder.below.split("/")):
             return None
-        if is_link:
-            tree.outside.append(os.path.realpath(entry.path))
         return _Folder(below, (status.st_dev, status.st_ino), is_link, folder)
     if not stat.S_ISREG(status.st_mode):
         tree.special.append(below)
