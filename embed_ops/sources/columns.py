@@ -14,7 +14,7 @@ from embed_ops.sources.graph import graph_type
 from embed_ops.sources.plan import Layout, SourceFile
 from embed_ops.sources.rows import Rows
 from embed_ops.sources.type_names import parse_type
-from embed_ops.sources.types import common_type, is_listed, is_uuid, meaning, plain_column, stored_type
+from embed_ops.sources.types import common_type, is_listed, is_uuid, meaning, stored_type
 from embed_ops.spec.source import GraphSourceSpec, SourceSpec
 
 _IDENTIFIER = re.compile(r'"((?:[^"]|"")+)"|([^\W\d][\w$]*)')
@@ -66,8 +66,16 @@ def holds_images(kind: pa.DataType) -> bool:
 
 def _casts(kind: pa.DataType, target: pa.DataType) -> bool:
     """Tell whether Arrow has a way from one type to another; single values may still not fit."""
+    plain = meaning(kind)
+    if pa.types.is_list(plain) and is_listed(target):
+        return _casts(plain.value_type, target.value_type)
+    if pa.types.is_struct(plain) and pa.types.is_struct(target):
+        return all(
+            plain.get_field_index(field.name) < 0 or _casts(plain.field(field.name).type, field.type)
+            for field in target.fields
+        )
     try:
-        plain_column(pa.array([], stored_type(kind))).cast(target)
+        pa.nulls(1, plain).cast(target)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         return False
     return True
@@ -278,4 +286,7 @@ def _asked(spec: SourceSpec, name: str, kind: pa.DataType, where: str) -> pa.Dat
 
 def _missing(where: str, name: str, schema: pa.Schema, hive: Iterable[str]) -> str:
     folders = f"; from the folders: {', '.join(hive)}" if hive else ""
-    return f"{where}: no column {name!r}; columns: {', '.join(schema.names) or 'none'}{folders}"
+    told = f"{where}: no column {name!r}; columns: {', '.join(schema.names) or 'none'}{folders}"
+    if any("\ufffd" in known for known in schema.names):
+        told += "; the header is not UTF-8: convert the file, as `iconv -f latin1 -t UTF-8` does"
+    return told

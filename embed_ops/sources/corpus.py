@@ -30,6 +30,7 @@ from embed_ops.sources.registry import make_source
 from embed_ops.sources.rows import Rows
 from embed_ops.sources.types import common_type
 from embed_ops.sources.units import Cursor
+from embed_ops.sources.values import NATURAL
 from embed_ops.spec.source import GraphSourceSpec, SourceSpec
 from embed_ops.storage.faults import is_transport, storage_error
 from embed_ops.storage.files import Location
@@ -176,7 +177,9 @@ class Corpus:
                 f"source.path: none of {len(self.files)} files can be read; {name}: {fault}"
             ) from fault
         if not schemas:
-            return self.files[0].name, pa.schema([])
+            # Files without a byte are a table without rows, whatever its columns would be.
+            empty = all(file.size == 0 for file in self.files)
+            return self.files[0].name, pa.schema([(name, pa.null()) for name in sorted(wanted) if empty])
         return schemas[0][0], _merged([schema for _, schema in schemas])
 
     def _head(self, file: SourceFile) -> pa.Schema | Exception:
@@ -240,14 +243,19 @@ def _merged(schemas: Sequence[pa.Schema]) -> pa.Schema:
     """Put the columns of several heads together; of types with none in common the first counts."""
     if len(schemas) == 1:
         return schemas[0]
-    kinds: dict[str, list[pa.DataType]] = {}
+    by_name: dict[str, list[pa.Field]] = {}
     for field in chain.from_iterable(schemas):
-        kinds.setdefault(field.name, []).append(field.type)
-    fields = []
-    for name, each in kinds.items():
-        telling = [kind for kind in each if not pa.types.is_null(kind)] or each
-        fields.append((name, common_type(telling) or telling[0]))
-    return pa.schema(fields)
+        by_name.setdefault(field.name, []).append(field)
+    return pa.schema([(name, _merged_type(fields)) for name, fields in by_name.items()])
+
+
+def _merged_type(fields: Sequence[pa.Field]) -> pa.DataType:
+    kinds = [field.type for field in fields]
+    if pa.uint64() in kinds:
+        # Small numbers of one head are no reason to refuse the large ones of another.
+        kinds = [field.type for field in fields if field.metadata != NATURAL or field.type == pa.uint64()]
+    telling = [kind for kind in kinds if not pa.types.is_null(kind)] or kinds
+    return common_type(telling) or telling[0]
 
 
 def _changed_message(changed: dict[str, str]) -> str:

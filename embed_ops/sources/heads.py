@@ -58,7 +58,7 @@ def text_fault(head: bytes) -> str | None:
         return None
     share, sure = head.count(0) / len(head), _is_utf8(head)
     halves = [head[first::2].count(0) / (len(head) // 2) for first in (0, 1)]
-    if min(halves) < _SOME and max(halves) > (_OF_UTF16 if sure else 2 * _SOME):
+    if min(halves) < _SOME and max(halves) > (_OF_UTF16 if sure else _SOME):
         return _encoded("UTF-16", "every other byte is NUL")
     if share > (_MOSTLY if sure else _SOME):
         return f"the file is not text: {share:.0%} of its first bytes are NUL; leave it out of the source"

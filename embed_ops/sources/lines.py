@@ -12,10 +12,10 @@ import pyarrow as pa
 
 from embed_ops.schema import Reason
 from embed_ops.sources.base import MAX_RECORD_BYTES, Records, records, text_columns, valid_utf8
-from embed_ops.sources.heads import json_lines_fault, text_fault
+from embed_ops.sources.heads import json_lines_fault
 from embed_ops.sources.plan import FILES_OF_ROWS, Piece
 from embed_ops.sources.streams import is_plain, line_layout, read_lines, with_compressions
-from embed_ops.sources.values import TypeGuess, as_text, json_text, pick, typed_column
+from embed_ops.sources.values import NATURAL, TypeGuess, as_text, json_text, pick, typed_column
 from embed_ops.spec.source import SourceSpec
 from embed_ops.storage.faults import is_transport
 from embed_ops.storage.files import Location
@@ -46,7 +46,7 @@ class TextSource(_OfLines):
 
     def read(self, at: Location, piece: Piece, begin: int, schema: pa.Schema) -> Iterator[Records]:
         """Stream lines."""
-        for lines, offsets, behind in read_lines(at, begin, piece.end, text_fault):
+        for lines, offsets, behind in read_lines(at, begin, piece.end):
             message = _TOO_LARGE.format(MAX_RECORD_BYTES)
             bad = [
                 (index, Reason.TOO_LARGE, message)
@@ -87,10 +87,14 @@ class JsonLinesSource(_OfLines):
             # What can be read of a truncated file will be read, so its columns count.
             if not seen or is_transport(error):
                 raise
-        kinds = {name: guess.kind for name, guess in seen.items() if is_encodable(name)}
+        fields = {
+            name: pa.field(name, guess.kind, metadata=NATURAL if guess.natural else None)
+            for name, guess in seen.items()
+            if is_encodable(name)
+        }
         if words is not None and has_words:
-            kinds[words] = pa.list_(pa.string())
-        return pa.schema(list(kinds.items()))
+            fields[words] = pa.field(words, pa.list_(pa.string()))
+        return pa.schema(list(fields.values()))
 
     def read(self, at: Location, piece: Piece, begin: int, schema: pa.Schema) -> Iterator[Records]:
         """Stream records."""

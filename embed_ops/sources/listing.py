@@ -12,7 +12,7 @@ from pyarrow import fs as pafs
 from embed_ops.errors import SourceError
 from embed_ops.sources.plan import Layout, Piece, SourceFile
 from embed_ops.sources.table_formats import require_no_table
-from embed_ops.storage.listing import Listing, list_files
+from embed_ops.storage.listing import WILDCARDS, Listing, list_files
 
 _LISTING_THREADS = 32
 _NAMED = 3
@@ -95,6 +95,8 @@ def _chosen(address: str, listing: Listing, extensions: tuple[str, ...]) -> list
         told = ""
         if hidden := _aside(listing, extensions).get(HIDDEN):
             told = f"; left out: {len(hidden)} {HIDDEN}, as {hidden[0]}; a glob such as _* takes them"
+        if listing.by_name:
+            raise SourceError(f"source.path {address}: no file matches{told}; {WILDCARDS}")
         raise SourceError(
             f"source.path {address}: no file ends in {', '.join(extensions)}; found "
             f"{_census(listing.files)}{told}"

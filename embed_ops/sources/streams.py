@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from embed_ops.sources.base import MAX_RECORD_BYTES, RECORDS_PER_READ, Undecodable
-from embed_ops.sources.heads import HEAD_BYTES
+from embed_ops.sources.heads import HEAD_BYTES, text_fault
 from embed_ops.sources.plan import SPAN_BYTES, Layout, Piece
 from embed_ops.storage.faults import is_transport
 from embed_ops.storage.files import Location, open_file
@@ -196,7 +196,7 @@ def require_head(at: Location, head: bytes | None, fault: Callable[[bytes], str 
 
 
 def read_lines(
-    at: Location, begin: int, end: int | None, fault: Callable[[bytes], str | None]
+    at: Location, begin: int, end: int | None, fault: Callable[[bytes], str | None] = text_fault
 ) -> Iterator[Lines]:
     """Stream the lines that begin at or after `begin` and before `end`.
 

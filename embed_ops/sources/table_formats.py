@@ -29,13 +29,13 @@ def require_no_table(address: str, listing: Listing, files: Sequence[str]) -> No
     Raises:
         SourceError: names the table.
     """
-    seen = [*listing.hidden, *map(listing.inside, listing.files)]
+    seen = [*listing.hidden, *listing.unmatched, *map(listing.inside, listing.files)]
     for format_name, log, _ in _FORMATS:
         for name in seen:
             if (match := log.search(name)) is not None:
                 table = name[: match.start()]
                 if not table or any(file.startswith(f"{table}/") for file in files):
-                    raise SourceError(_told(address, table or address, name, format_name))
+                    raise SourceError(_told(address, table or listing.root.path, name, format_name))
     for folder in list(folders_above(listing.root, _LEVELS + 1))[1:]:
         for format_name, log, glob in _FORMATS:
             for path in _seen(folder.glob(glob)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from zoneinfo import ZoneInfo
 
 import pyarrow as pa
 
@@ -12,6 +13,7 @@ _TOKEN = re.compile(r"\s*([A-Za-z_]\w*|\d+|[<>,:\[\]()])")
 _LISTS = ("list", "large_list", "list_view", "large_list_view", "fixed_size_list")
 _TZ = re.compile(r"\s*timestamp\[\s*(s|ms|us|ns)\s*,\s*tz\s*=\s*([^\]\s]+)\s*\]")
 _NAME = re.compile(r"\s*([^\s:<>,]+)\s*:")
+_OFFSET = re.compile(r"[+-]\d\d:\d\d")
 _DEEPEST = 32
 
 
@@ -63,6 +65,8 @@ class _Parser:
         zoned = _TZ.match(self._text, self._at)
         if zoned is not None:
             self._at = zoned.end()
+            if not _OFFSET.fullmatch(zoned[2]):
+                ZoneInfo(zoned[2])
             return pa.timestamp(zoned[1], zoned[2])
         word = self._take()
         if word in _LISTS:

@@ -24,6 +24,10 @@ _MISFITS = (
 """What Arrow raises for a value that a type does not take."""
 
 
+NATURAL = {b"natural": b""}
+"""Metadata of a field whose sampled values are whole numbers from zero on."""
+
+
 class TypeGuess:
     """Chooses the type that most values have: one bad value must not turn all others to rejects.
 
@@ -45,6 +49,11 @@ class TypeGuess:
         self._fraction = self._fraction or isinstance(value, float)
         self._beyond_int64 = self._beyond_int64 or (isinstance(value, int) and value >= 1 << 63)
         self._negative = self._negative or value < 0
+
+    @property
+    def natural(self) -> bool:
+        """Whether all were numbers from zero on, without a fraction: uint64 would hold them too."""
+        return self.kind in (pa.int64(), pa.uint64()) and not self._negative
 
     @property
     def kind(self) -> pa.DataType:

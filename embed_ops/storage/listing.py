@@ -20,6 +20,7 @@ from embed_ops.storage.location import OPTIONS, SCHEME, Location, locate
 from embed_ops.storage.tree import walk_tree
 
 _WILDCARD = re.compile(r"[*?\[]")
+WILDCARDS = "*, ? and [ stand for other characters, and [*], [?] and [[] for themselves"
 _NATIVE = ("local", "s3", "gcs", "abfs")
 """Stores that are asked whether a path with wildcards is there under this very name."""
 
@@ -35,6 +36,7 @@ class Listing:
         pattern: glob or name that files had to match below the root, None where all count.
         files: ordered folder by folder, then by name.
         hidden: files below a name that begins with `.` or `_`, as `_SUCCESS`.
+        unmatched: files that the pattern leaves out.
         unnamed: files whose names are not UTF-8; each odd byte is a lone surrogate.
         dangling: links that lead nowhere.
         loops: links back to a folder that they are in.
@@ -46,6 +48,7 @@ class Listing:
     pattern: str | None
     files: list[pafs.FileInfo]
     hidden: list[str] = field(default_factory=list)
+    unmatched: list[str] = field(default_factory=list)
     unnamed: list[str] = field(default_factory=list)
     dangling: list[str] = field(default_factory=list)
     loops: list[str] = field(default_factory=list)
@@ -132,9 +135,7 @@ def list_files(address: str) -> Listing:
     root = locate(folder)
     info = _info(root)
     if info.type == pafs.FileType.NotFound:
-        advice = (
-            "; *, ? and [ stand for other characters, and [*], [?], [[] for themselves" if pattern else ""
-        )
+        advice = f"; {WILDCARDS}" if pattern else ""
         raise SourceError(
             f"source.path {address}: nothing there; give a folder, a file or a glob that exists{advice}"
         )
@@ -145,12 +146,15 @@ def list_files(address: str) -> Listing:
     prefix = len(root.path.rstrip("/")) + 1
     kept: list[pafs.FileInfo] = []
     hidden: list[str] = []
+    unmatched: list[str] = []
     for file in listing.files:
         below = file.path[prefix:]
         if is_hidden(below, pattern):
             hidden.append(below)
         elif matches is None or matches(below):
             kept.append(file)
+        else:
+            unmatched.append(below)
     kept.sort(key=lambda file: file.path[prefix:].split("/"))
     unnamed = [
         name
@@ -158,7 +162,12 @@ def list_files(address: str) -> Listing:
         if not is_hidden(name, pattern) and (matches is None or matches(name))
     ]
     return replace(
-        listing, pattern=pattern or None, files=kept, hidden=listing.hidden + hidden, unnamed=unnamed
+        listing,
+        pattern=pattern or None,
+        files=kept,
+        hidden=hidden,
+        unmatched=unmatched,
+        unnamed=unnamed,
     )
 
 
