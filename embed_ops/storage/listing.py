@@ -20,6 +20,7 @@ from embed_ops.storage.location import OPTIONS, SCHEME, Location, locate
 from embed_ops.storage.tree import walk_tree
 
 _WILDCARD = re.compile(r"[*?\[]")
+_HIDDEN = re.compile(r"(?:^|/)([._])")
 WILDCARDS = "*, ? and [ stand for other characters, and [*], [?] and [[] for themselves"
 _NATIVE = ("local", "s3", "gcs", "abfs")
 """Stores that are asked whether a path with wildcards is there under this very name."""
@@ -117,8 +118,10 @@ def is_hidden(path: str, pattern: str | None = None) -> bool:
 
     A glob that names such a part itself means it.
     """
-    named = {part[:1] for part in (pattern or "").split("/")}
-    return any(part[:1] in (".", "_") and part[:1] not in named for part in path.split("/"))
+    marks = _HIDDEN.findall(path)
+    if not marks or pattern is None:
+        return bool(marks)
+    return not {part[:1] for part in pattern.split("/")}.issuperset(marks)
 
 
 def list_files(address: str) -> Listing:
