@@ -149,7 +149,7 @@ def kept_of(rows: RunRows, ids: Ints, columns: Sequence[str] | None = None) -> p
     """
     root = rows.lineage[-1][0]
     stored = [name for name in rows.names(len(rows.lineage) - 1) if name not in RESERVED]
-    folders = list(hive_columns(rows.records[0].unit)) if rows.records else []
+    folders = list(dict.fromkeys(key for record in rows.records for key in hive_columns(record.unit)))
     wanted = [*dict.fromkeys([*folders, *stored])] if columns is None else list(columns)
     unknown = [name for name in wanted if name not in stored and name not in folders]
     if unknown:

@@ -13,10 +13,12 @@ import pyarrow as pa
 
 from embed_ops.errors import EmbedOpsError, SourceError, SpecError
 from embed_ops.redaction import redacted
+from embed_ops.sources.base import hive_keys
 from embed_ops.sources.columns import holds_images
 from embed_ops.sources.corpus import Corpus
 from embed_ops.sources.listing import list_sources
 from embed_ops.sources.registry import SOURCES, make_source
+from embed_ops.sources.types import is_string
 from embed_ops.spec.spec import Spec, parse_source
 from embed_ops.spec.toml import literal
 from embed_ops.storage.location import full_address
@@ -80,7 +82,7 @@ def look(path: str) -> Survey:
         )
         column = {} if kind in ("images", "webdataset", "text") else {"column": "?"}
         try:
-            _, files = list_sources((path,), make_source(parse_source(plain | column)).extensions)
+            files = list_sources((path,), make_source(parse_source(plain | column)).extensions).files
         except EmbedOpsError as error:
             problems.append(str(error))
             continue
@@ -107,7 +109,7 @@ def _columns(path: str, kind: str, files: int, size: int) -> Survey:
     images = [field.name for field in schema if holds_images(field.type)]
     lengths: dict[str, float] = {}
     for field in schema:
-        if _is_string(field.type):
+        if is_string(field.type):
             with suppress(EmbedOpsError):
                 corpus = Corpus.open(parse_source({"kind": kind, "path": path, "column": field.name}))
                 texts = corpus.head(corpus.plan(), _LOOKED_AT)
@@ -122,22 +124,17 @@ def _columns(path: str, kind: str, files: int, size: int) -> Survey:
             f"{path}: no column of texts or images; columns: "
             f"{', '.join(f'{field.name} ({field.type})' for field in schema)}"
         )
+    # Folders give their keys by themselves.
+    keys = hive_keys(opened.files)
     others = [field.name for field in schema if field.name != column]
-    keep = [name for name in others if _worth_keeping(name, schema.field(name).type)]
+    keep = [name for name in others if name not in keys and _worth_keeping(name, schema.field(name).type)]
     return Survey(kind, files, size, modality, column, tuple(keep[:_KEPT]), tuple(others), length)
-
-
-def _is_string(kind: pa.DataType) -> bool:
-    plain = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return bool(
-        pa.types.is_string(plain) or pa.types.is_large_string(plain) or pa.types.is_string_view(plain)
-    )
 
 
 def _worth_keeping(name: str, kind: pa.DataType) -> bool:
     words = name.lower().replace("-", "_").split("_")
     plain = (
-        _is_string(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_date(kind)
+        is_string(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_date(kind)
     )
     return plain and any(word in _USEFUL for word in words)
 

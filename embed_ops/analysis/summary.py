@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from embed_ops.analysis.tables import console, show_pairs
+from embed_ops.sources.listing import LeftOut
 from embed_ops.sources.plan import Plan, estimated_units, unit_limits
 from embed_ops.spec.spec import Spec
 from embed_ops.terminal import PlainTable
@@ -44,6 +46,7 @@ def report_rows(report: dict[str, Any]) -> list[tuple[str, str]]:
     ]
     if report.get("unknown"):
         rows.append(("words without a vector", f"{report['unknown']:,}, left out of the means"))
+    rows += [("files left out", left_out_line(item)) for item in report.get("left_out", ())]
     if report["file_rejects"]:
         rows.append(("files not read to their end", f"{report['file_rejects']:,}"))
     rows.append(
@@ -66,6 +69,12 @@ def report_rows(report: dict[str, Any]) -> list[tuple[str, str]]:
             )
         )
     return rows
+
+
+def left_out_line(item: Mapping[str, Any]) -> str:
+    """Word what a listing left out for one reason."""
+    more = ", ..." if item["files"] > len(item["names"]) else ""
+    return f"{item['why']}: {item['files']:,} ({', '.join(item['names'])}{more})"
 
 
 def _speed_rows(report: dict[str, Any]) -> list[tuple[str, str]]:
@@ -235,8 +244,8 @@ class _FileSum:
     bytes: int = 0
 
 
-def show_plan(plan: Plan, spec: Spec) -> None:
-    """Show the files of a plan with their spans and units."""
+def show_plan(plan: Plan, spec: Spec, left_out: Sequence[LeftOut]) -> None:
+    """Show the files of a plan with their spans and units, and what the listing left out."""
     table = PlainTable(title=f"plan: {', '.join(spec.source.paths)}")
     for name in ("file", "spans", "units", "rows", "bytes"):
         table.add_column(name, justify="left" if name == "file" else "right", overflow="fold")
@@ -269,6 +278,8 @@ def show_plan(plan: Plan, spec: Spec) -> None:
         f"{plan.bytes:,}",
     )
     console().print(table)
+    for item in left_out:
+        console().print(f"left out: {left_out_line(asdict(item))}", markup=False, highlight=False)
 
 
 def show_differences(path: str, result: Verification) -> None:

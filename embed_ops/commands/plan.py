@@ -49,10 +49,18 @@ def run(
     from embed_ops.analysis.summary import show_plan
 
     spec = load_spec(words)
+    from embed_ops.embedding.sink import require_apart, require_free_names, require_names
     from embed_ops.sources.corpus import Corpus
+    from embed_ops.sources.plan import unit_limits
+    from embed_ops.storage.location import locate
 
     corpus = Corpus.open(spec.source)
-    show_plan(corpus.plan(), spec)
+    sink = locate(spec.sink.path)
+    require_apart(spec, sink, [corpus])
+    require_free_names(spec, corpus)
+    plan = corpus.plan()
+    require_names(sink, plan, unit_limits(spec))
+    show_plan(plan, spec, corpus.left_out)
     if not only and spec.source.kind != GRAPH:
         from embed_ops.analysis.findings import show_prediction
         from embed_ops.analysis.predict import predict as predicted

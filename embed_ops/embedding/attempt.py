@@ -11,12 +11,13 @@ from embed_ops.embedding.job import Job
 from embed_ops.embedding.report import Measured
 from embed_ops.embedding.resources import gpus_for, require_room, threads_for
 from embed_ops.embedding.settings import Resolved, fingerprint, resolve, resume
+from embed_ops.embedding.sink import require_apart, require_free_names, require_names
 from embed_ops.embedding.storing import anchored, quantizers
 from embed_ops.embedding.unit import Written
 from embed_ops.encoders.registry import make_encoder
 from embed_ops.engine.base import Capacity
 from embed_ops.engine.progress import Reporter
-from embed_ops.errors import RunError, SpecError
+from embed_ops.errors import RunError
 from embed_ops.runs.directory import RunDir
 from embed_ops.runs.fingerprint import digest_of, listing_digest, require_same
 from embed_ops.runs.header import FINISHED, RunHeader
@@ -99,13 +100,13 @@ class Attempt(RunWriter):
         return record
 
 
-def _edges_digest(source: SourceSpec) -> str | None:
-    """Give the digest of a graph's edge files; None where the source is no graph."""
+def _open_corpora(source: SourceSpec) -> list[Corpus]:
+    """List the files of the source, and behind them those of a graph's edges."""
     if not isinstance(source, GraphSourceSpec):
-        return None
+        return [Corpus.open(source)]
     if source.features_run is not None:
         _require_finished(source.features_run)
-    return listing_digest(open_edges(source).files)
+    return [Corpus.open(source), open_edges(source)]
 
 
 def _updated_plan(run: RunDir, corpus: Corpus, spec: Spec) -> tuple[Plan, tuple[str, ...]]:
@@ -148,22 +149,25 @@ def open_attempt(spec: Spec, reporter: Reporter, stop_after_s: float | None) -> 
     """
     began, name = time.time(), new_attempt()
     run = RunDir(locate(spec.sink.path))
+    corpora = _open_corpora(spec.source)
+    require_apart(spec, run.root, corpora)
     header = known_header(run)
     encoder = make_encoder(spec.encoder)
-    edges = _edges_digest(spec.source)
+    corpus, *of_edges = corpora
+    edges = listing_digest(of_edges[0].files) if of_edges else None
     fingerprint_now = fingerprint(spec, encoder.fingerprint() | quantizers(spec.encoder, encoder), edges)
     if header is not None:
         require_same(spec.sink.path, header.fingerprint, fingerprint_now)
-    corpus = Corpus.open(spec.source)
-    _require_apart(run, corpus)
     stale: tuple[str, ...] = ()
     records: dict[str, Record] = {}
     if header is None:
+        require_free_names(spec, corpus)
         plan, resolved = corpus.plan(), resolve(spec)
     else:
         plan, stale = _updated_plan(run, corpus, spec)
         records = _records_of_units(run, digest_of(fingerprint_now), name, stale, reporter)
         resolved = Resolved(**header.resolved)
+    require_names(run.root, plan, unit_limits(spec))
     deadline = None if stop_after_s is None else began + stop_after_s
     spec = _anchored(spec, encoder.describe().get("commit"))
     tree = spec.model_dump(mode="json")
@@ -220,17 +224,3 @@ def _require_finished(path: str) -> None:
     if header is None or header.status != FINISHED:
         what = "no run directory" if header is None else f"a run that is {header.status}"
         raise RunError(f"source.features_run {path}: {what}; finish it first, or give a finished one")
-
-
-def _require_apart(run: RunDir, corpus: Corpus) -> None:
-    """Refuse a run directory inside the source.
-
-    Its files would become source files of the next run.
-    """
-    for root in corpus.roots:
-        if root.fs == run.root.fs and f"{run.root.path}/".startswith(f"{root.path.rstrip('/')}/"):
-            if not any(part.startswith((".", "_")) for part in run.root.path[len(root.path) :].split("/")):
-                raise SpecError(
-                    f"sink.path {run.root.path} lies inside the source {root.path}: choose a folder "
-                    "outside it"
-                )

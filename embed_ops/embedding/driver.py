@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from embed_ops.embedding.attempt import Attempt, open_attempt
-from embed_ops.embedding.report import build_report, count_units
+from embed_ops.embedding.report import build_report, count_units, left_out
 from embed_ops.embedding.settings import resume
 from embed_ops.embedding.settling import settle_attempt
 from embed_ops.embedding.storing import vector_bytes
@@ -226,6 +226,7 @@ def _finish(attempt: Attempt, path: str) -> Run:
         # Rates stay those of the latest attempt that embedded something.
         report = earlier | count_units(done, attempt.measured)
         report["seconds"]["total"] = total
+    report["left_out"] = left_out(attempt.corpus)
     report["modality"] = attempt.spec.source.modality
     report["statistics"] = report_of(attempt.run.manifest.statistics(), report["rows"])
     figures = {

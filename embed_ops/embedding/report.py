@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from embed_ops.embedding.unit import Written
 from embed_ops.runs.record import HALVED, ISOLATED, Record
+from embed_ops.sources.corpus import Corpus
 
 
 @dataclass
@@ -112,6 +113,11 @@ def count_units(done: Sequence[Record], measured: Measured) -> dict[str, Any]:
         "units_skipped": len(done) - len(measured.records),
         "spans_read": measured.spans_read,
     }
+
+
+def left_out(corpus: Corpus) -> list[dict[str, Any]]:
+    """Tell what the source's listing saw and did not take: why, how many files, the first names."""
+    return [{**asdict(item), "names": list(item.names)} for item in corpus.left_out]
 
 
 def build_report(

@@ -57,9 +57,9 @@ class Volume:
     replicas: int
 
 
-def _column(contents: Sequence[Any]) -> pa.Array:
-    """Make a column of rows' texts, lists of words, or images."""
-    images = bool(contents) and isinstance(contents[0], bytes)
+def _column(spec: EncoderSpec, contents: Sequence[Any]) -> pa.Array:
+    """Make a column of rows: texts, lists of words, images; of none as the encoder takes it."""
+    images = isinstance(contents[0], bytes) if contents else "image" in spec.EMBEDS
     lists = bool(contents) and isinstance(contents[0], list)
     return pa.array(contents, pa.binary() if images else pa.list_(pa.string()) if lists else pa.string())
 
@@ -79,7 +79,8 @@ class Trial:
         self.limits = limits
         self.encoder: Encoder = make_encoder(spec)
         windows = isinstance(self.encoder, InWindows)
-        self.column = _column([content[:_COMPARED] for content in contents] if windows else contents)
+        compared = [content[:_COMPARED] for content in contents] if windows else contents
+        self.column = _column(spec, compared)
         self.reference: tuple[str, Mapping[str, Vectors]] = self.encoder.reference(self.column, device)
         if device != "cpu":
             from embed_ops.encoders.device import release_memory
@@ -87,7 +88,7 @@ class Trial:
             # Its model is not to count as memory of the job's.
             release_memory()
         self.prepared: Prepared = self.encoder.prepare(self.column)
-        self.timed = self.encoder.prepare(_column(timed)).inputs if timed else self.prepared.inputs
+        self.timed = self.encoder.prepare(_column(spec, timed)).inputs if timed else self.prepared.inputs
         self.parity: list[Parity] = []
         self.first_rows = 0.0
         """Seconds of the rows that are timed."""

@@ -193,18 +193,11 @@ class Label:
 
 
 def labels_of(label: Label, unit: str) -> pa.Array:
-    """Read the labels of a unit, or the only one that its folder has; a null has no label.
-
-    Raises:
-        StageError: the folder has none.
-    """
+    """Read the labels of a unit, or the only one that its folder has; a null has no label."""
     if label.run is not None:
         labels = read_columns(label.run, unit, [label.column]).column(0).combine_chunks()
         return labels.dictionary_decode() if pa.types.is_dictionary(labels.type) else labels
-    folders = hive_columns(unit)
-    if label.column not in folders:
-        raise StageError(f"{unit}: is in no folder {label.column}=..., as other units of the run are")
-    return pa.array([folders[label.column]])
+    return pa.array([hive_columns(unit).get(label.column)], pa.string())
 
 
 def values(holder: VectorColumn, stretch: Stretch) -> npt.NDArray[Any]:

@@ -128,7 +128,7 @@ class RunRows:
         Raises:
             StageError: there is none, or it holds neither strings nor whole numbers nor booleans.
         """
-        if self.records and column in hive_columns(self.records[0].unit):
+        if any(column in hive_columns(record.unit) for record in self.records):
             return Label(None, column)
         labels = self.holder(column)
         kind = labels.kind.value_type if pa.types.is_dictionary(labels.kind) else labels.kind

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import string
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 from urllib.parse import unquote
@@ -15,12 +15,15 @@ import pyarrow as pa
 
 from embed_ops.errors import SpecError
 from embed_ops.schema import MESSAGE, REASON, Reason
-from embed_ops.sources.plan import Layout, Piece, Sharing
+from embed_ops.sources.plan import Layout, Piece, Sharing, SourceFile
 from embed_ops.spec.source import GraphSourceSpec, SourceSpec
 from embed_ops.storage.files import Location
 
 MAX_RECORD_BYTES = 64 << 20
 """Most bytes of one record that a reader holds in memory; a longer one is a reject."""
+HIVE_KEYS = b"hive"
+"""Key of the keys of hive folders, in the metadata of the schema that is read from every file."""
+_HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 RECORDS_PER_READ = 4096
 """Records handed on at once: enough to amortise Arrow calls, few enough to stay small."""
 
@@ -124,13 +127,21 @@ def text_columns(spec: SourceSpec) -> list[str]:
     return [spec.contents]
 
 
-def hive_columns(name: str) -> dict[str, str]:
+def hive_columns(name: str) -> dict[str, str | None]:
     """Read `key=value` folders of a source name.
 
-    Values are URL-decoded, as Hive and Arrow write them.
+    Values are URL-decoded, as Hive and Arrow write them; what Hive writes for no value is None.
     """
     pairs = (part.partition("=") for part in name.split("/")[:-1])
-    return {key: unquote(value) for key, equals, value in pairs if equals and key}
+    return {
+        key: None if value == _HIVE_NULL else unquote(value) for key, equals, value in pairs if equals and key
+    }
+
+
+def hive_keys(files: Iterable[SourceFile]) -> list[str]:
+    """List the keys of all `key=value` folders, each once, in the order of files."""
+    folders = dict.fromkeys(file.folder for file in files)
+    return list(dict.fromkeys(key for folder in folders for key in hive_columns(f"{folder}/")))
 
 
 def records(
@@ -155,9 +166,8 @@ def valid_utf8(column: pa.Array) -> tuple[pa.Array, list[tuple[int, str, str]]]:
 
     Bad rows become null and are named.
     """
-    raw = (
-        column.cast(pa.large_binary()).cast(pa.binary()) if pa.types.is_large_binary(column.type) else column
-    )
+    is_large = pa.types.is_large_binary(column.type) or pa.types.is_large_string(column.type)
+    raw = column.cast(pa.large_binary()).cast(pa.binary()) if is_large else column
     raw = raw.view(pa.binary()) if pa.types.is_string(raw.type) else raw
     try:
         return raw.cast(pa.string()), []

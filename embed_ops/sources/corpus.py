@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
 
 from embed_ops.errors import RunError, SourceError
 from embed_ops.schema import CONTENT, REASON
-from embed_ops.sources.base import Source, Undecodable
+from embed_ops.sources.base import DECODING_FAULTS, Source, hive_keys, text_columns
 from embed_ops.sources.columns import check_columns, choose_columns
-from embed_ops.sources.listing import inspect_files, limit_layouts, list_sources
+from embed_ops.sources.listing import LeftOut, inspect_files, limit_layouts, list_sources
 from embed_ops.sources.plan import (
     Changes,
     Layout,
@@ -26,11 +28,20 @@ from embed_ops.sources.plan import (
 )
 from embed_ops.sources.registry import make_source
 from embed_ops.sources.rows import Rows
+from embed_ops.sources.types import common_type
 from embed_ops.sources.units import Cursor
+from embed_ops.sources.values import NATURAL
 from embed_ops.spec.source import GraphSourceSpec, SourceSpec
 from embed_ops.storage.faults import is_transport, storage_error
 from embed_ops.storage.files import Location
+from embed_ops.storage.listing import Listing
 
+_FIRST_HEADS = {"jsonl": 16}
+"""Files whose heads are looked at before any type is believed, where only records tell types.
+
+Elsewhere one: a line of CSV has strings, and the first samples of a tar are images."""
+_MOST_HEADS = 64
+"""Files that are looked at for a column which none before them has."""
 _NAMED = 5
 """Changed files that a message names."""
 _MOST_LOOKED_AT = 100_000
@@ -43,8 +54,9 @@ class Corpus:
 
     spec: SourceSpec
     source: Source
-    roots: tuple[Location, ...]
+    listings: tuple[Listing, ...]
     files: tuple[SourceFile, ...]
+    left_out: tuple[LeftOut, ...]
 
     @classmethod
     def open(cls, spec: SourceSpec) -> Corpus:
@@ -54,8 +66,13 @@ class Corpus:
             SourceError: a path is missing or has no matching file.
         """
         source = make_source(spec)
-        roots, files = list_sources(spec.paths, source.extensions)
-        return cls(spec, source, tuple(roots), tuple(files))
+        listed = list_sources(spec.paths, source.extensions)
+        return cls(spec, source, listed.listings, listed.files, listed.left_out)
+
+    @property
+    def roots(self) -> tuple[Location, ...]:
+        """The folders that the files are below, in order."""
+        return tuple(listing.root for listing in self.listings)
 
     def place(self, file: SourceFile) -> Location:
         """Say where a file is."""
@@ -68,7 +85,12 @@ class Corpus:
             SourceError: a column is missing or of the wrong type.
         """
         layouts = self._layouts(self.files)
-        columns = choose_columns(self.spec, self.files, layouts, self._sample())
+        known = [
+            (file.name, layout.schema)
+            for file, layout in zip(self.files, layouts, strict=True)
+            if layout.schema is not None
+        ]
+        columns = choose_columns(self.spec, self.files, known or [self._heads()])
         layouts = self._limited(layouts, columns)
         files = self.files[: len(layouts)]
         return Plan(files, tuple(make_spans(files, layouts, sharing=self.source.sharing)), columns)
@@ -123,24 +145,51 @@ class Corpus:
     def _layouts(self, files: Sequence[SourceFile]) -> list[Layout]:
         return inspect_files(files, lambda file: self.source.inspect(file.name, self.place(file), file.size))
 
-    def _sample(self) -> pa.Schema:
-        """Find the columns of the first file that can be read and has any."""
-        first_error: Exception | None = None
-        for file in self.files:
-            try:
-                schema = self.source.sample_schema(self.place(file))
-            except (Undecodable, OSError, pa.ArrowException, ValueError) as error:
-                if is_transport(error):
-                    raise storage_error("read", self.place(file).path, error) from error
-                first_error = first_error or error
-                continue
-            if schema.names:
-                return schema
-        if first_error is not None:
+    def _heads(self) -> tuple[str, pa.Schema]:
+        """Find the columns in the heads of files: (the first that can be read, columns of all).
+
+        The first few files tell the types. Others are asked while a column is nowhere, or holds
+        nothing but nulls.
+
+        Raises:
+            SourceError: no file can be read.
+            StorageError: the storage fails.
+        """
+        wanted = {*text_columns(self.spec), *self.spec.keep} - set(hive_keys(self.files))
+        schemas: list[tuple[str, pa.Schema]] = []
+        faults: list[tuple[str, Exception]] = []
+        first = _FIRST_HEADS.get(self.spec.kind, 1)
+        for begin, end in ((0, first), *((at, at + first) for at in range(first, len(self.files), first))):
+            with ThreadPoolExecutor(first) as pool:
+                for file, head in zip(
+                    self.files[begin:end], pool.map(self._head, self.files[begin:end]), strict=True
+                ):
+                    if isinstance(head, Exception):
+                        faults.append((file.name, head))
+                    elif head.names:
+                        schemas.append((file.name, head))
+            told = {field.name for _, head in schemas for field in head if not pa.types.is_null(field.type)}
+            if schemas and (wanted <= told or len(schemas) >= _MOST_HEADS):
+                break
+        if not schemas and faults:
+            name, fault = faults[0]
             raise SourceError(
-                f"source.path: none of {len(self.files)} files can be read: {first_error}"
-            ) from first_error
-        return pa.schema([])
+                f"source.path: none of {len(self.files)} files can be read; {name}: {fault}"
+            ) from fault
+        if not schemas:
+            # Files without a byte are a table without rows, whatever its columns would be.
+            empty = all(file.size == 0 for file in self.files)
+            return self.files[0].name, pa.schema([(name, pa.null()) for name in sorted(wanted) if empty])
+        return schemas[0][0], _merged([schema for _, schema in schemas])
+
+    def _head(self, file: SourceFile) -> pa.Schema | Exception:
+        """Find the columns of one file, or what is wrong with it."""
+        try:
+            return self.source.sample_schema(self.place(file))
+        except (*DECODING_FAULTS, ValueError) as error:
+            if is_transport(error):
+                raise storage_error("read", self.place(file).path, error) from error
+            return error
 
     def _limited(self, layouts: list[Layout], columns: pa.Schema) -> list[Layout]:
         if self.spec.most_rows is None:
@@ -188,6 +237,25 @@ class Corpus:
             for chunk in cursor.chunks():
                 fine = chunk.kept & chunk.table.column(REASON).is_null().to_numpy()
                 yield len(chunk), chunk.table.column(CONTENT).filter(pa.array(fine)).drop_null().to_pylist()
+
+
+def _merged(schemas: Sequence[pa.Schema]) -> pa.Schema:
+    """Put the columns of several heads together; of types with none in common the first counts."""
+    if len(schemas) == 1:
+        return schemas[0]
+    by_name: dict[str, list[pa.Field]] = {}
+    for field in chain.from_iterable(schemas):
+        by_name.setdefault(field.name, []).append(field)
+    return pa.schema([(name, _merged_type(fields)) for name, fields in by_name.items()])
+
+
+def _merged_type(fields: Sequence[pa.Field]) -> pa.DataType:
+    kinds = [field.type for field in fields]
+    if pa.uint64() in kinds:
+        # Small numbers of one head are no reason to refuse the large ones of another.
+        kinds = [field.type for field in fields if field.metadata != NATURAL or field.type == pa.uint64()]
+    telling = [kind for kind in kinds if not pa.types.is_null(kind)] or kinds
+    return common_type(telling) or telling[0]
 
 
 def _changed_message(changed: dict[str, str]) -> str:

@@ -22,8 +22,9 @@ from embed_ops.sources.base import (
     records,
     text_columns,
 )
+from embed_ops.sources.heads import text_fault
 from embed_ops.sources.plan import FILES_OF_ROWS, Piece
-from embed_ops.sources.streams import BLOCK_BYTES, ByteStream, whole_file, with_compressions
+from embed_ops.sources.streams import BLOCK_BYTES, ByteStream, require_head, whole_file, with_compressions
 from embed_ops.sources.values import typed_column
 from embed_ops.spec.source import DelimitedSpec
 from embed_ops.storage.files import Location
@@ -53,7 +54,7 @@ class CsvSource:
         """Read the header."""
         with ByteStream(at) as stream:
             header = next(self._rows(at, stream), [])
-        return pa.schema([(name, pa.string()) for name in header])
+        return pa.schema([(_shown(name), pa.string()) for name in header])
 
     def _rows(self, at: Location, stream: ByteStream) -> Iterator[list[str]]:
         """Parse rows, the header first.
@@ -65,21 +66,27 @@ class CsvSource:
             told.
         """
         csv.field_size_limit(MAX_RECORD_BYTES)
+        buffered = io.BufferedReader(stream, BLOCK_BYTES)
+        require_head(at, buffered.peek(), text_fault)
         delimiter = self._spec.delimiter or ("\t" if at.path.lower().endswith(_TAB_ENDINGS) else ",")
-        text = io.TextIOWrapper(
-            io.BufferedReader(stream, BLOCK_BYTES), encoding="utf-8-sig", errors="surrogateescape", newline=""
-        )
-        ended = False
+        text = io.TextIOWrapper(buffered, encoding="utf-8-sig", errors="surrogateescape", newline="")
+        ended, length = False, 0
 
         def lines() -> Iterator[str]:
-            nonlocal ended
-            yield from text
+            nonlocal ended, length
+            # A line may have no end: it is never asked for as a whole.
+            while line := text.readline(MAX_RECORD_BYTES + 1):
+                length += len(line)
+                if length > MAX_RECORD_BYTES:
+                    raise csv.Error(f"a record is longer than {MAX_RECORD_BYTES} characters")
+                yield line
             ended = True
 
         for row in csv.reader(lines(), delimiter=delimiter):
             # The reader gives a row on its last line; it asks for one more only inside quotes.
             if ended:
                 raise csv.Error("a quote is opened here and never closed")
+            length = 0
             if row:
                 yield row
 
@@ -93,7 +100,8 @@ class CsvSource:
                 return
             missing = [name for name in schema.names if name not in header]
             if missing:
-                raise Undecodable(f"no column {missing[0]!r} in the header {', '.join(header)[:200]!r}")
+                shown = _shown(", ".join(header)[:200])
+                raise Undecodable(f"no column {missing[0]!r} in the header {shown!r}")
             twice = [name for name in schema.names if header.count(name) > 1]
             if twice:
                 raise Undecodable(f"column {twice[0]!r} stands twice in the header")
@@ -126,6 +134,11 @@ class CsvSource:
             bad += wrong
         end = position + len(chunk)
         return records(columns, np.arange(position, end, dtype=np.int64), end, bad)
+
+
+def _shown(name: str) -> str:
+    """Give a name of the header as text: what is not UTF-8 is replaced, as no spec names it."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _chunks(rows: Iterator[list[str]]) -> Iterator[tuple[list[list[str]], Exception | None]]:

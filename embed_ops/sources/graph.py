@@ -9,10 +9,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embed_ops.errors import SourceError, SpecError
+from embed_ops.errors import SourceError
 from embed_ops.sources.base import Records, Source
 from embed_ops.sources.plan import FILES_OF_ROWS, Layout, Piece
 from embed_ops.sources.registry import make_source
+from embed_ops.sources.type_names import parse_type
+from embed_ops.sources.types import meaning
 from embed_ops.spec.source import GraphSourceSpec
 from embed_ops.storage.files import Location
 
@@ -60,24 +62,17 @@ def graph_type(spec: GraphSourceSpec, name: str, kind: pa.DataType, where: str) 
         SourceError: it holds something else.
         SpecError: `types` gives it a type that is none.
     """
-    plain = kind.value_type if pa.types.is_dictionary(kind) else kind
-    of_text = any(
-        test(plain) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
-    )
+    plain = meaning(kind)
+    of_text = pa.types.is_string(plain)
     if name in ((spec.id,) if spec.modality == "node" else (spec.src, spec.dst)):
         if name in spec.types:
-            try:
-                plain = pa.type_for_alias(spec.types[name])
-            except ValueError as error:
-                raise SpecError(
-                    f"source.types.{name}: {spec.types[name]!r} is not an Arrow type, as int64 or string"
-                ) from error
+            plain = parse_type(name, spec.types[name])
         if pa.types.is_integer(plain):
             return pa.int64()
         if of_text or pa.types.is_null(plain) or pa.types.is_string(plain):
             return pa.string()
         raise SourceError(f"{where}: column {name!r} is {kind}; ids of nodes are integers or strings")
-    if pa.types.is_list(plain) or pa.types.is_large_list(plain) or pa.types.is_fixed_size_list(plain):
+    if pa.types.is_list(plain):
         if pa.types.is_floating(plain.value_type) or pa.types.is_integer(plain.value_type):
             return VECTOR
     elif of_text or any(

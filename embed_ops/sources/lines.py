@@ -12,9 +12,10 @@ import pyarrow as pa
 
 from embed_ops.schema import Reason
 from embed_ops.sources.base import MAX_RECORD_BYTES, Records, records, text_columns, valid_utf8
+from embed_ops.sources.heads import json_lines_fault
 from embed_ops.sources.plan import FILES_OF_ROWS, Piece
 from embed_ops.sources.streams import is_plain, line_layout, read_lines, with_compressions
-from embed_ops.sources.values import infer_type, json_text, pick, typed_column
+from embed_ops.sources.values import NATURAL, TypeGuess, as_text, json_text, pick, typed_column
 from embed_ops.spec.source import SourceSpec
 from embed_ops.storage.faults import is_transport
 from embed_ops.storage.files import Location
@@ -68,31 +69,37 @@ class JsonLinesSource(_OfLines):
 
         Nested values are kept as JSON text.
         """
-        seen: dict[str, list[Any]] = {}
+        seen: dict[str, TypeGuess] = {}
+        words = self._spec.contents if self._spec.modality == "words" else None
+        has_words = False
         dotted = [name for name in (*text_columns(self._spec), *self._spec.keep) if "." in name]
-        lines = itertools.chain.from_iterable(lines for lines, _, _ in read_lines(at, 0, None))
+        lines = itertools.chain.from_iterable(
+            lines for lines, _, _ in read_lines(at, 0, None, json_lines_fault)
+        )
         parsed = (record for record in map(_parse, lines) if isinstance(record, dict))
         try:
             for record in itertools.islice(parsed, _SAMPLE_RECORDS):
                 inside = {name: value for name in dotted if (value := pick(record, name)) is not None}
                 for name, value in (record | inside).items():
-                    seen.setdefault(name, []).append(value)
+                    seen.setdefault(name, TypeGuess()).see(value)
+                    has_words = has_words or (name == words and isinstance(value, list))
         except (pa.ArrowException, OSError) as error:
             # What can be read of a truncated file will be read, so its columns count.
             if not seen or is_transport(error):
                 raise
-        lists = {self._spec.contents} if self._spec.modality == "words" else set()
-        return pa.schema(
-            [
-                (name, _type_of_words(values) if name in lists else infer_type(values))
-                for name, values in seen.items()
-            ]
-        )
+        fields = {
+            name: pa.field(name, guess.kind, metadata=NATURAL if guess.natural else None)
+            for name, guess in seen.items()
+            if is_encodable(name)
+        }
+        if words is not None and has_words:
+            fields[words] = pa.field(words, pa.list_(pa.string()))
+        return pa.schema(list(fields.values()))
 
     def read(self, at: Location, piece: Piece, begin: int, schema: pa.Schema) -> Iterator[Records]:
         """Stream records."""
         texts = set(text_columns(self._spec))
-        for lines, offsets, behind in read_lines(at, begin, piece.end):
+        for lines, offsets, behind in read_lines(at, begin, piece.end, json_lines_fault):
             filled = np.array(
                 [len(line) > MAX_RECORD_BYTES or bool(line.strip()) for line in lines], dtype=bool
             )
@@ -105,20 +112,15 @@ class JsonLinesSource(_OfLines):
                     columns[field.name], wrong = _word_lists(values)
                     bad += wrong
                     continue
-                if field.name in texts and self._spec.joined is not None:
-                    values = [
-                        value if value is None or isinstance(value, str) else json_text(value)
-                        for value in values
-                    ]
+                of_template = field.name in texts and self._spec.joined is not None
+                asked = field.name in self._spec.types and pa.types.is_string(field.type)
+                if of_template or asked:
+                    values = [as_text(value) for value in values]
                 columns[field.name], wrong = typed_column(
                     values, field, from_text=False, is_text=field.name in texts
                 )
                 bad += wrong
             yield records(columns, offsets[filled], behind, bad)
-
-
-def _type_of_words(values: list[Any]) -> pa.DataType:
-    return pa.list_(pa.string()) if any(isinstance(value, list) for value in values) else infer_type(values)
 
 
 def _word_lists(values: list[Any]) -> tuple[pa.Array, list[tuple[int, str, str]]]:
@@ -131,7 +133,7 @@ def _word_lists(values: list[Any]) -> tuple[pa.Array, list[tuple[int, str, str]]
         )
         kept.append(value if fine else None)
         if not fine:
-            wrong.append((place, Reason.WRONG_TYPE, f"not a list of strings: {json_text(value)[:80]}"))
+            wrong.append((place, Reason.WRONG_TYPE, f"not a list of strings but {_shown(value)}"))
     try:
         return pa.array(kept, pa.list_(pa.string())), wrong
     except UnicodeEncodeError:
@@ -147,11 +149,22 @@ def _word_lists(values: list[Any]) -> tuple[pa.Array, list[tuple[int, str, str]]
         ), wrong
 
 
-def _encodable(words: list[str | None] | None) -> bool:
+def _shown(value: Any) -> str:
+    text = json_text(value)
+    return text[:80] if isinstance(text, str) else "a value nested too deep to be shown"
+
+
+def is_encodable(text: str) -> bool:
+    """Tell text that has a form in UTF-8 from one with half a character."""
     try:
-        return all(word is None or word.encode() is not None for word in words or ())
+        text.encode()
     except UnicodeEncodeError:
         return False
+    return True
+
+
+def _encodable(words: list[str | None] | None) -> bool:
+    return all(word is None or is_encodable(word) for word in words or ())
 
 
 def _parse(line: bytes) -> dict[str, Any] | tuple[str, str]:

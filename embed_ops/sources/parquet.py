@@ -21,6 +21,7 @@ from embed_ops.sources.base import (
 )
 from embed_ops.sources.plan import FILES_OF_ROWS, SPAN_BYTES, Layout, Piece
 from embed_ops.sources.streams import whole_file
+from embed_ops.sources.types import is_text, is_uuid, plain_column, uuid_texts
 from embed_ops.spec.source import SourceSpec
 from embed_ops.storage.faults import is_transport, storage_error
 from embed_ops.storage.files import Location, open_file
@@ -48,9 +49,8 @@ class ParquetSource:
         A file whose footer can't be decoded is one stretch.
         """
         try:
-            with open_file(at) as file:
-                metadata = pq.read_metadata(file)
-            schema = metadata.schema.to_arrow_schema()
+            with open_file(at) as handle, pq.ParquetFile(handle) as file:
+                metadata, schema = file.metadata, file.schema_arrow
         except (pa.ArrowException, OSError, ValueError) as error:
             if is_transport(error):
                 raise storage_error("read", at.path, error) from error
@@ -109,11 +109,14 @@ def _records(batch: pa.RecordBatch, first: int, schema: pa.Schema, texts: set[st
     bad: list[tuple[int, str, str]] = []
     for field in schema:
         column = _column(batch, field.name)
+        if is_uuid(column.type) and pa.types.is_string(field.type):
+            column = uuid_texts(column)
+        column = plain_column(column)
         if field.name in texts:
             column, large = _held(column, field.name)
             bad += large
-        if pa.types.is_string(field.type) and not pa.types.is_null(column.type):
-            column, wrong = valid_utf8(_plain_text(column))
+        if pa.types.is_string(field.type) and is_text(column.type):
+            column, wrong = valid_utf8(column)
             bad += wrong
         columns[field.name], wrong = _cast(column, field)
         bad += wrong
@@ -142,10 +145,7 @@ def _cast(column: pa.Array, field: pa.Field) -> tuple[pa.Array, list[tuple[int, 
 
 def _held(column: pa.Array, name: str) -> tuple[pa.Array, list[tuple[int, str, str]]]:
     """Turn texts longer than a reader may hold into null, and name them."""
-    column = _plain_text(column)
-    if not any(
-        test(column.type) for test in (pa.types.is_string, pa.types.is_binary, pa.types.is_large_binary)
-    ):
+    if not is_text(column.type):
         return column, []
     long = pc.fill_null(pc.greater(pc.binary_length(column), MAX_RECORD_BYTES), False)
     message = f"column {name!r} is longer than {MAX_RECORD_BYTES} bytes"
@@ -196,14 +196,3 @@ def _column(batch: pa.RecordBatch, name: str) -> pa.Array:
     head, *path = name.split(".")
     column = batch.column(batch.schema.names.index(head))
     return pc.struct_field(column, path)
-
-
-def _plain_text(column: pa.Array) -> pa.Array:
-    """Undo dictionary encoding and views, which hold the same text in another shape."""
-    if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
-    if pa.types.is_string_view(column.type) or pa.types.is_binary_view(column.type):
-        return column.cast(pa.binary())
-    if pa.types.is_large_string(column.type):
-        return column.cast(pa.large_binary())
-    return column

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import string
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from embed_ops.schema import CONTENT, MESSAGE, REASON, Reason
-from embed_ops.sources.base import MAX_RECORD_BYTES, Records, hive_columns, text_columns
+from embed_ops.sources.base import HIVE_KEYS, MAX_RECORD_BYTES, Records, hive_columns, text_columns
 from embed_ops.sources.graph import node_type, nodes
 from embed_ops.sources.references import HELD_BYTES, Content, fetch
 from embed_ops.sources.where import Condition, ConditionError
@@ -107,17 +108,18 @@ class Rows:
         self._spec = spec
         self._whole = whole
         self.schema = schema
+        self._keys: list[str] = json.loads((schema.metadata or {}).get(HIVE_KEYS, b"[]"))
         self.kept = pa.schema([schema.field(name) for name in spec.keep if name in schema.names])
         self._condition = None if spec.where is None else Condition(spec.where)
 
-    def check(self, hive: Sequence[str]) -> None:
+    def check(self) -> None:
         """Try `where` on no rows, with the columns of hive folders.
 
         Raises:
             SpecError: the condition can't be evaluated on these columns.
         """
         if self._condition is not None:
-            self._condition.check(self.schema.empty_table(), dict.fromkeys(hive, ""))
+            self._condition.check(self.schema.empty_table(), dict.fromkeys(self._keys))
 
     def complete(self, source: str, at: Location, read: Records) -> Iterator[Chunk]:
         """Choose rows, and add what is embedded.
@@ -131,7 +133,8 @@ class Rows:
             the records as one chunk; those that name files as several, each with no more files than
             are to be held.
         """
-        hive = hive_columns(source)
+        # A file that is in no folder of a key has no value of it.
+        hive = dict.fromkeys(self._keys) | hive_columns(source)
         bad = read.faults.column(REASON).is_valid().to_numpy()
         chosen, faults = np.ones(len(read), np.bool_), read.faults
         if self._condition is not None:
@@ -205,7 +208,7 @@ class Rows:
             return node_type(self._spec, self.schema)
         return {"image": pa.binary(), "words": pa.list_(pa.string())}.get(self._spec.modality, pa.string())
 
-    def _text(self, table: pa.Table, hive: dict[str, str]) -> pa.ChunkedArray:
+    def _text(self, table: pa.Table, hive: Mapping[str, str | None]) -> pa.ChunkedArray:
         def column(name: str) -> pa.ChunkedArray:
             if name in table.schema.names:
                 return table.column(name)
@@ -223,7 +226,7 @@ class Rows:
 
 
 def _test_each(
-    condition: Condition, table: pa.Table, hive: dict[str, str], faults: pa.Table
+    condition: Condition, table: pa.Table, hive: Mapping[str, str | None], faults: pa.Table
 ) -> tuple[npt.NDArray[np.bool_], pa.Table]:
     """Evaluate `where` row by row, after it failed on a value.
 

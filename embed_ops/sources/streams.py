@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import Iterator
+import zlib
+from bz2 import BZ2Decompressor
+from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from embed_ops.sources.base import MAX_RECORD_BYTES, RECORDS_PER_READ
+from embed_ops.sources.base import MAX_RECORD_BYTES, RECORDS_PER_READ, Undecodable
+from embed_ops.sources.heads import HEAD_BYTES, text_fault
 from embed_ops.sources.plan import SPAN_BYTES, Layout, Piece
 from embed_ops.storage.faults import is_transport
 from embed_ops.storage.files import Location, open_file
@@ -52,6 +56,7 @@ class ByteStream(io.RawIOBase):
         self._packed = compression(at.path)
         self._offset = begin
         self._most = BLOCK_BYTES
+        self._end: int | None = None
         self._stream = self._open()
 
     def _open(self) -> pa.NativeFile:
@@ -60,9 +65,9 @@ class ByteStream(io.RawIOBase):
             file.seek(self._offset)
             return file
         # A decompressor asks for 64 KiB at a time, each of which would be a request to a store.
-        stream = pa.CompressedInputStream(
-            pa.BufferedInputStream(open_file(self._at), _READ_AHEAD_BYTES), self._packed
-        )
+        file = open_file(self._at)
+        packed = file if self._end is None else file.get_stream(0, self._end)
+        stream = pa.CompressedInputStream(pa.BufferedInputStream(packed, _READ_AHEAD_BYTES), self._packed)
         left = self._offset
         while left > 0 and (skipped := len(stream.read(min(left, BLOCK_BYTES)))):
             left -= skipped
@@ -79,7 +84,10 @@ class ByteStream(io.RawIOBase):
                 # it.
                 if self._packed is None or most <= 1 or is_transport(error):
                     raise
-                self._most = most // 2
+                if self._end is None and (end := _end_before_padding(self._at, self._packed)) is not None:
+                    self._end = end
+                else:
+                    self._most = most // 2
                 self._stream = self._open()
                 continue
             self._offset += len(content)
@@ -104,6 +112,54 @@ class ByteStream(io.RawIOBase):
         super().close()
 
 
+class _Member:
+    """One member of a gzip or bzip2 file, decompressed to find its end; its bytes are dropped."""
+
+    def __init__(self, packed: str) -> None:
+        self._gzip = zlib.decompressobj(wbits=31) if packed == "gzip" else None
+        self._bzip2 = BZ2Decompressor()
+
+    @property
+    def ended(self) -> bool:
+        return self._bzip2.eof if self._gzip is None else self._gzip.eof
+
+    def pass_over(self, content: bytes) -> bytes:
+        """Take in raw bytes; give those behind the member's end."""
+        if self._gzip is not None:
+            while content and not self._gzip.eof:
+                self._gzip.decompress(content, BLOCK_BYTES)
+                content = self._gzip.unconsumed_tail
+            return self._gzip.unused_data
+        self._bzip2.decompress(content, BLOCK_BYTES)
+        while not (self._bzip2.eof or self._bzip2.needs_input):
+            self._bzip2.decompress(b"", BLOCK_BYTES)
+        return self._bzip2.unused_data
+
+
+def _end_before_padding(at: Location, packed: str) -> int | None:
+    """Find where the last member of a compressed file ends, if nothing but zeros follows it.
+
+    Tapes and disks are written in blocks; gzip and bzip2 read such a file to its end.
+    """
+    if packed not in ("gzip", "bz2"):
+        return None
+    member, end, rest = _Member(packed), 0, b""
+    with open_file(at) as file:
+        try:
+            while content := rest or file.read(BLOCK_BYTES):
+                rest = member.pass_over(content)
+                end += len(content) - len(rest)
+                if member.ended and (rest := rest or file.read(BLOCK_BYTES)):
+                    if rest.startswith(b"\0"):
+                        break
+                    member = _Member(packed)
+        except (zlib.error, OSError, EOFError):
+            return None
+        while rest and not rest.strip(b"\0"):
+            rest = file.read(BLOCK_BYTES)
+    return end if member.ended and not rest else None
+
+
 def whole_file(name: str, at: Location, size: int) -> Layout:
     """Take a file as one stretch: only reading finds its records."""
     return Layout((Piece(name, 0, None, None, size),))
@@ -121,19 +177,48 @@ def line_layout(name: str, at: Location, size: int) -> Layout:
     )
 
 
-def read_lines(at: Location, begin: int, end: int | None) -> Iterator[Lines]:
+def require_head(at: Location, head: bytes | None, fault: Callable[[bytes], str | None]) -> None:
+    """Look at the head of a file before its records are.
+
+    Args:
+        at: the file.
+        head: its first bytes, None where they were not read.
+        fault: says what is wrong with them.
+
+    Raises:
+        Undecodable: the file is of another encoding or shape than its kind.
+    """
+    if head is None:
+        with ByteStream(at) as stream:
+            head = stream.read(HEAD_BYTES)
+    if (told := fault(head[:HEAD_BYTES])) is not None:
+        raise Undecodable(told)
+
+
+def read_lines(
+    at: Location, begin: int, end: int | None, fault: Callable[[bytes], str | None] = text_fault
+) -> Iterator[Lines]:
     """Stream the lines that begin at or after `begin` and before `end`.
 
     A position inside a line stands for the next line, so ranges cut anywhere share no line and miss
     none. A line longer than `MAX_RECORD_BYTES` comes as its first bytes, more than are allowed, so
     that the caller can tell. A byte order mark belongs to the first line, which begins at 0, and is
     stripped.
+
+    Args:
+        at: the file.
+        begin: a position.
+        end: a position, None for the end of the file.
+        fault: says what is wrong with a file by its head.
+
+    Raises:
+        Undecodable: its head is not that of such a file.
     """
     start = max(begin - 1, 0)
     with ByteStream(at, start) as stream:
-        carry, skipping = b"", begin > 0
-        while True:
-            block = stream.read(BLOCK_BYTES)
+        carry, skipping, head = b"", begin > 0, stream.read(BLOCK_BYTES)
+        require_head(at, head if start == 0 else None, fault)
+        for block in chain([head], iter(lambda: stream.read(BLOCK_BYTES), None)):
             text = carry + block
             if skipping:
                 newline = text.find(b"\n")

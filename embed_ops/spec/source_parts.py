@@ -34,7 +34,7 @@ class SourceSpec(Variant):
         None, description="SQL condition on the columns; other rows are counted, not embedded"
     )
     types: dict[str, str] = Field(
-        {}, description="Arrow types of JSONL or CSV columns that are kept or tested, by name"
+        {}, description="Arrow types of columns that are kept or tested, by name, as int64 or list<string>"
     )
 
     @model_validator(mode="after")

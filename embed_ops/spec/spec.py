@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, model_validator
 
 from embed_ops.errors import SpecError
-from embed_ops.schema import GRAPH, RESERVED
+from embed_ops.schema import GRAPH, MESSAGE, REASON, RESERVED
 from embed_ops.spec.encoder import AnyEncoder, LanguageEncoderSpec
 from embed_ops.spec.source import AnySource, GraphSourceSpec
 from embed_ops.spec.stage import Stages, StageSpec
@@ -149,7 +149,17 @@ class Spec(Section):
                 "rename it"
             )
         for kept in self.source.keep:
-            if kept in RESERVED or kept in outputs | companions:
+            if kept in (REASON, MESSAGE):
+                raise ValueError(
+                    f"source.keep: {kept!r} is a name that the table of rejects has for itself; leave it "
+                    "out, or rename the column in the source"
+                )
+            if kept in RESERVED:
+                raise ValueError(
+                    f"source.keep: {kept!r} is the name of a column that every run writes; leave it out, or "
+                    "rename the column in the source"
+                )
+            if kept in outputs | companions:
                 raise ValueError(
                     f"kept column {kept!r} has the name of an output column; rename the output or leave "
                     "it out of keep"

@@ -26,6 +26,8 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         raise SpecError(f"{path}: can't read the spec: {error}") from error
     except tomllib.TOMLDecodeError as error:
         raise SpecError(f"{path}: not a TOML file: {error}") from error
+    except RecursionError as error:
+        raise SpecError(f"{path}: not a spec: lists are nested too deep") from error
 
 
 def parse_words(words: Iterable[str], tree: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -54,6 +56,8 @@ def _apply(tree: dict[str, Any], word: str) -> None:
         value: Any = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text
+    except RecursionError as error:
+        raise SpecError(f"{address}: lists are nested too deep") from error
     here: Any = tree
     for depth, key in enumerate(keys):
         last = depth == len(keys) - 1

@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 from collections.abc import Iterator
 
 import psutil
 import pyarrow as pa
-from fsspec.utils import glob_translate
 from pyarrow import fs as pafs
 
-from embed_ops.errors import SourceError, StorageError
+from embed_ops.errors import StorageError
 from embed_ops.storage.faults import patiently, storage_error
-from embed_ops.storage.location import OPTIONS, SCHEME, Location, full_address, locate
+from embed_ops.storage.listing import everything_below, list_files
+from embed_ops.storage.location import Location, full_address, locate
 from embed_ops.storage.publishing import create, publish
 from embed_ops.storage.remote_file import RemoteFile
 
@@ -39,50 +38,6 @@ __all__ = [
 ]
 
 _BLOCK_BYTES = 4 << 20
-_WILDCARD = re.compile(r"[*?\[]")
-
-
-def list_files(address: str) -> tuple[Location, list[pafs.FileInfo]]:
-    """List the files that the address of a folder, a glob or a file names.
-
-    Hidden files (a path part that begins with `.` or `_`, as `_SUCCESS`) are left out of folders
-    and globs.
-
-    Returns:
-        the root and its files, ordered folder by folder, then by name.
-
-    Raises:
-        SourceError: nothing is there.
-        StorageError: the listing failed.
-    """
-    options = OPTIONS.search(address) if SCHEME.match(address) else None
-    path, told = (address[: options.start()], options[0]) if options else (address, "")
-    wildcard = _WILDCARD.search(path)
-    folder, pattern = address, ""
-    if wildcard:
-        cut = path.rfind("/", 0, wildcard.start()) + 1
-        folder, pattern = (path[:cut] or ".") + told, path[cut:]
-    root = locate(folder)
-    info = file_info(root)
-    if info.type == pafs.FileType.NotFound:
-        raise SourceError(
-            f"source.path {address}: nothing there; give a folder, a file or a glob that exists"
-        )
-    if info.type == pafs.FileType.File and not wildcard:
-        return Location(root.fs, root.path.rpartition("/")[0]), [info]
-    listed = _listing(root)
-    prefix = len(root.path.rstrip("/")) + 1
-    # Below the root, since every file system writes what is above it in its own way.
-    matches = re.compile(glob_translate(pattern)) if wildcard else None
-    files = [
-        info
-        for info in listed
-        if info.type == pafs.FileType.File
-        and not any(part.startswith((".", "_")) for part in info.path[prefix:].split("/"))
-        and (matches is None or matches.match(info.path[prefix:]))
-    ]
-    files.sort(key=lambda info: info.path[prefix:].split("/"))
-    return root, files
 
 
 def file_info(at: Location) -> pafs.FileInfo:
@@ -92,23 +47,6 @@ def file_info(at: Location) -> pafs.FileInfo:
         StorageError: the storage fails.
     """
     return patiently("looked at", at.path, lambda: at.fs.get_file_info(at.path))
-
-
-def _listing(folder: Location) -> list[pafs.FileInfo]:
-    """List everything below a folder, sizes included, without asking for any file alone.
-
-    Nothing where it is missing.
-    """
-    selector = pafs.FileSelector(folder.path, recursive=True, allow_not_found=True)
-
-    def ask() -> list[pafs.FileInfo]:
-        if folder.fsspec is not None:
-            # It remembers listings, and does not hear of what other processes write.
-            folder.fsspec.invalidate_cache()
-        listed: list[pafs.FileInfo] = folder.fs.get_file_info(selector)
-        return listed
-
-    return patiently("listed", folder.path, ask)
 
 
 def open_file(at: Location) -> pa.NativeFile:
@@ -190,7 +128,7 @@ def walk(root: Location, relative: str) -> Iterator[tuple[str, int]]:
         StorageError: the listing failed.
     """
     base = root.child(relative)
-    for info in _listing(base):
+    for info in everything_below(base):
         if info.type == pafs.FileType.File:
             yield info.path[len(base.path) + 1 :], info.size
 

@@ -128,8 +128,17 @@ class Location:
 
 
 def full_address(address: str) -> str:
-    """Give an address that means the same from every working directory."""
-    return address if SCHEME.match(address) else str(Path(address).expanduser().absolute())
+    """Give an address that means the same from every working directory.
+
+    Raises:
+        SpecError: whose home `~` is can't be told.
+    """
+    if SCHEME.match(address):
+        return address
+    try:
+        return str(Path(address).expanduser().absolute())
+    except RuntimeError as error:
+        raise SpecError(f"{address}: {error}; write the path without ~") from error
 
 
 def locate(address: str) -> Location:
@@ -144,6 +153,8 @@ def locate(address: str) -> Location:
     """
     address = usable(address)
     scheme = SCHEME.match(address)
+    if "\0" in address or any("\ud800" <= character <= "\udfff" for character in address):
+        raise SpecError(f"{address!r}: no path: it holds a NUL or bytes that are not UTF-8")
     if scheme is None:
         return Location(pafs.LocalFileSystem(), full_address(address))
     if scheme[1] in ("az", "abfs", "abfss"):

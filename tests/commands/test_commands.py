@@ -60,7 +60,7 @@ BAD_INPUT = [
     (["source.column=body"], "no column 'body'; columns: text, id"),
     (["source.column=id"], "column 'id' is int64; the text needs a string column"),
     (["source.keep=['nope']"], "no column 'nope'"),
-    (["source.keep=['_row']"], "kept column '_row' has the name of an output column"),
+    (["source.keep=['_row']"], "'_row' is the name of a column that every run writes"),
     (["source.kolumn=text"], "did you mean 'column'?"),
     (["source.where=nope = 1"], "nope"),
     (["source.template={{nope}}"], "name exactly one of column and template"),

@@ -21,6 +21,7 @@ from embed_ops.embedding.forward import embed_inputs
 from embed_ops.embedding.parity import compare_outputs
 from embed_ops.encoders.static.encoder import StaticEncoder
 from embed_ops.encoders.static.tables import open_table
+from embed_ops.encoders.text.modules import read_pipeline
 from embed_ops.errors import ModelError, SpecError
 from embed_ops.schema import Reason
 from embed_ops.spec.encoder import OutputSpec, StaticEncoderSpec
@@ -308,3 +309,11 @@ def test_specs_that_make_no_sense(words: list[str], says: str) -> None:
     """Each is refused before anything is read."""
     with pytest.raises(SpecError, match=says):
         Spec.load(None, ["source.path=in", "source.column=text", "encoder.model=m", "sink.path=out", *words])
+
+
+def test_a_table_of_tokens_as_a_model_of_texts(tmp_path: Path) -> None:
+    """The family that reads it is named."""
+    kind = "sentence_transformers.sentence_transformer.modules.static_embedding.StaticEmbedding"
+    (tmp_path / "modules.json").write_text(json.dumps([{"idx": 0, "name": "0", "path": "", "type": kind}]))
+    with pytest.raises(ModelError, match=r'set encoder\.family = "static"'):
+        read_pipeline(tmp_path)

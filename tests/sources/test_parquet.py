@@ -148,7 +148,7 @@ def test_a_template_takes_what_can_be_written_as_text(tmp_path: Path) -> None:
     [
         ({"body": ["a"], "n": [1]}, r"b\.parquet: no column 'text'; columns: body, n"),
         ({"text": [1], "n": [1]}, r"b\.parquet: column 'text' is int64; the text needs a string column"),
-        ({"text": ["a"], "n": ["1"]}, r"b\.parquet: column 'n' is string, but int64 in the first file"),
+        ({"text": ["a"], "n": ["1"]}, r"b\.parquet: column 'n' is string, but int64 in a\.parquet"),
     ],
 )
 def test_a_second_file_with_other_columns_is_refused(
@@ -166,7 +166,7 @@ def test_a_new_file_with_other_columns_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "b.parquet", pa.table({"text": ["a"], "n": [1]}))
     plan = corpus("parquet", tmp_path, keep=["n"]).plan()
     write(tmp_path / "a.parquet", pa.table({"text": ["a"], "n": ["1"]}))
-    with pytest.raises(SourceError, match=r"a\.parquet: column 'n' is string, but int64"):
+    with pytest.raises(SourceError, match=r"column 'n' is string, but this run reads it as int64"):
         corpus("parquet", tmp_path, keep=["n"]).update(plan)
 
 

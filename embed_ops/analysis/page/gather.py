@@ -201,7 +201,7 @@ class _SampleReader:
         places = chosen.places[finite]
         base = self.rows.lineage[-1][0]
         table = read_columns(base, unit, [SOURCE, ROW, *self.kept]).take(pa.array(places))
-        folders = {name: [value] * len(table) for name, value in hive_columns(unit).items()}
+        folders = {name: [value or ""] * len(table) for name, value in hive_columns(unit).items()}
         columns = {name: [shortened(value) for value in table.column(name).to_pylist()] for name in self.kept}
         texts = None
         if self.texts is not None:

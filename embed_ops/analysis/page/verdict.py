@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from embed_ops.analysis.summary import left_out_line
 from embed_ops.runs.record import Record
 
 _MOST_ANISOTROPIC = 0.5
@@ -53,6 +54,8 @@ def completeness(
         lines.append(Line(f"{rejects:,} rows are rejects ({share:.2%})", share > 0.01))
     if files:
         lines.append(Line(f"{count(files, 'file')} could not be read to the end", True))
+    for item in report.get("left_out") or []:
+        lines.append(Line(f"left out: {left_out_line(item)}"))
     if filtered:
         lines.append(Line(f"{filtered:,} rows were left out by where"))
     if truncated:

@@ -205,6 +205,11 @@ def _supported(root: Path, kind: str, path: str) -> str:
     name = kind.rpartition(".")[2]
     # The package has moved its classes between releases, so only its root and the class name are
     # stable.
+    if name == "StaticEmbedding":
+        raise ModelError(
+            f"{root / 'modules.json'}: a table of tokens' vectors (StaticEmbedding), without a transformer: "
+            'set encoder.family = "static"'
+        )
     if not kind.startswith("sentence_transformers.") or name not in SUPPORTED:
         raise ModelError(
             f"{root / 'modules.json'}: module {kind} in {path or 'the model folder'!r} is not supported; "
