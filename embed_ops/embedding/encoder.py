@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from embed_ops.embedding.forward import embed_inputs
 from embed_ops.embedding.given import column_of, slices_of
-from embed_ops.embedding.parity import Parity, compare_outputs, require
+from embed_ops.embedding.parity import Parity, compare_outputs, reference_of, require
 from embed_ops.embedding.settings import Resolved, choices, resolve
 from embed_ops.embedding.trial import Volume
 from embed_ops.embedding.tuning import settled_with
@@ -166,7 +166,8 @@ class Encoder:
         prepared = at.encoder.prepare(column)
         embedded = embed_inputs(at.encoder, prepared.inputs, at.resolved.token_budget, rule=at.resolved.rule)
         vectors = gather(at.encoder, prepared.inputs, embedded.vectors, prepared.documents)
-        return compare_outputs(vectors, prepared.index, at.encoder.reference(column, at.resolved.device))
+        reference = reference_of(at.encoder, str(self._asked["model"]), column, at.resolved.device)
+        return compare_outputs(vectors, prepared.index, reference)
 
     @property
     def dims(self) -> dict[str, int]:

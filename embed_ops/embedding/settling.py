@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -29,6 +30,7 @@ def settle_attempt(attempt: Attempt, engine: Engine, units: int) -> None:
     attempt.header = replace(attempt.header, resolved=asdict(attempt.resolved))
     if spec.parity.rows == 0:
         attempt.header = replace(attempt.header, model=make_encoder(spec.encoder).describe())
+        _say_what_is_not_run(attempt)
         return
     open_choices = choices(spec) if attempt.fresh else frozenset()
     settled = _settled_on_a_replica(attempt, engine, open_choices, units)
@@ -36,6 +38,7 @@ def settle_attempt(attempt: Attempt, engine: Engine, units: int) -> None:
     attempt.resolved = settled.resolved
     attempt.measured.parity = [asdict(item) for item in settled.parity]
     attempt.header = replace(attempt.header, model=settled.model, resolved=asdict(settled.resolved))
+    _say_what_is_not_run(attempt)
     if open_choices:
         attempt.header = replace(attempt.header, measured=settled.measured)
         on = [name for name in ("compile", "draft") if getattr(settled.resolved, name)]
@@ -46,6 +49,28 @@ def settle_attempt(attempt: Attempt, engine: Engine, units: int) -> None:
         )
         if missing := settled.measured.get("compile", {}).get("not tried"):
             attempt.reporter.say(f"not compiled: {missing}")
+
+
+def _say_what_is_not_run(attempt: Attempt) -> None:
+    if warning := not_run(attempt.spec.encoder.model, attempt.header.model):
+        attempt.reporter.say(f"warning: {warning}")
+
+
+def not_run(model: str, described: Mapping[str, Any] | None) -> str:
+    """Warn of a model that names code of its own, which is not run; "" where there is none.
+
+    Args:
+        model: its name.
+        described: what it became (`Encoder.describe`).
+    """
+    code = (described or {}).get("own_code") or {"run": True}
+    if code["run"]:
+        return ""
+    return (
+        f"{model}: its folder names code of its own (auto_map in {', '.join(code['auto_map'])}), which was "
+        "not run: transformers' classes stand in, and may give other vectors than its authors do; "
+        "encoder.trust_remote_code = true runs it"
+    )
 
 
 def _settled_on_a_replica(

@@ -26,6 +26,7 @@ from embed_ops.encoders.base import (
     no_vectors,
     outputs_of,
 )
+from embed_ops.encoders.hub import contents
 from embed_ops.encoders.hub import folder as folders
 from embed_ops.encoders.hub.files import read_json
 from embed_ops.encoders.images.decoding import PIXELS, is_image_column
@@ -60,7 +61,7 @@ class ClipEncoder:
     def __init__(self, spec: ClipEncoderSpec) -> None:
         self._spec = spec
         folder = folders.locate_model(spec.model, spec.revision, spec.trust_remote_code)
-        folders.check_config(folder.path)
+        contents.check_config(folder.path)
         self._model = model = ImageModel(spec, folder)
         self.weight_bytes, self.fingerprint = model.weight_bytes, model.fingerprint
         self._kind = str(model.config.get("model_type"))
@@ -239,6 +240,7 @@ class ClipEncoder:
                 column.name: {"dim": self._width(column), "normalize": column.normalize}
                 for column in self._columns
             },
+            **contents.own_code(model.path, run=self._spec.trust_remote_code),
             **model.loaded,
         }
 

@@ -22,6 +22,7 @@ from embed_ops.encoders.base import (
     outputs_of,
     pooled_by,
 )
+from embed_ops.encoders.hub import contents
 from embed_ops.encoders.hub import folder as folders
 from embed_ops.encoders.images.decoding import black_image
 from embed_ops.encoders.images.model import ImageModel
@@ -42,7 +43,7 @@ class ImageEncoder:
     def __init__(self, spec: ImageEncoderSpec) -> None:
         self._spec = spec
         folder = folders.locate_model(spec.model, spec.revision, spec.trust_remote_code)
-        folders.check_images(folder.path)
+        contents.check_images(folder.path)
         self._model = model = ImageModel(spec, folder)
         self.prepare, self.blank = model.prepare, model.blank
         self.weight_bytes, self.fingerprint = model.weight_bytes, model.fingerprint
@@ -154,6 +155,7 @@ class ImageEncoder:
             "architectures": model.config.get("architectures"),
             "pixels": self._pixels,
             "outputs": {column.name: self._describe(column) for column in self._columns},
+            **contents.own_code(model.path, run=self._spec.trust_remote_code),
             **model.loaded,
         }
 

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from embed_ops.encoders.base import IntArray, Prepared, not_loaded
+from embed_ops.encoders.hub import contents
 from embed_ops.encoders.hub import folder as folders
 from embed_ops.encoders.hub.files import read_json
 from embed_ops.encoders.images.decoding import Normalizer, blank_images, most_images, prepare_images
@@ -35,7 +36,7 @@ class ImageModel:
     def __init__(self, spec: ImageEncoderSpec | ClipEncoderSpec, folder: folders.Folder) -> None:
         self.spec, self.folder, self.path = spec, folder, folder.path
         if folder.local:
-            folders.check_weights(self.path)
+            contents.check_weights(self.path)
         self.loaded: dict[str, Any] = {}
         self._network: Any = None
         self._normalizer: Normalizer | None = None

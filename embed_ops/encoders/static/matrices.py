@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 import numpy.typing as npt
 
+from embed_ops.encoders.hub import contents
 from embed_ops.encoders.hub import folder as folders
 from embed_ops.encoders.hub.files import read_json
 from embed_ops.encoders.text.modules import entries
@@ -194,7 +195,7 @@ def open_matrix(model: str, revision: str | None, trust_remote_code: bool) -> Ma
     if _FOLDED in _names(folder.path):
         normal = bool(read_json(folder.path / "config.json").get("normalize", False))
         return Matrix(folder, "model2vec", "", normal, *_tensor(folder.path, (_FOLDED,)))
-    folders.check_config(folder.path)
+    contents.check_config(folder.path)
     return Matrix(folder, "input embeddings", "", False, *_tensor(folder.path, _ENDINGS))
 
 

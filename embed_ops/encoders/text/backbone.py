@@ -16,11 +16,14 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from embed_ops.encoders.base import IntArray, Output, not_loaded, outputs_of
+from embed_ops.encoders.hub import contents
 from embed_ops.encoders.hub import folder as folders
 from embed_ops.encoders.hub.files import read_json
 from embed_ops.encoders.text.cost import Cost, cost, weightless_cost
 from embed_ops.encoders.text.layers import Layers, read_layers
-from embed_ops.encoders.text.modules import Dense, LayerNorm, Pooling, read_pipeline, width
+from embed_ops.encoders.text.module_types import Dense, LayerNorm, Pooling, width
+from embed_ops.encoders.text.modules import read_pipeline
+from embed_ops.encoders.text.positions import token_limit
 from embed_ops.encoders.text.settings import Transformer
 from embed_ops.encoders.text.tokenizer import TextTokenizer
 from embed_ops.encoders.text.transformer import (
@@ -29,7 +32,6 @@ from embed_ops.encoders.text.transformer import (
     layer_count,
     load_transformer,
     pad,
-    token_limit,
 )
 from embed_ops.errors import ModelError
 from embed_ops.spec.encoder import LanguageEncoderSpec, OutputSpec
@@ -52,7 +54,6 @@ class Backbone:
         columns: the vector columns, with their pooling.
         pipeline: what a sentence-transformers folder asks for; None for others.
         folder: where the model is; `path`: of the transformer in it.
-        limit: most tokens that the model takes, special ones included; None for no limit.
         prompt: text before every row.
 
     Raises:
@@ -67,10 +68,9 @@ class Backbone:
         self.pipeline = read_pipeline(self.folder.path, transformer_only=not own_modules)
         self.settings = self.pipeline.transformer if self.pipeline else Transformer()
         self.path = self.folder.path / self.settings.path
-        folders.check_config(self.path)
+        contents.check_config(self.path)
         if self.folder.local:
-            folders.check_weights(self.path)
-        self.limit = token_limit(self.path, self.settings, spec.max_tokens)
+            contents.check_weights(self.path)
         self.prompt = self._resolve_prompt()
         self._layers: dict[str, Layers] = {}
         self._model: Any = None
@@ -93,6 +93,17 @@ class Backbone:
             default = self.pipeline.default_prompt if self.pipeline else None
             return prompts[default] if default is not None else ""
         return prompts.get(asked, asked)
+
+    @cached_property
+    def limit(self) -> int | None:
+        """Most tokens that the model takes, special ones included; None for no limit."""
+        return token_limit(
+            self.path,
+            self.settings,
+            self.spec.max_tokens,
+            self.spec.trust_remote_code,
+            of_sentences=self.pipeline is not None,
+        )
 
     @cached_property
     def tokenizer(self) -> TextTokenizer:
@@ -276,6 +287,7 @@ class Backbone:
             "prompt": self.prompt,
             "modules": [repr(module) for module in self.modules],
             "outputs": outputs,
+            **contents.own_code(self.path, run=self.spec.trust_remote_code),
             **self.loaded,
         }
 

@@ -15,7 +15,6 @@ import pyarrow as pa
 
 from embed_ops.encoders.hub.files import read_json
 from embed_ops.encoders.hub.quiet import quiet
-from embed_ops.encoders.text.settings import Transformer
 from embed_ops.errors import ModelError
 
 if TYPE_CHECKING:
@@ -29,40 +28,8 @@ ENCODER_CLASSES = {
     "switch_transformers": "SwitchTransformersEncoderModel",
 }
 """Encoder-decoder models of which the encoder alone embeds."""
-OFFSET_TYPES = frozenset(
-    "roberta xlm-roberta xlm-roberta-xl roberta-prelayernorm camembert mpnet longformer data2vec-text "
-    "luke mluke xmod".split()
-)
-"""Models whose positions start after the padding token's id, so that many fewer positions are
-usable."""
 HIDDEN_KEYS = ("hidden_size", "d_model", "dim", "n_embd")
 LAYER_KEYS = ("num_hidden_layers", "num_layers", "n_layers", "n_layer")
-UNBOUNDED = 1_000_000_000
-"""A tokenizer without a limit states a huge one."""
-
-
-def token_limit(folder: Path, settings: Transformer, asked: int | None) -> int | None:
-    """Give the most tokens of a text.
-
-    The least of what the spec, the model and its position embeddings allow; None: no limit.
-
-    sentence-transformers' max_seq_length stands in place of the tokenizer's own limit, as it does
-    there.
-    """
-    config, tokenizer = read_json(folder / "config.json"), read_json(folder / "tokenizer_config.json")
-    own = settings.max_seq_length or tokenizer.get("model_max_length") or tokenizer.get("max_len")
-    positions = None
-    if config.get("model_type") not in ENCODER_CLASSES:
-        positions = (
-            settings.config.get("max_position_embeddings")
-            or config.get("max_position_embeddings")
-            or config.get("n_positions")
-        )
-    if positions and positions > 0 and config.get("model_type") in OFFSET_TYPES:
-        pad = config.get("pad_token_id")
-        positions -= (1 if pad is None else pad) + 1
-    limits = [int(limit) for limit in (asked, own, positions) if limit and 0 < limit < UNBOUNDED]
-    return min(limits, default=None)
 
 
 def hidden_size(folder: Path, trust_remote_code: bool) -> int:
@@ -128,6 +95,22 @@ def model_class(config: Any) -> Any:
     import transformers
 
     return getattr(transformers, ENCODER_CLASSES.get(config.model_type, "AutoModel"))
+
+
+def weightless_model(folder: Path, changes: Mapping[str, Any], trust_remote_code: bool) -> Any:
+    """Build the model on torch's meta device: its layers, without their weights.
+
+    Raises:
+        ModelError: transformers can't use the configuration.
+    """
+    import torch
+
+    config = load_config(folder, changes, trust_remote_code)
+    kind = model_class(config)
+    with quiet(), torch.device("meta"):
+        if hasattr(kind, "from_config"):
+            return kind.from_config(config, trust_remote_code=trust_remote_code)
+        return kind(config)
 
 
 def load_transformer(folder: Path, changes: Mapping[str, Any], trust_remote_code: bool, dtype: str) -> Any:
