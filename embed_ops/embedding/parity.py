@@ -71,6 +71,8 @@ def reference_of(
     except Exception as error:  # other libraries, and models' own code, fail in any way
         if ran_out_of_memory(error) or lost_device(error):
             raise
+        # What is wrong with a model, its own loading says more exactly than another library's.
+        encoder.load(device, "float32")
         reason = (str(error).splitlines() or [""])[0]
         raise ModelError(
             f"{model}: the reference, which loads the model as its own library does, can't embed the first "

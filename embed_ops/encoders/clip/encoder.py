@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -33,6 +34,7 @@ from embed_ops.encoders.images.decoding import PIXELS, is_image_column
 from embed_ops.encoders.images.model import ImageModel
 from embed_ops.encoders.images.towers import TOWERS
 from embed_ops.encoders.text.cost import Cost, cost
+from embed_ops.encoders.text.modules import entries
 from embed_ops.encoders.text.tokenizer import TextTokenizer
 from embed_ops.encoders.text.tokens import TOKENS, blank_tokens, distinct, prepare_texts, token_counts
 from embed_ops.encoders.text.transformer import load_config, load_weights, pad, require_weights
@@ -61,14 +63,15 @@ class ClipEncoder:
     def __init__(self, spec: ClipEncoderSpec) -> None:
         self._spec = spec
         folder = folders.locate_model(spec.model, spec.revision, spec.trust_remote_code)
-        contents.check_config(folder.path)
-        self._model = model = ImageModel(spec, folder)
+        part = clip_part(folder.path, own_modules=not spec.outputs)
+        contents.check_config(folder.path / part)
+        self._model = model = ImageModel(spec, folder, part)
         self.weight_bytes, self.fingerprint = model.weight_bytes, model.fingerprint
         self._kind = str(model.config.get("model_type"))
         if self._kind not in TOWERS:
             raise ModelError(
-                f"{spec.model}: {self._kind} is no model of images and texts; family clip knows "
-                f"{', '.join(TOWERS)}"
+                f"{spec.model}: family clip knows models of images and texts of {', '.join(TOWERS)}, and "
+                f"this is {self._kind}; choose another model"
             )
         self._path, self._columns, self._pixels = model.path, spec.named, model.pixels
         self._of_images = True
@@ -252,3 +255,28 @@ def features(given: Any) -> Tensor:
     """
     vectors: Tensor = getattr(given, "pooler_output", given)
     return vectors
+
+
+def clip_part(root: Path, *, own_modules: bool) -> str:
+    """Say where the model is in a folder, "" where it is the folder itself.
+
+    sentence-transformers may have put it into one of its own, such as 0_CLIPModel.
+
+    Args:
+        root: the model folder.
+        own_modules: vectors are those of the folder as it is, not of outputs that the spec names.
+
+    Raises:
+        ModelError: more modules, or a length, make the vectors there.
+    """
+    listed = entries(root)
+    if listed is None:
+        return ""
+    cut = read_json(root / "config_sentence_transformers.json").get("truncate_dim")
+    more = [kind.rpartition(".")[2] for kind, _ in listed[1:]] + (["truncate_dim"] if cut else [])
+    if more and own_modules:
+        raise ModelError(
+            f"{root / 'modules.json'}: {', '.join(more)} behind the model of images and texts can't be "
+            "followed; name [[encoder.outputs]] to leave them out (normalize and dim are there too)"
+        )
+    return listed[0][1] if not (root / "config.json").is_file() else ""

@@ -91,7 +91,12 @@ def check_images(path: Path) -> None:
         raise ModelError(
             f"{path}: no config.json, found {_content_of(path)}; give the folder of a transformers model"
         )
-    if quantized := read_json(file).get("quantization_config"):
+    config = read_json(file)
+    if "pretrained_cfg" in config or config.get("model_type") == "timm_wrapper":
+        raise ModelError(
+            f"{file}: a model of timm, which is not used here; give the folder of a transformers model"
+        )
+    if quantized := config.get("quantization_config"):
         method = quantized.get("quant_method") if isinstance(quantized, dict) else None
         raise ModelError(
             f"{file}: the weights are quantized ({method or 'quantization_config'}), and only those of "

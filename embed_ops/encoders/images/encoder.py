@@ -26,7 +26,8 @@ from embed_ops.encoders.hub import contents
 from embed_ops.encoders.hub import folder as folders
 from embed_ops.encoders.images.decoding import black_image
 from embed_ops.encoders.images.model import ImageModel
-from embed_ops.encoders.images.towers import load_tower, pooled
+from embed_ops.encoders.images.towers import Measured, load_tower, pooled
+from embed_ops.encoders.repeatable import require_repeatable
 from embed_ops.errors import ModelError
 from embed_ops.spec.encoder import ImageEncoderSpec, OutputSpec
 
@@ -49,14 +50,18 @@ class ImageEncoder:
         self.weight_bytes, self.fingerprint = model.weight_bytes, model.fingerprint
         self._columns = pooled_by(spec.named, model.shape.pooling)
         self._pixels = model.pixels
-        if not self._has_patches and any(column.layer != -1 for column in self._columns):
+        if model.shape.patch is None and model.shape.measured is None and self._inner:
             raise ModelError(
                 f"{spec.model}: layers of a convolutional network have widths of their own: leave layer out"
             )
 
     @property
+    def _inner(self) -> bool:
+        return any(column.layer != -1 for column in self._columns)
+
+    @property
     def _has_patches(self) -> bool:
-        return self._model.shape.patch is not None
+        return self._model.shape.has_patches
 
     def most_rows(self, modality: str, asked: int) -> int:
         """Give the most images of a unit."""
@@ -79,8 +84,9 @@ class ImageEncoder:
         model.fetch(compiled=compiled)
         tower = load_tower(model.path, self._columns, self._spec.trust_remote_code, dtype)
         model.hold(tower, device, dtype)
+        black = black_image(model.steps)
         try:
-            self.launch(black_image(model.steps))()
+            first, second = self.launch(black)(), self.launch(black)()
         except (RuntimeError, ValueError) as error:
             if ran_out_of_memory(error) or lost_device(error):
                 raise
@@ -89,6 +95,7 @@ class ImageEncoder:
                 f"{self._spec.model}: the model does not take images of {size} pixels, as its processor "
                 f"makes: {error}"
             ) from error
+        require_repeatable(self._spec.model, first, second)
 
     def launch(self, batch: pa.Table) -> Launched:
         """Start embedding a batch with the column `pixels`.
@@ -106,10 +113,9 @@ class ImageEncoder:
 
         if batch.num_rows == 0:
             return no_vectors(self)
-        layers = any(column.layer != -1 for column in self._columns)
         with torch.inference_mode():
-            states = network(pixel_values=self._model.normalized(batch), output_hidden_states=layers)
-            patches = self._model.patches if self._has_patches else _positions(states)
+            states = network(pixel_values=self._model.normalized(batch), output_hidden_states=self._inner)
+            patches = self._model.patches if self._model.shape.patch is not None else None
             return on_host(
                 {column.name: pooled(column, states, patches, self._spec.model) for column in self._columns}
             )
@@ -128,7 +134,29 @@ class ImageEncoder:
             raise ModelError(
                 f"{self._spec.model}: a convolutional network has no patches; choose pooler, mean or max"
             )
-        return self._model.shape.width * (self._model.patches if column.pooling == "patches" else 1)
+        shape = self._model.shape
+        if shape.measured is not None and column.pooling == "pooler" and not shape.measured.pooler:
+            raise ModelError(
+                f"{self._spec.model}: output {column.name!r}: the model has no pooler; choose mean or max"
+            )
+        if shape.measured is not None and column.layer != -1:
+            return self._inner_width(column, shape.measured)
+        return shape.width * (self._model.patches if column.pooling == "patches" else 1)
+
+    def _inner_width(self, column: OutputSpec, measured: Measured) -> int:
+        """Give the width of an inner layer, which each stage of such a model has its own of."""
+        widths, number = measured.layers, column.layer_number
+        if not -len(widths) <= number < len(widths):
+            raise ModelError(
+                f"{self._spec.model}: output {column.name!r}: no layer {number}, there are 0 to "
+                f"{len(widths) - 1}"
+            )
+        if column.pooling == "patches":
+            raise ModelError(
+                f"{self._spec.model}: output {column.name!r}: inner layers have patches of their own: "
+                "choose mean or max, or leave layer out"
+            )
+        return widths[number]
 
     def flops(self, lengths: IntArray) -> float:
         """Count the floating-point operations of so many images."""
@@ -163,9 +191,3 @@ class ImageEncoder:
         patches = [self._model.patches, self._model.shape.width]
         shape = {"shape": patches} if column.pooling == "patches" else {}
         return {"dim": self._width(column), **column.told(), **shape}
-
-
-def _positions(states: Any) -> int:
-    """Count the positions of a convolutional network's last hidden states: they are all patches."""
-    shape = states.last_hidden_state.shape
-    return int(shape[-2] * shape[-1]) if len(shape) == 4 else int(shape[1])

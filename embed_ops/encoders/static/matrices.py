@@ -183,6 +183,11 @@ def open_matrix(model: str, revision: str | None, trust_remote_code: bool) -> Ma
                 f"{folder.path}/modules.json: {others[0]} behind StaticEmbedding is not supported; choose "
                 "another model"
             )
+        if read_json(folder.path / "config_sentence_transformers.json").get("truncate_dim"):
+            raise ModelError(
+                f"{folder.path}/config_sentence_transformers.json: truncate_dim is not followed here; "
+                "take it out, and ask for the dim of an output"
+            )
         folders.fetch_weights(folder, [part])
         return Matrix(
             folder,

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from embed_ops.encoders.base import IntArray, Output, not_loaded, outputs_of
+from embed_ops.encoders.base import FloatArray, IntArray, Output, not_loaded, outputs_of
 from embed_ops.encoders.hub import contents
 from embed_ops.encoders.hub import folder as folders
 from embed_ops.encoders.hub.files import read_json
+from embed_ops.encoders.repeatable import require_repeatable
 from embed_ops.encoders.text.cost import Cost, cost, weightless_cost
 from embed_ops.encoders.text.layers import Layers, read_layers
 from embed_ops.encoders.text.module_types import Dense, LayerNorm, Pooling, width
@@ -219,12 +220,27 @@ class Backbone:
                 )
             self._packer = Packer(model, self.spec.model, device, dtype)
         self._model = model.to(device)
+        require_repeatable(self.spec.model, self._tried(), self._tried())
         if compiled:
             from embed_ops.encoders.text.compiled import CompiledModel
 
             self._compiled = CompiledModel(self._model, self.spec.model)
         attention = str(self._model.config._attn_implementation)
         self.loaded = {"device": device, "dtype": dtype, "compiled": compiled, "attention": attention}
+
+    def _tried(self) -> dict[str, FloatArray]:
+        """Run the model on a few words: {name: hidden states}; {} where it takes no such text."""
+        import torch
+
+        from embed_ops.encoders.text.masks import ids_of_words
+
+        ids = ids_of_words(self._model, (1, 4)).to(self._model.device)
+        try:
+            with torch.inference_mode():
+                given = self._model(input_ids=ids, attention_mask=torch.ones_like(ids))
+        except Exception:  # what a model can't take at all, the first rows tell
+            return {}
+        return {"of the last layer": given.last_hidden_state[0].float().cpu().numpy()}
 
     def states(self, tokens: pa.ChunkedArray) -> tuple[dict[int, Tensor], Tensor]:
         """Run a batch: {layer: (B, T, D)}, -1 being the model's output, and the mask (B, T) int64.

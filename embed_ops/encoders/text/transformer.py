@@ -143,6 +143,8 @@ def load_weights(
         "dtype": getattr(torch, dtype),
         "trust_remote_code": trust_remote_code,
         "output_loading_info": True,
+        # What does not fit is named by `require_weights`; transformers would show a table.
+        "ignore_mismatched_sizes": True,
     }
     try:
         # sdpa is named, since a configuration may ask for flash attention, which a CPU does not
@@ -155,9 +157,17 @@ def load_weights(
         ) from error
     missing = [
         *sorted(report["missing_keys"]),
-        *sorted(str(key) for key in report.get("mismatched_keys", ())),
+        *sorted(_misshapen(entry) for entry in report.get("mismatched_keys", ())),
     ]
     return model.eval().requires_grad_(False), missing
+
+
+def _misshapen(entry: Any) -> str:
+    """Name a weight that does not fit, and both shapes where they are told."""
+    if isinstance(entry, str) or len(entry) < 3:
+        return str(entry)
+    name, found, wanted = entry[:3]
+    return f"{name} of {tuple(found)} where the configuration says {tuple(wanted)}"
 
 
 def require_weights(folder: Path, missing: Sequence[str]) -> None:
