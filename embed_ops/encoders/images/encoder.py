@@ -6,7 +6,7 @@ Importing this module imports no torch: CPU workers call `prepare` only.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
 
@@ -30,6 +30,9 @@ from embed_ops.encoders.images.towers import Measured, load_tower, pooled
 from embed_ops.encoders.repeatable import require_repeatable
 from embed_ops.errors import ModelError
 from embed_ops.spec.encoder import ImageEncoderSpec, OutputSpec
+
+if TYPE_CHECKING:
+    import torch
 
 
 class ImageEncoder:
@@ -86,7 +89,9 @@ class ImageEncoder:
         model.hold(tower, device, dtype)
         black = black_image(model.steps)
         try:
-            first, second = self.launch(black)(), self.launch(black)()
+            first, second = self._states(black), self._states(black)
+            require_repeatable(self._spec.model, _last(first), _last(second))
+            self._pooled(second)
         except (RuntimeError, ValueError) as error:
             if ran_out_of_memory(error) or lost_device(error):
                 raise
@@ -95,7 +100,6 @@ class ImageEncoder:
                 f"{self._spec.model}: the model does not take images of {size} pixels, as its processor "
                 f"makes: {error}"
             ) from error
-        require_repeatable(self._spec.model, first, second)
 
     def launch(self, batch: pa.Table) -> Launched:
         """Start embedding a batch with the column `pixels`.
@@ -106,19 +110,29 @@ class ImageEncoder:
         Raises:
             ModelError: `load` was not called.
         """
-        network = self._model.network
-        import torch
-
         from embed_ops.encoders.device import on_host
 
         if batch.num_rows == 0:
             return no_vectors(self)
+        return on_host(self._pooled(self._states(batch)))
+
+    def _states(self, batch: pa.Table) -> Any:
+        """Run a batch: what the network gives."""
+        import torch
+
         with torch.inference_mode():
-            states = network(pixel_values=self._model.normalized(batch), output_hidden_states=self._inner)
-            patches = self._model.patches if self._model.shape.patch is not None else None
-            return on_host(
-                {column.name: pooled(column, states, patches, self._spec.model) for column in self._columns}
-            )
+            pixels = self._model.normalized(batch)
+            return self._model.network(pixel_values=pixels, output_hidden_states=self._inner)
+
+    def _pooled(self, states: Any) -> dict[str, torch.Tensor]:
+        """Make all outputs of what the network gave: {output: (B, dim) float32}."""
+        import torch
+
+        patches = self._model.patches if self._model.shape.patch is not None else None
+        with torch.inference_mode():
+            return {
+                column.name: pooled(column, states, patches, self._spec.model) for column in self._columns
+            }
 
     def outputs(self) -> tuple[Output, ...]:
         """Give the vector columns, in order.
@@ -191,3 +205,8 @@ class ImageEncoder:
         patches = [self._model.patches, self._model.shape.width]
         shape = {"shape": patches} if column.pooling == "patches" else {}
         return {"dim": self._width(column), **column.told(), **shape}
+
+
+def _last(states: Any) -> dict[str, FloatArray]:
+    """Give the last hidden states of one image, for `require_repeatable`."""
+    return {"of the last layer": states.last_hidden_state[0].float().cpu().numpy()}

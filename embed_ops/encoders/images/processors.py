@@ -1,7 +1,8 @@
 """The processor configuration of a model of images: what it asks for, as `Preprocessing`.
 
-What a configuration leaves out, or sets to null, is as transformers' processor of that name has it.
-Keys that this processor does not know are nothing to transformers either.
+What a configuration leaves out is as transformers' processor of that name has it; a null switches a
+step off, and is no value for one that is on. Keys that a processor does not know are nothing to
+transformers either.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ _NOT_BY_PILLOW = {
 
 @dataclass(frozen=True)
 class _Asked:
-    """A processor's configuration without its nulls, and the file that it stands in."""
+    """A processor's configuration, and the file that it stands in."""
 
     file: Path
     values: Mapping[str, Any]
@@ -96,7 +97,7 @@ class _Asked:
     def flag(self, field: str, default: bool) -> bool:
         """Read a field that is true or false."""
         value = self.values.get(field, default)
-        if not isinstance(value, bool | int):
+        if not isinstance(value, bool | int | None):
             raise self.refuse(field, "true or false is expected")
         return bool(value)
 
@@ -123,7 +124,7 @@ class _Asked:
             asked = {"height": asked, "width": asked} if square else {"shortest_edge": asked}
         elif isinstance(asked, list | tuple) and len(asked) == 2:
             asked = {"height": asked[0], "width": asked[1]}
-        sides = {name: value for name, value in asked.items() if value} if isinstance(asked, dict) else {}
+        sides = asked if isinstance(asked, dict) else {}
         whole = all(isinstance(value, int | float) and value >= 1 for value in sides.values())
         if not whole or set(sides) not in ({"height", "width"}, {"shortest_edge"}):
             raise self.refuse(field, "a number, or height and width, or shortest_edge, is expected")
@@ -133,7 +134,7 @@ class _Asked:
         """Read the number of Pillow's filter."""
         value = self.values.get("resample", default)
         numbers = {int(filter_): filter_.name.lower() for filter_ in Image.Resampling}
-        if isinstance(value, bool) or value not in numbers:
+        if not isinstance(value, int) or isinstance(value, bool) or value not in numbers:
             listed = ", ".join(f"{number} {name}" for number, name in sorted(numbers.items()))
             raise self.refuse("resample", f"the number of a filter of Pillow is expected ({listed})")
         return int(value)
@@ -150,25 +151,20 @@ def read_preprocessing(folder: Path) -> Preprocessing:
     known = _KNOWN[kind]
     if asked.values.get("use_square_size") and kind == "clip":
         asked = _Asked(asked.file, {**asked.values, "size": _SQUARE})
-    size = asked.size("size", known.size, square=asked.flag("default_to_square", known.square))
-    exact = (size["height"], size["width"]) if "height" in size else None
-    shortest = size.get("shortest_edge")
+    exact, shortest = _resized(asked, known) if asked.flag("do_resize", True) else (None, None)
     crop = None
     if asked.flag("do_center_crop", known.crop is not None):
         cut = asked.size("crop_size", known.crop or 224, square=True)
         if "height" not in cut:
             raise asked.refuse("crop_size", "height and width are expected")
         crop = (cut["height"], cut["width"])
-    resized = asked.flag("do_resize", True)
-    if not resized:
-        exact = shortest = None
-    elif kind == "convnext":
+    if kind == "convnext" and asked.flag("do_resize", True):
         if shortest is None:
             raise asked.refuse("size", "shortest_edge is expected")
         if crop is not None:
             raise asked.refuse("do_center_crop", "this processor crops by itself: leave it out")
-        exact, shortest, crop = _of_convnext(shortest, asked.number("crop_pct", 224 / 256))
-    if asked.flag("do_pad", False) and "pad_size" in asked.values:
+        exact, shortest, crop = _of_convnext(asked, shortest)
+    if asked.flag("do_pad", False) and asked.values.get("pad_size") is not None:
         raise asked.refuse("do_pad", "images that are padded are not supported")
     normalized = asked.flag("do_normalize", True)
     steps = Preprocessing(
@@ -187,13 +183,19 @@ def read_preprocessing(folder: Path) -> Preprocessing:
     return steps
 
 
+def _resized(asked: _Asked, known: _Defaults) -> tuple[tuple[int, int] | None, int | None]:
+    """Give the exact size, (height, width), or the shorter side's."""
+    size = asked.size("size", known.size, square=asked.flag("default_to_square", known.square))
+    return ((size["height"], size["width"]), None) if "height" in size else (None, size["shortest_edge"])
+
+
 def _of_convnext(
-    shortest: int, share: float
+    asked: _Asked, shortest: int
 ) -> tuple[tuple[int, int] | None, int | None, tuple[int, int] | None]:
     """Give exact size, shortest edge and crop: small images are resized to more, and cropped."""
     if shortest >= _SQUASHED_FROM:
         return (shortest, shortest), None, None
-    return None, int(shortest / share), (shortest, shortest)
+    return None, int(shortest / asked.number("crop_pct", 224 / 256)), (shortest, shortest)
 
 
 def _read(folder: Path) -> _Asked:
@@ -206,7 +208,7 @@ def _read(folder: Path) -> _Asked:
         values = read_json(file)
     if not isinstance(values, dict):
         raise ModelError(f"{file}: image_processor is no object; fetch the model again")
-    return _Asked(file, {name: value for name, value in values.items() if value is not None})
+    return _Asked(file, values)
 
 
 def _kind(folder: Path, asked: _Asked) -> str:

@@ -22,6 +22,8 @@ TABLES = frozenset({"position_embeddings", "position_embedding", "embed_position
 """What models call their tables, as layers or as constants."""
 
 
+STATED = {"mpt": "max_seq_len"}
+"""Models that make their biases for a stated length alone, and where it stands."""
 UNBOUNDED = 1_000_000_000
 """A tokenizer without a limit states a huge one."""
 
@@ -107,6 +109,8 @@ def table_positions(model: Any) -> int | None:
     stated = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
     if usable and isinstance(stated, int) and stated > 0:
         usable.append(stated)
+    if (length := STATED.get(config.model_type)) is not None:
+        usable.append(int(getattr(config, length)))
     return min(usable, default=None)
 
 
