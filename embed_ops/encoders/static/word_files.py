@@ -102,7 +102,7 @@ def _promised(file: Path, head: list[bytes], number_bytes: int) -> tuple[int, in
         words, numbers = (part[: _DIGITS + 1].decode() for part in head)
         raise ModelError(
             f"{file}: line 1 says {words} words of {numbers} dimensions, which {file.stat().st_size} bytes "
-            "can't be; give a table of word vectors"
+            "can't hold; fetch it again, or give a table of word vectors"
         )
     return rows, dim
 
