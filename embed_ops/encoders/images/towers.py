@@ -257,7 +257,7 @@ def _of_patches(output: OutputSpec, hidden: Tensor, patches: int | None, name: s
     if output.pooling == "cls":
         if before < 1:
             raise ModelError(
-                f"{name}: output {output.name!r}: the model has no class token; choose mean, max or pooler"
+                f"{name}: output {output.name!r}: the model has no class token; choose mean or max"
             )
         return hidden[:, 0]
     own = hidden[:, max(0, before) :]
