@@ -407,7 +407,7 @@ def test_what_a_model_has_by_default(folders: dict[str, Path]) -> None:
         encoder = make(folders[name])
         told = encoder.describe()["outputs"]["embedding"]
         assert (told["pooling"], told["dim"]) == (mode, dims_of(encoder.outputs())["embedding"])
-    with pytest.raises(ModelError, match="no class token; choose mean, max or pooler"):
+    with pytest.raises(ModelError, match="no class token; choose mean or max"):
         make(folders["siglip"], OutputSpec(pooling="cls"))
 
 

@@ -224,10 +224,9 @@ def pooled(output: OutputSpec, states: Any, patches: int | None, name: str) -> T
     if output.pooling == "pooler":
         vectors = getattr(states, "pooler_output", None)
         if vectors is None or output.layer_number != -1:
-            raise ModelError(
-                f"{name}: output {output.name!r}: no pooler at layer {output.layer_number}; choose cls, "
-                "mean or max"
-            )
+            at = f"no pooler at layer {output.layer_number}"
+            why = "the model has no pooler" if vectors is None else at
+            raise ModelError(f"{name}: output {output.name!r}: {why}; choose mean or max")
         vectors = vectors.flatten(1).float()
     else:
         vectors = _of_patches(output, _hidden(output, states, name), patches, name)
