@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -12,6 +11,7 @@ from embed_ops.embedding.resources import TRIAL_PATIENCE, replica_claim, replica
 from embed_ops.embedding.settings import choices
 from embed_ops.embedding.trial import Volume
 from embed_ops.embedding.tuning import TIMED, Settled, settle
+from embed_ops.encoders.hub.contents import not_run
 from embed_ops.encoders.registry import make_encoder
 from embed_ops.engine.base import Engine
 from embed_ops.engine.errors import WorkerDied
@@ -54,23 +54,6 @@ def settle_attempt(attempt: Attempt, engine: Engine, units: int) -> None:
 def _say_what_is_not_run(attempt: Attempt) -> None:
     if warning := not_run(attempt.spec.encoder.model, attempt.header.model):
         attempt.reporter.say(f"warning: {warning}")
-
-
-def not_run(model: str, described: Mapping[str, Any] | None) -> str:
-    """Warn of a model that names code of its own, which is not run; "" where there is none.
-
-    Args:
-        model: its name.
-        described: what it became (`Encoder.describe`).
-    """
-    code = (described or {}).get("own_code") or {"run": True}
-    if code["run"]:
-        return ""
-    return (
-        f"{model}: its folder names code of its own (auto_map in {', '.join(code['auto_map'])}), which was "
-        "not run: transformers' classes stand in, and may give other vectors than its authors do; "
-        "encoder.trust_remote_code = true runs it"
-    )
 
 
 def _settled_on_a_replica(

@@ -14,8 +14,8 @@ import tiny_models
 import transformers
 
 from embed_ops.embedding.parity import reference_of
-from embed_ops.embedding.settling import not_run
 from embed_ops.encoders.base import Encoder
+from embed_ops.encoders.hub.contents import not_run
 from embed_ops.encoders.text.encoder import TextEncoder
 from embed_ops.encoders.windows.encoder import WindowedEncoder
 from embed_ops.errors import ModelError

@@ -44,6 +44,8 @@ from embed_ops.spec.encoder import ClipEncoderSpec, OutputSpec
 if TYPE_CHECKING:
     from torch import Tensor
 
+_BEHIND_PADDING = frozenset({"altclip"})
+"""Models whose texts' positions begin behind the padding token's id."""
 _PADDED = frozenset({"siglip", "siglip2"})
 """Models that were trained on texts padded to their full length, with the padding attended to."""
 
@@ -83,7 +85,10 @@ class ClipEncoder:
     @cached_property
     def _limit(self) -> int:
         own = read_json(self._path / "tokenizer_config.json").get("model_max_length")
-        positions = int(self._config.text_config.max_position_embeddings)
+        texts = self._config.text_config
+        positions = int(texts.max_position_embeddings)
+        if self._kind in _BEHIND_PADDING:
+            positions -= int(texts.pad_token_id) + 1
         return min(int(limit) for limit in (self._spec.max_tokens, own, positions) if limit)
 
     @cached_property
@@ -220,14 +225,14 @@ class ClipEncoder:
 
         self._model.fetch(compiled=False)
         judge = ClipReference(
-            self._path, self._columns, self._spec, self._limit if self._kind in _PADDED else None, device
+            self._path, self._columns, self._spec, padded=self._kind in _PADDED, device=device
         )
         name = f"transformers {transformers.__version__}"
         if is_image_column(column):
             return name, judge.embed_images(column)
         texts = distinct(column)
         given = [self._prompt + text for text in texts.texts]
-        return name, texts.to_rows(judge.embed_texts(given, self._limit), dims_of(self.outputs()))
+        return name, texts.to_rows(judge.embed_texts(given), dims_of(self.outputs()))
 
     def describe(self) -> dict[str, Any]:
         """Say what the model became, for `run.json`; all JSON values."""

@@ -6,6 +6,7 @@ Nothing is loaded: names, sizes and the first bytes tell.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,23 @@ def own_code(path: Path, *, run: bool) -> dict[str, Any]:
     """
     named = {name: code for name in CONFIGURED if (code := read_json(path / name).get("auto_map"))}
     return {"own_code": {"run": run, "auto_map": named}} if named else {}
+
+
+def not_run(model: str, described: Mapping[str, Any] | None) -> str:
+    """Warn of a model that names code of its own, which is not run; "" where there is none.
+
+    Args:
+        model: its name.
+        described: what it became (`Encoder.describe`).
+    """
+    code = (described or {}).get("own_code") or {"run": True}
+    if code["run"]:
+        return ""
+    return (
+        f"{model}: its folder names code of its own (auto_map in {', '.join(code['auto_map'])}), which was "
+        "not run: transformers' classes stand in, and may give other vectors than its authors do; "
+        "encoder.trust_remote_code = true runs it"
+    )
 
 
 def _shards(index: Path) -> list[str]:

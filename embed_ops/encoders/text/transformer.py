@@ -179,7 +179,8 @@ def require_weights(folder: Path, missing: Sequence[str]) -> None:
     if missing:
         named = ", ".join(missing[:3])
         raise ModelError(
-            f"{folder}: {len(missing)} weights are missing or misshapen ({named}); fetch the model again"
+            f"{folder}: {len(missing)} weights are missing or misshapen ({named}); "
+            "correct config.json, or fetch the model again"
         )
 
 
