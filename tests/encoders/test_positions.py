@@ -39,6 +39,7 @@ TABLES: Mapping[str, tuple[str, dict[str, Any]]] = {
     "from zero": ("Electra", {**COMMON, "embedding_size": 32}),
     "behind the padding token": ("Esm", {**COMMON, "pad_token_id": 1, "position_embedding_type": "absolute"}),
     "behind another padding token": ("Camembert", {**COMMON, "pad_token_id": 5}),
+    "of a layer of its own kind": ("IBert", {**COMMON, "pad_token_id": 1}),
     "with an offset of its own": ("OPT", {**COMMON, "ffn_dim": 64, "word_embed_proj_dim": 32}),
     "longer than what is used": ("Nystromformer", {**COMMON, "num_landmarks": 1, "segment_means_seq_len": 1}),
     "of a decoder": ("GPT2", GPT),

@@ -234,8 +234,8 @@ class Backbone:
 
         from embed_ops.encoders.text.masks import ids_of_words
 
-        ids = ids_of_words(self._model, (1, 4)).to(self._model.device)
         try:
+            ids = ids_of_words(self._model, (1, 4)).to(self._model.device)
             with torch.inference_mode():
                 given = self._model(input_ids=ids, attention_mask=torch.ones_like(ids))
         except Exception:  # what a model can't take at all, the first rows tell

@@ -95,8 +95,7 @@ def table_positions(model: Any) -> int | None:
     itself.
     """
     usable = [
-        layer.num_embeddings
-        - (getattr(layer, "offset", 0) if layer.padding_idx is None else layer.padding_idx + 1)
+        len(layer.weight) - (_behind_padding(layer) or getattr(layer, "offset", 0))
         for layer in _tables(model)
     ]
     usable += [
@@ -119,16 +118,22 @@ def first_position(model: Any) -> int:
 
     0, or what stands behind the padding token's id.
     """
-    return max(
-        (layer.padding_idx + 1 for layer in _tables(model) if layer.padding_idx is not None), default=0
-    )
+    return max((_behind_padding(layer) for layer in _tables(model)), default=0)
+
+
+def _behind_padding(layer: Any) -> int:
+    """Give the place behind the padding token's id, 0 where a table has no place for padding."""
+    padding = getattr(layer, "padding_idx", None)
+    return 0 if padding is None else int(padding) + 1
 
 
 def _tables(model: Any) -> list[Any]:
-    from torch.nn import Embedding
+    """Find the layers that look positions up, of torch or of a model's own kind."""
+    from torch.nn import Linear
 
+    named = [layer for name, layer in model.named_modules() if name.rpartition(".")[2] in TABLES]
     return [
         layer
-        for name, layer in model.named_modules()
-        if isinstance(layer, Embedding) and name.rpartition(".")[2] in TABLES
+        for layer in named
+        if not isinstance(layer, Linear) and getattr(getattr(layer, "weight", None), "ndim", 0) == 2
     ]
