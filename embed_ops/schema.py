@@ -62,6 +62,8 @@ class Reason(enum.StrEnum):
     """An earlier row has the same node id."""
     OUT_OF_VOCABULARY = "out_of_vocabulary"
     """No word of the text is in the table of word vectors."""
+    NO_TOKEN = "no_token"
+    """The tokenizer makes no token of the text, and adds no special ones: no model could see it."""
     CRASHED = "crashed"
     """The process that embeds this row dies, each time."""
     HUNG = "hung"

@@ -6,6 +6,7 @@ There is no run, and with it no resume and no proof; nothing guards against a ro
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -16,13 +17,14 @@ import pyarrow as pa
 
 from embed_ops.embedding.forward import embed_inputs
 from embed_ops.embedding.given import column_of, slices_of
-from embed_ops.embedding.parity import Parity, compare_outputs, require
+from embed_ops.embedding.parity import Parity, compare_outputs, reference_of, require
 from embed_ops.embedding.settings import Resolved, choices, resolve
 from embed_ops.embedding.trial import Volume
 from embed_ops.embedding.tuning import settled_with
 from embed_ops.embedding.vectors_in_memory import embed_unit, joined, none_of
 from embed_ops.encoders import base
 from embed_ops.encoders.base import Rejected, dims_of, gather
+from embed_ops.encoders.hub.contents import not_run
 from embed_ops.encoders.registry import encoder_class, make_encoder
 from embed_ops.engine.progress import Bar
 from embed_ops.errors import ModelError, RowsError
@@ -31,6 +33,7 @@ from embed_ops.sources.plan import unit_limits
 from embed_ops.spec.spec import Spec, parse_encoder
 
 _WHERE = "in memory"
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -166,7 +169,8 @@ class Encoder:
         prepared = at.encoder.prepare(column)
         embedded = embed_inputs(at.encoder, prepared.inputs, at.resolved.token_budget, rule=at.resolved.rule)
         vectors = gather(at.encoder, prepared.inputs, embedded.vectors, prepared.documents)
-        return compare_outputs(vectors, prepared.index, at.encoder.reference(column, at.resolved.device))
+        reference = reference_of(at.encoder, str(self._asked["model"]), column, at.resolved.device)
+        return compare_outputs(vectors, prepared.index, reference)
 
     @property
     def dims(self) -> dict[str, int]:
@@ -242,6 +246,8 @@ class Encoder:
             else:
                 encoder = make_encoder(spec.encoder.drafting(resolved.draft))
                 encoder.load(resolved.device, resolved.dtype, compiled=resolved.compile)
+            if warning := not_run(spec.encoder.model, encoder.describe()):
+                _log.warning(warning)
             self._loaded = _Loaded(encoder, resolved)
         return self._loaded
 

@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 
-from embed_ops.encoders.base import FloatArray, IntArray
-from embed_ops.errors import ParityError
+from embed_ops.encoders.base import Encoder, FloatArray, IntArray
+from embed_ops.errors import EmbedOpsError, ModelError, ParityError
 from embed_ops.numerics.kinds import Vectors, kind_in_memory
 from embed_ops.numerics.norms import finite
 from embed_ops.numerics.ragged import Ragged
@@ -45,6 +46,38 @@ def cosines(left: FloatArray, right: FloatArray) -> FloatArray:
     norms = np.linalg.norm(left.astype(np.float64), axis=1) * np.linalg.norm(right.astype(np.float64), axis=1)
     same = (left == right).all(axis=1)
     return np.where(same, 1.0, products / np.where(norms == 0, 1.0, norms)).astype(np.float32)
+
+
+def reference_of(
+    encoder: Encoder, model: str, column: pa.Array, device: str
+) -> tuple[str, Mapping[str, Vectors]]:
+    """Embed rows through an encoder's reference.
+
+    Args:
+        encoder: the weights need not be loaded.
+        model: its name, for the message.
+        column: the rows' texts, lists of words or images.
+        device: where the reference computes.
+
+    Raises:
+        ModelError: the reference can't embed them.
+    """
+    from embed_ops.encoders.device import lost_device, ran_out_of_memory
+
+    try:
+        return encoder.reference(column, device)
+    except (EmbedOpsError, MemoryError):
+        raise
+    except Exception as error:  # other libraries, and models' own code, fail in any way
+        if ran_out_of_memory(error) or lost_device(error):
+            raise
+        # What is wrong with a model, its own loading says more exactly than another library's.
+        encoder.load(device, "float32")
+        reason = (str(error).splitlines() or [""])[0]
+        raise ModelError(
+            f"{model}: the reference, which loads the model as its own library does, can't embed the first "
+            f"rows ({type(error).__name__}: {reason}); mend the model, or compare nothing with parity.rows=0"
+        ) from error
 
 
 def compare_outputs(

@@ -11,6 +11,7 @@ from embed_ops.embedding.resources import TRIAL_PATIENCE, replica_claim, replica
 from embed_ops.embedding.settings import choices
 from embed_ops.embedding.trial import Volume
 from embed_ops.embedding.tuning import TIMED, Settled, settle
+from embed_ops.encoders.hub.contents import not_run
 from embed_ops.encoders.registry import make_encoder
 from embed_ops.engine.base import Engine
 from embed_ops.engine.errors import WorkerDied
@@ -29,6 +30,7 @@ def settle_attempt(attempt: Attempt, engine: Engine, units: int) -> None:
     attempt.header = replace(attempt.header, resolved=asdict(attempt.resolved))
     if spec.parity.rows == 0:
         attempt.header = replace(attempt.header, model=make_encoder(spec.encoder).describe())
+        _say_what_is_not_run(attempt)
         return
     open_choices = choices(spec) if attempt.fresh else frozenset()
     settled = _settled_on_a_replica(attempt, engine, open_choices, units)
@@ -36,6 +38,7 @@ def settle_attempt(attempt: Attempt, engine: Engine, units: int) -> None:
     attempt.resolved = settled.resolved
     attempt.measured.parity = [asdict(item) for item in settled.parity]
     attempt.header = replace(attempt.header, model=settled.model, resolved=asdict(settled.resolved))
+    _say_what_is_not_run(attempt)
     if open_choices:
         attempt.header = replace(attempt.header, measured=settled.measured)
         on = [name for name in ("compile", "draft") if getattr(settled.resolved, name)]
@@ -46,6 +49,11 @@ def settle_attempt(attempt: Attempt, engine: Engine, units: int) -> None:
         )
         if missing := settled.measured.get("compile", {}).get("not tried"):
             attempt.reporter.say(f"not compiled: {missing}")
+
+
+def _say_what_is_not_run(attempt: Attempt) -> None:
+    if warning := not_run(attempt.spec.encoder.model, attempt.header.model):
+        attempt.reporter.say(f"warning: {warning}")
 
 
 def _settled_on_a_replica(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -11,12 +11,11 @@ import numpy as np
 import pyarrow as pa
 
 from embed_ops.embedding.forward import embed_inputs
-from embed_ops.embedding.parity import Parity, compare_outputs, within
+from embed_ops.embedding.parity import Parity, compare_outputs, reference_of, within
 from embed_ops.embedding.settings import Resolved
 from embed_ops.encoders.base import Encoder, InWindows, Prepared, gather
 from embed_ops.encoders.registry import make_encoder
 from embed_ops.errors import ModelError
-from embed_ops.numerics.kinds import Vectors
 from embed_ops.spec.encoder import EncoderSpec
 from embed_ops.spec.spec import ParitySpec
 
@@ -81,7 +80,7 @@ class Trial:
         windows = isinstance(self.encoder, InWindows)
         compared = [content[:_COMPARED] for content in contents] if windows else contents
         self.column = _column(spec, compared)
-        self.reference: tuple[str, Mapping[str, Vectors]] = self.encoder.reference(self.column, device)
+        self.reference = reference_of(self.encoder, self.spec.model, self.column, device)
         if device != "cpu":
             from embed_ops.encoders.device import release_memory
 

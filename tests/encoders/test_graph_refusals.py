@@ -275,6 +275,21 @@ BAD_WEIGHTS: dict[str, tuple[dict[str, Any], Callable[[State], State], str]] = {
         lambda _: {"layers.0.fc_neigh.weight": ONE},
         r"layers\.0\.fc_neigh\.weight without fc_self: DGL's gcn aggregator",
     ),
+    "a head beside": (
+        PLAIN,
+        lambda _: {"encoder.convs.0.lin_l.weight": ONE, "decoder.lin.weight": ONE},
+        r"more than a graph model \(decoder\): save the state_dict\(\) of encoder alone",
+    ),
+    "a head beside a wrapped model": (
+        PLAIN,
+        lambda _: {"net.encoder.convs.0.lin_l.weight": ONE, "net.head.weight": ONE},
+        r"more than a graph model \(head\): save the state_dict\(\) of encoder alone",
+    ),
+    "layers by number": (
+        PLAIN,
+        lambda _: {"conv1.lin_l.weight": ONE, "conv2.lin_l.weight": ONE},
+        r"rename conv1, conv2 in the state_dict",
+    ),
     "GraphConv": (
         settings("GCN"),
         lambda _: {"layers.0.weight": torch.ones(2, 2)},

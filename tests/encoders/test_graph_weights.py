@@ -92,7 +92,7 @@ GENERATIONS: dict[str, tuple[dict[str, Any], Callable[[State], State]]] = {
     "gcn-1.7": (GCN, turned(".lin.weight", ".weight")),
     **{
         f"prefix-{prefix}": (SAGE, renamed({name: prefix + name for name in ("convs.", "norms.")}))
-        for prefix in ("module.", "_encoder.")
+        for prefix in ("module.", "_encoder.", "gnn.", "_orig_mod.", "module._orig_mod.", "net.gnn.encoder.")
     },
     "prefix-model.module.": (GAT, renamed({name: f"model.module.{name}" for name in ("convs.", "norms.")})),
     "prefix-encoder.": (GCN, renamed({"convs.": "encoder.convs."})),

@@ -254,6 +254,12 @@ BROKEN = {
     "fewer words": (b"3 2\na 1 2\nb 3 4\n", "line 1 says 3 words, and 2 are there"),
     "no words": (b"0 2\n", "line 1 says 0 words"),
     "cut binary": (binary(WORDS[:3], VECTORS[:3])[:-9], "ends in word 3 of the 3"),
+    "promises": (b"1000000000000000 300\na 1 2\n", "words of 300 dimensions, which "),
+    "promises dimensions": (b"1 1000000000000000\na 1 2\n", "which 25 bytes can't hold"),
+    "promises binary": (b"9999999999 9999999999\na \x00\x01\x02\x03", "can't hold"),
+    "promises packed": (gzip.compress(b"1000000000000000 300\na 1 2\n"), "can't hold"),
+    "a count of 5,000 digits": (b"9" * 5000 + b" 2\na 1 2\n", "can't hold"),
+    "flipped gzip": (gzip.compress(b"a 1 2\n")[:12] + b"\xff\xff" + bytes(20), "can't be read"),
     "cut gzip": (gzip.compress(b"a 1 2\n" * 99)[:-12], "can't be read"),
 }
 

@@ -19,7 +19,7 @@ from embed_ops.encoders.graph.arrays import read_batch
 from embed_ops.encoders.graph.ids import REJECTED, UNKNOWN, Ids
 from embed_ops.encoders.graph.partition import TILE, Ints
 from embed_ops.errors import SourceError
-from embed_ops.schema import REASON
+from embed_ops.schema import MESSAGE, REASON
 from embed_ops.sources.base import DECODING_FAULTS, Records
 from embed_ops.sources.graph import vectors
 from embed_ops.sources.plan import Span, place_of
@@ -146,11 +146,13 @@ class _EdgeTable:
     Attributes:
         table: the rows.
         bad: (rows,) which of them are broken.
+        why: (rows,) what is wrong with those.
         origins: where they come from: runs of (file, row in it of each).
     """
 
     table: pa.Table
     bad: npt.NDArray[np.bool_]
+    why: pa.ChunkedArray
     origins: list[tuple[str, Ints]]
 
     @classmethod
@@ -159,15 +161,18 @@ class _EdgeTable:
         return cls(
             pa.concat_tables([records.table for _, records in held]),
             np.concatenate([records.faults.column(REASON).is_valid().to_numpy() for _, records in held]),
+            pa.chunked_array([records.faults.column(MESSAGE).combine_chunks() for _, records in held]),
             [(name, records.positions) for name, records in held],
         )
 
     def name(self, row: int, source: GraphSourceSpec) -> str:
-        """Name an edge by its ends, its file and the row in it."""
+        """Name an edge by its ends, its file, the row in it, and what is wrong with that."""
+        why = self.why[row].as_py()
+        because = f": {why}" if why else ""
         ends = " -> ".join(str(self.table.column(end)[row].as_py()) for end in (source.src, source.dst))
         for file, positions in self.origins:
             if row < len(positions):
-                return f"{ends} ({file}, row {positions[row]})"
+                return f"{ends} ({file}, row {positions[row]}{because})"
             row -= len(positions)
         raise IndexError(row)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -26,12 +27,14 @@ from embed_ops.encoders.base import (
     no_vectors,
     outputs_of,
 )
+from embed_ops.encoders.hub import contents
 from embed_ops.encoders.hub import folder as folders
 from embed_ops.encoders.hub.files import read_json
 from embed_ops.encoders.images.decoding import PIXELS, is_image_column
 from embed_ops.encoders.images.model import ImageModel
 from embed_ops.encoders.images.towers import TOWERS
 from embed_ops.encoders.text.cost import Cost, cost
+from embed_ops.encoders.text.modules import entries
 from embed_ops.encoders.text.tokenizer import TextTokenizer
 from embed_ops.encoders.text.tokens import TOKENS, blank_tokens, distinct, prepare_texts, token_counts
 from embed_ops.encoders.text.transformer import load_config, load_weights, pad, require_weights
@@ -41,6 +44,8 @@ from embed_ops.spec.encoder import ClipEncoderSpec, OutputSpec
 if TYPE_CHECKING:
     from torch import Tensor
 
+_BEHIND_PADDING = frozenset({"altclip"})
+"""Models whose texts' positions begin behind the padding token's id."""
 _PADDED = frozenset({"siglip", "siglip2"})
 """Models that were trained on texts padded to their full length, with the padding attended to."""
 
@@ -60,14 +65,15 @@ class ClipEncoder:
     def __init__(self, spec: ClipEncoderSpec) -> None:
         self._spec = spec
         folder = folders.locate_model(spec.model, spec.revision, spec.trust_remote_code)
-        folders.check_config(folder.path)
-        self._model = model = ImageModel(spec, folder)
+        part = clip_part(folder.path, own_modules=not spec.outputs)
+        contents.check_config(folder.path / part)
+        self._model = model = ImageModel(spec, folder, part)
         self.weight_bytes, self.fingerprint = model.weight_bytes, model.fingerprint
         self._kind = str(model.config.get("model_type"))
         if self._kind not in TOWERS:
             raise ModelError(
-                f"{spec.model}: {self._kind} is no model of images and texts; family clip knows "
-                f"{', '.join(TOWERS)}"
+                f"{spec.model}: family clip knows models of images and texts of {', '.join(TOWERS)}, and "
+                f"this is {self._kind}; choose another model"
             )
         self._path, self._columns, self._pixels = model.path, spec.named, model.pixels
         self._of_images = True
@@ -79,7 +85,10 @@ class ClipEncoder:
     @cached_property
     def _limit(self) -> int:
         own = read_json(self._path / "tokenizer_config.json").get("model_max_length")
-        positions = int(self._config.text_config.max_position_embeddings)
+        texts = self._config.text_config
+        positions = int(texts.max_position_embeddings)
+        if self._kind in _BEHIND_PADDING:
+            positions -= int(texts.pad_token_id) + 1
         return min(int(limit) for limit in (self._spec.max_tokens, own, positions) if limit)
 
     @cached_property
@@ -216,14 +225,14 @@ class ClipEncoder:
 
         self._model.fetch(compiled=False)
         judge = ClipReference(
-            self._path, self._columns, self._spec, self._limit if self._kind in _PADDED else None, device
+            self._path, self._columns, self._spec, padded=self._kind in _PADDED, device=device
         )
         name = f"transformers {transformers.__version__}"
         if is_image_column(column):
             return name, judge.embed_images(column)
         texts = distinct(column)
         given = [self._prompt + text for text in texts.texts]
-        return name, texts.to_rows(judge.embed_texts(given, self._limit), dims_of(self.outputs()))
+        return name, texts.to_rows(judge.embed_texts(given), dims_of(self.outputs()))
 
     def describe(self) -> dict[str, Any]:
         """Say what the model became, for `run.json`; all JSON values."""
@@ -239,6 +248,7 @@ class ClipEncoder:
                 column.name: {"dim": self._width(column), "normalize": column.normalize}
                 for column in self._columns
             },
+            **contents.own_code(model.path, run=self._spec.trust_remote_code),
             **model.loaded,
         }
 
@@ -250,3 +260,28 @@ def features(given: Any) -> Tensor:
     """
     vectors: Tensor = getattr(given, "pooler_output", given)
     return vectors
+
+
+def clip_part(root: Path, *, own_modules: bool) -> str:
+    """Say where the model is in a folder, "" where it is the folder itself.
+
+    sentence-transformers may have put it into one of its own, such as 0_CLIPModel.
+
+    Args:
+        root: the model folder.
+        own_modules: vectors are those of the folder as it is, not of outputs that the spec names.
+
+    Raises:
+        ModelError: more modules, or a length, make the vectors there.
+    """
+    listed = entries(root)
+    if listed is None:
+        return ""
+    cut = read_json(root / "config_sentence_transformers.json").get("truncate_dim")
+    more = [kind.rpartition(".")[2] for kind, _ in listed[1:]] + (["truncate_dim"] if cut else [])
+    if more and own_modules:
+        raise ModelError(
+            f"{root / 'modules.json'}: {', '.join(more)} behind the model of images and texts can't be "
+            "followed; name [[encoder.outputs]] to leave them out (normalize and dim are there too)"
+        )
+    return listed[0][1] if not (root / "config.json").is_file() else ""

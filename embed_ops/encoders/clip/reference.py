@@ -16,6 +16,8 @@ import pyarrow as pa
 from embed_ops.encoders.base import FloatArray, finished
 from embed_ops.encoders.hub.quiet import quiet
 from embed_ops.encoders.images.reference import each_image, load_processor
+from embed_ops.encoders.text.positions import table_positions
+from embed_ops.encoders.text.reference import least
 from embed_ops.encoders.text.tokenizer import load_auto_tokenizer
 from embed_ops.spec.encoder import ClipEncoderSpec, OutputSpec
 
@@ -27,7 +29,7 @@ class ClipReference:
         folder: of the model.
         outputs: the vector columns.
         spec: of the encoder.
-        padded: the length that texts are padded to, None: none.
+        padded: texts are padded to the most tokens that the model takes.
         device: where it computes.
     """
 
@@ -36,7 +38,8 @@ class ClipReference:
         folder: Path,
         outputs: Sequence[OutputSpec],
         spec: ClipEncoderSpec,
-        padded: int | None,
+        *,
+        padded: bool,
         device: str = "cpu",
     ) -> None:
         import torch
@@ -61,12 +64,15 @@ class ClipReference:
 
         return each_image(column, self._spec, embed)
 
-    def embed_texts(self, texts: Sequence[str], limit: int) -> dict[str, FloatArray]:
+    def embed_texts(self, texts: Sequence[str]) -> dict[str, FloatArray]:
         """Embed texts: {output: (texts, dim) float32}."""
         tokenizer = load_auto_tokenizer(self._folder, self._spec.trust_remote_code)
-        length = (
-            {"padding": "max_length", "max_length": self._padded} if self._padded else {"max_length": limit}
-        )
+        table = table_positions(self._model.text_model)
+        length: dict[str, Any] = {
+            "max_length": least(self._spec.max_tokens, tokenizer.model_max_length, table)
+        }
+        if self._padded:
+            length["padding"] = "max_length"
         rows = []
         for text in texts:
             given = dict(tokenizer(text, truncation=True, return_tensors="pt", **length))

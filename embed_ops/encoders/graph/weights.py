@@ -12,7 +12,7 @@ from torch import Tensor
 from embed_ops.encoders.graph.config import Axis, GatConfig, GraphConfig
 from embed_ops.encoders.graph.config_file import read_config
 from embed_ops.encoders.graph.model import GraphModel
-from embed_ops.encoders.graph.weight_files import find_weights, read_weights, stripped
+from embed_ops.encoders.graph.weight_files import find_weights, foreign, read_weights, stripped
 from embed_ops.encoders.graph.weight_names import LayerWeights, SavedWeight, translated
 from embed_ops.errors import ModelError
 
@@ -87,6 +87,8 @@ def canonical(state: Mapping[str, Tensor], config: GraphConfig, where: str) -> d
         for pattern, why in _REFUSED.items():
             if re.search(pattern, name):
                 raise ModelError(f"{where}: {name}: {why}; choose another model")
+    if why := foreign(state):
+        raise ModelError(f"{where}: {next(iter(state))}: {why}")
     weights, layers = _by_layer(state, where)
     for number, layer in layers.items():
         renamed = translated(layer, config, number + 1, where) if number < config.num_layers else layer

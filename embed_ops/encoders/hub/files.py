@@ -8,6 +8,16 @@ from typing import Any
 
 from embed_ops.errors import ModelError
 
+_POINTER, _POINTER_BYTES = b"version https://git-lfs", 1024
+
+
+def is_pointer(path: Path) -> bool:
+    """Tell whether a Git LFS pointer stands in a file's place."""
+    if not path.is_file() or path.stat().st_size > _POINTER_BYTES:
+        return False
+    with path.open("rb") as stream:
+        return stream.read(len(_POINTER)) == _POINTER
+
 
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object, {} if there is no such file.
@@ -19,8 +29,9 @@ def read_json(path: Path) -> dict[str, Any]:
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path}: not a JSON file ({error}); fetch the model again") from error
+    except (OSError, ValueError, RecursionError) as error:
+        found = "a Git LFS pointer, which stands for it: git lfs pull" if is_pointer(path) else str(error)
+        raise ModelError(f"{path}: not a JSON file ({found}); fetch the model again") from error
     if not isinstance(content, dict):
         raise ModelError(
             f"{path}: expected a JSON object, found a {type(content).__name__}; fetch the model again"

@@ -11,28 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from embed_ops.encoders.hub import prefix as prefixes
-from embed_ops.encoders.hub.files import read_json
+from embed_ops.encoders.hub.contents import check_weights
 from embed_ops.encoders.hub.prefix import Prefix
 from embed_ops.errors import ModelError
 from embed_ops.storage import files as filesystem
 
-WEIGHTS = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-)
-TOKENIZERS = (
-    "tokenizer.json",
-    "vocab.txt",
-    "vocab.json",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "*.model",
-    "*.tiktoken",
-)
-NO_VOCABULARY = frozenset({"ByT5Tokenizer", "CanineTokenizer", "PerceiverTokenizer"})
-"""Tokenizers of bytes or characters, which have no vocabulary file."""
 SMALL = ("*.json", "*.txt", "*.model", "*.tiktoken", "*.jinja")
 """Everything but weights and code: tokenizer files and configurations."""
 UNUSED = ("onnx/*", "openvino/*", "coreml/*", "*.onnx*", "*.h5", "*.msgpack", "*.ot", "checkpoint-*/*")
@@ -143,61 +126,6 @@ def _fetch(folder: Folder, patterns: Sequence[str]) -> None:
         from embed_ops.encoders.hub import huggingface as hub
 
         hub.fetch(folder.model, folder.commit, patterns, UNUSED)
-
-
-def _content_of(path: Path) -> str:
-    names = sorted(entry.name for entry in path.iterdir()) if path.is_dir() else []
-    if not names:
-        return "an empty folder" if path.is_dir() else "no such folder"
-    return ", ".join(names[:20]) + (" ..." if len(names) > 20 else "")
-
-
-def check_config(path: Path) -> None:
-    """Check that the transformer's folder has a configuration and a tokenizer, and is no adapter.
-
-    Raises:
-        ModelError: it has not; the message lists what was found.
-    """
-    if (path / "adapter_config.json").is_file():
-        raise ModelError(
-            f"{path}: holds an adapter (adapter_config.json), not a model; merge it into its base model first"
-        )
-    if not (path / "config.json").is_file():
-        raise ModelError(
-            f"{path}: no config.json, found {_content_of(path)}; give the folder of a transformers model"
-        )
-    own = read_json(path / "tokenizer_config.json")
-    stated = own.get("tokenizer_class") in NO_VOCABULARY or "auto_map" in own
-    if not stated and not any(any(path.glob(pattern)) for pattern in TOKENIZERS):
-        raise ModelError(
-            f"{path}: no tokenizer ({', '.join(TOKENIZERS[:5])}), found {_content_of(path)}; save the "
-            "tokenizer there too"
-        )
-
-
-def check_images(path: Path) -> None:
-    """Check that the folder has the configuration of a model of images.
-
-    Raises:
-        ModelError: it has not; the message lists what was found.
-    """
-    if not (path / "config.json").is_file():
-        raise ModelError(
-            f"{path}: no config.json, found {_content_of(path)}; give the folder of a transformers model"
-        )
-
-
-def check_weights(path: Path) -> None:
-    """Check that the transformer's folder has weights that torch can read.
-
-    Raises:
-        ModelError: it has none; the message lists what was found.
-    """
-    if not any((path / name).is_file() for name in WEIGHTS):
-        raise ModelError(
-            f"{path}: no weights ({', '.join(WEIGHTS)}), found {_content_of(path)}; give a folder with "
-            "safetensors weights"
-        )
 
 
 def fingerprint(

@@ -6,7 +6,7 @@ Importing this module imports no torch: CPU workers call `prepare` only.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
 
@@ -22,12 +22,17 @@ from embed_ops.encoders.base import (
     outputs_of,
     pooled_by,
 )
+from embed_ops.encoders.hub import contents
 from embed_ops.encoders.hub import folder as folders
 from embed_ops.encoders.images.decoding import black_image
 from embed_ops.encoders.images.model import ImageModel
-from embed_ops.encoders.images.towers import load_tower, pooled
+from embed_ops.encoders.images.towers import Measured, load_tower, pooled
+from embed_ops.encoders.repeatable import require_repeatable
 from embed_ops.errors import ModelError
 from embed_ops.spec.encoder import ImageEncoderSpec, OutputSpec
+
+if TYPE_CHECKING:
+    import torch
 
 
 class ImageEncoder:
@@ -42,20 +47,24 @@ class ImageEncoder:
     def __init__(self, spec: ImageEncoderSpec) -> None:
         self._spec = spec
         folder = folders.locate_model(spec.model, spec.revision, spec.trust_remote_code)
-        folders.check_images(folder.path)
+        contents.check_images(folder.path)
         self._model = model = ImageModel(spec, folder)
         self.prepare, self.blank = model.prepare, model.blank
         self.weight_bytes, self.fingerprint = model.weight_bytes, model.fingerprint
         self._columns = pooled_by(spec.named, model.shape.pooling)
         self._pixels = model.pixels
-        if not self._has_patches and any(column.layer != -1 for column in self._columns):
+        if model.shape.patch is None and model.shape.measured is None and self._inner:
             raise ModelError(
                 f"{spec.model}: layers of a convolutional network have widths of their own: leave layer out"
             )
 
     @property
+    def _inner(self) -> bool:
+        return any(column.layer != -1 for column in self._columns)
+
+    @property
     def _has_patches(self) -> bool:
-        return self._model.shape.patch is not None
+        return self._model.shape.has_patches
 
     def most_rows(self, modality: str, asked: int) -> int:
         """Give the most images of a unit."""
@@ -78,8 +87,11 @@ class ImageEncoder:
         model.fetch(compiled=compiled)
         tower = load_tower(model.path, self._columns, self._spec.trust_remote_code, dtype)
         model.hold(tower, device, dtype)
+        black = black_image(model.steps)
         try:
-            self.launch(black_image(model.steps))()
+            first, second = self._states(black), self._states(black)
+            require_repeatable(self._spec.model, _last(first), _last(second))
+            self._pooled(second)
         except (RuntimeError, ValueError) as error:
             if ran_out_of_memory(error) or lost_device(error):
                 raise
@@ -98,20 +110,29 @@ class ImageEncoder:
         Raises:
             ModelError: `load` was not called.
         """
-        network = self._model.network
-        import torch
-
         from embed_ops.encoders.device import on_host
 
         if batch.num_rows == 0:
             return no_vectors(self)
-        layers = any(column.layer != -1 for column in self._columns)
+        return on_host(self._pooled(self._states(batch)))
+
+    def _states(self, batch: pa.Table) -> Any:
+        """Run a batch: what the network gives."""
+        import torch
+
         with torch.inference_mode():
-            states = network(pixel_values=self._model.normalized(batch), output_hidden_states=layers)
-            patches = self._model.patches if self._has_patches else _positions(states)
-            return on_host(
-                {column.name: pooled(column, states, patches, self._spec.model) for column in self._columns}
-            )
+            pixels = self._model.normalized(batch)
+            return self._model.network(pixel_values=pixels, output_hidden_states=self._inner)
+
+    def _pooled(self, states: Any) -> dict[str, torch.Tensor]:
+        """Make all outputs of what the network gave: {output: (B, dim) float32}."""
+        import torch
+
+        patches = self._model.patches if self._model.shape.patch is not None else None
+        with torch.inference_mode():
+            return {
+                column.name: pooled(column, states, patches, self._spec.model) for column in self._columns
+            }
 
     def outputs(self) -> tuple[Output, ...]:
         """Give the vector columns, in order.
@@ -127,7 +148,29 @@ class ImageEncoder:
             raise ModelError(
                 f"{self._spec.model}: a convolutional network has no patches; choose pooler, mean or max"
             )
-        return self._model.shape.width * (self._model.patches if column.pooling == "patches" else 1)
+        shape = self._model.shape
+        if shape.measured is not None and column.pooling == "pooler" and not shape.measured.pooler:
+            raise ModelError(
+                f"{self._spec.model}: output {column.name!r}: the model has no pooler; choose mean or max"
+            )
+        if shape.measured is not None and column.layer != -1:
+            return self._inner_width(column, shape.measured)
+        return shape.width * (self._model.patches if column.pooling == "patches" else 1)
+
+    def _inner_width(self, column: OutputSpec, measured: Measured) -> int:
+        """Give the width of an inner layer, which each stage of such a model has its own of."""
+        widths, number = measured.layers, column.layer_number
+        if not -len(widths) <= number < len(widths):
+            raise ModelError(
+                f"{self._spec.model}: output {column.name!r}: no layer {number}, there are 0 to "
+                f"{len(widths) - 1}"
+            )
+        if column.pooling == "patches":
+            raise ModelError(
+                f"{self._spec.model}: output {column.name!r}: inner layers have patches of their own: "
+                "choose mean or max, or leave layer out"
+            )
+        return widths[number]
 
     def flops(self, lengths: IntArray) -> float:
         """Count the floating-point operations of so many images."""
@@ -154,6 +197,7 @@ class ImageEncoder:
             "architectures": model.config.get("architectures"),
             "pixels": self._pixels,
             "outputs": {column.name: self._describe(column) for column in self._columns},
+            **contents.own_code(model.path, run=self._spec.trust_remote_code),
             **model.loaded,
         }
 
@@ -163,7 +207,6 @@ class ImageEncoder:
         return {"dim": self._width(column), **column.told(), **shape}
 
 
-def _positions(states: Any) -> int:
-    """Count the positions of a convolutional network's last hidden states: they are all patches."""
-    shape = states.last_hidden_state.shape
-    return int(shape[-2] * shape[-1]) if len(shape) == 4 else int(shape[1])
+def _last(states: Any) -> dict[str, FloatArray]:
+    """Give the last hidden states of one image, for `require_repeatable`."""
+    return {"of the last layer": states.last_hidden_state[0].float().cpu().numpy()}

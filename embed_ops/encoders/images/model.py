@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from embed_ops.encoders.base import IntArray, Prepared, not_loaded
+from embed_ops.encoders.hub import contents
 from embed_ops.encoders.hub import folder as folders
 from embed_ops.encoders.hub.files import read_json
 from embed_ops.encoders.images.decoding import Normalizer, blank_images, most_images, prepare_images
@@ -28,14 +29,22 @@ class ImageModel:
 
     Attributes:
         spec: of the encoder.
-        folder: where the model is; `path`: of its files.
+        folder: where the model is; `path`: of its files, in it or in a part of it.
         loaded: device, dtype and attention, for `run.json`; empty before `hold`.
     """
 
-    def __init__(self, spec: ImageEncoderSpec | ClipEncoderSpec, folder: folders.Folder) -> None:
-        self.spec, self.folder, self.path = spec, folder, folder.path
+    def __init__(
+        self, spec: ImageEncoderSpec | ClipEncoderSpec, folder: folders.Folder, part: str = ""
+    ) -> None:
+        self.spec, self.folder, self.path, self._part = spec, folder, folder.path / part, part
         if folder.local:
-            folders.check_weights(self.path)
+            contents.check_weights(self.path)
+        config = self.config.get("vision_config") or self.config
+        if (channels := config.get("num_channels", 3)) != 3:
+            raise ModelError(
+                f"{self.path / 'config.json'}: the model takes images of {channels} channels (num_channels), "
+                "and images are made RGB; choose another model"
+            )
         self.loaded: dict[str, Any] = {}
         self._network: Any = None
         self._normalizer: Normalizer | None = None
@@ -58,7 +67,8 @@ class ImageModel:
     @cached_property
     def shape(self) -> Shape:
         """What the configuration says of positions."""
-        return read_shape(self.path)
+        pixels = self.steps.height, self.steps.width
+        return read_shape(self.path, pixels, self.spec.trust_remote_code)
 
     @property
     def patches(self) -> int:
@@ -101,7 +111,7 @@ class ImageModel:
             raise ModelError(
                 f"{self.spec.model}: models of images are not compiled; leave encoder.compile out"
             )
-        folders.fetch_weights(self.folder)
+        folders.fetch_weights(self.folder, [self._part])
 
     def hold(self, network: Any, device: str, dtype: str) -> None:
         """Keep a loaded network, on its device."""
@@ -148,4 +158,4 @@ class ImageModel:
 
         A hub model's weights stand as `commit`.
         """
-        return folders.fingerprint(self.folder, self.spec.trust_remote_code)
+        return folders.fingerprint(self.folder, self.spec.trust_remote_code, [self._part])

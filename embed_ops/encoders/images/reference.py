@@ -70,24 +70,28 @@ def embed_images(
             folder, config=config, dtype=torch.float32, trust_remote_code=spec.trust_remote_code
         )
     model = loaded.eval().to(device)
+    before = _tokens_before(model)
 
     def embed(image: Any) -> dict[str, Vector]:
         values = processor(images=image, return_tensors="pt")["pixel_values"].to(device)
         with torch.inference_mode():
             states = model(pixel_values=values, output_hidden_states=True)
-        patch = getattr(config, "patch_size", None)
-        sides = None if patch is None else (patch, patch) if isinstance(patch, int) else tuple(patch)
-        patches = (
-            None
-            if sides is None or hasattr(config, "hidden_sizes")
-            else (values.shape[2] // sides[0]) * (values.shape[3] // sides[1])
-        )
-        return {output.name: _pool(output, states, patches) for output in outputs}
+        return {output.name: _pool(output, states, before) for output in outputs}
 
     return f"transformers {transformers.__version__}", each_image(column, spec, embed)
 
 
-def _pool(output: OutputSpec, states: Any, patches: int | None) -> Vector:
+def _tokens_before(model: Any) -> int:
+    """Count the tokens that a model puts before the patches: class, distillation, registers."""
+    tokens = ("cls_token", "class_embedding", "distillation_token", "register_tokens")
+    return sum(
+        1 if values.dim() == 1 else int(values.shape[-2])
+        for name, values in model.named_parameters()
+        if name.rpartition(".")[2] in tokens
+    )
+
+
+def _pool(output: OutputSpec, states: Any, before: int) -> Vector:
     if output.pooling == "pooler":
         vector: Vector = states.pooler_output.flatten().cpu().double().numpy()
     else:
@@ -101,8 +105,8 @@ def _pool(output: OutputSpec, states: Any, patches: int | None) -> Vector:
             .double()
             .numpy()
         )
-        hidden = hidden if hidden.ndim == 2 else hidden.reshape(len(hidden), -1).T
-        own = hidden if patches is None else hidden[len(hidden) - patches :]
+        own = hidden[before:] if hidden.ndim == 2 else hidden.reshape(len(hidden), -1).T
+        hidden = hidden if hidden.ndim == 2 else own
         vector = {
             "cls": lambda: hidden[0],
             "mean": lambda: own.mean(0),

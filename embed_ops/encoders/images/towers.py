@@ -32,6 +32,8 @@ POOLED = frozenset(
 )
 """Models whose image vector is the pooler's, where the spec does not say; of all others it is the
 class token's."""
+_ALL_LAYERS = {"output_hidden_states": True}
+_CHANNELS = 3
 _CONVOLVED_EDGE = 16
 """A convolutional network is taken to have a position for so many pixels squared: it sizes
 batches."""
@@ -45,25 +47,59 @@ class Shape:
         model_type: of the configuration.
         width: of the last hidden states.
         patch: (height, width) of a patch in pixels; None: no patches, a convolutional network.
+        measured: what it gives, where a configuration does not tell; None where it does.
     """
 
     model_type: str
     width: int
     patch: tuple[int, int] | None
+    measured: Measured | None = None
 
     def patches(self, height: int, width: int) -> int:
         """Count the patches of an image of so many pixels."""
+        if self.measured is not None:
+            return self.measured.positions
         patch = self.patch or (_CONVOLVED_EDGE, _CONVOLVED_EDGE)
         return (height // patch[0]) * (width // patch[1])
 
     @property
     def pooling(self) -> str:
         """The pooling of an output that does not say."""
-        return "pooler" if self.model_type in POOLED else "cls"
+        pooled = self.model_type in POOLED or (self.measured is not None and self.measured.pooler)
+        return "pooler" if pooled else "cls"
+
+    @property
+    def has_patches(self) -> bool:
+        """Whether it gives positions that are patches, and not a convolution's."""
+        return self.patch is not None if self.measured is None else not self.measured.convolution
 
 
-def read_shape(folder: Path) -> Shape:
+@dataclass(frozen=True)
+class Measured:
+    """What a model of several stages gives for an image, from a pass without weights.
+
+    No position of it is a class token's.
+
+    Attributes:
+        positions: of the last hidden states.
+        convolution: they are those of a convolution, (channels, height, width).
+        pooler: whether there is a pooler.
+        layers: width of each of the hidden states, the first block's input before all others.
+    """
+
+    positions: int
+    convolution: bool
+    pooler: bool
+    layers: tuple[int, ...]
+
+
+def read_shape(folder: Path, pixels: tuple[int, int], trust_remote_code: bool) -> Shape:
     """Read the configuration of a vision model, or of the image tower of a model of both.
+
+    Args:
+        folder: of the model.
+        pixels: height and width of an image, as the processor makes it.
+        trust_remote_code: run the folder's own code.
 
     Raises:
         ModelError: it is none, as far as can be told.
@@ -83,12 +119,39 @@ def read_shape(folder: Path) -> Shape:
     if isinstance(stages, list) and stages:
         return Shape(kind, int(stages[-1]), None)
     patch = config.get("patch_size")
-    if not isinstance(width, int) or patch is None:
-        raise ModelError(
-            f"{folder / 'config.json'}: no model of images (no hidden_size with patch_size, no "
-            f"hidden_sizes); found {kind!r}"
-        )
+    staged = "depths" in config or isinstance(config.get("num_heads"), list)
+    if staged or not isinstance(width, int) or patch is None:
+        return _measured(folder, kind, pixels, trust_remote_code)
     return Shape(kind, width, (patch, patch) if isinstance(patch, int) else (int(patch[0]), int(patch[1])))
+
+
+def _measured(folder: Path, kind: str, pixels: tuple[int, int], trust_remote_code: bool) -> Shape:
+    """Run a model without its weights, and look at what it gives."""
+    import torch
+
+    try:
+        model = weightless_tower(folder, trust_remote_code)
+        with torch.inference_mode():
+            states = model(pixel_values=torch.zeros(1, _CHANNELS, *pixels, device="meta"), **_ALL_LAYERS)
+        last = states.last_hidden_state.shape
+    except ModelError:
+        raise
+    except Exception as error:  # what is no model of images fails in any way
+        reason = (str(error).splitlines() or [repr(error)])[0]
+        raise ModelError(
+            f"{folder / 'config.json'}: no model of images, as far as can be told: {kind!r} takes no image "
+            f"of {pixels[0]} x {pixels[1]} pixels ({type(error).__name__}: {reason})"
+        ) from error
+    if len(last) not in (3, 4):
+        raise ModelError(f"{folder / 'config.json'}: {kind!r} gives hidden states of shape {tuple(last)}")
+    convolution = len(last) == 4
+    layers = tuple(
+        int(states.shape[1] if states.dim() == 4 else states.shape[-1])
+        for states in getattr(states, "hidden_states", None) or ()
+    )
+    positions, width = (last[2] * last[3], last[1]) if convolution else (last[1], last[2])
+    pooler = getattr(states, "pooler_output", None) is not None
+    return Shape(kind, int(width), None, Measured(int(positions), convolution, pooler, layers))
 
 
 def load_tower(folder: Path, outputs: tuple[OutputSpec, ...], trust_remote_code: bool, dtype: str) -> Any:
@@ -143,13 +206,14 @@ def flops_of_image(model: Any, height: int, width: int) -> float:
     return float(counter.get_total_flops())
 
 
-def pooled(output: OutputSpec, states: Any, patches: int, name: str) -> Tensor:
+def pooled(output: OutputSpec, states: Any, patches: int | None, name: str) -> Tensor:
     """Make an output's vectors, (B, dim) float32, of what a model gave.
 
     Args:
         output: pooling, layer and normalisation; `auto` is decided before.
         states: the model's output, hidden states among it where a layer is asked for.
-        patches: of an image; positions before them are those of class and register tokens.
+        patches: of an image; positions before them are those of class and register tokens. None:
+            there are no others than patches.
         name: of the model.
 
     Raises:
@@ -160,10 +224,9 @@ def pooled(output: OutputSpec, states: Any, patches: int, name: str) -> Tensor:
     if output.pooling == "pooler":
         vectors = getattr(states, "pooler_output", None)
         if vectors is None or output.layer_number != -1:
-            raise ModelError(
-                f"{name}: output {output.name!r}: no pooler at layer {output.layer_number}; choose cls, "
-                "mean or max"
-            )
+            at = f"no pooler at layer {output.layer_number}"
+            why = "the model has no pooler" if vectors is None else at
+            raise ModelError(f"{name}: output {output.name!r}: {why}; choose mean or max")
         vectors = vectors.flatten(1).float()
     else:
         vectors = _of_patches(output, _hidden(output, states, name), patches, name)
@@ -188,12 +251,12 @@ def _hidden(output: OutputSpec, states: Any, name: str) -> Tensor:
     return positions
 
 
-def _of_patches(output: OutputSpec, hidden: Tensor, patches: int, name: str) -> Tensor:
-    before = hidden.shape[1] - patches
+def _of_patches(output: OutputSpec, hidden: Tensor, patches: int | None, name: str) -> Tensor:
+    before = 0 if patches is None else hidden.shape[1] - patches
     if output.pooling == "cls":
         if before < 1:
             raise ModelError(
-                f"{name}: output {output.name!r}: the model has no class token; choose mean, max or pooler"
+                f"{name}: output {output.name!r}: the model has no class token; choose mean or max"
             )
         return hidden[:, 0]
     own = hidden[:, max(0, before) :]

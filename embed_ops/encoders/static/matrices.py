@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 import numpy.typing as npt
 
+from embed_ops.encoders.hub import contents
 from embed_ops.encoders.hub import folder as folders
 from embed_ops.encoders.hub.files import read_json
 from embed_ops.encoders.text.modules import entries
@@ -182,6 +183,11 @@ def open_matrix(model: str, revision: str | None, trust_remote_code: bool) -> Ma
                 f"{folder.path}/modules.json: {others[0]} behind StaticEmbedding is not supported; choose "
                 "another model"
             )
+        if read_json(folder.path / "config_sentence_transformers.json").get("truncate_dim"):
+            raise ModelError(
+                f"{folder.path}/config_sentence_transformers.json: truncate_dim is not followed here; "
+                "take it out, and ask for the dim of an output"
+            )
         folders.fetch_weights(folder, [part])
         return Matrix(
             folder,
@@ -194,7 +200,7 @@ def open_matrix(model: str, revision: str | None, trust_remote_code: bool) -> Ma
     if _FOLDED in _names(folder.path):
         normal = bool(read_json(folder.path / "config.json").get("normalize", False))
         return Matrix(folder, "model2vec", "", normal, *_tensor(folder.path, (_FOLDED,)))
-    folders.check_config(folder.path)
+    contents.check_config(folder.path)
     return Matrix(folder, "input embeddings", "", False, *_tensor(folder.path, _ENDINGS))
 
 

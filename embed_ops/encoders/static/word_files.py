@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,10 @@ Array = npt.NDArray[np.float32]
 BESIDE = ("vocab.txt", "vocab.json", "*index.parquet", "*vocab*.parquet")
 """Where the words of an array are, in its folder."""
 _SAMPLE_BYTES = 4096
+_GZIP, _PACKED_TIMES = b"\x1f\x8b", 1032
+"""How gzip begins, and the most bytes that it makes of one."""
+_DIGITS = 18
+"""Digits of a count that is worth reading."""
 
 
 def words_beside(file: Path) -> Path:
@@ -46,7 +51,7 @@ def words_beside(file: Path) -> Path:
 @contextmanager
 def _open(file: Path) -> Iterator[IO[bytes]]:
     with file.open("rb") as raw:
-        packed = raw.read(2) == b"\x1f\x8b"
+        packed = raw.read(2) == _GZIP
     with gzip.open(file, "rb") if packed else file.open("rb") as opened:
         yield cast("IO[bytes]", opened)
 
@@ -75,15 +80,31 @@ def read_file(file: Path) -> tuple[list[str], Array]:
                 )
             if not counted:
                 return _read_text(file, opened, None, len(first.rstrip().split(b" ")) - 1, 1)
-            rows, dim = int(head[0]), int(head[1])
-            if rows < 1 or dim < 1:
-                raise ModelError(
-                    f"{file}: line 1 says {rows} words of {dim} dimensions; give a table of word vectors"
-                )
             text = _is_text(sample)
+            rows, dim = _promised(file, head, 2 if text else 4)
             return _read_text(file, opened, rows, dim, 2) if text else _read_binary(file, opened, rows, dim)
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise ModelError(f"{file}: can't be read ({error}); fetch it again") from error
+
+
+def _promised(file: Path, head: list[bytes], number_bytes: int) -> tuple[int, int]:
+    """Read the first line's words and dimensions: no more than the file can hold is believed.
+
+    Raises:
+        ModelError: there are none, or too many.
+    """
+    with file.open("rb") as raw:
+        packed = raw.read(2) == _GZIP
+    most = file.stat().st_size * (_PACKED_TIMES if packed else 1)
+    told = [int(part) if len(part) <= _DIGITS else most + 1 for part in head]
+    rows, dim = told
+    if rows < 1 or dim < 1 or number_bytes * rows * dim > most:
+        words, numbers = (part[: _DIGITS + 1].decode() for part in head)
+        raise ModelError(
+            f"{file}: line 1 says {words} words of {numbers} dimensions, which {file.stat().st_size} bytes "
+            "can't hold; fetch it again, or give a table of word vectors"
+        )
+    return rows, dim
 
 
 def _is_text(sample: bytes) -> bool:

@@ -15,12 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from embed_ops.encoders.base import IntArray, Output, not_loaded, outputs_of
+from embed_ops.encoders.base import FloatArray, IntArray, Output, not_loaded, outputs_of
+from embed_ops.encoders.hub import contents
 from embed_ops.encoders.hub import folder as folders
 from embed_ops.encoders.hub.files import read_json
+from embed_ops.encoders.repeatable import require_repeatable
 from embed_ops.encoders.text.cost import Cost, cost, weightless_cost
 from embed_ops.encoders.text.layers import Layers, read_layers
-from embed_ops.encoders.text.modules import Dense, LayerNorm, Pooling, read_pipeline, width
+from embed_ops.encoders.text.module_types import Dense, LayerNorm, Pooling, width
+from embed_ops.encoders.text.modules import read_pipeline
+from embed_ops.encoders.text.positions import token_limit
 from embed_ops.encoders.text.settings import Transformer
 from embed_ops.encoders.text.tokenizer import TextTokenizer
 from embed_ops.encoders.text.transformer import (
@@ -29,7 +33,6 @@ from embed_ops.encoders.text.transformer import (
     layer_count,
     load_transformer,
     pad,
-    token_limit,
 )
 from embed_ops.errors import ModelError
 from embed_ops.spec.encoder import LanguageEncoderSpec, OutputSpec
@@ -52,7 +55,6 @@ class Backbone:
         columns: the vector columns, with their pooling.
         pipeline: what a sentence-transformers folder asks for; None for others.
         folder: where the model is; `path`: of the transformer in it.
-        limit: most tokens that the model takes, special ones included; None for no limit.
         prompt: text before every row.
 
     Raises:
@@ -67,10 +69,9 @@ class Backbone:
         self.pipeline = read_pipeline(self.folder.path, transformer_only=not own_modules)
         self.settings = self.pipeline.transformer if self.pipeline else Transformer()
         self.path = self.folder.path / self.settings.path
-        folders.check_config(self.path)
+        contents.check_config(self.path)
         if self.folder.local:
-            folders.check_weights(self.path)
-        self.limit = token_limit(self.path, self.settings, spec.max_tokens)
+            contents.check_weights(self.path)
         self.prompt = self._resolve_prompt()
         self._layers: dict[str, Layers] = {}
         self._model: Any = None
@@ -93,6 +94,17 @@ class Backbone:
             default = self.pipeline.default_prompt if self.pipeline else None
             return prompts[default] if default is not None else ""
         return prompts.get(asked, asked)
+
+    @cached_property
+    def limit(self) -> int | None:
+        """Most tokens that the model takes, special ones included; None for no limit."""
+        return token_limit(
+            self.path,
+            self.settings,
+            self.spec.max_tokens,
+            self.spec.trust_remote_code,
+            of_sentences=self.pipeline is not None,
+        )
 
     @cached_property
     def tokenizer(self) -> TextTokenizer:
@@ -208,12 +220,27 @@ class Backbone:
                 )
             self._packer = Packer(model, self.spec.model, device, dtype)
         self._model = model.to(device)
+        require_repeatable(self.spec.model, self._tried(), self._tried())
         if compiled:
             from embed_ops.encoders.text.compiled import CompiledModel
 
             self._compiled = CompiledModel(self._model, self.spec.model)
         attention = str(self._model.config._attn_implementation)
         self.loaded = {"device": device, "dtype": dtype, "compiled": compiled, "attention": attention}
+
+    def _tried(self) -> dict[str, FloatArray]:
+        """Run the model on a few words: {name: hidden states}; {} where it takes no such text."""
+        import torch
+
+        from embed_ops.encoders.text.masks import ids_of_words
+
+        try:
+            ids = ids_of_words(self._model, (1, 4)).to(self._model.device)
+            with torch.inference_mode():
+                given = self._model(input_ids=ids, attention_mask=torch.ones_like(ids))
+        except Exception:  # what a model can't take at all, the first rows tell
+            return {}
+        return {"of the last layer": given.last_hidden_state[0].float().cpu().numpy()}
 
     def states(self, tokens: pa.ChunkedArray) -> tuple[dict[int, Tensor], Tensor]:
         """Run a batch: {layer: (B, T, D)}, -1 being the model's output, and the mask (B, T) int64.
@@ -276,6 +303,7 @@ class Backbone:
             "prompt": self.prompt,
             "modules": [repr(module) for module in self.modules],
             "outputs": outputs,
+            **contents.own_code(self.path, run=self.spec.trust_remote_code),
             **self.loaded,
         }
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from embed_ops.encoders.base import IntArray
-from embed_ops.encoders.text.transformer import HIDDEN_KEYS, LAYER_KEYS, load_config, model_class
+from embed_ops.encoders.text.transformer import HIDDEN_KEYS, LAYER_KEYS, weightless_model
 
 
 @dataclass(frozen=True)
@@ -64,16 +64,7 @@ def cost(model: Any) -> Cost:
 
 def weightless_cost(folder: Path, changes: Mapping[str, Any], trust_remote_code: bool) -> Cost:
     """Give the cost without loading weights: the model is built on torch's meta device."""
-    import torch
-
-    config = load_config(folder, changes, trust_remote_code)
-    kind = model_class(config)
-    with torch.device("meta"):
-        return cost(
-            kind.from_config(config, trust_remote_code=trust_remote_code)
-            if hasattr(kind, "from_config")
-            else kind(config)
-        )
+    return cost(weightless_model(folder, changes, trust_remote_code))
 
 
 def _first(config: Any, names: Iterable[str]) -> int:

@@ -143,8 +143,6 @@ class TextEncoder:
         at = self._backbone
         at.fetch()
         texts = distinct(column)
-        judge = Reference(
-            at.spec, at.folder.path, at.path, at.pipeline, at.prompt, at.limit, at.columns, device
-        )
+        judge = Reference(at.spec, at.folder.path, at.path, at.pipeline, at.prompt, at.columns, device)
         name, vectors = judge.embed(texts.texts) if texts.texts else ("none: no text", {})
         return name, texts.to_rows(vectors, dims_of(self.outputs()))

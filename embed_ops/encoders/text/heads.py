@@ -12,7 +12,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from embed_ops.encoders.text.modules import SENTENCE, Dense, LayerNorm, Module, Normalize, Pooling
+from embed_ops.encoders.text.module_types import (
+    SENTENCE,
+    Dense,
+    LayerNorm,
+    Module,
+    Normalize,
+    Pooling,
+    Truncate,
+)
 from embed_ops.encoders.text.pooling import pool
 from embed_ops.encoders.text.settings import TOKENS
 from embed_ops.errors import ModelError
@@ -135,6 +143,8 @@ class Heads:
                     )
                 case Normalize():
                     vectors[module.target] = nn.functional.normalize(vectors[module.source], p=2, dim=-1)
+                case Truncate():
+                    vectors[SENTENCE] = vectors[SENTENCE][:, : module.dim]
                 case Dense() if layer is not None:
                     vectors[module.target] = layer(vectors[module.source])
                 case LayerNorm() if layer is not None:

@@ -15,11 +15,19 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from embed_ops.encoders.hub.files import read_json
-from embed_ops.encoders.text.settings import TOKENS, Transformer, read_transformer
+from embed_ops.encoders.text.module_types import (
+    SENTENCE,
+    Dense,
+    LayerNorm,
+    Module,
+    Normalize,
+    Pooling,
+    Truncate,
+)
+from embed_ops.encoders.text.settings import TOKENS, Transformer, read_transformer, require_known
 from embed_ops.errors import ModelError
 
 SUPPORTED = ("Transformer", "Pooling", "Dense", "LayerNorm", "Normalize", "Dropout")
-SENTENCE = "sentence_embedding"
 
 MODES = {
     "cls": "cls",
@@ -39,54 +47,26 @@ FLAGS = {
     "pooling_mode_lasttoken": "lasttoken",
 }
 """The boolean keys of older folders, in the order in which their vectors are concatenated."""
+SENTENCE_KEYS = frozenset(
+    "__version__ model_type prompts default_prompt_name similarity_fn_name truncate_dim requirements".split()
+)
+"""Keys of the whole model: followed, or of no vector."""
+ENTRY_KEYS = frozenset({"idx", "name", "path", "type", "kwargs"})
+"""Keys of an entry of modules.json; `kwargs` names what a call may give, and none is given here."""
+MODULE_KEYS: Mapping[str, frozenset[str]] = {
+    "Pooling": frozenset(
+        {"embedding_dimension", "word_embedding_dimension", "pooling_mode", "include_prompt", *FLAGS}
+    ),
+    "Dense": frozenset(
+        "in_features out_features bias activation_function module_input_name module_output_name "
+        "use_residual".split()
+    ),
+    "LayerNorm": frozenset({"dimension"}),
+    "Normalize": frozenset({"module_input_name", "module_output_name"}),
+    "Dropout": frozenset({"dropout"}),
+}
+"""Keys of each module's configuration."""
 ACTIVATIONS = ("torch.nn.modules.activation.", "torch.nn.modules.linear.Identity", "torch.nn.")
-
-
-@dataclass(frozen=True)
-class Pooling:
-    """Token vectors to one vector.
-
-    The modes (names of the spec) in the order of their concatenation.
-    """
-
-    modes: tuple[str, ...]
-    include_prompt: bool = True
-
-
-@dataclass(frozen=True)
-class Dense:
-    """A linear layer with an activation.
-
-    Weights are in `path`, `source` and `target` name the vectors read and written.
-    """
-
-    path: str
-    in_features: int
-    out_features: int
-    bias: bool = True
-    activation: str = "torch.nn.modules.activation.Tanh"
-    residual: bool = False
-    source: str = SENTENCE
-    target: str = SENTENCE
-
-
-@dataclass(frozen=True)
-class LayerNorm:
-    """A layer norm over the sentence vector; weights are in `path`."""
-
-    path: str
-    width: int
-
-
-@dataclass(frozen=True)
-class Normalize:
-    """Division by the L2 norm."""
-
-    source: str = SENTENCE
-    target: str = SENTENCE
-
-
-Module = Pooling | Dense | LayerNorm | Normalize
 
 
 @dataclass(frozen=True)
@@ -123,6 +103,7 @@ def read_pipeline(root: Path, transformer_only: bool = False) -> Pipeline | None
         )
     transformer = read_transformer(root, path)
     config = read_json(root / "config_sentence_transformers.json")
+    require_known(root / "config_sentence_transformers.json", config, SENTENCE_KEYS)
     prompts = {"query": "", "document": ""} | {
         name: text or "" for name, text in (config.get("prompts") or {}).items()
     }
@@ -145,23 +126,9 @@ def read_pipeline(root: Path, transformer_only: bool = False) -> Pipeline | None
         if (module := _module(root, _supported(root, kind, path), path)) is not None
     )
     _check_flow(root, modules)
+    if (dim := config.get("truncate_dim")) is not None:
+        modules += (_truncate(root, dim),)
     return Pipeline(transformer, modules, prompts, default, ("", *(path for _, path in listed)))
-
-
-def width(modules: tuple[Module, ...], hidden: int) -> int:
-    """Give the width of the sentence vector, from the transformer's hidden size."""
-    widths = {TOKENS: hidden}
-    for module in modules:
-        match module:
-            case Pooling():
-                widths[SENTENCE] = len(module.modes) * widths[TOKENS]
-            case Dense():
-                widths[module.target] = module.out_features
-            case Normalize():
-                widths[module.target] = widths[module.source]
-            case LayerNorm():
-                pass
-    return widths[SENTENCE]
 
 
 def _choose() -> str:
@@ -181,15 +148,16 @@ def entries(root: Path) -> list[tuple[str, str]] | None:
     if not file.is_file():
         return None
     try:
-        listed = [
-            (str(entry["type"]), str(entry["path"])) for entry in json.loads(file.read_text(encoding="utf-8"))
-        ]
+        content = json.loads(file.read_text(encoding="utf-8"))
+        listed = [(str(entry["type"]), str(entry["path"])) for entry in content]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(
             f"{file}: not a list of modules with type and path ({error!r}); fetch the model again"
         ) from error
     if not listed:
         raise ModelError(f"{file}: lists no module; fetch the model again")
+    for entry in content:
+        require_known(file, entry, ENTRY_KEYS)
     for kind, path in listed:
         # Windows separators count as well: PurePosixPath alone would take "..\\x" for a plain name.
         parts = PurePosixPath(path.replace("\\", "/"))
@@ -222,6 +190,7 @@ def _module(root: Path, kind: str, path: str) -> Module | None:
     """Read one module after the transformer; None for one that does nothing at inference."""
     file = root / path / "config.json"
     config = read_json(file)
+    require_known(file, config, MODULE_KEYS.get(kind, frozenset(config)))
     try:
         match kind:
             case "Pooling":
@@ -242,6 +211,15 @@ def _module(root: Path, kind: str, path: str) -> Module | None:
     raise ModelError(
         f"{root / 'modules.json'}: module {kind} in {path!r} can't stand after the transformer; {_choose()}"
     )
+
+
+def _truncate(root: Path, dim: Any) -> Truncate:
+    if not isinstance(dim, int) or dim < 1:
+        raise ModelError(
+            f"{root / 'config_sentence_transformers.json'}: truncate_dim is {dim!r}, expected a whole number "
+            "from 1"
+        )
+    return Truncate(dim)
 
 
 def _modes(file: Path, config: Mapping[str, Any]) -> tuple[str, ...]:

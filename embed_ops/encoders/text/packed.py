@@ -25,7 +25,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from embed_ops.encoders.device import to_device
 from embed_ops.encoders.text.masks import ids_of_words, limited_attention
-from embed_ops.encoders.text.transformer import OFFSET_TYPES
+from embed_ops.encoders.text.positions import first_position
 from embed_ops.errors import ModelError
 from embed_ops.numerics.ragged import offsets_of, runs
 
@@ -170,9 +170,7 @@ class Packer:
         AttentionInterface.register(NAME, attend)
         config = model.config
         own = config.get_text_config() if hasattr(config, "get_text_config") else config
-        pad = getattr(own, "pad_token_id", None)
-        offset = own.model_type in OFFSET_TYPES
-        self._first_position = (1 if pad is None else int(pad)) + 1 if offset else 0
+        self._first_position = first_position(model)
         if (limit := limited_attention(own)) is not None:
             raise ModelError(f"{name}: {limit} limits its attention: it can't be packed; {_INSTEAD}")
         self._try(model, name, dtype)

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,11 +20,13 @@ import numpy.typing as npt
 from embed_ops.encoders.base import FloatArray, finished
 from embed_ops.encoders.hub.quiet import quiet
 from embed_ops.encoders.text.modules import Pipeline
+from embed_ops.encoders.text.positions import UNBOUNDED, table_positions
 from embed_ops.encoders.text.tokenizer import load_auto_tokenizer, lowercase_first
 from embed_ops.encoders.text.transformer import load_config, model_class
 from embed_ops.spec.encoder import LanguageEncoderSpec, OutputSpec
 
 Vector = npt.NDArray[np.float64]
+Computed = TypeVar("Computed")
 
 
 def _weighted(hidden: Vector) -> Vector:
@@ -44,7 +47,10 @@ POOL: Mapping[str, Callable[[Vector], Vector]] = {
 
 @dataclass(frozen=True)
 class Reference:
-    """What to compare with.
+    """What to compare with, loaded as its library's users load it.
+
+    It is told what the spec asks for, and nothing that the encoder found out: where texts are cut
+    follows from the tokenizer and the model as the library gives them.
 
     Attributes:
         spec: of the encoder.
@@ -52,7 +58,6 @@ class Reference:
         folder: the transformer's folder, the root or below.
         pipeline: what a sentence-transformers folder asks for.
         prompt: text before every row.
-        limit: most tokens.
         outputs: the vector columns.
         device: where it computes.
     """
@@ -62,12 +67,14 @@ class Reference:
     folder: Path
     pipeline: Pipeline | None
     prompt: str
-    limit: int | None
     outputs: tuple[OutputSpec, ...]
     device: str = "cpu"
 
     def embed(self, texts: Sequence[str]) -> tuple[str, dict[str, FloatArray]]:
-        """Embed texts: the reference's name, and {output: (texts, dim) float32}."""
+        """Embed texts: the reference's name, and {output: (texts, dim) float32}.
+
+        NaN where a text has no token.
+        """
         if self.pipeline is not None and not self.spec.outputs:
             try:
                 import sentence_transformers
@@ -75,18 +82,15 @@ class Reference:
                 pass
             else:
                 name = f"sentence-transformers {sentence_transformers.__version__}"
-                return name, {self.outputs[0].name: self._through_sentence_transformers(texts)}
+                of_texts = list(self._through_sentence_transformers(texts))
+                return name, _stacked(of_texts, self.outputs)
         import transformers
 
-        rows: dict[str, list[FloatArray]] = {output.name: [] for output in self.outputs}
-        for row in self._through_transformers(texts):
-            for name, vector in row.items():
-                rows[name].append(vector.astype(np.float32))
-        return f"transformers {transformers.__version__}", {
-            name: np.stack(vectors) for name, vectors in rows.items()
-        }
+        return f"transformers {transformers.__version__}", _stacked(
+            list(self._through_transformers(texts)), self.outputs
+        )
 
-    def _through_sentence_transformers(self, texts: Sequence[str]) -> FloatArray:
+    def _through_sentence_transformers(self, texts: Sequence[str]) -> Iterator[dict[str, Any] | None]:
         import torch
         from sentence_transformers import SentenceTransformer
 
@@ -96,15 +100,29 @@ class Reference:
         }
         with quiet():
             model = SentenceTransformer(str(self.root), device=self.device, local_files_only=True, **options)
-        if self.limit is not None:
-            model.max_seq_length = self.limit
         asked = self.spec.prompt
         named = asked is not None and self.pipeline is not None and asked in self.pipeline.prompts
         prompt = {"prompt_name": asked} if named else {"prompt": asked}
-        vectors = [model.encode([text], batch_size=1, show_progress_bar=False, **prompt) for text in texts]
-        return np.concatenate(vectors).astype(np.float32)
 
-    def _through_transformers(self, texts: Sequence[str]) -> Iterator[dict[str, npt.NDArray[Any]]]:
+        def embed(text: str, limit: int | None) -> npt.NDArray[Any]:
+            if limit is not None:
+                model.max_seq_length = limit
+            vectors = model.encode([text], batch_size=1, show_progress_bar=False, **prompt)
+            vector: npt.NDArray[Any] = vectors[0]
+            return vector
+
+        tokenizer, own = model.tokenizer, model.max_seq_length
+        limit = least(self.spec.max_tokens, own, self._table(model[0].auto_model))
+        fewest = tokenizer.num_special_tokens_to_add() + 1
+        for text in texts:
+            ids = tokenizer(self.prompt + text, truncation=False, verbose=False)["input_ids"]
+            if not ids:
+                yield None
+                continue
+            vector, limit = fitting(partial(embed, text), limit, fewest, len(ids))
+            yield {self.outputs[0].name: vector}
+
+    def _through_transformers(self, texts: Sequence[str]) -> Iterator[dict[str, Any] | None]:
         import torch
 
         tokenizer = load_auto_tokenizer(self.folder, self.spec.trust_remote_code)
@@ -119,19 +137,36 @@ class Reference:
             )
         model = loaded.eval().to(self.device)
         heads = self._heads(tokenizer)
-        cut: dict[str, Any] = {} if self.limit is None else {"truncation": True, "max_length": self.limit}
+        inner = any(output.layer != -1 for output in self.outputs)
+
+        def run(text: str, limit: int | None) -> Any:
+            cut: dict[str, Any] = {} if limit is None else {"truncation": True, "max_length": limit}
+            given = tokenizer(text, return_tensors="pt", verbose=False, **cut).to(self.device)
+            return model(**given, output_hidden_states=inner)
+
+        own = tokenizer.model_max_length
+        if settings is not None:
+            stated = getattr(config, "max_position_embeddings", None)
+            own = settings.max_seq_length or least(own, stated)
+        limit = least(self.spec.max_tokens, own, self._table(model))
+        fewest = tokenizer.num_special_tokens_to_add() + 1
         with torch.inference_mode():
             for text in texts:
-                given = tokenizer(self.prompt + text, return_tensors="pt", **cut).to(self.device)
-                states = model(
-                    **given, output_hidden_states=any(output.layer != -1 for output in self.outputs)
-                )
+                ids = tokenizer(self.prompt + text, truncation=False, verbose=False)["input_ids"]
+                if not ids:
+                    yield None
+                    continue
+                states, limit = fitting(partial(run, self.prompt + text), limit, fewest, len(ids))
                 if heads:
                     yield {self.outputs[0].name: heads(states.last_hidden_state.cpu())}
                 else:
                     yield {
                         output.name: _pool(output, layer_of(output.layer, states)) for output in self.outputs
                     }
+
+    def _table(self, model: Any) -> int | None:
+        """Look at the table of positions, where overrunning it ends the device."""
+        return None if self.device == "cpu" else table_positions(model)
 
     def _heads(self, tokenizer: Any) -> Callable[[Any], npt.NDArray[Any]] | None:
         """Give the modules of the folder, for the case that sentence-transformers is not installed.
@@ -150,6 +185,57 @@ class Reference:
         return lambda hidden: modules(hidden, torch.ones(hidden.shape[:2], dtype=torch.int64), prompt)[
             0
         ].numpy()
+
+
+def least(*limits: int | None) -> int | None:
+    """Give the least of some limits of tokens; None, or a huge number, is none."""
+    return min((limit for limit in limits if limit is not None and 0 < limit < UNBOUNDED), default=None)
+
+
+def fitting(
+    embed: Callable[[int | None], Computed], limit: int | None, fewest: int, tokens: int
+) -> tuple[Computed, int | None]:
+    """Call with a limit of tokens, or with the most that the model takes.
+
+    Args:
+        embed: embeds one text on a CPU, cut to a limit.
+        limit: to begin with, None for none.
+        fewest: tokens that a text may be cut to.
+        tokens: of the whole text.
+
+    Returns:
+        what the call gave, and the limit that it fits.
+    """
+    from embed_ops.encoders.device import ran_out_of_memory
+
+    try:
+        return embed(limit), limit
+    except (IndexError, RuntimeError, ValueError) as error:
+        low, high = fewest, tokens if limit is None else min(tokens, limit)
+        if ran_out_of_memory(error) or high <= low:
+            raise
+        fits = embed(low)
+        while high - low > 1:
+            middle = (low + high) // 2
+            try:
+                fits, low = embed(middle), middle
+            except (IndexError, RuntimeError, ValueError):
+                high = middle
+        return fits, low
+
+
+def _stacked(
+    of_texts: Sequence[Mapping[str, npt.NDArray[Any]] | None], outputs: Sequence[OutputSpec]
+) -> dict[str, FloatArray]:
+    """Stack the vectors of texts: {output: (texts, dim) float32}, NaN for a text without any."""
+    known = next((vectors for vectors in of_texts if vectors is not None), None)
+    if known is None:
+        return {}
+    nothing = {name: np.full(len(vector), np.nan) for name, vector in known.items()}
+    return {
+        output.name: np.stack([(vectors or nothing)[output.name] for vectors in of_texts]).astype(np.float32)
+        for output in outputs
+    }
 
 
 def layer_of(asked: int | str, given: Any) -> Vector:

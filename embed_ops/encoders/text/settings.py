@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,27 @@ LOADING_KEYS = frozenset(
     }
 )
 """Keys of the transformer's model arguments that change how weights load, not what they are."""
+KNOWN = frozenset(
+    "max_seq_length do_lower_case transformer_task modality_config module_output_name processing_kwargs "
+    "processor_kwargs tokenizer_args model_kwargs model_args config_kwargs config_args unpad_inputs".split()
+)
+"""Keys of the transformer's settings that are followed, or that change no vector."""
+
+
+def require_known(file: Path, config: Mapping[str, Any], known: Collection[str]) -> None:
+    """Refuse keys that are not understood: leaving one out might give other vectors without a word.
+
+    A key without a value, or switched off, asks for nothing.
+
+    Raises:
+        ModelError: names them.
+    """
+    odd = sorted(key for key, value in config.items() if key not in known and value not in (None, False))
+    if odd:
+        raise ModelError(
+            f"{file}: {', '.join(odd)} {'is' if len(odd) == 1 else 'are'} not understood; take out what "
+            "changes no vector, choose another model, or name [[encoder.outputs]] to pool the transformer"
+        )
 
 
 @dataclass(frozen=True)
@@ -76,7 +97,9 @@ def read_transformer(root: Path, path: str) -> Transformer:
     config: dict[str, Any] = next(
         (content for name in TRANSFORMER_FILES if (content := read_json(folder / name))), {}
     )
-    where = f"{folder / TRANSFORMER_FILES[0]}"
+    file = folder / TRANSFORMER_FILES[0]
+    where = str(file)
+    require_known(file, config, KNOWN)
     _require_plain_text(config, where)
     processor = dict(config.get("processor_kwargs") or config.get("tokenizer_args") or {})
     processing = config.get("processing_kwargs") or {}

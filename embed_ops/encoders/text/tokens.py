@@ -19,6 +19,8 @@ from embed_ops.encoders.text.tokenizer import Tokens
 from embed_ops.errors import SourceError
 from embed_ops.schema import Reason
 
+NO_TOKEN = "the text has no token: the tokenizer makes none of it, and adds no special ones"
+
 
 @dataclass(frozen=True)
 class Distinct:
@@ -48,6 +50,19 @@ class Distinct:
         for name, of_texts in vectors.items():
             rows[name][valid] = of_texts[self.index[valid]]
         return rows
+
+    def without(self, bare: npt.NDArray[np.integer[Any]]) -> Distinct:
+        """Take out the texts of these numbers, of which the tokenizer makes nothing.
+
+        Their rows become rejects.
+        """
+        place = np.full(len(self.texts) + 1, -1, np.int32)  # one more entry: index -1 stays -1
+        kept = np.setdiff1d(np.arange(len(self.texts)), bare)
+        place[kept] = np.arange(len(kept))
+        rows = np.flatnonzero(np.isin(self.index, bare))
+        rejects = [*self.rejects, *(Rejected(int(row), Reason.NO_TOKEN, NO_TOKEN) for row in rows)]
+        texts = [self.texts[number] for number in kept.tolist()]
+        return Distinct(texts, place[self.index], sorted(rejects, key=lambda reject: reject.row))
 
 
 def distinct(column: pa.Array | pa.ChunkedArray) -> Distinct:
@@ -159,8 +174,11 @@ def prepare_texts(column: pa.Array, encode: Callable[[Sequence[str]], Tokens]) -
         empty = pa.table({TOKENS: pa.array([], pa.list_(pa.int32()))})
         return Prepared(empty, unique.index, np.zeros(0, np.bool_), unique.rejects)
     tokens = encode(unique.texts)
+    some = np.diff(tokens.offsets) > 0
     lists = pa.ListArray.from_arrays(pa.array(tokens.offsets), pa.array(tokens.values))
-    return Prepared(pa.table({TOKENS: lists}), unique.index, tokens.truncated, unique.rejects)
+    if not some.all():
+        unique, lists = unique.without(np.flatnonzero(~some)), lists.filter(pa.array(some))
+    return Prepared(pa.table({TOKENS: lists}), unique.index, tokens.truncated[some], unique.rejects)
 
 
 def most_texts(modality: str, asked: int) -> int:

@@ -15,7 +15,6 @@ import pyarrow as pa
 
 from embed_ops.encoders.hub.files import read_json
 from embed_ops.encoders.hub.quiet import quiet
-from embed_ops.encoders.text.settings import Transformer
 from embed_ops.errors import ModelError
 
 if TYPE_CHECKING:
@@ -29,40 +28,8 @@ ENCODER_CLASSES = {
     "switch_transformers": "SwitchTransformersEncoderModel",
 }
 """Encoder-decoder models of which the encoder alone embeds."""
-OFFSET_TYPES = frozenset(
-    "roberta xlm-roberta xlm-roberta-xl roberta-prelayernorm camembert mpnet longformer data2vec-text "
-    "luke mluke xmod".split()
-)
-"""Models whose positions start after the padding token's id, so that many fewer positions are
-usable."""
 HIDDEN_KEYS = ("hidden_size", "d_model", "dim", "n_embd")
 LAYER_KEYS = ("num_hidden_layers", "num_layers", "n_layers", "n_layer")
-UNBOUNDED = 1_000_000_000
-"""A tokenizer without a limit states a huge one."""
-
-
-def token_limit(folder: Path, settings: Transformer, asked: int | None) -> int | None:
-    """Give the most tokens of a text.
-
-    The least of what the spec, the model and its position embeddings allow; None: no limit.
-
-    sentence-transformers' max_seq_length stands in place of the tokenizer's own limit, as it does
-    there.
-    """
-    config, tokenizer = read_json(folder / "config.json"), read_json(folder / "tokenizer_config.json")
-    own = settings.max_seq_length or tokenizer.get("model_max_length") or tokenizer.get("max_len")
-    positions = None
-    if config.get("model_type") not in ENCODER_CLASSES:
-        positions = (
-            settings.config.get("max_position_embeddings")
-            or config.get("max_position_embeddings")
-            or config.get("n_positions")
-        )
-    if positions and positions > 0 and config.get("model_type") in OFFSET_TYPES:
-        pad = config.get("pad_token_id")
-        positions -= (1 if pad is None else pad) + 1
-    limits = [int(limit) for limit in (asked, own, positions) if limit and 0 < limit < UNBOUNDED]
-    return min(limits, default=None)
 
 
 def hidden_size(folder: Path, trust_remote_code: bool) -> int:
@@ -130,6 +97,22 @@ def model_class(config: Any) -> Any:
     return getattr(transformers, ENCODER_CLASSES.get(config.model_type, "AutoModel"))
 
 
+def weightless_model(folder: Path, changes: Mapping[str, Any], trust_remote_code: bool) -> Any:
+    """Build the model on torch's meta device: its layers, without their weights.
+
+    Raises:
+        ModelError: transformers can't use the configuration.
+    """
+    import torch
+
+    config = load_config(folder, changes, trust_remote_code)
+    kind = model_class(config)
+    with quiet(), torch.device("meta"):
+        if hasattr(kind, "from_config"):
+            return kind.from_config(config, trust_remote_code=trust_remote_code)
+        return kind(config)
+
+
 def load_transformer(folder: Path, changes: Mapping[str, Any], trust_remote_code: bool, dtype: str) -> Any:
     """Load the transformer for inference, on the CPU.
 
@@ -160,6 +143,8 @@ def load_weights(
         "dtype": getattr(torch, dtype),
         "trust_remote_code": trust_remote_code,
         "output_loading_info": True,
+        # What does not fit is named by `require_weights`; transformers would show a table.
+        "ignore_mismatched_sizes": True,
     }
     try:
         # sdpa is named, since a configuration may ask for flash attention, which a CPU does not
@@ -172,9 +157,17 @@ def load_weights(
         ) from error
     missing = [
         *sorted(report["missing_keys"]),
-        *sorted(str(key) for key in report.get("mismatched_keys", ())),
+        *sorted(_misshapen(entry) for entry in report.get("mismatched_keys", ())),
     ]
     return model.eval().requires_grad_(False), missing
+
+
+def _misshapen(entry: Any) -> str:
+    """Name a weight that does not fit, and both shapes where they are told."""
+    if isinstance(entry, str) or len(entry) < 3:
+        return str(entry)
+    name, found, wanted = entry[:3]
+    return f"{name} of {tuple(found)} where the configuration says {tuple(wanted)}"
 
 
 def require_weights(folder: Path, missing: Sequence[str]) -> None:
@@ -186,7 +179,8 @@ def require_weights(folder: Path, missing: Sequence[str]) -> None:
     if missing:
         named = ", ".join(missing[:3])
         raise ModelError(
-            f"{folder}: {len(missing)} weights are missing or misshapen ({named}); fetch the model again"
+            f"{folder}: {len(missing)} weights are missing or misshapen ({named}); "
+            "correct config.json, or fetch the model again"
         )
 
 

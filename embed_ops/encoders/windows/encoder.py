@@ -24,7 +24,7 @@ from embed_ops.encoders.base import (
     pooled_by,
 )
 from embed_ops.encoders.text.backbone import Backbone
-from embed_ops.encoders.text.modules import Normalize
+from embed_ops.encoders.text.module_types import Normalize
 from embed_ops.encoders.text.tokenizer import TextTokenizer
 from embed_ops.encoders.text.tokens import TOKENS, blank_tokens, distinct, most_texts, token_counts
 from embed_ops.encoders.windows.gathering import of_parts, of_texts, of_windows, read_lists
@@ -130,6 +130,12 @@ class WindowedEncoder:
         width, stride = self._cut(segmenter)
         unique = distinct(column)
         texts = list(segmenter(unique.texts))
+        if not any(segmenter.special) and {"row", "window"} & set(self._kinds):
+            # Lists of words and tokens may be empty; a window without any token has no vector.
+            bare = [number for number, text in enumerate(texts) if not len(text.ids) + len(text.prompt)]
+            if bare:
+                unique = unique.without(np.array(bare))
+                texts = [text for text in texts if len(text.ids) + len(text.prompt)]
         windows = Windows.of(np.array([len(text.ids) for text in texts], np.int64), width, stride)
         parts = {kind: parts_of(kind, texts, windows, self._spec) for kind in self._kinds if kind != "row"}
         inputs = inputs_of(

@@ -108,6 +108,8 @@ class WindowedReference:
             if not own
             else (whole["input_ids"][: own[0]], whole["input_ids"][own[-1] + 1 :])
         )
+        if not whole["input_ids"]:
+            return {output.name: [] for output in self._outputs}
         spans, ids, words = whole["offset_mapping"], whole["input_ids"], whole.word_ids(0)
         before = [place for place in own if prompt and spans[place][1] <= len(prompt)]
         own = own[len(before) :]
@@ -227,7 +229,7 @@ class WindowedReference:
         return POOL[output.pooling](layer_of(output.layer, states))
 
     def _finish(self, output: OutputSpec, vector: Vector) -> Vector:
-        from embed_ops.encoders.text.modules import Normalize
+        from embed_ops.encoders.text.module_types import Normalize
 
         normal = output.normalize or (self._at.modules and isinstance(self._at.modules[-1], Normalize))
         return finished(vector, output.model_copy(update={"normalize": bool(normal)}))
