@@ -29,7 +29,6 @@ class _Defaults:
     square: bool
     resample: int = Image.Resampling.BICUBIC
     crop: int | None = None
-    on_white: bool = False
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
 
@@ -39,9 +38,9 @@ _KNOWN = {
     "vit": _Defaults(224, True, Image.Resampling.BILINEAR),
     "deit": _Defaults(256, True, crop=224),
     "beit": _Defaults(224, True),
-    "siglip": _Defaults(224, True, on_white=True),
-    "clip": _Defaults(224, False, crop=224, on_white=True, **_CLIP),  # type: ignore[arg-type]
-    "bit": _Defaults(224, False, crop=224, on_white=True, **_CLIP),  # type: ignore[arg-type]
+    "siglip": _Defaults(224, True),
+    "clip": _Defaults(224, False, crop=224, **_CLIP),  # type: ignore[arg-type]
+    "bit": _Defaults(224, False, crop=224, **_CLIP),  # type: ignore[arg-type]
     "convnext": _Defaults(384, False),
 }
 
@@ -94,7 +93,6 @@ def read_preprocessing(folder: Path) -> Preprocessing:
         float(config.get("rescale_factor", 1 / 255)) if config.get("do_rescale", True) else None,
         tuple(config.get("image_mean", known.mean)) if normalized else None,
         tuple(config.get("image_std", known.std)) if normalized else None,
-        bool(config.get("do_convert_rgb", known.on_white)),
     )
     _ = steps.height
     return steps
