@@ -12,11 +12,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from embed_ops.schema import CONTENT, MESSAGE, REASON, Reason
-from embed_ops.sources.base import MAX_RECORD_BYTES, Records, hive_columns, text_columns
+from embed_ops.sources.base import Records, hive_columns, text_columns
 from embed_ops.sources.graph import node_type, nodes
+from embed_ops.sources.reach import Reach
 from embed_ops.sources.references import HELD_BYTES, Content, fetch
 from embed_ops.sources.where import Condition, ConditionError
-from embed_ops.spec.source import GraphSourceSpec, SourceSpec
+from embed_ops.spec.source import GraphSourceSpec, ReferringSourceSpec, SourceSpec
 from embed_ops.storage.location import Location
 
 KEPT_PER_TEXT = 8
@@ -147,11 +148,11 @@ class Rows:
             yield self._chunk(records, chosen | self._whole, nodes(self._spec, read.table, chosen))
             return
         column = read.table.column(self._spec.contents)
-        if pa.types.is_binary(column.type):
+        if pa.types.is_binary(column.type) or not isinstance(self._spec, ReferringSourceSpec):
             yield self._chunk(records, chosen, column)
             return
         wanted = chosen & faults.column(REASON).is_null().to_numpy()
-        portions = fetch(column, wanted, at, MAX_RECORD_BYTES, HELD_BYTES)
+        portions = fetch(column, wanted, Reach(self._spec, source, at), HELD_BYTES)
         # The variable of a loop would hold a portion while the next one is fetched.
         yield from map(lambda portion: self._fetched(records, chosen, *portion), portions)
 
