@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -59,6 +59,7 @@ class Chunk:
         bytes: (records,) of what is embedded, or an eighth of those of the kept columns where that
             is more, 0 for rows left out.
         is_record: false where one row stands for the unreadable rest of a file.
+        left_out: as in `Records`; counted with the rows that `where` leaves out.
     """
 
     table: pa.Table
@@ -67,6 +68,12 @@ class Chunk:
     kept: npt.NDArray[np.bool_]
     bytes: npt.NDArray[np.int64]
     is_record: bool = True
+    left_out: npt.NDArray[np.int64] | None = None
+
+    @property
+    def others(self) -> int:
+        """Count what is left out besides rows."""
+        return 0 if self.left_out is None else int(self.left_out.sum())
 
     def __len__(self) -> int:
         """Count the records."""
@@ -82,6 +89,7 @@ class Chunk:
             self.kept[:count],
             self.bytes[:count],
             self.is_record,
+            None if self.left_out is None else self.left_out[:count],
         )
         tail = Chunk(
             self.table[count:],
@@ -90,6 +98,7 @@ class Chunk:
             self.kept[count:],
             self.bytes[count:],
             self.is_record,
+            None if self.left_out is None else self.left_out[count:],
         )
         return head, tail
 
@@ -140,7 +149,7 @@ class Rows:
                 chosen = bad | self._condition.holds(read.table, hive)
             except ConditionError:
                 chosen, faults = _test_each(self._condition, read.table, hive, faults)
-        records = Records(read.table, faults, read.positions, read.end)
+        records = replace(read, faults=faults)
         if self._spec.modality in ("text", "words"):
             yield self._chunk(records, chosen, self._text(read.table, hive))
             return
@@ -171,7 +180,8 @@ class Rows:
             [content if isinstance(content, bytes) else None for content in contents], pa.binary()
         )
         end = read.end if last == len(read) else int(read.positions[last])
-        part = Records(read.table[first:last], faults, read.positions[first:last], end)
+        others = None if read.left_out is None else read.left_out[first:last]
+        part = Records(read.table[first:last], faults, read.positions[first:last], end, others)
         return self._chunk(part, chosen[first:last], pa.chunked_array([column]))
 
     def _chunk(self, read: Records, chosen: npt.NDArray[np.bool_], content: pa.ChunkedArray) -> Chunk:
@@ -182,7 +192,14 @@ class Rows:
             REASON: read.faults.column(REASON),
             MESSAGE: read.faults.column(MESSAGE),
         }
-        return Chunk(pa.table(columns), read.positions, read.end, chosen, np.where(chosen, size, 0))
+        return Chunk(
+            pa.table(columns),
+            read.positions,
+            read.end,
+            chosen,
+            np.where(chosen, size, 0),
+            left_out=read.left_out,
+        )
 
     def reject(self, reason: str, message: str) -> pa.Table:
         """Make the one row, without values, that stands for the unreadable rest of a file."""
