@@ -47,12 +47,14 @@ class Records:
             these names too.
         positions: (records,) int64; where each record begins.
         end: position behind the last record.
+        left_out: (records,) int64, what else was found in each and is not embedded; None: nothing.
     """
 
     table: pa.Table
     faults: pa.Table
     positions: npt.NDArray[np.int64]
     end: int
+    left_out: npt.NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         """Count the records."""

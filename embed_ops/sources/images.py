@@ -13,7 +13,10 @@ from embed_ops.sources.plan import FILES_AS_ROWS, Layout, Piece
 from embed_ops.spec.source import SourceSpec
 from embed_ops.storage.files import Location, open_file
 
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp")
+IMAGE_ENDINGS = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".avif"),
+    *(".jp2", ".j2k", ".jpf", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm", ".ico", ".tga", ".heic", ".heif"),
+)
 _COLUMNS = pa.schema(
     [("image", pa.binary()), ("path", pa.string()), ("label", pa.string()), ("size", pa.int64())]
 )

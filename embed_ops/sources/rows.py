@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import string
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -13,11 +13,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from embed_ops.schema import CONTENT, MESSAGE, REASON, Reason
-from embed_ops.sources.base import HIVE_KEYS, MAX_RECORD_BYTES, Records, hive_columns, text_columns
+from embed_ops.sources.base import HIVE_KEYS, Records, hive_columns, text_columns
 from embed_ops.sources.graph import node_type, nodes
+from embed_ops.sources.reach import Reach
 from embed_ops.sources.references import HELD_BYTES, Content, fetch
 from embed_ops.sources.where import Condition, ConditionError
-from embed_ops.spec.source import GraphSourceSpec, SourceSpec
+from embed_ops.spec.source import GraphSourceSpec, ReferringSourceSpec, SourceSpec
 from embed_ops.storage.location import Location
 
 KEPT_PER_TEXT = 8
@@ -59,6 +60,7 @@ class Chunk:
         bytes: (records,) of what is embedded, or an eighth of those of the kept columns where that
             is more, 0 for rows left out.
         is_record: false where one row stands for the unreadable rest of a file.
+        left_out: as in `Records`; counted with the rows that `where` leaves out.
     """
 
     table: pa.Table
@@ -67,6 +69,12 @@ class Chunk:
     kept: npt.NDArray[np.bool_]
     bytes: npt.NDArray[np.int64]
     is_record: bool = True
+    left_out: npt.NDArray[np.int64] | None = None
+
+    @property
+    def others(self) -> int:
+        """Count what is left out besides rows."""
+        return 0 if self.left_out is None else int(self.left_out.sum())
 
     def __len__(self) -> int:
         """Count the records."""
@@ -82,6 +90,7 @@ class Chunk:
             self.kept[:count],
             self.bytes[:count],
             self.is_record,
+            None if self.left_out is None else self.left_out[:count],
         )
         tail = Chunk(
             self.table[count:],
@@ -90,6 +99,7 @@ class Chunk:
             self.kept[count:],
             self.bytes[count:],
             self.is_record,
+            None if self.left_out is None else self.left_out[count:],
         )
         return head, tail
 
@@ -142,7 +152,7 @@ class Rows:
                 chosen = bad | self._condition.holds(read.table, hive)
             except ConditionError:
                 chosen, faults = _test_each(self._condition, read.table, hive, faults)
-        records = Records(read.table, faults, read.positions, read.end)
+        records = replace(read, faults=faults)
         if self._spec.modality in ("text", "words"):
             yield self._chunk(records, chosen, self._text(read.table, hive))
             return
@@ -150,11 +160,11 @@ class Rows:
             yield self._chunk(records, chosen | self._whole, nodes(self._spec, read.table, chosen))
             return
         column = read.table.column(self._spec.contents)
-        if pa.types.is_binary(column.type):
+        if pa.types.is_binary(column.type) or not isinstance(self._spec, ReferringSourceSpec):
             yield self._chunk(records, chosen, column)
             return
         wanted = chosen & faults.column(REASON).is_null().to_numpy()
-        portions = fetch(column, wanted, at, MAX_RECORD_BYTES, HELD_BYTES)
+        portions = fetch(column, wanted, Reach(self._spec, source, at), HELD_BYTES)
         # The variable of a loop would hold a portion while the next one is fetched.
         yield from map(lambda portion: self._fetched(records, chosen, *portion), portions)
 
@@ -173,7 +183,8 @@ class Rows:
             [content if isinstance(content, bytes) else None for content in contents], pa.binary()
         )
         end = read.end if last == len(read) else int(read.positions[last])
-        part = Records(read.table[first:last], faults, read.positions[first:last], end)
+        others = None if read.left_out is None else read.left_out[first:last]
+        part = Records(read.table[first:last], faults, read.positions[first:last], end, others)
         return self._chunk(part, chosen[first:last], pa.chunked_array([column]))
 
     def _chunk(self, read: Records, chosen: npt.NDArray[np.bool_], content: pa.ChunkedArray) -> Chunk:
@@ -184,7 +195,14 @@ class Rows:
             REASON: read.faults.column(REASON),
             MESSAGE: read.faults.column(MESSAGE),
         }
-        return Chunk(pa.table(columns), read.positions, read.end, chosen, np.where(chosen, size, 0))
+        return Chunk(
+            pa.table(columns),
+            read.positions,
+            read.end,
+            chosen,
+            np.where(chosen, size, 0),
+            left_out=read.left_out,
+        )
 
     def reject(self, reason: str, message: str) -> pa.Table:
         """Make the one row, without values, that stands for the unreadable rest of a file."""

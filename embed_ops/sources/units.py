@@ -50,7 +50,7 @@ class Unit:
     Attributes:
         table: `_source`, `_row`, kept columns, `_content`, `reason`, `message`; a row per record
             that `where` lets through, and one per file that can't be read on.
-        filtered: records that `where` left out.
+        filtered: records that `where` left out, and what a source leaves out.
         read_seconds: time spent on reading and parsing.
     """
 
@@ -237,7 +237,7 @@ class _Builder:
         kept = int(np.count_nonzero(chunk.kept))
         self.rows += kept
         self.bytes += int(chunk.bytes.sum())
-        self.filtered += len(chunk) - kept
+        self.filtered += len(chunk) - kept + chunk.others
         names = pa.DictionaryArray.from_arrays(pa.array(np.zeros(len(chunk), np.int32)), pa.array([source]))
         table = chunk.table.append_column(SOURCE, names.cast(SOURCE_TYPE)).append_column(
             ROW, pa.array(chunk.positions)
@@ -266,7 +266,7 @@ def _cut(cursor: Cursor, limits: Limits) -> Unit:
             if fitting > 0:
                 taken = cursor.take(fitting)
                 builder.add(source, taken)
-                records += len(taken) if taken.is_record else 0
+                records += len(taken) + taken.others if taken.is_record else 0
             if fitting < len(chunk):
                 full = True
                 break

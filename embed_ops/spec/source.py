@@ -10,7 +10,13 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, Tag, model_validator
 
-from embed_ops.spec.source_parts import DelimitedSpec, RowsSourceSpec, SourceSpec, TableSourceSpec
+from embed_ops.spec.source_parts import (
+    DelimitedSpec,
+    ReferringSourceSpec,
+    RowsSourceSpec,
+    SourceSpec,
+    TableSourceSpec,
+)
 from embed_ops.spec.wording import Names, chosen_by
 
 __all__ = [
@@ -21,6 +27,7 @@ __all__ = [
     "ImagesSourceSpec",
     "JsonLinesSourceSpec",
     "ParquetSourceSpec",
+    "ReferringSourceSpec",
     "RowsSourceSpec",
     "SourceSpec",
     "TableSourceSpec",
@@ -76,7 +83,7 @@ class ImagesSourceSpec(RowsSourceSpec):
         return self
 
 
-class WebDatasetSourceSpec(RowsSourceSpec):
+class WebDatasetSourceSpec(ReferringSourceSpec):
     """WebDataset tars, each sample a row."""
 
     REMARK = "a member is named by column"

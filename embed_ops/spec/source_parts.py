@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from embed_ops.spec.wording import Names, Variant
+
+MOST_FETCHED_BYTES = 64 << 20
+"""Most bytes of a file that a row names, whatever the spec says: a record has no more."""
 
 
 class SourceSpec(Variant):
@@ -110,7 +114,37 @@ class RowsSourceSpec(SourceSpec):
         return self.model_copy(update={"on_change": "error"})
 
 
-class TableSourceSpec(RowsSourceSpec):
+class ReferringSourceSpec(RowsSourceSpec):
+    """What kinds have whose rows may name the files of their images."""
+
+    schemes: Names = Field(
+        (),
+        description="of images: the schemes of addresses that rows may name, as file, s3, https; by default "
+        "that of path",
+    )
+    outside_root: bool = Field(
+        False,
+        description="of images: rows may name files outside of path, and hosts inside of a network",
+    )
+    fetch_seconds: float = Field(
+        30.0, gt=0, description="of images: seconds that one try to fetch a file by http may take"
+    )
+    fetch_bytes: int = Field(
+        MOST_FETCHED_BYTES,
+        gt=0,
+        le=MOST_FETCHED_BYTES,
+        description="of images: most bytes of a file that a row names",
+    )
+
+    @model_validator(mode="after")
+    def _schemes_are_bare(self) -> Self:
+        for scheme in self.schemes:
+            if not re.fullmatch(r"[a-z][a-z0-9+.-]*", scheme):
+                raise ValueError(f"schemes has {scheme!r}: write the word before ://, as https")
+        return self
+
+
+class TableSourceSpec(ReferringSourceSpec):
     """What files of rows and columns have."""
 
     column: str | None = Field(

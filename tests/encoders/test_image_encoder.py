@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -17,17 +19,17 @@ import pyarrow as pa
 import pytest
 import torch
 import transformers
-from PIL import Image
+from PIL import Image, ImageDraw, ImageOps
 from tiny_vision import CAPTIONS, MAKERS, TEXT_TOO, build_vision, encoded, photographs, samples
-from transformers.image_utils import load_image
 
 from embed_ops.embedding.settings import choices, resolve
 from embed_ops.embedding.trial import Volume
 from embed_ops.embedding.tuning import settle
 from embed_ops.encoders.base import dims_of
 from embed_ops.encoders.clip.encoder import ClipEncoder
+from embed_ops.encoders.images import pixels
 from embed_ops.encoders.images.encoder import ImageEncoder
-from embed_ops.encoders.images.pixels import open_image, to_rgb
+from embed_ops.encoders.images.opening import open_image, to_rgb
 from embed_ops.encoders.images.processors import read_preprocessing
 from embed_ops.errors import ModelError, SourceError
 from embed_ops.spec.encoder import ClipEncoderSpec, ImageEncoderSpec, OutputSpec
@@ -70,8 +72,13 @@ def cosine(left: Any, right: Any) -> float:
 
 
 def loaded(content: bytes) -> Image.Image:
-    """Load an image as transformers' pipelines do."""
-    return load_image(Image.open(BytesIO(content)))
+    """Open an image as a user does, upright as transformers' pipelines show it."""
+    return ImageOps.exif_transpose(Image.open(BytesIO(content)))
+
+
+def processed(processor: Any, content: bytes, kind: str) -> Any:
+    """Put a file through a processor as it is; one that makes no RGB by itself is asked to."""
+    return processor(images=loaded(content), do_convert_rgb=True, return_tensors=kind)
 
 
 def reference(folder: Path, content: bytes) -> Any:
@@ -83,7 +90,7 @@ def reference(folder: Path, content: bytes) -> Any:
     )
     model = kind.from_pretrained(folder).eval()
     with torch.inference_mode():
-        return model(**processor(images=loaded(content), return_tensors="pt"), output_hidden_states=True)
+        return model(**processed(processor, content, "pt"), output_hidden_states=True)
 
 
 @pytest.mark.parametrize("name", MAKERS)
@@ -93,7 +100,7 @@ def test_pixels_are_the_processors(name: str, folders: dict[str, Path]) -> None:
     processor = transformers.AutoImageProcessor.from_pretrained(folders[name], backend="pil")
     levels = steps.levels()
     for sample, content in samples().items():
-        wanted = processor(images=loaded(content), return_tensors="np")["pixel_values"][0]
+        wanted = processed(processor, content, "np")["pixel_values"][0]
         pixels = steps.pixels(content, LIMIT)
         found = np.stack([levels[channel][pixels[..., channel]] for channel in range(3)])
         assert wanted.dtype == found.dtype
@@ -155,7 +162,7 @@ def test_settings_of_processors(
         samples()["turned 6"],
         encoded(photographs()[0].crop((0, 0, 31, 44)), "PNG"),
     ):
-        wanted = processor(images=loaded(content), return_tensors="np")["pixel_values"][0]
+        wanted = processed(processor, content, "np")["pixel_values"][0]
         pixels = steps.pixels(content, LIMIT)
         found = np.stack([steps.levels()[channel][pixels[..., channel]] for channel in range(3)])
         assert np.array_equal(found, wanted)
@@ -424,9 +431,7 @@ def test_both_towers(name: str, folders: dict[str, Path]) -> None:
     )
     with torch.inference_mode():
         for row, content in enumerate(samples().values()):
-            wanted = model.get_image_features(
-                **processor(images=loaded(content), return_tensors="pt")
-            ).pooler_output
+            wanted = model.get_image_features(**processed(processor, content, "pt")).pooler_output
             assert cosine(images["embedding"][row], wanted) >= 0.99999
             assert np.abs(images["embedding"][row] - wanted[0].numpy()).max() < 1e-4 * float(
                 wanted.abs().max()
@@ -472,12 +477,102 @@ def test_same_images_are_embedded_once(folders: dict[str, Path]) -> None:
     assert black.column("pixels")[1] == prepared.inputs.column("pixels")[1]
 
 
-def test_sixteen_bits() -> None:
-    """Of 16 bits the upper eight are kept; Pillow's own conversion makes everything white."""
-    gray = np.asarray(photographs()[0].convert("L")).astype(np.uint16)
-    for form in ("PNG", "TIFF"):
-        found = to_rgb(open_image(encoded(Image.fromarray(gray * 256 + 7), form), LIMIT))
-        assert np.array_equal(np.asarray(found)[..., 1], gray.astype(np.uint8))
+def test_transparency(folders: dict[str, Path]) -> None:
+    """A picture on nothing is that picture on white, however a format says so, for any processor.
+
+    Opaque pictures with an alpha channel are what they are without one.
+    """
+    disc = Image.new("RGBA", (64, 64), (0, 0, 0, 0))
+    ImageDraw.Draw(disc).ellipse((8, 8, 56, 56), fill=(30, 30, 30, 255))
+    white = Image.new("RGBA", disc.size, "white")
+    white.alpha_composite(disc)
+    ways = {
+        "RGBA": encoded(disc, "PNG"),
+        "WebP": encoded(disc, "WEBP", lossless=True),
+        "palette": encoded(disc.quantize(16), "PNG"),
+        "GIF": encoded(disc, "GIF"),
+        "TIFF": encoded(disc, "TIFF"),
+        "icon": encoded(disc, "ICO"),
+        "Targa": encoded(disc, "TGA"),
+        "JPEG 2000": encoded(disc, "JPEG2000"),
+        "AVIF": encoded(disc, "AVIF", quality=100),
+        "LA": encoded(disc.convert("LA"), "PNG"),
+        "a colour": encoded(disc.convert("RGB"), "PNG", transparency=(0, 0, 0)),
+    }
+    for name in ("vit", "clip"):
+        steps = read_preprocessing(folders[name])
+        wanted = steps.pixels(encoded(white.convert("RGB"), "PNG"), LIMIT).astype(int)
+        for way, content in ways.items():
+            # AVIF and palettes are a little off.
+            assert np.abs(steps.pixels(content, LIMIT) - wanted).max() <= 12, way
+        photo = samples()["png"]
+        opaque = encoded(Image.open(BytesIO(photo)).convert("RGBA"), "PNG")
+        assert np.array_equal(steps.pixels(opaque, LIMIT), steps.pixels(photo, LIMIT))
+
+
+def test_parity_decodes_by_itself(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault of our decoder is seen by the reference, which shares none of it."""
+    encoder = make(folders["vit"])
+    column = pa.array([samples()["alpha"], samples()["gray and alpha"], samples()["png"]], pa.binary())
+    wanted = encoder.reference(column)[1]["embedding"]
+    found = embedded(encoder, column.to_pylist())["embedding"]
+    assert min(cosine(*pair) for pair in zip(found, wanted, strict=True)) >= 0.99999
+    monkeypatch.setattr(pixels, "to_rgb", lambda image, most: Image.new("RGB", image.size))
+    black = embedded(encoder, column.to_pylist())["embedding"]
+    again = encoder.reference(column)[1]["embedding"]
+    assert np.array_equal(again, wanted)
+    assert max(cosine(*pair) for pair in zip(black, again, strict=True)) < 0.999
+
+
+def _gray(values: Any, form: str = "TIFF") -> bytes:
+    return encoded(Image.fromarray(values), form)
+
+
+def test_deep_gray(folders: dict[str, Path]) -> None:
+    """Gray of any depth is the picture, never black or white, and the reference says the same."""
+    gray = np.asarray(photographs()[0].convert("L"))
+    gray = gray * (255.0 / gray.max())
+    whole, full = np.rint(gray).astype(np.uint16), gray.astype(np.float32)
+    deep = {
+        "8 in 16, PNG": _gray(whole, "PNG"),
+        "8 in 32": _gray(whole.astype(np.int32)),
+        "12 in 16, PNG": _gray(whole * 16 + 3, "PNG"),
+        "12 in 16, TIFF": _gray(whole * 16 + 3),
+        "12 in 32": _gray(whole.astype(np.int32) * 16),
+        "16, PNG": _gray(whole * 256 + 7, "PNG"),
+        "16, TIFF": _gray(whole * 256 + 7),
+        "16 in 32": _gray(whole.astype(np.int32) * 257),
+        "16, PPM": b"P5 %d %d 65535\n" % whole.T.shape + (whole * 257).astype(">u2").tobytes(),
+        "10, PPM": b"P5 %d %d 1020\n" % whole.T.shape + (whole * 4).astype(">u2").tobytes(),
+        "floats to 255": _gray(whole.astype(np.float32)),
+        "floats to 1": _gray(full / 255),
+    }
+    encoder = make(folders["vit"])
+    for name, content in deep.items():
+        found = np.asarray(to_rgb(open_image(content, LIMIT), LIMIT))[..., 1]
+        assert np.abs(found.astype(int) - whole).max() <= 1, name
+        wanted = encoder.reference(pa.array([content], pa.binary()))[1]["embedding"]
+        assert cosine(embedded(encoder, [content])["embedding"], wanted) >= 0.99999, name
+
+
+def test_dark_ppm() -> None:
+    """A PPM says what is white: one that is dark stays dark."""
+    content = b"P5 2 1 65535\n" + np.array([0, 4000], ">u2").tobytes()
+    assert np.asarray(to_rgb(open_image(content, LIMIT), LIMIT))[0, :, 0].tolist() == [0, 15]
+
+
+@pytest.mark.skipif(find_spec("pillow_heif") is not None, reason="the package of HEIC is here")
+def test_heic_needs_a_package(folders: dict[str, Path]) -> None:
+    """A photograph in HEIC is a reject that says what to install."""
+    content = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)
+    (reject,) = make(folders["vit"]).prepare(pa.array([content], pa.binary())).rejects
+    assert (reject.reason, "pip install 'embed-ops[heic]'" in reject.message) == ("undecodable", True)
+
+
+def _icon(side: int) -> bytes:
+    """Make an icon of 16 x 16 pixels by its header, and of 5,000 x `side` by its picture."""
+    picture = encoded(Image.new("1", (5000, side)), "PNG")
+    return struct.pack("<3H4B2H2I", 0, 1, 1, 16, 16, 0, 0, 1, 1, len(picture), 22) + picture
 
 
 @pytest.mark.parametrize(
@@ -493,11 +588,17 @@ def test_sixteen_bits() -> None:
         (encoded(Image.new("1", (20_000, 20_000)), "PNG"), "too_large", "exceeds limit"),
         (encoded(Image.new("1", (10_000, 10_000)), "PNG"), "too_large", "more than encoder.max_pixels"),
         (encoded(Image.new("RGB", (1, 60_000)), "PNG"), "too_large", "would be resized to"),
-        (encoded(Image.new("F", (30, 30), 1e6), "TIFF"), None, ""),
+        (encoded(Image.new("F", (30, 30), 1e6), "TIFF"), "undecodable", "reach from 1e+06 to 1e+06"),
+        (encoded(Image.new("F", (30, 30), -0.1), "TIFF"), "undecodable", "floats from 0 to 1"),
+        (encoded(Image.new("F", (30, 30), 1.5), "TIFF"), "undecodable", "reach from 1.5 to 1.5"),
+        (encoded(Image.new("F", (30, 30), float("nan")), "TIFF"), "undecodable", "from nan to nan"),
+        (encoded(Image.new("I", (30, 30), -5), "TIFF"), "undecodable", "8, 12 and 16 bits"),
+        pytest.param(_icon(20_000), "too_large", "more than encoder.max_pixels", id="icon of another size"),
+        pytest.param(bytes(5000), "undecodable", "no image of a known format", id="zeros"),
         (
             encoded(Image.fromarray(np.full((9, 9), 1 << 20, np.int32)), "TIFF"),
             "undecodable",
-            "8 and 16 bits",
+            "8, 12 and 16 bits",
         ),
     ],
 )

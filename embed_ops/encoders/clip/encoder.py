@@ -229,7 +229,7 @@ class ClipEncoder:
         )
         name = f"transformers {transformers.__version__}"
         if is_image_column(column):
-            return name, judge.embed_images(column)
+            return name, judge.embed_images(self._model.accepted(column))
         texts = distinct(column)
         given = [self._prompt + text for text in texts.texts]
         return name, texts.to_rows(judge.embed_texts(given), dims_of(self.outputs()))

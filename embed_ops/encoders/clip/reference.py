@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from embed_ops.encoders.base import FloatArray, finished
 from embed_ops.encoders.hub.quiet import quiet
-from embed_ops.encoders.images.reference import each_image, load_processor
+from embed_ops.encoders.images.reference import each_image, load_processor, processed
 from embed_ops.encoders.text.positions import table_positions
 from embed_ops.encoders.text.reference import least
 from embed_ops.encoders.text.tokenizer import load_auto_tokenizer
@@ -60,9 +60,9 @@ class ClipReference:
         processor = load_processor(self._folder, self._spec.trust_remote_code)
 
         def embed(image: Any) -> dict[str, npt.NDArray[Any]]:
-            return self._vectors(self._model.get_image_features, processor(images=image, return_tensors="pt"))
+            return self._vectors(self._model.get_image_features, processed(processor, image))
 
-        return each_image(column, self._spec, embed)
+        return each_image(column, embed)
 
     def embed_texts(self, texts: Sequence[str]) -> dict[str, FloatArray]:
         """Embed texts: {output: (texts, dim) float32}."""

@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from embed_ops.encoders.base import Prepared, Rejected
-from embed_ops.encoders.images.pixels import Pixels, Preprocessing, Refused
+from embed_ops.encoders.images.opening import Refused
+from embed_ops.encoders.images.pixels import Pixels, Preprocessing
 from embed_ops.errors import SourceError
 from embed_ops.schema import Reason
 

@@ -185,7 +185,8 @@ class ImageEncoder:
         from embed_ops.encoders.images.reference import embed_images
 
         self._model.fetch(compiled=False)
-        return embed_images(column, self._model.path, self._columns, self._spec, device)
+        accepted = self._model.accepted(column)
+        return embed_images(accepted, self._model.path, self._columns, self._spec, device)
 
     def describe(self) -> dict[str, Any]:
         """Say what the model became, for `run.json`; all JSON values."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from embed_ops.encoders.base import IntArray, Prepared, not_loaded
 from embed_ops.encoders.hub import contents
@@ -85,6 +86,15 @@ class ImageModel:
             SourceError: the column holds no bytes.
         """
         return prepare_images(column, self.steps, self.spec.max_pixels, draft=self.spec.draft is True)
+
+    def accepted(self, column: pa.Array) -> pa.Array:
+        """Give a column of images' bytes with nulls for those that become rejects.
+
+        Some of them would take a reference more memory than there is.
+        """
+        refused = np.zeros(len(column), np.bool_)
+        refused[[reject.row for reject in self.prepare(column).rejects]] = True
+        return pc.if_else(pa.array(refused), None, column)
 
     def most_rows(self, vector_bytes: int, asked: int) -> int:
         """Give the most images of a unit; `vector_bytes`: of all vectors of one."""

@@ -9,30 +9,18 @@ torch.
 
 from __future__ import annotations
 
-import io
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
 
+from embed_ops.encoders.images.opening import Refused, open_image, to_rgb
 from embed_ops.errors import ModelError
 from embed_ops.schema import Reason
 
 Pixels = npt.NDArray[np.uint8]
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")
-"""What is decoded, whatever the file's name says."""
 _DRAFT_FACTOR = 2
 """A JPEG is decoded at no less than so many times the size it is resized to."""
-
-
-class Refused(Exception):
-    """An image that can't be embedded: a reason and a sentence."""
-
-    def __init__(self, reason: Reason, message: str) -> None:
-        super().__init__(message)
-        self.reason, self.message = reason, message
 
 
 @dataclass(frozen=True)
@@ -46,8 +34,6 @@ class Preprocessing:
         resample: Pillow's filter.
         factor: of rescaling, None: none.
         mean, std: of normalising, a value a channel; None: none.
-        on_white: a colour that stands for transparency, as palettes and PNGs may have one, becomes
-            white.
     """
 
     exact: tuple[int, int] | None
@@ -57,7 +43,6 @@ class Preprocessing:
     factor: float | None
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
-    on_white: bool
 
     @property
     def height(self) -> int:
@@ -90,26 +75,26 @@ class Preprocessing:
             Refused: it can't be decoded, or is too large.
         """
         image = open_image(content, most_pixels)
-        target = self._target(image.height, image.width)
-        if target[0] * target[1] > most_pixels:
-            raise Refused(
-                Reason.TOO_LARGE,
-                f"{image.width} x {image.height} pixels would be resized to {target[1]} x {target[0]}",
-            )
+        self._check_target(image.height, image.width, most_pixels)
         edge = max(self.exact) if self.exact is not None else self.shortest
         if draft and edge is not None and image.format in ("JPEG", "MPO"):
             # Whether it is turned is not known yet: both sides keep what the larger one needs.
             image.draft("RGB", (_DRAFT_FACTOR * edge, _DRAFT_FACTOR * edge))
-        image = to_rgb(image)
-        if self.on_white and image.info.get("transparency") is not None:
-            image = Image.alpha_composite(
-                Image.new("RGBA", image.size, "white"), image.convert("RGBA")
-            ).convert("RGB")
-        size = self._target(image.height, image.width)
+        image = to_rgb(image, most_pixels)
+        size = self._check_target(image.height, image.width, most_pixels)
         if size != (image.height, image.width):
             image = image.resize((size[1], size[0]), resample=self.resample)
         pixels: Pixels = np.asarray(image)
         return pixels if self.crop is None else _center(pixels, *self.crop)
+
+    def _check_target(self, height: int, width: int, most_pixels: int) -> tuple[int, int]:
+        """Give (height, width) after resizing; refuse what is so narrow that these are large."""
+        target = self._target(height, width)
+        if target[0] * target[1] > most_pixels:
+            raise Refused(
+                Reason.TOO_LARGE, f"{width} x {height} pixels would be resized to {target[1]} x {target[0]}"
+            )
+        return target
 
     def _target(self, height: int, width: int) -> tuple[int, int]:
         """Give (height, width) after resizing."""
@@ -136,72 +121,6 @@ class Preprocessing:
         mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
         levels: npt.NDArray[np.float32] = ((rescaled.T - mean) / std).T.astype(np.float32)
         return levels
-
-
-def open_image(content: bytes, most_pixels: int) -> Image.Image:
-    """Read the header of an image; pixels are not decoded yet.
-
-    Raises:
-        Refused: it is no image of a known format, or has too many pixels.
-    """
-    if not content:
-        raise Refused(Reason.UNDECODABLE, "the image has no bytes")
-    try:
-        with warnings.catch_warnings():
-            # Pillow warns of sizes that are refused below, and refuses by itself what is twice as
-            # large.
-            warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(content), formats=FORMATS)
-    except Image.DecompressionBombError as error:
-        raise Refused(Reason.TOO_LARGE, str(error)) from error
-    except UnidentifiedImageError as error:
-        raise Refused(Reason.UNDECODABLE, f"no image of a known format ({', '.join(FORMATS)})") from error
-    except MemoryError:
-        raise
-    except Exception as error:  # readers of headers fail in many ways
-        raise Refused(Reason.UNDECODABLE, f"{type(error).__name__}: {error}") from error
-    if image.width * image.height > most_pixels:
-        raise Refused(
-            Reason.TOO_LARGE,
-            f"{image.width} x {image.height} pixels are more than encoder.max_pixels = {most_pixels}",
-        )
-    if image.width == 0 or image.height == 0:
-        raise Refused(Reason.UNDECODABLE, f"the image has {image.width} x {image.height} pixels")
-    return image
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Decode the first frame, upright, in RGB.
-
-    Alpha is dropped, and of 16 bits the upper eight are kept.
-
-    Raises:
-        Refused: it can't be decoded.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image.load()
-            # Both this and `convert` would copy a photograph that has nothing to change.
-            ImageOps.exif_transpose(image, in_place=True)
-            if image.mode.startswith("I"):
-                return _of_16_bits(image)
-            return image if image.mode == "RGB" else image.convert("RGB")
-    except (MemoryError, Refused):
-        raise
-    except Exception as error:  # decoders fail in many ways
-        raise Refused(Reason.UNDECODABLE, f"{type(error).__name__}: {error}") from error
-
-
-def _of_16_bits(image: Image.Image) -> Image.Image:
-    # Pillow's own conversion would make white of every value above 255.
-    values = np.asarray(image)
-    if values.min() < 0 or values.max() > 0xFFFF:
-        raise Refused(
-            Reason.UNDECODABLE,
-            f"its values reach from {values.min()} to {values.max()}: only 8 and 16 bits are known",
-        )
-    return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
 
 
 def _center(image: Pixels, height: int, width: int) -> Pixels:

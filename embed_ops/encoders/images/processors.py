@@ -35,25 +35,24 @@ class _Defaults:
     square: bool
     resample: int = Image.Resampling.BICUBIC
     crop: int | None = None
-    on_white: bool = False
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
 
 
 _OPENAI = {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 0.26130258, 0.27577711)}
-_CLIP = _Defaults({"shortest_edge": 224}, False, crop=224, on_white=True, **_OPENAI)  # type: ignore[arg-type]
+_CLIP = _Defaults({"shortest_edge": 224}, False, crop=224, **_OPENAI)  # type: ignore[arg-type]
 _MOBILE = _Defaults({"shortest_edge": 256}, False, Image.Resampling.BILINEAR, crop=224)
 _SQUARE = {"height": 224, "width": 224}
 _KNOWN = {
     "vit": _Defaults(_SQUARE, True, Image.Resampling.BILINEAR),
     "deit": _Defaults({"height": 256, "width": 256}, True, crop=224),
     "beit": _Defaults(_SQUARE, True),
-    "siglip": _Defaults(_SQUARE, False, on_white=True),
+    "siglip": _Defaults(_SQUARE, False),
     "clip": _CLIP,
     "chineseclip": _CLIP,
     "bit": _CLIP,
     "convnext": _Defaults({"shortest_edge": 384}, False),
-    "blip": _Defaults({"height": 384, "width": 384}, True, on_white=True, **_OPENAI),  # type: ignore[arg-type]
+    "blip": _Defaults({"height": 384, "width": 384}, True, **_OPENAI),  # type: ignore[arg-type]
     "mobilenetv1": _MOBILE,
     "mobilenetv2": _MOBILE,
 }
@@ -175,7 +174,6 @@ def read_preprocessing(folder: Path) -> Preprocessing:
         factor=asked.number("rescale_factor", 1 / 255) if asked.flag("do_rescale", True) else None,
         mean=asked.channels("image_mean", known.mean) if normalized else None,
         std=asked.channels("image_std", known.std) if normalized else None,
-        on_white=asked.flag("do_convert_rgb", known.on_white),
     )
     if steps.std is not None and 0 in steps.std:
         raise asked.refuse("image_std", "pixels are divided by it")
