@@ -155,11 +155,7 @@ class Backbone:
         return output.dim or full
 
     def outputs(self) -> tuple[Output, ...]:
-        """Give the vector columns, in order.
-
-        Raises:
-            ModelError: one is to be shortened to more than the model gives.
-        """
+        """Give the vector columns, in order; raises as `dim`."""
         return outputs_of(self.spec, self.columns, self.dim)
 
     def fetch(self) -> None:
@@ -219,8 +215,8 @@ class Backbone:
             from embed_ops.encoders.text.compiled import CompiledModel
 
             self._compiled = CompiledModel(self._model, self.spec.model)
-        attention = str(self._model.config._attn_implementation)
-        self.loaded = {"device": device, "dtype": dtype, "compiled": compiled, "attention": attention}
+        self.loaded = {"device": device, "dtype": dtype, "compiled": compiled}
+        self.loaded["attention"] = str(self._model.config._attn_implementation)
 
     def states(self, tokens: pa.ChunkedArray) -> tuple[dict[int, Tensor], Tensor]:
         """Run a batch: {layer: (B, T, D)}, -1 being the model's output, and the mask (B, T) int64.
@@ -296,5 +292,5 @@ class Backbone:
 
         A hub model's weights stand as `commit`.
         """
-        others = self.pipeline.folders if self.pipeline else ()
-        return folders.fingerprint(self.folder, self.spec.trust_remote_code, self._parts, others)
+        more = self.pipeline.folders if self.pipeline else ()
+        return folders.fingerprint(self.folder, self.spec.trust_remote_code, self._parts, more)
