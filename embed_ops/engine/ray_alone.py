@@ -38,19 +38,24 @@ def alone() -> Iterator[dict[str, Any]]:
         StorageError: the folder in the temporary folder is not this user's.
     """
     keep_token_private()
-    folder = f"{private_folder()}/ray"
-    own = not os.environ.get("RAY_TMPDIR") and len(os.fsencode(folder)) <= _LONGEST
+    folder = None if os.environ.get("RAY_TMPDIR") else f"{_short_folder()}/ray"
     before, constant = os.environ.get(_SEVERAL_NODES), getattr(ray_constants, _CONSTANT, None)
     os.environ[_SEVERAL_NODES] = "0"
     setattr(ray_constants, _CONSTANT, False)
     try:
-        yield {"_temp_dir": folder} if own else {}
+        yield {} if folder is None else {"_temp_dir": folder}
     finally:
         # A cluster that this process joins later sees its real address.
         setattr(ray_constants, _CONSTANT, constant)
         os.environ.pop(_SEVERAL_NODES)
         if before is not None:
             os.environ[_SEVERAL_NODES] = before
+
+
+def _short_folder() -> Path:
+    """Give a folder of this user's own whose path leaves room for the names of sockets."""
+    folder = private_folder()
+    return folder if len(os.fsencode(folder)) < _LONGEST else private_folder("/tmp")
 
 
 def keep_token_private() -> None:

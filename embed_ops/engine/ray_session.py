@@ -22,7 +22,7 @@ from ray._private.authentication import authentication_token_setup
 from embed_ops.engine.ray_alone import alone, keep_token_private
 from embed_ops.engine.ray_tasks import RayEngine
 from embed_ops.engine.streams import LastingStream
-from embed_ops.errors import AddressError, ClusterError
+from embed_ops.errors import AddressError, ClusterError, EmbedOpsError, EngineError
 
 LOCAL = "local"
 AUTO = "auto"
@@ -74,10 +74,11 @@ def no_usage_statistics() -> None:
 
     Unless the user has turned them on, by variable or `ray enable-usage-stats`.
     """
-    config = Path(os.environ.get("RAY_USAGE_STATS_CONFIG_PATH") or Path.home() / ".ray" / "config.json")
     try:
+        config = Path(os.environ.get("RAY_USAGE_STATS_CONFIG_PATH") or Path.home() / ".ray" / "config.json")
         wanted = json.loads(config.read_text(encoding="utf-8")).get("usage_stats") is True
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RuntimeError):
+        # RuntimeError: nobody knows of a home folder.
         wanted = False
     if not wanted:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -93,17 +94,32 @@ def _place(address: str | None) -> tuple[str, str]:
 
 
 def _start() -> None:
-    """Start a Ray that only this process uses, and only this user reaches."""
+    """Start a Ray that only this process uses, and only this user reaches.
+
+    Raises:
+        EngineError: it does not start.
+        StorageError: the folder in the temporary folder is not this user's.
+    """
     workers = (os.cpu_count() or 1) + _IDLE_WORKERS
-    with alone() as private, _native_remarks_dropped():
-        ray.init(
-            address=LOCAL,
-            **private,
-            include_dashboard=False,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-            _system_config={"num_workers_soft_limit": workers},
-        )
+    try:
+        with alone() as private, _native_remarks_dropped():
+            ray.init(
+                address=LOCAL,
+                **private,
+                include_dashboard=False,
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+                _system_config={"num_workers_soft_limit": workers},
+            )
+    except EmbedOpsError:
+        raise
+    except Exception as error:  # whatever Ray finds wrong with this machine
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise EngineError(
+            f"Ray can't start on this machine: {reason}. Its files lie in RAY_TMPDIR (a short path), else in "
+            "TMPDIR or /tmp, and in HOME: all must be writable. A machine under load may take more than Ray "
+            "waits for: run the same command again. resources.engine=local needs no Ray"
+        ) from error
 
 
 @contextmanager

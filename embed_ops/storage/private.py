@@ -10,16 +10,23 @@ from pathlib import Path
 from embed_ops.errors import StorageError
 
 
-def private_folder() -> Path:
+def private_folder(parent: str | None = None) -> Path:
     """Make the folder, where it is not there, and give it: `embed-ops-UID`.
 
     Nobody else can have put anything into it: it is no link, belongs to this user, and to this user
     alone.
 
+    Args:
+        parent: where it is to lie; by default in the temporary folder.
+
     Raises:
         StorageError: it can't be made, or somebody else has made it or may write to it.
     """
-    folder = Path(tempfile.gettempdir()) / f"embed-ops-{os.getuid()}"
+    try:
+        parent = parent or tempfile.gettempdir()
+    except OSError as error:
+        raise StorageError(f"{error}; set TMPDIR to a folder that you may write to") from error
+    folder = Path(parent) / f"embed-ops-{os.getuid()}"
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
         found = folder.lstat()

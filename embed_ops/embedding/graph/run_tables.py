@@ -117,18 +117,17 @@ def _require_nodes(run: GraphRun, notes: Sequence[EdgesNote]) -> None:
     missing, rejected = sum(note.missing for note in notes), sum(note.rejected for note in notes)
     examples = [text for note in notes for text in note.examples][:10]
     if missing and source.on_missing == "error":
+        # What a reader says of whole numbers that int64 does not hold.
         large = any("not in range" in text for text in examples)
+        advice = (
+            f'Ids above 2^63 - 1 can be read as texts: source.types = {{{source.id} = "string", '
+            f'{source.src} = "string", {source.dst} = "string"}}'
+            if large
+            else "Add the nodes, or leave such edges out (source.on_missing=drop)"
+        )
         raise SourceError(
-            f"{missing} edges have no node at one end, or lack a value ({source.src} -> "
-            f"{source.dst}): {'; '.join(examples)}"
-            f"{'; ...' if missing > len(examples) else ''}. Add the nodes, or leave such edges out "
-            "(source.on_missing=drop)"
-            + (
-                f'. Ids above 2^63 - 1 can be read as texts: source.types = {{{source.id} = "string", '
-                f'{source.src} = "string", {source.dst} = "string"}}'
-                if large
-                else ""
-            )
+            f"{missing} edges have no node at one end, or lack a value ({source.src} -> {source.dst}). "
+            f"{advice}. The first: {'; '.join(examples)}{'; ...' if missing > len(examples) else ''}"
         )
     if missing or rejected:
         run.attempt.reporter.say(

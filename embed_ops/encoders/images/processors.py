@@ -177,7 +177,10 @@ def read_preprocessing(folder: Path) -> Preprocessing:
     )
     if steps.std is not None and 0 in steps.std:
         raise asked.refuse("image_std", "pixels are divided by it")
-    _ = steps.height
+    if steps.crop is None and steps.exact is None:
+        raise ModelError(
+            f"{asked.file}: gives images of different sizes (no crop, no fixed size); set one of the two"
+        )
     return steps
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from embed_ops.encoders.base import FloatArray, IntArray, Output, not_loaded, outputs_of
+from embed_ops.encoders.base import IntArray, Output, not_loaded, outputs_of
 from embed_ops.encoders.hub import contents
 from embed_ops.encoders.hub import folder as folders
 from embed_ops.encoders.hub.files import read_json
@@ -98,13 +98,7 @@ class Backbone:
     @cached_property
     def limit(self) -> int | None:
         """Most tokens that the model takes, special ones included; None for no limit."""
-        return token_limit(
-            self.path,
-            self.settings,
-            self.spec.max_tokens,
-            self.spec.trust_remote_code,
-            of_sentences=self.pipeline is not None,
-        )
+        return token_limit(self.path, self.settings, self.spec, of_sentences=self.pipeline is not None)
 
     @cached_property
     def tokenizer(self) -> TextTokenizer:
@@ -161,11 +155,7 @@ class Backbone:
         return output.dim or full
 
     def outputs(self) -> tuple[Output, ...]:
-        """Give the vector columns, in order.
-
-        Raises:
-            ModelError: one is to be shortened to more than the model gives.
-        """
+        """Give the vector columns, in order; raises as `dim`."""
         return outputs_of(self.spec, self.columns, self.dim)
 
     def fetch(self) -> None:
@@ -192,7 +182,7 @@ class Backbone:
             ModelError: weights are missing, broken or incomplete, or can't be compiled.
         """
         from embed_ops.encoders.text.layers import LayerStates
-        from embed_ops.encoders.text.masks import attention_for, plain
+        from embed_ops.encoders.text.masks import attention_for, plain, tried
 
         self.fetch()
         model = load_transformer(self.path, self.settings.config, self.spec.trust_remote_code, dtype)
@@ -220,27 +210,13 @@ class Backbone:
                 )
             self._packer = Packer(model, self.spec.model, device, dtype)
         self._model = model.to(device)
-        require_repeatable(self.spec.model, self._tried(), self._tried())
+        require_repeatable(self.spec.model, tried(self._model), tried(self._model))
         if compiled:
             from embed_ops.encoders.text.compiled import CompiledModel
 
             self._compiled = CompiledModel(self._model, self.spec.model)
-        attention = str(self._model.config._attn_implementation)
-        self.loaded = {"device": device, "dtype": dtype, "compiled": compiled, "attention": attention}
-
-    def _tried(self) -> dict[str, FloatArray]:
-        """Run the model on a few words: {name: hidden states}; {} where it takes no such text."""
-        import torch
-
-        from embed_ops.encoders.text.masks import ids_of_words
-
-        try:
-            ids = ids_of_words(self._model, (1, 4)).to(self._model.device)
-            with torch.inference_mode():
-                given = self._model(input_ids=ids, attention_mask=torch.ones_like(ids))
-        except Exception:  # what a model can't take at all, the first rows tell
-            return {}
-        return {"of the last layer": given.last_hidden_state[0].float().cpu().numpy()}
+        self.loaded = {"device": device, "dtype": dtype, "compiled": compiled}
+        self.loaded["attention"] = str(self._model.config._attn_implementation)
 
     def states(self, tokens: pa.ChunkedArray) -> tuple[dict[int, Tensor], Tensor]:
         """Run a batch: {layer: (B, T, D)}, -1 being the model's output, and the mask (B, T) int64.
@@ -316,5 +292,5 @@ class Backbone:
 
         A hub model's weights stand as `commit`.
         """
-        others = self.pipeline.folders if self.pipeline else ()
-        return folders.fingerprint(self.folder, self.spec.trust_remote_code, self._parts, others)
+        more = self.pipeline.folders if self.pipeline else ()
+        return folders.fingerprint(self.folder, self.spec.trust_remote_code, self._parts, more)

@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from embed_ops.encoders.base import FloatArray
+
 Attention = Callable[[Tensor, bool], Any]
 """Gives the `attention_mask` of a batch: of its mask (B, T) and whether any of it is padding."""
 
@@ -122,3 +124,14 @@ def _takes_kinds(tokens: Callable[[Tensor, Any], Tensor], ids: Tensor, expected:
         return torch.equal(tokens(ids, absent_by_kind(ids, padded=True)), expected)
     except _ERRORS:
         return False
+
+
+def tried(model: Any) -> dict[str, FloatArray]:
+    """Run a model on a few words: {name: hidden states}; {} where it takes no such text."""
+    try:
+        ids = ids_of_words(model, (1, 4)).to(model.device)
+        with torch.inference_mode():
+            given = model(input_ids=ids, attention_mask=torch.ones_like(ids))
+    except Exception:  # what a model can't take at all, the first rows tell
+        return {}
+    return {"of the last layer": given.last_hidden_state[0].float().cpu().numpy()}

@@ -14,6 +14,7 @@ from embed_ops.encoders.hub.files import read_json
 from embed_ops.encoders.text.settings import Transformer
 from embed_ops.encoders.text.transformer import ENCODER_CLASSES, weightless_model
 from embed_ops.errors import ModelError
+from embed_ops.spec.encoder import LanguageEncoderSpec
 
 FROM_ZERO = frozenset({"bert", "distilbert"})
 """Models whose table has as many positions as are stated: no look at their layers is needed, which
@@ -29,7 +30,7 @@ UNBOUNDED = 1_000_000_000
 
 
 def token_limit(
-    folder: Path, settings: Transformer, asked: int | None, trust_remote_code: bool, *, of_sentences: bool
+    folder: Path, settings: Transformer, spec: LanguageEncoderSpec, *, of_sentences: bool
 ) -> int | None:
     """Give the most tokens of a text.
 
@@ -39,20 +40,19 @@ def token_limit(
         folder: the transformer's folder.
         settings: of sentence-transformers; `max_seq_length` stands in place of the tokenizer's own
             limit, as it does there.
-        asked: by the spec.
-        trust_remote_code: run the folder's own code.
+        spec: of the encoder.
         of_sentences: the folder is one of sentence-transformers, which cuts at
             `max_position_embeddings` where it is told no length, with a table or without.
 
     Raises:
         ModelError: transformers can't use the configuration.
     """
-    limits = [asked, settings.max_seq_length]
+    limits = [spec.max_tokens, settings.max_seq_length]
     if settings.max_seq_length is None:
         tokenizer = read_json(folder / "tokenizer_config.json")
         limits.append(tokenizer.get("model_max_length") or tokenizer.get("max_len"))
         limits.append(_stated(folder, settings.config) if of_sentences else None)
-    limits.append(usable_positions(folder, settings.config, trust_remote_code))
+    limits.append(usable_positions(folder, settings.config, spec.trust_remote_code))
     return min((int(limit) for limit in limits if limit and 0 < limit < UNBOUNDED), default=None)
 
 
