@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from embed_ops.errors import HeldError, RunError
@@ -15,7 +16,9 @@ from embed_ops.runs.header import FORMAT, AttemptEntry, Fit, RunHeader
 from embed_ops.runs.heartbeat import new_attempt
 from embed_ops.runs.run import Run
 from embed_ops.runs.writer import RunWriter, known_header
+from embed_ops.sources.plan import Plan
 
+NO_PLAN = Plan((), (), pa.schema([]))
 HEADER = RunHeader.new({"kind": "pca"}, {"model": "none"}, {"dtype": "float32"}, 5.0)
 
 
@@ -130,7 +133,7 @@ def test_the_life_of_a_header(tmp_path: Path) -> None:
     first = RunWriter(run, new_attempt(), 10.0, HEADER)
     assert first.fresh
     with first.heartbeat:
-        first.begin()
+        first.begin(NO_PLAN)
         assert (tree(tmp_path / "run")["status"], first.fresh) == ("running", False)
         with pytest.raises(HeldError), RunWriter(run, new_attempt(), 11.0, HEADER).heartbeat:
             pass
@@ -140,7 +143,7 @@ def test_the_life_of_a_header(tmp_path: Path) -> None:
     assert header is not None
     second = RunWriter(run, new_attempt(), 20.0, header)
     with second.heartbeat:
-        second.begin()
+        second.begin(NO_PLAN)
         second.finish({"rows": 7, "units": 1}, {"rows": 7})
     written = tree(tmp_path / "run")
     assert (written["status"], written["id"], written["started"]) == ("finished", HEADER.id, 5.0)

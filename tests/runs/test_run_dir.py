@@ -213,9 +213,8 @@ def test_what_dead_attempts_left_is_removed(folder: Path) -> None:
     dead = f"{host}-{int(ended.stdout)}-{now}"
     before_we_began, ours, alive = f"{host}-{os.getpid()}-1000", f"{host}-1-{now}", new_attempt()
     elsewhere, long_ago = f"other-host-7-{now}", f"other-host-7-{now - 2 * 86_400_000}"
-    writers = {
-        path.name for path in (folder / "tmp").iterdir() if path.name.startswith(f"{host}-{os.getpid()}-")
-    }
+    own = alive.rpartition("-")[0]
+    writers = {path.name for path in (folder / "tmp").iterdir() if path.name.startswith(f"{own}-")}
     for name in (dead, before_we_began, ours, alive, elsewhere, long_ago):
         write(folder / "tmp" / name / "x", b"")
     (folder / "tmp" / f"{host}-{int(ended.stdout)}-{now + 1}").mkdir()
