@@ -9,6 +9,7 @@ import contextlib
 import os
 import re
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 import psutil
 import pyarrow as pa
@@ -16,8 +17,16 @@ from fsspec.utils import glob_translate
 from pyarrow import fs as pafs
 
 from embed_ops.errors import SourceError, StorageError
+from embed_ops.storage import web
 from embed_ops.storage.faults import patiently, storage_error
-from embed_ops.storage.location import OPTIONS, SCHEME, Location, full_address, locate
+from embed_ops.storage.location import (
+    OPTIONS,
+    REQUEST_TIMEOUT_S,
+    SCHEME,
+    Location,
+    full_address,
+    locate,
+)
 from embed_ops.storage.publishing import create, publish
 from embed_ops.storage.remote_file import RemoteFile
 
@@ -39,6 +48,7 @@ __all__ = [
 ]
 
 _BLOCK_BYTES = 4 << 20
+_ASKED_AGAIN = web.WebLimits(REQUEST_TIMEOUT_S, lambda _: None, private=True)
 _WILDCARD = re.compile(r"[*?\[]")
 
 
@@ -91,7 +101,15 @@ def file_info(at: Location) -> pafs.FileInfo:
     Raises:
         StorageError: the storage fails.
     """
-    return patiently("looked at", at.path, lambda: at.fs.get_file_info(at.path))
+
+    def look() -> pafs.FileInfo:
+        info = at.fs.get_file_info(at.path)
+        if info.type == pafs.FileType.NotFound and urlsplit(at.path).scheme in web.SCHEMES:
+            # fsspec says so of every answer but a good one.
+            web.answers(at.path, _ASKED_AGAIN)
+        return info
+
+    return patiently("looked at", at.path, look)
 
 
 def _listing(folder: Location) -> list[pafs.FileInfo]:

@@ -181,7 +181,7 @@ def test_images_in_a_store(kind: str, inside: str, fault: str | None, s3: Faulty
 
     Also where answers fail at first.
     """
-    column = {"column": "image"} if kind == "parquet" else {}
+    column = {"column": "image", "outside_root": True} if kind == "parquet" else {}
     found = images(f"s3://{BUCKET}/pictures/{inside}", kind, **column)
     if fault is not None:
         s3.fail(fault, "GET", "jpg|tar", times=2)
