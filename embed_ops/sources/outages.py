@@ -92,8 +92,8 @@ def judged(items: Sequence[_Item | Fault | Lost]) -> list[_Item | Fault]:
         others = works[item.host]
         if not (item.alone if others is None else others):
             raise StorageError(
-                f"{item.name}: can't be read: {item.cause}; nor can other files: mend the network or the "
-                "storage, and run the same command again"
+                f"{item.name}: can't be read: {item.cause}; no other file comes either: mend the network or "
+                "the storage, and run the same command again"
             )
         verdicts.append((Reason.UNREACHABLE, f"{item.name}: {item.cause}"))
     return verdicts

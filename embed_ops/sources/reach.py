@@ -137,7 +137,7 @@ def _scheme_of(address: str) -> str:
 
 
 def _is_below(path: str, root: str) -> bool:
-    return path.startswith(root.rstrip("/") + "/")
+    return (path + "/").startswith(root.rstrip("/") + "/")
 
 
 def _store_path(path: str) -> str:

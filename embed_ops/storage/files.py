@@ -15,7 +15,7 @@ from pyarrow import fs as pafs
 
 from embed_ops.errors import StorageError
 from embed_ops.storage.faults import patiently, storage_error
-from embed_ops.storage.listing import everything_below, list_files
+from embed_ops.storage.listing import everything_below, file_info, list_files
 from embed_ops.storage.location import Location, full_address, locate
 from embed_ops.storage.publishing import create, publish
 from embed_ops.storage.remote_file import RemoteFile
@@ -38,15 +38,6 @@ __all__ = [
 ]
 
 _BLOCK_BYTES = 4 << 20
-
-
-def file_info(at: Location) -> pafs.FileInfo:
-    """Look what is at a place: a file, a folder, nothing.
-
-    Raises:
-        StorageError: the storage fails.
-    """
-    return patiently("looked at", at.path, lambda: at.fs.get_file_info(at.path))
 
 
 def open_file(at: Location) -> pa.NativeFile:

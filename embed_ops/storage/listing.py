@@ -10,18 +10,21 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from fsspec.utils import glob_translate
 from pyarrow import fs as pafs
 
 from embed_ops.errors import SourceError
+from embed_ops.storage import web
 from embed_ops.storage.faults import patiently
-from embed_ops.storage.location import OPTIONS, SCHEME, Location, locate
+from embed_ops.storage.location import OPTIONS, REQUEST_TIMEOUT_S, SCHEME, Location, locate
 from embed_ops.storage.tree import walk_tree
 
 _WILDCARD = re.compile(r"[*?\[]")
 _HIDDEN = re.compile(r"(?:^|/)([._])")
 WILDCARDS = "*, ? and [ stand for other characters, and [*], [?] and [[] for themselves"
+_ASKED_AGAIN = web.WebLimits(REQUEST_TIMEOUT_S, lambda _: None, private=True)
 _NATIVE = ("local", "s3", "gcs", "abfs")
 """Stores that are asked whether a path with wildcards is there under this very name."""
 
@@ -101,6 +104,23 @@ class Listing:
         )
 
 
+def file_info(at: Location) -> pafs.FileInfo:
+    """Look what is at a place: a file, a folder, nothing.
+
+    Raises:
+        StorageError: the storage fails.
+    """
+
+    def look() -> pafs.FileInfo:
+        info = at.fs.get_file_info(at.path)
+        if info.type == pafs.FileType.NotFound and urlsplit(at.path).scheme in web.SCHEMES:
+            # fsspec says so of every answer but a good one.
+            web.answers(at.path, _ASKED_AGAIN)
+        return info
+
+    return patiently("looked at", at.path, look)
+
+
 def resolved(at: Location) -> str:
     """Give the path of a place without `..` and links: two names of one place are equal."""
     return str(Path(at.path).resolve()) if at.local else posixpath.normpath(at.path)
@@ -136,7 +156,7 @@ def list_files(address: str) -> Listing:
     """
     folder, pattern = _split(address)
     root = locate(folder)
-    info = _info(root)
+    info = file_info(root)
     if info.type == pafs.FileType.NotFound:
         advice = f"; {WILDCARDS}" if pattern else ""
         raise SourceError(
@@ -193,11 +213,7 @@ def _split(address: str) -> tuple[str, str]:
 def _is_there(folder: str, rest: str, told: str) -> bool:
     name = rest.partition("/")[0]
     place = locate(f"{folder}{name}{told}")
-    return place.fs.type_name in _NATIVE and _info(place).type != pafs.FileType.NotFound
-
-
-def _info(at: Location) -> pafs.FileInfo:
-    return patiently("looked at", at.path, lambda: at.fs.get_file_info(at.path))
+    return place.fs.type_name in _NATIVE and file_info(place).type != pafs.FileType.NotFound
 
 
 def _walked(root: Location) -> Listing:

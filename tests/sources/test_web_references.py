@@ -18,8 +18,9 @@ import pyarrow as pa
 import pytest
 from reading import images, rows, table, write
 
-from embed_ops.errors import StorageError
+from embed_ops.errors import SourceError, StorageError
 from embed_ops.sources import outages, references
+from embed_ops.sources.corpus import Corpus
 from embed_ops.sources.reach import Reach
 from embed_ops.spec.source import ParquetSourceSpec
 from embed_ops.storage import faults, web
@@ -33,6 +34,9 @@ class _Handler(BaseHTTPRequestHandler):
     """Serves what the path asks for."""
 
     server: Server
+
+    def do_HEAD(self) -> None:
+        self.send_error(405)
 
     def do_GET(self) -> None:
         self.server.asked.append(self.path)
@@ -249,3 +253,14 @@ def test_messages_of_outages(server: Server, tmp_path: Path) -> None:
         f"{server.root}/403: the server says 403 Forbidden",
         None,
     ]
+
+
+def test_a_root_behind_http(server: Server) -> None:
+    """A source whose server is out is not one that is not there."""
+    with pytest.raises(SourceError, match="nothing there"):
+        Corpus.open(ParquetSourceSpec(path=f"{server.root}/404", column="x"))
+    for path in ("500", "429", "403"):
+        with pytest.raises(StorageError, match=path):
+            Corpus.open(ParquetSourceSpec(path=f"{server.root}/{path}", column="x"))
+    with pytest.raises(StorageError, match="refused"):
+        Corpus.open(ParquetSourceSpec(path=f"http://127.0.0.1:{free_port()}/x.parquet", column="x"))
