@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from pyarrow.fs import FileSelector, FileType
 
 from embed_ops.errors import RunError
-from embed_ops.redaction import redacted, redacted_tree
+from embed_ops.redaction import redacted_tree
 from embed_ops.runs.digests import PLAN
 from embed_ops.runs.header import RUN_JSON, RunHeader
 from embed_ops.runs.heartbeat import attempt_is_dead
@@ -34,13 +34,13 @@ from embed_ops.runs.record import (
     UNIT_FILE,
     Record,
     footer_of,
+    messages_redacted,
     norms_of,
     reject_name,
     reject_unit,
 )
 from embed_ops.runs.recovery import recover
 from embed_ops.runs.statistics import merged
-from embed_ops.schema import MESSAGE
 from embed_ops.sources.plan import Plan
 from embed_ops.storage.faults import patiently
 from embed_ops.storage.files import Location, file_info, locate, publish, read_bytes, remove, walk
@@ -92,10 +92,6 @@ class RunDir:
         content = read_bytes(place)
         return None if content is None else RunHeader.load(content, place.path)
 
-    def has_header(self) -> bool:
-        """Tell whether there is a `run.json`."""
-        return bool(file_info(self.root.child(RUN_JSON)).type == FileType.File)
-
     def write_header(self, header: RunHeader, attempt: str) -> None:
         """Replace `run.json`."""
         publish(self.root, RUN_JSON, header.dump(), attempt)
@@ -127,9 +123,9 @@ class RunDir:
         pq.write_table(plan_table(plan), sink, compression="zstd")
         publish(self.root, PLAN, sink.getvalue(), attempt)
 
-    def has_plan(self) -> bool:
-        """Tell whether there is a plan."""
-        return bool(file_info(self.root.child(PLAN)).type == FileType.File)
+    def has(self, name: str) -> bool:
+        """Tell whether there is a file of this name."""
+        return bool(file_info(self.root.child(name)).type == FileType.File)
 
     def read_plan(self) -> Plan:
         """Read the plan.
@@ -203,7 +199,7 @@ class RunDir:
             the record with names, sizes, hashes and norms filled in.
         """
         if len(rejects):
-            rejects = _messages_redacted(rejects)
+            rejects = messages_redacted(rejects)
             content = encode(rejects, {"unit": record.unit, "fingerprint": fingerprint, "version": version})
             digest = hashlib.sha256(content).hexdigest()
             name = reject_name(record.unit, digest)
@@ -236,7 +232,7 @@ class RunDir:
         Raises:
             RunError: names what is there.
         """
-        lacking = PLAN if self.has_header() else RUN_JSON
+        lacking = PLAN if self.has(RUN_JSON) else RUN_JSON
         for folder in (DATA, REJECTS, MANIFEST):
             for name, _ in walk(self.root, folder):
                 raise RunError(
@@ -301,15 +297,3 @@ class RunDir:
         folder = place.path
         with contextlib.suppress(FileNotFoundError):
             patiently("deleted", folder, lambda: self.root.fs.delete_dir(folder))
-
-
-def _messages_redacted(rejects: pa.Table) -> pa.Table:
-    """Leave secrets out of what is said of rejects: references of rows may be signed addresses."""
-    if MESSAGE not in rejects.schema.names:
-        return rejects
-    messages = rejects.column(MESSAGE).to_pylist()
-    without = [None if message is None else redacted(message) for message in messages]
-    if without == messages:
-        return rejects
-    place = rejects.schema.get_field_index(MESSAGE)
-    return rejects.set_column(place, rejects.schema.field(place), pa.array(without, pa.string()))

@@ -12,7 +12,9 @@ import numpy as np
 import pyarrow as pa
 
 from embed_ops.numerics.kinds import kinds_of, told
+from embed_ops.redaction import redacted
 from embed_ops.runs.parquet import vectors_of
+from embed_ops.schema import MESSAGE
 
 DATA, REJECTS, MANIFEST, TMP = "data", "rejects", "manifest", "tmp"
 """Folders of a run directory."""
@@ -196,3 +198,15 @@ def norms_of(table: pa.Table) -> tuple[float | None, float | None]:
     if not norms:
         return None, None
     return float(min(values.min() for values in norms)), float(max(values.max() for values in norms))
+
+
+def messages_redacted(rejects: pa.Table) -> pa.Table:
+    """Leave secrets out of what is said of rejects: references of rows may be signed addresses."""
+    if MESSAGE not in rejects.schema.names:
+        return rejects
+    messages = rejects.column(MESSAGE).to_pylist()
+    without = [None if message is None else redacted(message) for message in messages]
+    if without == messages:
+        return rejects
+    place = rejects.schema.get_field_index(MESSAGE)
+    return rejects.set_column(place, rejects.schema.field(place), pa.array(without, pa.string()))

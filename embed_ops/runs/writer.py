@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from embed_ops.runs.digests import DIGESTS_JSON, REPORT, write_digests
+from embed_ops.runs.digests import DIGESTS_JSON, PLAN, REPORT, write_digests
 from embed_ops.runs.directory import RunDir
 from embed_ops.runs.header import FINISHED, RUNNING, STOPPED, AttemptEntry, RunHeader
 from embed_ops.runs.heartbeat import Heartbeat
@@ -26,7 +26,7 @@ def known_header(run: RunDir) -> RunHeader | None:
     run.require_folder()
     run.require_own_folders()
     header = run.read_header()
-    if header is None or not run.has_plan():
+    if header is None or not run.has(PLAN):
         # Without a plan nothing was written yet, or too much is lost: whoever finds units says so.
         run.require_empty()
         return None

@@ -13,6 +13,7 @@ from embed_ops.runs.verify.run import verify
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_engines_agree(tiny: str, tmp_path: Path, ray_session: None) -> None:
     """One worker process, two that share a span, one Ray replica, two."""
     write_parquet(tmp_path / "corpus", docstrings(200), files=1)

@@ -89,6 +89,7 @@ def expect_all_but(run: Run, straight: Run, poisoned: tuple[int, ...], reason: s
     assert len(same) >= len(units) - len(poisoned), "a unit without poison has other bytes"
 
 
+@pytest.mark.slow
 def test_a_row_that_kills(fatal: FatalModel, tmp_path: Path) -> None:
     """A row on which native code dies each time becomes a reject `crashed`.
 

@@ -13,6 +13,7 @@ PROGRAM = Path(__file__).parents[2] / "bench" / "gpu.py"
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_smoke(tmp_path: Path) -> None:
     """All parts write their records, vectors keep parity, and a device decides nothing."""
     line = [sys.executable, str(PROGRAM), "--smoke", "--out", str(tmp_path)]

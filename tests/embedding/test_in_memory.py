@@ -320,6 +320,7 @@ def test_a_frame_becomes_a_run(models: dict[str, str], tmp_path: Path, make: Any
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_in_ray_data(models: dict[str, str], tmp_path: Path, ray_session: None) -> None:
     """A stage of the user's own pipeline, from files to files."""
     import ray.data

@@ -177,6 +177,7 @@ def test_non_finite_vectors_are_rejects(model: str, tmp_path: Path, monkeypatch:
     assert sorted(kept.column("_row").to_pylist() + [row["_row"] for row in rejects]) == list(range(20))
 
 
+@pytest.mark.slow
 def test_rows_that_memory_cannot_hold_are_rejects(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
