@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib
+import os
 import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
@@ -92,10 +97,31 @@ def _options(
 
 
 def main() -> None:
-    """Run the verb that the command line names."""
-    app(prog_name="embed-ops")
+    """Run the verb that the command line names, and end the process with its exit code."""
+    _end(lambda: app(prog_name="embed-ops"))
 
 
 def run_verb(name: str) -> None:
     """Run one verb with the words of the command line: what `python -m jobs.VERB` does."""
-    app([name, *sys.argv[1:]], prog_name="embed-ops")
+    _end(lambda: app([name, *sys.argv[1:]], prog_name="embed-ops"))
+
+
+def _end(act: Callable[[], object]) -> None:
+    """Do it, and end the process without the destructors of native libraries.
+
+    A pool whose threads are still starting, as Arrow's after a short command, would abort the
+    process there, and its exit code would be 134.
+    """
+    code: object = 0
+    try:
+        act()
+    except SystemExit as ended:
+        code = ended.code
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join()
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    os._exit(code if isinstance(code, int) else int(code is not None))

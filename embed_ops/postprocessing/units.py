@@ -10,15 +10,17 @@ These three run in workers; `model_calls` and `measure` are the driver's side.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from embed_ops import __version__
 from embed_ops.engine.base import Engine
+from embed_ops.errors import StageError
 from embed_ops.postprocessing.stage_job import StageJob
 from embed_ops.runs.columns import Label, labels_of, positions, read_columns, read_unit
 from embed_ops.runs.directory import RunDir
@@ -57,9 +59,25 @@ def apply_unit(job: StageJob, model: Model, of_input: Record) -> dict[str, Any]:
     clock, started = time.perf_counter(), time.time()
     x = read_unit(job.vectors, of_input.unit, of_input.rows)
     read = time.perf_counter() - clock
-    columns = {name: _column(values) for name, values in model.columns(x, job.output).items()}
+    arrays = model.columns(x, job.output)
+    _require_finite(job, of_input.unit, arrays)
+    columns = {name: _column(values) for name, values in arrays.items()}
     seconds = {"read": read, "forward": time.perf_counter() - clock - read}
     return write_columns(job, of_input, columns, started, seconds)
+
+
+def _require_finite(job: StageJob, unit: str, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Refuse vectors and distances that float32 does not hold; the only cluster has no second.
+
+    Raises:
+        StageError: names the unit and the column.
+    """
+    for name, values in arrays.items():
+        if name != "second_distance" and values.dtype.kind == "f" and not np.isfinite(values).all():
+            raise StageError(
+                f"{job.spec.folder}: unit {unit}: column {name!r} would not be finite: the vectors are too "
+                "large for float32; run a normalize stage on them first"
+            )
 
 
 def _column(values: npt.NDArray[Any]) -> pa.Array:

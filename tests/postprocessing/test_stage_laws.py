@@ -222,3 +222,19 @@ def test_clusters_of_text(minilm_run: tuple[Run, list[str]]) -> None:
     ours = [inertia(fitted(x, seed, kind="kmeans", k=20).centers) for seed in range(5)]
     peers = [inertia(MiniBatchKMeans(20, random_state=seed).fit(x).cluster_centers_) for seed in range(5)]
     assert np.mean(ours) <= 1.02 * np.mean(peers)
+
+
+@pytest.mark.parametrize(
+    ("section", "column"),
+    [({"kind": "kmeans", "k": 3}, "distance"), ({"kind": "project", "dim": 3}, "embedding")],
+)
+def test_vectors_too_large_for_float32(section: dict[str, Any], column: str, tmp_path: Path) -> None:
+    """What would not be finite is refused with what to do; with that done it is finite."""
+    x = np.random.default_rng(0).standard_normal((60, 8))
+    x = (x / np.abs(x).max() * 3.4e38).astype(np.float32)
+    make_run(str(tmp_path / "run"), [60], lambda first, end: x[first:end])
+    with pytest.raises(StageError, match=f"column '{column}' would not be finite.*run a normalize stage"):
+        postprocess(str(tmp_path / "run"), [parse_stage(section)])
+    unit = postprocess(str(tmp_path / "run"), [parse_stage({"kind": "normalize"})])[0]
+    values = postprocess(unit.path, [parse_stage(section)])[0].open().to_table()[column].to_pylist()
+    assert np.isfinite(np.array(values, np.float64)).all()
