@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ from embed_ops.runs.statistics import METADATA_KEY, Statistics, VectorStatistics
 from embed_ops.storage.files import Location, publish, read_bytes, walk
 
 _THREADS = 16
+_PART = re.compile(rf"\d{{8,}}-[0-9a-f]{{8}}{re.escape(SUFFIX)}")
 _REPAIR = "delete it: its records are read back from data/"
 
 
@@ -80,7 +82,8 @@ class Manifest:
         self._next += 1
 
     def _names(self) -> list[str]:
-        return sorted(name for name, _ in walk(self._root, MANIFEST) if name.endswith(SUFFIX))
+        """List the parts; what else lies there is none of ours."""
+        return sorted(name for name, _ in walk(self._root, MANIFEST) if _PART.fullmatch(name))
 
     def _place(self, name: str) -> Location:
         return self._root.child(f"{MANIFEST}/{name}")

@@ -23,7 +23,6 @@ from embed_ops.analysis.export import export
 from embed_ops.analysis.neighbors import neighbors
 from embed_ops.embedding.driver import retry
 from embed_ops.errors import RunError, StageError
-from embed_ops.runs.directory import RunDir
 from embed_ops.runs.parquet import vectors_of
 from embed_ops.runs.rows import RunRows
 from embed_ops.runs.verify.run import verify
@@ -205,19 +204,15 @@ def test_what_a_fresh_run_would_give(root: Path, tmp_path: Path) -> None:
 
 def test_units_that_are_gone(root: Path) -> None:
     """A file that is deleted takes its units out of the stage too."""
-    run = RunDir.at(str(root / "run"))
     (root / "corpus/two/b.parquet").unlink()
-    code, said = invoke(
-        *["embed", f"sink.path={run.root.path}", f"source.path={root}/corpus", "source.column=text"],
-        *['source.keep=["item","cls"]', "source.on_change=re-embed", "encoder.family=static"],
-        *[f"encoder.model={root}/table.txt", "parity.rows=0", "--progress", "none"],
-    )
-    if code == 0:
-        stage = postprocess(spec_of(root, SECTIONS[:1]))[0]
-        assert verify(stage.path).differences == []
-        rows_are_their_own(stage.path)
-    else:
-        assert "two/b.parquet" in said
+    assert embed(spec_of(root)).report["rows"] == 25
+    stage = root / "run/stages/rows"
+    with pytest.raises(RunError, match="has changed since"):
+        RunRows(locate(str(stage)))
+    assert postprocess(spec_of(root, SECTIONS[:1]))[0].report["rows"] == 25
+    assert verify(str(stage)).differences == []
+    assert [path.name for path in (stage / "data").rglob("*.parquet")] == ["a.parquet.000000000000.parquet"]
+    rows_are_their_own(str(stage))
 
 
 def test_after_a_retry(tmp_path: Path) -> None:

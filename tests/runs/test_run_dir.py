@@ -200,6 +200,19 @@ def test_a_broken_manifest_part_is_named_and_can_be_deleted(folder: Path) -> Non
     assert (len(records), broken) == (6, [])
 
 
+@pytest.mark.parametrize(
+    "name", ["notes.parquet", "0.parquet", "00000000-copy.parquet", "x/00000000.parquet"]
+)
+def test_a_stray_file_in_the_manifest_is_no_part(name: str, folder: Path) -> None:
+    """It is not read, and parts go on to be numbered."""
+    wanted = RunDir.at(str(folder)).manifest.read()
+    write(folder / "manifest" / name, b"nothing of ours")
+    run = RunDir.at(str(folder))
+    assert run.manifest.read() == wanted
+    run.manifest.append(list(wanted.values())[:1], "b-2-2")
+    assert RunDir.at(str(folder)).manifest.read() == wanted
+
+
 def test_what_dead_attempts_left_is_removed(folder: Path) -> None:
     """Temporary folders of dead attempts go, those of living ones and our own stay.
 
