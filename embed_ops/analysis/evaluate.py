@@ -71,14 +71,15 @@ def sample(rows: RunRows, vectors: VectorColumn, label: Label, most: int, seed: 
     parts: list[tuple[Vectors, Texts, Ints]] = []
     unlabelled = 0
     for chosen in choose(rows, most, seed, _UNITS):
-        labels = _texts(labels_of(label, chosen.record.unit), chosen.record.rows)[chosen.places]
+        record = chosen.record
+        labels = _texts(labels_of(label, record.unit, record.rows))[chosen.places]
         there = np.array([text is not None for text in labels], bool)
         unlabelled += int((~there).sum())
         if there.any():
             kept = chosen.places[there]
             parts.append(
                 (
-                    read_unit(vectors, chosen.record.unit)[kept],
+                    read_unit(vectors, record.unit, record.rows)[kept],
                     labels[there],
                     rows.starts[chosen.number] + kept,
                 )
@@ -119,10 +120,9 @@ def split(codes: Ints, ids: Ints, seed: int) -> npt.NDArray[np.bool_]:
     return test
 
 
-def _texts(labels: pa.Array, rows: int) -> Texts:
-    """Give the labels of a unit as text; a folder's only value is that of all its rows: (rows,)."""
-    texts = pc.cast(labels, pa.string()).to_pylist()
-    return np.array(texts * rows if len(texts) == 1 and rows != 1 else texts, object)
+def _texts(labels: pa.Array) -> Texts:
+    """Give the labels of a unit as text: (rows,)."""
+    return np.array(pc.cast(labels, pa.string()).to_pylist(), object)
 
 
 def fit_probe(drawn: Labelled, label: str) -> LinearProbe:
@@ -187,8 +187,8 @@ def _probe(model: Any, mean: Floats, scale: Floats, rows: int, label: str) -> Li
 
 def _stream(rows: RunRows, vectors: VectorColumn, label: Label) -> Iterator[tuple[Vectors, Texts, Ints]]:
     for number, record in enumerate(rows.records):
-        x = read_unit(vectors, record.unit)
-        labels = _texts(labels_of(label, record.unit), len(x))
+        x = read_unit(vectors, record.unit, record.rows)
+        labels = _texts(labels_of(label, record.unit, record.rows))
         ids = np.arange(rows.starts[number], rows.starts[number + 1], dtype=np.int64)
         for first in range(0, len(x), BLOCK_ROWS):
             part = slice(first, first + BLOCK_ROWS)

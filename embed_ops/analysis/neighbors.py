@@ -158,14 +158,13 @@ def kept_of(rows: RunRows, ids: Ints, columns: Sequence[str] | None = None) -> p
             f"{', '.join([*folders, *stored]) or 'none'}"
         )
     parts, order = [], []
-    for unit, places, inside in by_unit(rows, ids):
-        table = read_columns(root, unit, [SOURCE, ROW, *(name for name in wanted if name in stored)]).take(
-            pa.array(inside)
-        )
+    for record, places, inside in by_unit(rows, ids):
+        named = [SOURCE, ROW, *(name for name in wanted if name in stored)]
+        table = read_columns(root, record.unit, named, record.rows).take(pa.array(inside))
         table = table.set_column(0, SOURCE, table.column(SOURCE).cast(pa.string()))
         for name in (name for name in wanted if name not in stored):
             table = table.append_column(
-                name, pa.array([hive_columns(unit).get(name)] * len(table), pa.string())
+                name, pa.array([hive_columns(record.unit).get(name)] * len(table), pa.string())
             )
         parts.append(table)
         order.append(places)

@@ -139,7 +139,12 @@ def _places(rows: RunRows, item_column: str, wanted: set[str]) -> dict[str, int]
         )
     places: dict[str, int] = {}
     for number, record in enumerate(rows.records):
-        names = read_columns(base, record.unit, [item_column]).column(0).cast(pa.string()).to_pylist()
+        names = (
+            read_columns(base, record.unit, [item_column], record.rows)
+            .column(0)
+            .cast(pa.string())
+            .to_pylist()
+        )
         for place, name in enumerate(names):
             if name in wanted:
                 places.setdefault(name, rows.starts[number] + place)

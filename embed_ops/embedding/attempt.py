@@ -14,15 +14,16 @@ from embed_ops.embedding.settings import Resolved, fingerprint, resolve, resume
 from embed_ops.embedding.sink import require_apart, require_free_names, require_names
 from embed_ops.embedding.storing import anchored, quantizers
 from embed_ops.embedding.unit import Written
-from embed_ops.encoders.registry import make_encoder
+from embed_ops.encoders.registry import make_encoder, usable
 from embed_ops.engine.base import Capacity
 from embed_ops.engine.progress import Reporter
 from embed_ops.errors import RunError
 from embed_ops.runs.directory import RunDir
 from embed_ops.runs.fingerprint import digest_of, listing_digest, require_same
-from embed_ops.runs.header import FINISHED, RunHeader
+from embed_ops.runs.header import FINISHED, RUN_JSON, RunHeader
 from embed_ops.runs.heartbeat import new_attempt
 from embed_ops.runs.ledger import Ledger, take_stock
+from embed_ops.runs.parquet import reading
 from embed_ops.runs.record import COUNTED, RETRIED, Record
 from embed_ops.runs.writer import RunWriter, known_header
 from embed_ops.sources.corpus import Corpus, open_edges
@@ -155,7 +156,9 @@ def open_attempt(spec: Spec, reporter: Reporter, stop_after_s: float | None) -> 
     encoder = make_encoder(spec.encoder)
     corpus, *of_edges = corpora
     edges = listing_digest(of_edges[0].files) if of_edges else None
-    fingerprint_now = fingerprint(spec, encoder.fingerprint() | quantizers(spec.encoder, encoder), edges)
+    with usable(spec.encoder):
+        fingerprint_now = fingerprint(spec, encoder.fingerprint() | quantizers(spec.encoder, encoder), edges)
+        commit = encoder.describe().get("commit")
     if header is not None:
         require_same(spec.sink.path, header.fingerprint, fingerprint_now)
     stale: tuple[str, ...] = ()
@@ -166,10 +169,11 @@ def open_attempt(spec: Spec, reporter: Reporter, stop_after_s: float | None) -> 
     else:
         plan, stale = _updated_plan(run, corpus, spec)
         records = _records_of_units(run, digest_of(fingerprint_now), name, stale, reporter)
-        resolved = Resolved(**header.resolved)
+        with reading(f"{run.root.path}/{RUN_JSON}", "restore it, or choose another folder"):
+            resolved = Resolved(**header.resolved)
     require_names(run.root, plan, unit_limits(spec))
     deadline = None if stop_after_s is None else began + stop_after_s
-    spec = _anchored(spec, encoder.describe().get("commit"))
+    spec = _anchored(spec, commit)
     tree = spec.model_dump(mode="json")
     header = (
         RunHeader.new(tree, fingerprint_now, asdict(resolved), began)

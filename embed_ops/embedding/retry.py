@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from embed_ops.errors import StorageError
 from embed_ops.runs.directory import RunDir
-from embed_ops.runs.parquet import read_footer
+from embed_ops.runs.parquet import read_footer, read_table, reading
 from embed_ops.runs.record import COUNTED, DATA, REJECTS, RETRIED, SUFFIX, Record
 from embed_ops.runs.work import Again, Work
 from embed_ops.schema import FILE_LEVEL, REASON, ROW, SOURCE
@@ -29,14 +29,6 @@ def in_source_order(table: pa.Table, ranges: Sequence[Mapping[str, Any]]) -> pa.
     return table.take(pa.array(sorted(range(len(keys)), key=keys.__getitem__), pa.int64())).combine_chunks()
 
 
-def read_table(run: RunDir, relative: str) -> tuple[pa.Table, dict[str, Any]]:
-    """Read a data or reject file: its rows and its footer."""
-    with open_file(run.root.child(relative)) as opened:
-        file = pq.ParquetFile(opened)
-        footer = read_footer(file.metadata)
-        return file.read().replace_schema_metadata(None), footer
-
-
 def retry_work(run: RunDir, plan: Plan, records: Iterable[Record]) -> list[Work]:
     """List the work that reads every reject again, unit by unit."""
     planned = {(piece.source, piece.begin): piece for span in plan.spans for piece in span.pieces}
@@ -44,7 +36,7 @@ def retry_work(run: RunDir, plan: Plan, records: Iterable[Record]) -> list[Work]
     for index, record in enumerate(records):
         if record.reject_file is None:
             continue
-        table, _ = read_table(run, f"{REJECTS}/{record.reject_file}")
+        table, _ = read_table(run.root, f"{REJECTS}/{record.reject_file}", [SOURCE, ROW, REASON])
         singles: dict[str, set[int]] = {}
         tails: dict[str, int] = {}
         for source, row, reason in zip(
@@ -103,7 +95,7 @@ def merge(run: RunDir, data: pa.Table, record: Record) -> tuple[pa.Table, Record
         the rows in source order, and the record with the whole unit's counts and its place in the
         chain.
     """
-    old, footer = read_table(run, f"{DATA}/{record.unit}{SUFFIX}")
+    old, footer = read_table(run.root, f"{DATA}/{record.unit}{SUFFIX}")
     following = footer["next"] or [None, None]
     sums = {name: footer.get(name, 0) + getattr(record, name) for name in COUNTED}
     merged = replace(record, **sums, next_source=following[0], next_position=following[1], flags=(RETRIED,))
@@ -115,5 +107,6 @@ def merged_before(run: RunDir, unit: str, replaces: str) -> bool:
 
     A worker died after it had merged them.
     """
-    with open_file(run.root.child(f"{DATA}/{unit}{SUFFIX}")) as opened:
+    place = run.root.child(f"{DATA}/{unit}{SUFFIX}")
+    with reading(place.path), open_file(place) as opened:
         return bool(read_footer(pq.read_metadata(opened))["reject_file"] != replaces)

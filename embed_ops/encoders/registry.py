@@ -5,13 +5,14 @@ Classes are named, not imported: torch loads only where it is used.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, cast
 
-from embed_ops.errors import SpecError
+from embed_ops.errors import ModelError, SpecError
 from embed_ops.lazy import load_class
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from embed_ops.encoders.base import Encoder, Modality
     from embed_ops.spec.encoder import EncoderSpec
@@ -25,6 +26,10 @@ ENCODERS = {
     "clip": "embed_ops.encoders.clip.encoder:ClipEncoder",
     "graph": "embed_ops.encoders.graph.encoder:GraphEncoder",
 }
+
+
+_MISFITS = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)
+"""What is raised where a value of a configuration is of another type or size."""
 
 
 def encoder_class(spec: EncoderSpec) -> type[Encoder]:
@@ -47,7 +52,24 @@ def make_encoder(spec: EncoderSpec) -> Encoder:
         ModelError: the model can't be used.
     """
     make = cast("Callable[[EncoderSpec], Encoder]", encoder_class(spec))
-    return make(spec)
+    with usable(spec):
+        return make(spec)
+
+
+@contextmanager
+def usable(spec: EncoderSpec) -> Iterator[None]:
+    """Say of a model that it can't be used where its configuration is no such model's.
+
+    Raises:
+        ModelError: what is done inside stumbles over a value.
+    """
+    try:
+        yield
+    except _MISFITS as error:
+        raise ModelError(
+            f"{spec.model}: can't be used: a file of it holds what no such model has "
+            f"({type(error).__name__}: {error}); fetch the model again, or choose another"
+        ) from error
 
 
 def modality_of(spec: Spec) -> Modality:

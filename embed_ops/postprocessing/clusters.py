@@ -42,8 +42,10 @@ def write_by_cluster(job: StageJob, rows: RunRows, engine: Engine) -> dict[str, 
 def fold_out(job: StageJob, stretch: Stretch, name: str) -> None:
     """Write the rows of a stretch into a folder for each cluster, nearest to its centre first."""
     parts = [
-        read_columns(job.run, unit, [SOURCE, ROW, "cluster", "distance"]).slice(begin, end - begin)
-        for unit, begin, end in stretch.parts
+        read_columns(job.run, part.unit, [SOURCE, ROW, "cluster", "distance"], part.rows).slice(
+            part.begin, part.end - part.begin
+        )
+        for part in stretch.parts
     ]
     x = job.read(stretch)
     table = pa.concat_tables(parts).combine_chunks().unify_dictionaries()

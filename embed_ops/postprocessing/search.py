@@ -19,6 +19,7 @@ from embed_ops.numerics.tiles import BLOCK_ROWS, unit_length
 from embed_ops.numerics.topk import Floats, Ints, Metric, TopK, Vectors
 from embed_ops.runs.columns import Stretch, VectorColumn, blocks, indexes, read_unit, values
 from embed_ops.runs.models import read_model
+from embed_ops.runs.record import Record
 from embed_ops.runs.rows import RunRows
 from embed_ops.stages.kmeans.nearest import nearest_centers
 
@@ -177,20 +178,20 @@ def rows_at(rows: RunRows, vectors: VectorColumn, ids: Ints) -> Vectors:
         SpecError: one is not in the run.
     """
     x = np.empty((len(ids), vectors.dim), np.float32)
-    for unit, places, inside in by_unit(rows, ids):
-        x[places] = read_unit(vectors, unit)[inside]
+    for record, places, inside in by_unit(rows, ids):
+        x[places] = read_unit(vectors, record.unit, record.rows)[inside]
     return x
 
 
-def by_unit(rows: RunRows, ids: Ints) -> Iterator[tuple[str, Ints, Ints]]:
-    """Group row indexes by unit: (unit, places among the indexes, rows in the unit)."""
+def by_unit(rows: RunRows, ids: Ints) -> Iterator[tuple[Record, Ints, Ints]]:
+    """Group row indexes by unit: (its record, places among the indexes, rows in the unit)."""
     bad = ids[(ids < 0) | (ids >= rows.rows)]
     if len(bad):
         raise SpecError(f"row {int(bad[0])} is not in the run, which has rows 0 to {rows.rows - 1}")
     units = np.searchsorted(np.asarray(rows.starts), ids, side="right") - 1
     for unit in np.unique(units).tolist():
         places = np.flatnonzero(units == unit)
-        yield rows.records[unit].unit, places, ids[places] - rows.starts[unit]
+        yield rows.records[unit], places, ids[places] - rows.starts[unit]
 
 
 def recall(near: Best, exact: Best) -> float:

@@ -93,7 +93,7 @@ def write_columns(
 ) -> dict[str, Any]:
     """Write a unit's data file: its new columns, and where its rows come from; gives its record."""
     clock = time.perf_counter()
-    where = positions(job.input, of_input.unit)
+    where = positions(job.input, of_input.unit, of_input.rows)
     table = pa.table({SOURCE: where.column(SOURCE), ROW: where.column(ROW), **columns})
     written = RunDir(job.run).write_unit(
         _record_of(job, of_input), table, table.slice(0, 0), job.fingerprint, __version__
@@ -147,8 +147,8 @@ def measure_units(job: StageJob, model: MeasuredModel, units: Sequence[Record], 
     """
     return chained(
         model.measure(
-            read_columns(job.run, record.unit, model.measured),
-            None if label is None else labels_of(label, record.unit),
+            read_columns(job.run, record.unit, model.measured, record.rows),
+            None if label is None else labels_of(label, record.unit, record.rows),
         )
         for record in units
         if record.rows

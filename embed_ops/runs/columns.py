@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from embed_ops.errors import RunError, StageError
 from embed_ops.numerics.tiles import BLOCK_ROWS, Ints, Vectors
-from embed_ops.runs.parquet import vectors_of
+from embed_ops.runs.parquet import reading, vectors_of
 from embed_ops.runs.record import DATA, SUFFIX
 from embed_ops.schema import ROW, SOURCE
 from embed_ops.sources.base import hive_columns
@@ -37,14 +37,21 @@ class VectorColumn:
 
 
 @dataclass(frozen=True)
-class Stretch:
-    """Consecutive rows of a run.
+class Part:
+    """Some rows of a unit: the first, the one behind the last, and how many the unit has."""
 
-    (unit, first row in it, row behind the last) each, and the global index of the first.
-    """
+    unit: str
+    begin: int
+    end: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Consecutive rows of a run, and the global index of the first."""
 
     first: int
-    parts: tuple[tuple[str, int, int], ...]
+    parts: tuple[Part, ...]
 
 
 def is_vector(kind: pa.DataType) -> bool:
@@ -76,20 +83,27 @@ def open_unit(run: Location, unit: str) -> pq.ParquetFile:
     """Open the data file of a unit; nothing but its footer is read.
 
     Raises:
-        RunError: it can't be read.
+        RunError: it can't be read, or two of its columns have one name.
     """
     place = run.child(f"{DATA}/{unit}{SUFFIX}")
-    try:
-        return pq.ParquetFile(open_file(place))
-    except (pa.ArrowException, OSError) as error:
-        raise RunError(f"{place.path}: can't be read: {error}; `embed-ops verify` tells more") from error
+    with reading(place.path):
+        file = pq.ParquetFile(open_file(place))
+        for name in file.schema_arrow.names:
+            file.schema_arrow.field(name)
+        return file
 
 
-def read_columns(run: Location, unit: str, columns: Sequence[str]) -> pa.Table:
+def read_columns(run: Location, unit: str, columns: Sequence[str], rows: int) -> pa.Table:
     """Read some columns of a unit's data file.
 
+    Args:
+        run: whose data file it is.
+        unit: its name.
+        columns: by name.
+        rows: that the unit has; those of a run and of its ancestors are joined by their places.
+
     Raises:
-        RunError: it can't be decoded, or lacks a column.
+        RunError: it can't be decoded, lacks a column, or has another number of rows.
     """
     file = open_unit(run, unit)
     lacking = [name for name in columns if name not in file.schema_arrow.names]
@@ -98,15 +112,16 @@ def read_columns(run: Location, unit: str, columns: Sequence[str]) -> pa.Table:
             f"{run.path}/{DATA}/{unit}{SUFFIX}: has no column {lacking[0]!r}, though other files of the "
             "run have it"
         )
-    try:
-        return file.read(columns=list(columns), use_threads=False)
-    except (pa.ArrowException, OSError) as error:
+    if file.metadata.num_rows != rows:
         raise RunError(
-            f"{run.path}/{DATA}/{unit}{SUFFIX}: can't be read: {error}; `embed-ops verify` tells more"
-        ) from error
+            f"{run.path}/{DATA}/{unit}{SUFFIX}: has {file.metadata.num_rows} rows and not the {rows} that "
+            "its run says; `embed-ops verify` tells more"
+        )
+    with reading(f"{run.path}/{DATA}/{unit}{SUFFIX}"):
+        return file.read(columns=list(columns), use_threads=False)
 
 
-def read_unit(holder: VectorColumn, unit: str, rows: int | None = None) -> Vectors:
+def read_unit(holder: VectorColumn, unit: str, rows: int) -> Vectors:
     """Read the vectors of a unit as (rows, dim) float32, all of them finite.
 
     Raises:
@@ -127,20 +142,18 @@ def read_unit(holder: VectorColumn, unit: str, rows: int | None = None) -> Vecto
     return x
 
 
-def stored_unit(holder: VectorColumn, unit: str, rows: int | None = None) -> Vectors:
+def stored_unit(holder: VectorColumn, unit: str, rows: int) -> Vectors:
     """Read the vectors of a unit as (rows, dim) float32, finite or not.
 
     Raises:
         RunError: the file has another width or another number of rows than the run.
         StageError: a row has no vector.
     """
-    table = read_columns(holder.run, unit, [holder.column])
+    table = read_columns(holder.run, unit, [holder.column], rows)
     name = f"{holder.run.path}/{DATA}/{unit}{SUFFIX}"
     kind = table.schema.field(0).type
     if not is_vector(kind) or kind.list_size != holder.dim:
         raise RunError(f"{name}: column {holder.column!r} holds {kind}, other files of the run {holder.kind}")
-    if rows is not None and len(table) != rows:
-        raise RunError(f"{name}: has {len(table)} rows, its input {rows}; `embed-ops verify` tells more")
     if table.column(0).null_count:
         raise StageError(
             f"{name}: column {holder.column!r} has {table.column(0).null_count} rows without a vector"
@@ -155,8 +168,8 @@ def blocks(holder: VectorColumn, stretch: Stretch) -> Iterator[tuple[int, Vector
     """
     held, first = 0, stretch.first
     buffer = np.empty((BLOCK_ROWS, holder.dim), np.float32)
-    for unit, begin, end in stretch.parts:
-        x = read_unit(holder, unit)[begin:end]
+    for part in stretch.parts:
+        x = read_unit(holder, part.unit, part.rows)[part.begin : part.end]
         while len(x):
             taken = min(BLOCK_ROWS - held, len(x))
             buffer[held : held + taken] = x[:taken]
@@ -174,9 +187,9 @@ def indexes(first: int, rows: int) -> Ints:
     return np.arange(first, first + rows, dtype=np.int64)
 
 
-def positions(run: Location, unit: str) -> pa.Table:
+def positions(run: Location, unit: str, rows: int) -> pa.Table:
     """Read where the rows of a unit come from: `_source` and `_row`."""
-    return read_columns(run, unit, [SOURCE, ROW])
+    return read_columns(run, unit, [SOURCE, ROW], rows)
 
 
 @dataclass(frozen=True)
@@ -192,18 +205,20 @@ class Label:
     column: str
 
 
-def labels_of(label: Label, unit: str) -> pa.Array:
-    """Read the labels of a unit, or the only one that its folder has; a null has no label."""
+def labels_of(label: Label, unit: str, rows: int) -> pa.Array:
+    """Read the labels of a unit, (rows,); its folder has one for all; a null has no label."""
     if label.run is not None:
-        labels = read_columns(label.run, unit, [label.column]).column(0).combine_chunks()
+        labels = read_columns(label.run, unit, [label.column], rows).column(0).combine_chunks()
         return labels.dictionary_decode() if pa.types.is_dictionary(labels.type) else labels
-    return pa.array([hive_columns(unit).get(label.column)], pa.string())
+    return pa.repeat(pa.scalar(hive_columns(unit).get(label.column), pa.string()), rows)
 
 
 def values(holder: VectorColumn, stretch: Stretch) -> npt.NDArray[Any]:
     """Read a column of numbers over a stretch: (rows,)."""
     parts = [
-        read_columns(holder.run, unit, [holder.column]).column(0).slice(begin, end - begin)
-        for unit, begin, end in stretch.parts
+        read_columns(holder.run, part.unit, [holder.column], part.rows)
+        .column(0)
+        .slice(part.begin, part.end - part.begin)
+        for part in stretch.parts
     ]
     return np.concatenate([part.to_numpy() for part in parts]) if parts else np.empty(0)

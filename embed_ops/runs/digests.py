@@ -60,6 +60,22 @@ def publish_digests(root: Location, attempt: str, digests: Digests) -> str:
     return digest_of(content)
 
 
+def unchanged(root: Location, name: str, digest: str | None) -> bool:
+    """Tell whether a file of a finished run is as it was when the run was finished.
+
+    Args:
+        root: the run directory.
+        name: of the file.
+        digest: sha256 of `digests.json`; None for runs of before there was one, which are believed.
+    """
+    content = read_bytes(root.child(DIGESTS_JSON))
+    if digest is None:
+        return True
+    if content is None or digest_of(content) != digest:
+        return False
+    return digests_of(root, [name]).get(name) == parse_digests(content).get(name)
+
+
 def parse_digests(content: bytes) -> dict[str, str]:
     """Read what `publish_digests` wrote.
 

@@ -21,7 +21,7 @@ from embed_ops.runs.header import RUN_JSON, RunHeader
 from embed_ops.runs.heartbeat import attempt_is_dead
 from embed_ops.runs.manifest import Manifest
 from embed_ops.runs.names import require_inside
-from embed_ops.runs.parquet import encode, read_footer
+from embed_ops.runs.parquet import encode, read_footer, reading
 from embed_ops.runs.plan_table import plan_table, read_plan
 from embed_ops.runs.record import (
     DATA,
@@ -138,10 +138,8 @@ class RunDir:
             raise RunError(f"{self.root.path}: has no plan.parquet: not a run, or its first start failed")
         place = f"{self.root.path}/plan.parquet"
         repair = "restore it, or choose another sink.path"
-        try:
+        with reading(place, repair):
             plan = read_plan(pa.BufferReader(content))
-        except (pa.ArrowException, OSError, KeyError) as error:
-            raise RunError(f"{place}: can't be read: {error}; {repair}") from error
         require_inside(pa.array([file.name for file in plan.files], pa.string()), place, "file", repair)
         return plan
 

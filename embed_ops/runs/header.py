@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from types import NoneType
 from typing import Any, Self
 
 from embed_ops.errors import RunError
@@ -16,7 +18,27 @@ FORMAT = 1
 """Number of the layout of a run directory that this version writes, and the latest it reads."""
 NEW, RUNNING, STOPPED, FINISHED = "new", "running", "stopped", "finished"
 """What `status` says; `new` is never written."""
-_NEEDED = ("id", "spec", "fingerprint", "resolved", "status", "started", "finished", "attempts", "parent")
+_NEEDED: dict[str, type | tuple[type, ...]] = {
+    "id": str,
+    "spec": dict,
+    "fingerprint": dict,
+    "resolved": dict,
+    "status": str,
+    "started": (int, float),
+    "finished": (int, float, NoneType),
+    "attempts": list,
+    "parent": (str, NoneType),
+}
+_LATER: dict[str, type | tuple[type, ...]] = {
+    "model": dict,
+    "measured": dict,
+    "fit": dict,
+    "space": str,
+    "digests": str,
+}
+"""What `run.json` holds, and of which types; what comes later is left out until it is known."""
+CHECKSUM = "checksum"
+"""Key of the sha256 of all else in `run.json`."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +151,17 @@ class RunHeader:
         lacking = [name for name in _NEEDED if name not in tree]
         if lacking:
             raise RunError(f"{where}: not a run's: it lacks {', '.join(lacking)}; choose another folder")
+        wrong = [
+            name
+            for name, kinds in (_NEEDED | _LATER).items()
+            if name in tree and not isinstance(tree[name], kinds)
+        ]
+        if wrong or tree["status"] not in (RUNNING, STOPPED, FINISHED):
+            name = (*wrong, "status")[0]
+            raise RunError(
+                f"{where}: not a run's: {name} is {json.dumps(tree[name])[:60]}; restore it, or choose "
+                "another folder"
+            )
         try:
             attempts = tuple(map(AttemptEntry.parse, tree["attempts"]))
             fit = Fit(**tree["fit"]) if "fit" in tree else None
@@ -159,4 +192,15 @@ class RunHeader:
             "digests": self.digests,
         }
         tree |= {name: value for name, value in later.items() if value is not None}
-        return json.dumps(tree, indent=2, default=str).encode()
+        told = json.loads(json.dumps(tree, default=str))
+        return json.dumps(told | {CHECKSUM: _checksum(told)}, indent=2).encode()
+
+
+def as_written(content: bytes) -> bool:
+    """Tell whether a `run.json` is as `dump` wrote it; one of before it had a checksum is."""
+    tree = json.loads(content)
+    return tree.pop(CHECKSUM, None) in (None, _checksum(tree))
+
+
+def _checksum(tree: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()

@@ -14,12 +14,15 @@ import pyarrow.parquet as pq
 
 from embed_ops.errors import RunError, StorageError
 from embed_ops.runs.names import require_inside, require_own_rejects
+from embed_ops.runs.parquet import reading
 from embed_ops.runs.record import MANIFEST, MANIFEST_SCHEMA, REMOVED, SUFFIX, Record, records_of
 from embed_ops.runs.statistics import METADATA_KEY, Statistics, VectorStatistics, dump, load, merged
 from embed_ops.storage.files import Location, publish, read_bytes, walk
 
 _THREADS = 16
 _PART = re.compile(rf"\d{{8,}}-[0-9a-f]{{8}}{re.escape(SUFFIX)}")
+_ALWAYS = ("unit", "attempt", "ranges", "rows", "rejects", "file_rejects", "filtered", "bytes", "sha256")
+"""Columns that every record of every version has."""
 _REPAIR = "delete it: its records are read back from data/"
 
 
@@ -59,15 +62,19 @@ class Manifest:
         """Add up the statistics of all parts, by vector column.
 
         Those of a unit that was written twice count twice.
+
+        Raises:
+            RunError: a part can't be read.
         """
         with ThreadPoolExecutor(_THREADS) as pool:
             contents = pool.map(lambda name: read_bytes(self._place(name)), self._names())
-            texts = (
-                pq.read_schema(pa.BufferReader(content)).metadata
-                for content in contents
-                if content is not None
-            )
-            return merged(load(text[METADATA_KEY]) for text in texts if text and METADATA_KEY in text)
+            with reading(f"{self._root.path}/{MANIFEST}", _REPAIR):
+                texts = (
+                    pq.read_schema(pa.BufferReader(content)).metadata
+                    for content in contents
+                    if content is not None
+                )
+                return merged(load(text[METADATA_KEY]) for text in texts if text and METADATA_KEY in text)
 
     def append(self, records: Iterable[Record], attempt: str, statistics: Statistics | None = None) -> None:
         """Write records, and the statistics of their vectors, as the next part; none, no part."""
@@ -95,10 +102,11 @@ class Manifest:
             raise StorageError(
                 f"{place.path}: is listed and can't be found: another command may be at work here; run again"
             )
-        try:
+        with reading(place.path, _REPAIR):
             part = pq.read_table(pa.BufferReader(content), schema=MANIFEST_SCHEMA)
-        except (pa.ArrowException, OSError) as error:
-            raise RunError(f"{place.path}: can't be read: {error}; {_REPAIR}") from error
+        lacking = [column for column in _ALWAYS if part.column(column).null_count]
+        if lacking:
+            raise RunError(f"{place.path}: is no part of a manifest: a record has no {lacking[0]}; {_REPAIR}")
         sources = pc.struct_field(pc.list_flatten(part.column("ranges")), "source")
         for what, names in (("unit", part.column("unit")), ("source file", sources)):
             require_inside(names, place.path, what, _REPAIR)

@@ -3,15 +3,37 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from embed_ops.errors import EmbedOpsError, RunError
 from embed_ops.numerics.kinds import Dense, Vectors, kind_in_memory, kind_of_type, kinds_of
 from embed_ops.schema import FOOTER_KEY, SOURCE
+from embed_ops.storage.files import Location, open_file
+
+DAMAGE = (pa.ArrowException, OSError, LookupError, TypeError, ValueError, AttributeError, OverflowError)
+"""What reading raises where bytes, columns, types or values are not as they were written."""
+VERIFY = "`embed-ops verify` tells more"
+
+
+@contextmanager
+def reading(path: str, repair: str = VERIFY) -> Iterator[None]:
+    """Say which file of a run can't be read, and what to do.
+
+    Raises:
+        RunError: what is done inside fails; errors of our own stay as they are.
+    """
+    try:
+        yield
+    except EmbedOpsError:
+        raise
+    except DAMAGE as error:
+        raise RunError(f"{path}: can't be read: {error or type(error).__name__}; {repair}") from error
 
 
 def vector_column(vectors: npt.NDArray[Any], dtype: str) -> pa.FixedSizeListArray:
@@ -59,6 +81,21 @@ def encode(table: pa.Table, footer: Mapping[str, Any]) -> pa.Buffer:
         write_statistics=others,
     )
     return sink.getvalue()
+
+
+def read_table(
+    root: Location, relative: str, columns: Sequence[str] | None = None
+) -> tuple[pa.Table, dict[str, Any]]:
+    """Read a data or reject file of a run: its rows, all columns or some, and its footer.
+
+    Raises:
+        RunError: it can't be read, or lacks a column.
+    """
+    place = root.child(relative)
+    with reading(place.path), open_file(place) as opened:
+        file = pq.ParquetFile(opened)
+        table = file.read(columns=columns).replace_schema_metadata(None)
+        return table if columns is None else table.select(columns), read_footer(file.metadata)
 
 
 def read_footer(metadata: pq.FileMetaData) -> dict[str, Any]:

@@ -102,7 +102,7 @@ class Record:
             taken["next_source"] = sys.intern(taken["next_source"])
         # A manifest of before words were counted has no such column.
         taken["unknown"] = taken.get("unknown") or 0
-        taken["flags"] = tuple(taken.get("flags", ()))
+        taken["flags"] = tuple(taken.get("flags") or ())
         return cls(**taken)
 
 

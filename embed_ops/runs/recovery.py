@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from embed_ops.runs.parquet import read_footer
+from embed_ops.runs.parquet import DAMAGE, read_footer
 from embed_ops.runs.record import COUNTED, DATA, REJECTS, SUFFIX, Record, norms_of, reject_name, reject_unit
 from embed_ops.runs.statistics import Statistics, statistics_of
 from embed_ops.storage.files import Location, read_bytes
@@ -34,17 +34,20 @@ def recover(root: Location, unit: str, fingerprint: str, attempt: str) -> Recove
     Raises:
         StorageError: they can't be read for a reason that is not in them.
     """
-    content = read_bytes(root.child(f"{DATA}/{unit}{SUFFIX}"))
     try:
-        if content is None:
-            return None
-        file = pq.ParquetFile(pa.BufferReader(content))
-        footer = read_footer(file.metadata)
-        table = file.read()
-        low, high = norms_of(table)
-        named = footer["reject_file"]
-    except (pa.ArrowException, OSError, KeyError, ValueError):
+        return _recover(root, unit, fingerprint, attempt)
+    except DAMAGE:
         return None
+
+
+def _recover(root: Location, unit: str, fingerprint: str, attempt: str) -> Recovered | None:
+    content = read_bytes(root.child(f"{DATA}/{unit}{SUFFIX}"))
+    if content is None:
+        return None
+    file = pq.ParquetFile(pa.BufferReader(content))
+    footer, table = read_footer(file.metadata), file.read()
+    low, high = norms_of(table)
+    named = footer["reject_file"]
     if named is not None and reject_unit(str(named)) != unit:
         return None  # Not the reject file of this unit: nothing is read by such a name.
     rejected = b"" if named is None else read_bytes(root.child(f"{REJECTS}/{named}"))

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from embed_ops.errors import RunError, StageError
 from embed_ops.numerics.kinds import kind_of_type
-from embed_ops.runs.columns import Label, Stretch, VectorColumn, checked, is_vector, open_unit
+from embed_ops.runs.columns import Label, Part, Stretch, VectorColumn, checked, is_vector, open_unit
 from embed_ops.runs.directory import RunDir
 from embed_ops.runs.header import FINISHED, RunHeader
 from embed_ops.runs.ledger import ANY_UNITS, take_stock
@@ -67,8 +67,8 @@ class RunRows:
             if self.starts[number] >= end:
                 break
             if begin < stop:
-                start = self.starts[number]
-                parts.append((self.records[number].unit, begin - start, stop - start))
+                start, record = self.starts[number], self.records[number]
+                parts.append(Part(record.unit, begin - start, stop - start, record.rows))
         return Stretch(first, tuple(parts))
 
     def vector(self, column: str | None) -> VectorColumn:

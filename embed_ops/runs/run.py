@@ -12,8 +12,9 @@ from pyarrow import fs as pafs
 
 from embed_ops.errors import RunError
 from embed_ops.redaction import redacted
+from embed_ops.runs.digests import DIGESTS_JSON, REPORT, unchanged
 from embed_ops.runs.directory import RunDir
-from embed_ops.runs.header import RunHeader
+from embed_ops.runs.header import FINISHED, RunHeader
 from embed_ops.runs.record import DATA, REJECTS, Record
 from embed_ops.schema import MESSAGE, REASON, ROW, SOURCE, SOURCE_TYPE
 from embed_ops.spec.spec import Spec
@@ -81,12 +82,17 @@ class Run:
         """The figures of the latest attempt.
 
         Raises:
-            RunError: no attempt came to its end yet.
+            RunError: no attempt came to its end yet, or the file was changed since.
         """
-        report = self._dir.read_json("report.json")
+        report = self._dir.read_json(REPORT)
         if report is None:
             raise RunError(
-                f"{self.path}: no report.json yet; run the same `embed` command again to finish the run"
+                f"{self.path}: no {REPORT} yet; run the same `embed` command again to finish the run"
+            )
+        if self.status == FINISHED and not unchanged(self._dir.root, REPORT, self.header.digests):
+            raise RunError(
+                f"{self.path}/{REPORT}: is not as the run wrote it: {DIGESTS_JSON} has another checksum; "
+                "run the same command again"
             )
         return report
 

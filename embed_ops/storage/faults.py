@@ -60,10 +60,10 @@ _STAYING = re.compile(
     r"SignatureDoesNotMatch|EXPIRED_TOKEN|ExpiredToken|UNRECOGNIZED_CLIENT|NO_SUCH_BUCKET|NoSuchBucket|"
     r"PERMISSION_DENIED|UNAUTHENTICATED|AuthorizationFailure|AuthorizationPermissionMismatch|"
     r"AuthenticationFailed|ContainerNotFound|InsufficientAccountPermissions|Forbidden|Unauthorized|"
-    r"QuotaExceeded|HTTP (?:status|response code):? ?40[13]\b|\[40[13]\b"
+    r"QuotaExceeded|is a directory|HTTP (?:status|response code):? ?40[13]\b|\[40[13]\b"
 )
 """Causes that Arrow gives as text only and that waiting does not mend: permission, credentials, a
-missing bucket, a quota."""
+missing bucket, a quota, a folder in the place of a file."""
 _OF_THE_PROGRAM = (
     TypeError,
     AttributeError,

@@ -18,7 +18,8 @@ from embed_ops.postprocessing.asked import STAGES
 from embed_ops.runs.columns import VectorColumn, read_columns, stored_unit
 from embed_ops.runs.directory import RunDir
 from embed_ops.runs.header import FINISHED, RunHeader
-from embed_ops.runs.record import Record
+from embed_ops.runs.parquet import read_table
+from embed_ops.runs.record import REJECTS, Record
 from embed_ops.runs.rows import RunRows
 from embed_ops.runs.run import Run
 from embed_ops.runs.sample import Chosen, Texts, choose
@@ -128,11 +129,13 @@ def _rejects(run: Run, records: Sequence[Record]) -> tuple[dict[str, int], dict[
     messages: dict[str, list[str]] = {}
     if run.is_stage or not any(record.rejects > 0 or record.file_rejects > 0 for record in records):
         return reasons, messages
-    for batch in run.rejects().to_batches(columns=[REASON, MESSAGE, SOURCE, ROW]):
-        for counted in pc.value_counts(batch.column(REASON)).to_pylist():
+    root = RunDir.at(run.path).root
+    for file in sorted(record.reject_file for record in records if record.reject_file):
+        table, _ = read_table(root, f"{REJECTS}/{file}", [REASON, MESSAGE, SOURCE, ROW])
+        for counted in pc.value_counts(table.column(REASON)).to_pylist():
             reason, listed = counted["values"], messages.setdefault(counted["values"], [])
             reasons[reason] = reasons.get(reason, 0) + counted["counts"]
-            of_reason = batch.filter(pc.equal(batch.column(REASON), reason))
+            of_reason = table.filter(pc.equal(table.column(REASON), reason))
             some = of_reason.slice(0, _MOST_REJECTS - len(listed)).to_pylist()
             listed += [plain_line(f"{row[SOURCE]}, row {row[ROW]}: {row[MESSAGE]}") for row in some]
     return reasons, messages
@@ -195,12 +198,12 @@ class _SampleReader:
     texts: Texts | None
 
     def read(self, chosen: Chosen) -> Sample:
-        unit = chosen.record.unit
-        x = stored_unit(self.vectors, unit)[chosen.places]
+        unit, rows = chosen.record.unit, chosen.record.rows
+        x = stored_unit(self.vectors, unit, rows)[chosen.places]
         finite = np.isfinite(x).all(axis=1)
         places = chosen.places[finite]
         base = self.rows.lineage[-1][0]
-        table = read_columns(base, unit, [SOURCE, ROW, *self.kept]).take(pa.array(places))
+        table = read_columns(base, unit, [SOURCE, ROW, *self.kept], rows).take(pa.array(places))
         folders = {name: [value or ""] * len(table) for name, value in hive_columns(unit).items()}
         columns = {name: [shortened(value) for value in table.column(name).to_pylist()] for name in self.kept}
         texts = None
@@ -208,7 +211,9 @@ class _SampleReader:
             texts = [text or "" for text in self.texts.of(chosen.record, table)]
         clusters = distance = None
         if self.clustered is not None:
-            near = read_columns(self.clustered.run, unit, ["cluster", "distance"]).take(pa.array(places))
+            near = read_columns(self.clustered.run, unit, ["cluster", "distance"], rows).take(
+                pa.array(places)
+            )
             clusters = near.column("cluster").to_numpy().astype(np.int64)
             distance = near.column("distance").to_numpy().astype(np.float64)
         return Sample(

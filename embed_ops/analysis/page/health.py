@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -120,15 +121,11 @@ def clusters_of(
     frequency in all), A the mean number of words of a cluster.
     """
     described = []
-    counts = np.bincount(labels)
-    order = np.array(
-        sorted(range(len(counts)), key=lambda cluster: (-sizes.get(cluster, 0), -counts[cluster]))
-    )
+    counts = Counter(labels.tolist())
+    order = sorted(counts, key=lambda cluster: (-sizes.get(cluster, 0), -counts[cluster], cluster))
     words = distinguishing(labels, texts)
-    for cluster in order[:most].tolist():
+    for cluster in order[:most]:
         mine = np.flatnonzero(labels == cluster)
-        if not len(mine):
-            continue
         near = mine[np.argsort(distance[mine], kind="stable")]
         described.append(
             {

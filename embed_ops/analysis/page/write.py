@@ -194,12 +194,12 @@ def _against(path: str, other: str, sample: Sample, column: str | None) -> list[
     for source, row in sorted(sample.keys):
         wanted.setdefault(source, []).append(row)
     mine, theirs = [], []
-    for unit in (record.unit for record in rows.records if _has_any(record, wanted)):
-        where = positions(rows.lineage[-1][0], unit)
+    for record in (record for record in rows.records if _has_any(record, wanted)):
+        where = positions(rows.lineage[-1][0], record.unit, record.rows)
         keys = list(zip(where.column("_source").to_pylist(), where.column("_row").to_pylist(), strict=True))
         there = [(place, places[key]) for place, key in enumerate(keys) if key in places]
         if there:
-            theirs.append(read_unit(vectors, unit)[[place for place, _ in there]])
+            theirs.append(read_unit(vectors, record.unit, record.rows)[[place for place, _ in there]])
             mine.append(sample.x[[place for _, place in there]])
     if not mine:
         raise StageError(f"{other}: has none of the sampled rows of {path}: compare runs of the same source")

@@ -178,18 +178,26 @@ def weightless_tower(folder: Path, trust_remote_code: bool) -> Any:
     """Build the same model on torch's meta device.
 
     With plain attention, whose products can be counted.
+
+    Raises:
+        ModelError: transformers can't build it.
     """
     import torch
     import transformers
 
     config = load_config(folder, {}, trust_remote_code)
-    with torch.device("meta"):
-        if config.model_type in TOWERS:
-            return getattr(transformers, TOWERS[config.model_type])._from_config(
-                config.vision_config, attn_implementation="eager"
-            )
-        auto: Any = transformers.AutoModel
-        return auto.from_config(config, trust_remote_code=trust_remote_code, attn_implementation="eager")
+    auto: Any = transformers.AutoModel
+    try:
+        with torch.device("meta"):
+            if config.model_type in TOWERS:
+                return getattr(transformers, TOWERS[config.model_type])._from_config(
+                    config.vision_config, attn_implementation="eager"
+                )
+            return auto.from_config(config, trust_remote_code=trust_remote_code, attn_implementation="eager")
+    except Exception as error:  # each class of models fails in its own way
+        raise ModelError(
+            f"{folder / 'config.json'}: transformers can't build the model ({error}); choose another model"
+        ) from error
 
 
 def flops_of_image(model: Any, height: int, width: int) -> float:

@@ -119,7 +119,10 @@ def read_plain_bert(folder: Path) -> Tokenizer | None:
         return None
     from tokenizers import Tokenizer
 
-    return Tokenizer.from_file(str(folder / "tokenizer.json"))
+    try:
+        return Tokenizer.from_file(str(folder / "tokenizer.json"))
+    except Exception:  # what tokenizers raises has no class of its own; transformers will say it
+        return None
 
 
 def _decoder(added: Mapping[str, Any]) -> list[dict[str, Any]]:

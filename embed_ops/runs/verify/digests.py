@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from embed_ops.runs.digests import CLUSTERS, DIGESTS_JSON, MODEL, digest_of, listed, parse_digests
-from embed_ops.runs.header import FINISHED, RUN_JSON, RunHeader
+from embed_ops.runs.header import FINISHED, RUN_JSON, RunHeader, as_written
 from embed_ops.runs.record import MANIFEST
 from embed_ops.runs.verify.verification import Difference
 from embed_ops.storage.files import Location, read_bytes
@@ -14,10 +14,12 @@ _FOLDERS = (MANIFEST, MODEL, CLUSTERS)
 
 
 def against_digests(root: Location, header: RunHeader) -> Iterator[Difference]:
-    """Compare the files of a finished run with the checksums of `digests.json`.
+    """Compare `run.json` with its checksum, and files of a finished run with `digests.json`.
 
-    A run that is not finished has none, and neither has one of before there were any.
+    A run that is not finished has no such file, and neither has one of before there were any.
     """
+    if not as_written(read_bytes(root.child(RUN_JSON)) or b"{}"):
+        yield Difference(RUN_JSON, "changed since it was written: it holds another checksum of itself")
     if header.status != FINISHED or header.digests is None:
         return
     content = read_bytes(root.child(DIGESTS_JSON))

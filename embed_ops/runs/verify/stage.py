@@ -73,9 +73,10 @@ def against_parent(place: RunDir, run: Run, units: Mapping[str, Record]) -> list
 def positions_differ(place: RunDir, run: Run, places: Mapping[str, Places]) -> list[Difference]:
     """Compare where each row of a stage comes from with the same row of its parent."""
     parent = _parent(place, run)
+    records = units_of(parent)
     differences: list[Difference] = []
     for unit, mine in places.items():
-        theirs = places_of(positions(parent, unit))
+        theirs = places_of(positions(parent, unit, records[unit].rows))
         if sorted(theirs) != sorted(mine):
             what = "its rows do not stand where those of its parent do"
             differences.append(Difference(f"{DATA}/{unit}{SUFFIX}", what))

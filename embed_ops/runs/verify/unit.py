@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from embed_ops.numerics.kinds import told
 from embed_ops.runs.directory import RunDir
-from embed_ops.runs.parquet import read_footer
+from embed_ops.runs.parquet import DAMAGE, read_footer
 from embed_ops.runs.record import DATA, REJECTS, SUFFIX, Record
 from embed_ops.runs.verify.stage import Places, places_of
 from embed_ops.runs.verify.vectors import differences
@@ -38,12 +38,27 @@ def check_unit(
         the differences, and where the rows and rejects come from, in the order of the source.
     """
     name = f"{DATA}/{record.unit}{SUFFIX}"
+    listed: list[Difference] = []
     try:
         rows, footer, changed = _read(place, name, record.bytes, record.sha256)
-        rejects, _, changed_rejects = _read_rejects(place, record)
-    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-        return [Difference(name, f"can't be read: {error}")], []
-    listed = changed + changed_rejects
+        listed += changed
+        rejects, _, changed = _read_rejects(place, record)
+        listed += changed
+        of_rows, of_rejects = places_of(rows), places_of(rejects)
+        return [
+            *listed,
+            *_check_footer(name, record, rows, footer, digest),
+            *(Difference(name, what) for what in differences(rows, lists)),
+            *_check_places(name, record, of_rows, of_rejects, _file_level(rejects)),
+        ], sorted(of_rows + of_rejects, key=_order(record))
+    except DAMAGE as error:
+        return [*listed, Difference(name, f"can't be read: {error}")], []
+
+
+def _check_footer(
+    name: str, record: Record, rows: pa.Table, footer: Mapping[str, Any], digest: str
+) -> list[Difference]:
+    """Compare what the footer of a data file says with its record and with its rows."""
     expected: dict[str, Any] = {
         "unit": record.unit,
         "fingerprint": digest,
@@ -51,17 +66,14 @@ def check_unit(
         "rows": record.rows,
         "outputs": told(rows.schema),
     }
-    listed += [
+    listed = [
         Difference(name, f"footer says {key} = {footer.get(key)!r}, should be {value!r}")
         for key, value in expected.items()
         if footer.get(key) != value
     ]
     if len(rows) != record.rows:
         listed.append(Difference(name, f"has {len(rows)} rows, its record {record.rows}"))
-    listed += [Difference(name, what) for what in differences(rows, lists)]
-    of_rows, of_rejects = places_of(rows), places_of(rejects)
-    listed += _check_places(name, record, of_rows, of_rejects, _file_level(rejects))
-    return listed, sorted(of_rows + of_rejects, key=_order(record))
+    return listed
 
 
 def _read(
@@ -82,7 +94,7 @@ def _read(
     try:
         file = pq.ParquetFile(pa.BufferReader(content))
         return file.read(), read_footer(file.metadata), changed
-    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+    except DAMAGE as error:
         raise OSError(f"changed since it was written, and no longer readable: {error}") from error
 
 

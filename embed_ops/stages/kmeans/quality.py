@@ -58,7 +58,7 @@ class ClusterQuality:
             inertia: sum of squared distances.
             first: (rows,) distance to the nearest centre.
             second: (rows,) distance to the second nearest centre.
-            labels: one for all rows, or one each; None where no label was named.
+            labels: (rows,) of each; None where no label was named.
         """
         share = (
             np.divide(second - first, second, out=np.zeros(len(first)), where=second > 0)
@@ -67,9 +67,8 @@ class ClusterQuality:
         )
         pairs = None
         if labels is not None:
-            named = pa.array([labels[0].as_py()] * len(clusters), labels.type) if len(labels) == 1 else labels
             pairs = pa.table(
-                {_CLUSTER: clusters.astype(np.int64), _LABEL: named, _ROWS: np.ones(len(clusters), np.int64)}
+                {_CLUSTER: clusters.astype(np.int64), _LABEL: labels, _ROWS: np.ones(len(clusters), np.int64)}
             )
             pairs = _summed(pairs.filter(pairs[_LABEL].is_valid()))
         return cls(np.bincount(clusters, minlength=k), inertia, float(share.sum()), pairs)
