@@ -12,6 +12,7 @@ from typing import Any
 from embed_ops.engine import pulse
 from embed_ops.engine.control import Control
 from embed_ops.engine.feed import Feed
+from embed_ops.engine.ray_alive import require_alive
 from embed_ops.engine.stopping import LOOK_UP_S
 from embed_ops.errors import EngineError
 
@@ -38,6 +39,7 @@ class Lookout:
         Raises:
             EngineError: they do not.
         """
+        require_alive()
         if self.control.stop.asked and not self._told:
             pulse.ask_to_stop(self.attempt)
             self._told = True

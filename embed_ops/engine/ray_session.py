@@ -19,6 +19,7 @@ import ray
 import ray.exceptions
 from ray._private.authentication import authentication_token_setup
 
+from embed_ops.engine.ray_alive import Parts, looked_after
 from embed_ops.engine.ray_alone import alone, keep_token_private
 from embed_ops.engine.ray_tasks import RayEngine
 from embed_ops.engine.streams import LastingStream
@@ -63,10 +64,12 @@ def ray_session(address: str | None = None) -> Iterator[RayEngine]:
         _join(place, named_by)
     for name in ("ray.data", "ray.tune"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    try:
-        yield RayEngine(elastic=place != LOCAL)
-    finally:
-        ray.shutdown()
+    parts = Parts(ray._private.worker._global_node, own=place == LOCAL)
+    with looked_after(parts.lost):
+        try:
+            yield RayEngine(elastic=place != LOCAL)
+        finally:
+            ray.shutdown()
 
 
 def no_usage_statistics() -> None:

@@ -15,6 +15,7 @@ from embed_ops.engine.control import Gauges
 from embed_ops.engine.errors import WorkerDied, engine_error
 from embed_ops.engine.guard import call_guarded
 from embed_ops.engine.memory import private_memory
+from embed_ops.engine.ray_alive import require_alive
 from embed_ops.engine.stopping import LOOK_UP_S, StopRequest
 from embed_ops.errors import EmbedOpsError, EngineError, Stopped
 from embed_ops.numerics.products import computing_on
@@ -137,6 +138,7 @@ class RayEngine(Engine):
                     following = next(left, None)
                 if not waiting or self.stop.expired:
                     break
+                require_alive()
                 ended, _ = ray.wait(list(waiting), timeout=LOOK_UP_S)
                 for ref in ended:
                     moved, number = time.monotonic(), waiting.pop(ref)
