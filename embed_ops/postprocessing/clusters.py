@@ -41,9 +41,9 @@ def write_by_cluster(job: StageJob, rows: RunRows, engine: Engine) -> dict[str, 
 
 def fold_out(job: StageJob, stretch: Stretch, name: str) -> None:
     """Write the rows of a stretch into a folder for each cluster, nearest to its centre first."""
+    names = [SOURCE, ROW, *(holder.column for holder in job.copied), "cluster", "distance"]
     parts = [
-        read_columns(job.run, unit, [SOURCE, ROW, "cluster", "distance"]).slice(begin, end - begin)
-        for unit, begin, end in stretch.parts
+        read_columns(job.run, unit, names).slice(begin, end - begin) for unit, begin, end in stretch.parts
     ]
     x = job.read(stretch)
     table = pa.concat_tables(parts).combine_chunks().unify_dictionaries()
