@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from embed_ops.analysis.neighbors import Neighbors, neighbors
 from embed_ops.analysis.recommend import Recommended, recommend
-from embed_ops.analysis.shown import Shown, lines_of, shown_of
+from embed_ops.analysis.shown import Picture, Shown, lines_of, shown_of
 from embed_ops.analysis.user_files import read_columns
 from embed_ops.engine.progress import Reporter
 from embed_ops.engine.session import OpenSession
@@ -121,8 +121,7 @@ def ask(
     show: Sequence[str] | None,
     session: OpenSession,
     reporter: Reporter,
-    *,
-    images: bool = False,
+    picture: Picture | None = None,
 ) -> Answer[Neighbors]:
     """Find the rows of a run that are nearest to queries.
 
@@ -133,7 +132,7 @@ def ask(
         show: columns to give, kept ones or others of the source.
         session: opens the Ray session for runs of many rows.
         reporter: told what is done.
-        images: read the images of the rows too.
+        picture: as in `shown_of`.
 
     Raises:
         RunError, StageError, ModelError, SpecError, SourceError: as `neighbors`, `Queries.read` and
@@ -151,13 +150,15 @@ def ask(
         reporter=reporter,
     )
     pictures = [query for query in asked if isinstance(query, bytes)] if queries.images else []
-    return Answer(names, _shown(run, nearest.ids, show, reporter, images=images), nearest, pictures)
+    return Answer(names, _shown(run, nearest.ids, show, reporter, picture), nearest, pictures)
 
 
-def _shown(run: str, ids: Ints, show: Sequence[str] | None, reporter: Reporter, *, images: bool) -> Shown:
+def _shown(
+    run: str, ids: Ints, show: Sequence[str] | None, reporter: Reporter, picture: Picture | None
+) -> Shown:
     there = ids[ids >= 0]
     reporter.say(f"reading {len(there):,} rows")
-    return shown_of(RunRows(locate(run)), there, show, images=images)
+    return shown_of(RunRows(locate(run)), there, show, picture)
 
 
 def recommend_to_users(
@@ -167,10 +168,9 @@ def recommend_to_users(
     show: Sequence[str] | None,
     session: OpenSession,
     reporter: Reporter,
-    *,
-    images: bool = False,
+    picture: Picture | None = None,
 ) -> Answer[Recommended]:
-    """Recommend rows of a run to the users of a history; `show` and `images` as in `ask`.
+    """Recommend rows of a run to the users of a history; `show` and `picture` as in `ask`.
 
     Raises:
         SourceError: the file can't be read, or lacks a column.
@@ -192,7 +192,7 @@ def recommend_to_users(
         session=session,
         reporter=reporter,
     )
-    return Answer(recommended.users, _shown(run, recommended.ids, show, reporter, images=images), recommended)
+    return Answer(recommended.users, _shown(run, recommended.ids, show, reporter, picture), recommended)
 
 
 def _lines(file: Path) -> list[str]:

@@ -5,7 +5,7 @@ The second is read again from the source, and only of the rows that are shown (`
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,11 +26,14 @@ from embed_ops.spec.spec import Spec
 
 LONGEST = 10_000
 """Characters of a text that are kept for being shown."""
-MOST_ROWS = 10_000
-"""Rows for which the source is read unasked."""
+MOST_ROWS, MOST_PICTURES = 10_000, 1_000
+"""Rows for which the source is read unasked, and whose images are."""
 _JOINED, _EMBEDDED = "text", "embedded text"
 """What a text that a template joins is called, and where the run keeps a column of that name."""
 _NAMED = 2
+
+Picture = Callable[[bytes | None], str | None]
+"""Makes of the bytes of an image what a page shows of it."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +43,14 @@ class Shown:
     Attributes:
         table: `row`, `_source`, `_row`, what was kept, and columns of the source.
         text: the column of it with what was embedded; None where there is none.
-        images: of each row the bytes of its image, None where not known; empty if not asked for.
+        pictures: of each of the first rows its image, as `picture` of `shown_of` has made it, None
+            where that is not known; empty if not asked for.
         remarks: sentences about what could not be read.
     """
 
     table: pa.Table
     text: str | None = None
-    images: Sequence[bytes | None] = ()
+    pictures: Sequence[str | None] = ()
     remarks: Sequence[str] = ()
 
 
@@ -65,7 +69,9 @@ class _Source:
     images: bool = False
 
 
-def shown_of(rows: RunRows, ids: Ints, show: Sequence[str] | None = None, *, images: bool = False) -> Shown:
+def shown_of(
+    rows: RunRows, ids: Ints, show: Sequence[str] | None = None, picture: Picture | None = None
+) -> Shown:
     """Read what is shown of rows, in the order of their indexes.
 
     Args:
@@ -73,7 +79,7 @@ def shown_of(rows: RunRows, ids: Ints, show: Sequence[str] | None = None, *, ima
         ids: row indexes.
         show: columns, kept ones or others of the source; by default what was kept and what was
             embedded.
-        images: read images too.
+        picture: makes of the bytes of an image what is shown of it; None: images are not read.
 
     Raises:
         StageError: there is no such column.
@@ -91,9 +97,9 @@ def shown_of(rows: RunRows, ids: Ints, show: Sequence[str] | None = None, *, ima
         if show is None and len(table) > MOST_ROWS:
             told = f"texts are not read for more than {MOST_ROWS:,} rows; --show names columns to read"
             return Shown(_ordered(table, show, has.text), _within(has.text, table), remarks=[told])
-        if not len(table) or not (others or (images and has.images)):
+        if not len(table) or not (others or (picture and has.images)):
             return Shown(_ordered(table, show, has.text), _within(has.text, table))
-        return _with_source(reader, table, others, show, has, images=images and has.images)
+        return _with_source(reader, table, others, show, has, picture if has.images else None)
     except (EmbedOpsError, OSError, pa.ArrowException) as error:
         if show is not None and others:
             raise StageError(
@@ -122,27 +128,27 @@ def _with_source(
     others: Sequence[str],
     show: Sequence[str] | None,
     has: _Source,
-    *,
-    images: bool,
+    picture: Picture | None,
 ) -> Shown:
     """Read columns and contents of the source, and put them to the rows."""
     places = list(zip(table.column(SOURCE).to_pylist(), table.column(ROW).to_pylist(), strict=True))
     names = [name for name in others if name != has.text]
     columns = reader.columns(names, places[0][0]) if names else pa.schema([])
-    reread = reader.read(places, columns, contents=images or has.text in others)
+    reread = reader.read(places if others else [], columns, _cut if has.text in others else None)
     for column in columns:
         values = [_as_shown(reread.columns[column.name].get(place)) for place in places]
         kind = pa.string() if pa.types.is_struct(column.type) else column.type
         table = table.append_column(column.name, pa.array(values, kind))
-    contents = [reread.contents.get(place) for place in places]
     if has.text is not None and has.text in others:
-        table = table.append_column(has.text, pa.array([_cut(value) for value in contents], pa.string()))
-    return Shown(
-        _ordered(table, show, has.text),
-        _within(has.text, table),
-        contents if images else (),
-        _remarks(reread, len(dict.fromkeys(places))),
-    )
+        texts = [reread.contents.get(place) for place in places]
+        table = table.append_column(has.text, pa.array(texts, pa.string()))
+    pictures: list[str | None] = []
+    if picture is not None:
+        places = places[:MOST_PICTURES]
+        reread = reader.read(places, pa.schema([]), picture)
+        pictures = [reread.contents.get(place) for place in places]
+    remarks = _remarks(reread, len(dict.fromkeys(places)))
+    return Shown(_ordered(table, show, has.text), _within(has.text, table), pictures, remarks)
 
 
 def _ordered(table: pa.Table, show: Sequence[str] | None, text: str | None = None) -> pa.Table:

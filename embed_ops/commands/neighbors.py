@@ -151,7 +151,7 @@ def run(
         else History(history, user, item, popularity, hold_out)
     )
     wanted = show.split(",") if show else None
-    answer = _answered(where, asked, search, wanted, session, progress, images=html is not None)
+    answer = _answered(where, asked, search, wanted, session, progress, pictures=html is not None)
     if output is not None:
         write_table(output, answer.table())
     if html is not None:
@@ -170,18 +170,20 @@ def _answered(
     session: OpenSession,
     style: Style,
     *,
-    images: bool,
+    pictures: bool,
 ) -> Answer[Any]:
     """Find rows for queries, or for the users of a history, and show them."""
     from embed_ops.analysis.findings import show_neighbors, show_recommended
     from embed_ops.analysis.queries import Queries, ask, recommend_to_users
+    from embed_ops.analysis.sheet.render import thumbnail
     from embed_ops.engine.progress import reporter
 
+    picture = thumbnail if pictures else None
     with reporter(style) as shown:
         if isinstance(asked, Queries):
-            answer = ask(where, asked, search, wanted, session, shown, images=images)
+            answer = ask(where, asked, search, wanted, session, shown, picture)
         else:
-            recommended = recommend_to_users(where, asked, search, wanted, session, shown, images=images)
+            recommended = recommend_to_users(where, asked, search, wanted, session, shown, picture)
     if isinstance(asked, Queries):
         show_neighbors(answer.names, answer.shown, answer.nearest)
         return answer

@@ -194,10 +194,6 @@ def _copied(rows: RunRows, name: str, output: str) -> VectorColumn:
     Raises:
         StageError: there is none, it holds vectors, or it has the name of the stage's own.
     """
-    if name == output:
-        raise StageError(
-            f"keep: {name!r} is the vector column that the stage writes; name another, or another output"
-        )
     if any(name in hive_columns(record.unit) for record in rows.records):
         raise StageError(
             f"keep: {name!r} is a key=value folder of the source, which readers take from the path of each "
@@ -208,6 +204,10 @@ def _copied(rows: RunRows, name: str, output: str) -> VectorColumn:
         raise StageError(
             f"keep: column {name!r} of {holder.run.path} holds vectors: read them there, where a row stands "
             "at the same place"
+        )
+    if name == output:
+        raise StageError(
+            f"keep: {name!r} is the vector column that the stage writes; name another, or another output"
         )
     return holder
 

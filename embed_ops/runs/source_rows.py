@@ -8,7 +8,7 @@ now may be another row.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -48,7 +48,8 @@ class Reread:
     """What was read again.
 
     Attributes:
-        columns: values by column; `contents`: what was embedded. Both by place.
+        columns: values by column; `contents`: what is shown of what was
+            embedded. Both by place.
         missing: places whose rows could not be read, by file and reason.
     """
 
@@ -117,19 +118,22 @@ class SourceRows:
         chosen = choose_columns(spec, [file], [(source, schema)])
         return pa.schema([chosen.field(name) for name in names])
 
-    def read(self, places: Sequence[Place], columns: pa.Schema, *, contents: bool) -> Reread:
+    def read(
+        self, places: Sequence[Place], columns: pa.Schema, shown: Callable[[Any], Any] | None = None
+    ) -> Reread:
         """Read some rows.
 
         Args:
             places: where they come from; the first count most where not all can be read.
             columns: to read of each.
-            contents: whether to give what is embedded: text, words, or the bytes of an image.
+            shown: makes of what is embedded (a text, words, the bytes of an image, or None) what is
+                kept of it; None where it is not read. Called in several threads.
         """
         wanted: dict[str, list[int]] = {}
         for source, row in dict.fromkeys(places):
             wanted.setdefault(source, []).append(row)
         reread = Reread({name: {} for name in columns.names}, {}, {})
-        schema = self._schema(columns, contents=contents)
+        schema = self._schema(columns, contents=shown is not None)
         rank = {place: number for number, place in reversed(list(enumerate(places)))}
         with ThreadPoolExecutor(_THREADS) as pool:
             stretches: list[_Stretch] = []
@@ -142,7 +146,7 @@ class SourceRows:
             stretches.sort(key=lambda stretch: min(rank[stretch.file.name, row] for row in stretch.rows))
             chosen = list(_affordable(stretches, reread))
             for stretch, rows_read in zip(
-                chosen, pool.map(partial(self._read, schema, columns, contents), chosen), strict=True
+                chosen, pool.map(partial(self._read, schema, columns, shown), chosen), strict=True
             ):
                 _take(reread, stretch, rows_read)
         return reread
@@ -176,12 +180,16 @@ class SourceRows:
             return f"can't be read: {redacted(str(error))}"
 
     def _read(
-        self, schema: pa.Schema, columns: pa.Schema, contents: bool, stretch: _Stretch
+        self,
+        schema: pa.Schema,
+        columns: pa.Schema,
+        shown: Callable[[Any], Any] | None,
+        stretch: _Stretch,
     ) -> list[tuple[int, list[Any], Any]] | str:
         """Read a stretch: (position, values, content) of each row, or what is wrong."""
         file, rows = stretch.file, np.array(stretch.rows)
         piece = Piece(file.name, stretch.rows[0], stretch.rows[-1] + 1, None, file.size)
-        made = Rows(self._spec, schema) if contents else None
+        made = None if shown is None else Rows(self._spec, schema)
         read: list[tuple[int, list[Any], Any]] = []
         try:
             at = self._place(file)
@@ -190,8 +198,8 @@ class SourceRows:
                     positions = chosen.positions.tolist()
                     values = [chosen.table.column(name).to_pylist() for name in columns.names]
                     texts: Iterable[Any] = [None] * len(chosen)
-                    if made is not None:
-                        texts = _contents(made, file.name, at, chosen)
+                    if made is not None and shown is not None:
+                        texts = _contents(made, file.name, at, chosen, shown)
                     by_row: Iterable[tuple[Any, ...]] = (
                         zip(*values, strict=True) if values else (() for _ in positions)
                     )
@@ -278,9 +286,12 @@ def _chosen(records: Records, rows: np.ndarray[Any, Any]) -> Records | None:
     )
 
 
-def _contents(made: Rows, source: str, at: Location, chosen: Records) -> list[Any]:
-    """Give what is embedded of records; None of those that can't be."""
+def _contents(
+    made: Rows, source: str, at: Location, chosen: Records, shown: Callable[[Any], Any]
+) -> list[Any]:
+    """Make what is shown of what is embedded of records."""
     texts: list[Any] = []
     for chunk in made.complete(source, at, chosen):
-        texts += chunk.table.column(CONTENT).to_pylist()
+        # One by one: a chunk of images is large, and what is made of them is small.
+        texts += [shown(value.as_py()) for value in chunk.table.column(CONTENT)]
     return texts

@@ -19,6 +19,7 @@ from embed_ops import embed, neighbors
 from embed_ops.analysis.neighbors import Neighbors
 from embed_ops.analysis.queries import Answer
 from embed_ops.analysis.sheet.neighbors import write_answer
+from embed_ops.analysis.sheet.render import thumbnail
 from embed_ops.analysis.shown import LONGEST, Shown
 
 pytestmark = pytest.mark.usefixtures("engine")
@@ -103,13 +104,13 @@ def test_thumbnails(tmp_path: Path) -> None:
     """Images are small JPEGs on the page; one that can't be decoded, or is gone, says so."""
     file = io.BytesIO()
     Image.new("RGB", (1200, 600), (200, 30, 30)).save(file, "PNG")
-    images = [file.getvalue(), b"no image", None]
+    pictures = [thumbnail(content) for content in (file.getvalue(), b"no image", None)]
     table = pa.table({"row": [4, 5, 6], "_source": ["<a>.png", "b", "c"], "_row": [0, 0, 0]})
     near = Neighbors(np.array([[4, 5, 6]]), np.array([[0.9, 0.8, 0.7]]), 9, 0, 1.0, None, "out")
     write_answer(
         str(tmp_path / "page.html"),
         "out",
-        Answer(["query.png"], Shown(table, images=images), near, [file.getvalue()]),
+        Answer(["query.png"], Shown(table, pictures=pictures), near, [file.getvalue()]),
     )
     html = (tmp_path / "page.html").read_text()
     assert html.count('<img src="data:image/jpeg;base64,') == 2

@@ -121,7 +121,7 @@ def test_keep_copies_columns(run: Path) -> None:
     [
         ({"kind": "kmeans", "k": 2, "keep": ["nothing"]}, "no column 'nothing'"),
         ({"kind": "kmeans", "k": 2, "keep": ["embedding"]}, "holds vectors"),
-        ({"kind": "pca", "dim": 2, "keep": ["embedding"]}, "the vector column that the stage writes"),
+        ({"kind": "pca", "dim": 2, "output": "name", "keep": ["name"]}, "the vector column that the stage"),
         ({"kind": "kmeans", "k": 2, "keep": ["part"]}, "is a key=value folder"),
         ({"kind": "kmeans", "k": 2, "keep": ["cluster"]}, "is a column that the stage writes itself"),
         ({"kind": "kmeans", "k": 2, "keep": ["_row"]}, "is a column that the stage writes itself"),

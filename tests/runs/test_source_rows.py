@@ -36,6 +36,11 @@ FRAME = pd.DataFrame(
 FRAME.loc[600, "text"] = HUGE
 
 
+def as_it_is(content: Any) -> Any:
+    """Show all of a content."""
+    return content
+
+
 def write(kind: str, folder: Path, frame: pd.DataFrame) -> Path:
     """Write a table as a source file of a `key=value` folder."""
     place = folder / "lang=en"
@@ -90,14 +95,14 @@ def test_rows_are_those_of_pandas(kind: str, tmp_path: Path) -> None:
     wanted = [650, 3, 0, 699, 3, 127, 128, 600]
     names = [] if kind == "text" else ["title", "score"]
     columns = rows.columns(names, places[0][0]) if names else pa.schema([])
-    read = rows.read([places[row] for row in wanted], columns, contents=True)
+    read = rows.read([places[row] for row in wanted], columns, as_it_is)
     assert read.missing == {}
     assert [read.contents[places[row]] for row in wanted] == FRAME["text"][wanted].tolist()
     for name in names:
         values = [read.columns[name][places[row]] for row in wanted]
         expected = FRAME[name][wanted].tolist()
         assert values == ([str(value) for value in expected] if kind.startswith("csv") else expected)
-    none = rows.read([], pa.schema([]), contents=True)
+    none = rows.read([], pa.schema([]), as_it_is)
     assert (none.contents, none.missing) == ({}, {})
 
 
@@ -110,7 +115,7 @@ def test_templates_and_conditions(kind: str, tmp_path: Path) -> None:
     )
     corpus, rows = planned(section, tmp_path / "run")
     places = places_of(corpus)
-    read = rows.read([places[5], places[202]], pa.schema([]), contents=True)
+    read = rows.read([places[5], places[202]], pa.schema([]), as_it_is)
     assert [read.contents[places[row]] for row in (5, 202)] == ["en: <b>5</b> 1.25", "en: <b>202</b> 50.5"]
 
 
@@ -128,14 +133,14 @@ def test_a_changed_file_shows_nothing(kind: str, tmp_path: Path) -> None:
         (lambda: file.unlink(), "removed"),
     ):
         change()
-        read = rows.read(places, pa.schema([]), contents=True)
+        read = rows.read(places, pa.schema([]), as_it_is)
         assert read.contents == {}
         ((source, why), count) = next(iter(read.missing.items()))
         assert (source, count) == (places[0][0], 2)
         assert why.startswith(says)
     file.write_bytes(content)
     os.utime(file, ns=(then.st_mtime_ns, then.st_mtime_ns))
-    assert len(rows.read(places, pa.schema([]), contents=True).contents) == 2
+    assert len(rows.read(places, pa.schema([]), as_it_is).contents) == 2
 
 
 def test_only_what_is_shown_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,12 +153,12 @@ def test_only_what_is_shown_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(source_rows, "MOST_BYTES", 2_000_000)
     for kind, far in (("parquet", 639), ("jsonl", 650)):
         rows, places = corpora[kind]
-        read = rows.read([places[2], places[far]], pa.schema([]), contents=True)
+        read = rows.read([places[2], places[far]], pa.schema([]), as_it_is)
         assert list(read.contents) == [places[2]]
         assert "reading up to its rows takes" in next(iter(read.missing))[1]
     monkeypatch.setattr(source_rows, "MOST_BYTES", 1000)
     rows, places = corpora["csv.gz"]
-    read = rows.read(places[:3], pa.schema([]), contents=True)
+    read = rows.read(places[:3], pa.schema([]), as_it_is)
     assert (read.contents, sum(read.missing.values())) == ({}, 3)
 
 
@@ -168,7 +173,7 @@ def test_a_broken_file_is_told(kind: str, tmp_path: Path) -> None:
     then = file.stat()
     file.write_bytes(b"\xff" * then.st_size)
     os.utime(file, ns=(then.st_mtime_ns, then.st_mtime_ns))
-    read = rows.read([places[5], places[ROWS + 5]], pa.schema([]), contents=True)
+    read = rows.read([places[5], places[ROWS + 5]], pa.schema([]), as_it_is)
     assert read.contents == {places[5]: FRAME["text"][5]}
     assert next(iter(read.missing))[1].startswith("can't be read: ")
 
@@ -192,8 +197,8 @@ def test_images(tmp_path: Path) -> None:
         section |= {"column": "image"} if kind == "parquet" else {}
         corpus, rows = planned(section, tmp_path / f"run-{kind}", "image")
         places = places_of(corpus)
-        read = rows.read([places[7], places[2]], pa.schema([]), contents=True)
+        read = rows.read([places[7], places[2]], pa.schema([]), as_it_is)
         assert [read.contents[places[row]] for row in (7, 2)] == [pictures["7.png"], pictures["2.png"]]
         assert rows.has_references == (kind == "parquet")
     columns = rows.columns(["image"], "a.parquet")
-    assert rows.read([places[4]], columns, contents=False).columns["image"] == {places[4]: "4.png"}
+    assert rows.read([places[4]], columns).columns["image"] == {places[4]: "4.png"}

@@ -9,9 +9,9 @@ from embed_ops.analysis.neighbors import Neighbors
 from embed_ops.analysis.queries import Answer
 from embed_ops.analysis.recommend import Recommended
 from embed_ops.analysis.sheet.render import thumbnail, write_sheet
+from embed_ops.analysis.shown import MOST_PICTURES
 from embed_ops.schema import ROW, SOURCE
 
-_MOST_ROWS = 1_000
 _LONGEST = 2_000
 """Characters of a value that a page has."""
 
@@ -42,7 +42,7 @@ def write_answer(path: str, run: str, answer: Answer[Neighbors] | Answer[Recomme
     Args:
         path: of the page.
         run: address of the run, for the heading.
-        answer: the rows, with their images where these were embedded.
+        answer: the rows, with their thumbnails where images were embedded.
 
     Raises:
         PackageError: Jinja2 is not installed.
@@ -51,18 +51,18 @@ def write_answer(path: str, run: str, answer: Answer[Neighbors] | Answer[Recomme
     shown = answer.shown
     names = [name for name in shown.table.column_names if name not in ("row", ROW, SOURCE)]
     rows = int((answer.nearest.ids >= 0).sum())
-    more = f", of {rows:,} the first {_MOST_ROWS:,}" if rows > _MOST_ROWS else ""
+    more = f", of {rows:,} the first {MOST_PICTURES:,}" if rows > MOST_PICTURES else ""
     asked = "query" if len(answer.names) == 1 else "queries"
     write_sheet(
         path,
         "neighbors.html",
         title=f"nearest rows of {run}",
-        subtitle=f"{len(answer.names):,} {asked}, {min(rows, _MOST_ROWS):,} rows{more}",
+        subtitle=f"{len(answer.names):,} {asked}, {min(rows, MOST_PICTURES):,} rows{more}",
         remarks=shown.remarks,
         queries=_queries(answer, names),
         columns=names,
         text=shown.text,
-        pictures=bool(shown.images),
+        pictures=bool(shown.pictures),
     )
 
 
@@ -71,21 +71,21 @@ def _queries(answer: Answer[Neighbors] | Answer[Recommended], names: list[str]) 
     first = 0
     for number, name in enumerate(answer.names):
         count = int((answer.nearest.ids[number] >= 0).sum())
-        part = answer.shown.table.slice(first, min(count, _MOST_ROWS - first)).to_pylist()
+        part = answer.shown.table.slice(first, min(count, MOST_PICTURES - first)).to_pylist()
         hits = [
             Hit(
                 f"{answer.nearest.scores[number, rank]:.4f}",
                 row["row"],
                 f"{row[SOURCE]}:{row[ROW]}",
                 [(column, _short(row[column])) for column in names],
-                thumbnail(answer.shown.images[first + rank]) if answer.shown.images else None,
+                answer.shown.pictures[first + rank] if answer.shown.pictures else None,
             )
             for rank, row in enumerate(part)
         ]
         picture = thumbnail(answer.pictures[number]) if answer.pictures else None
         queries.append(Query(name, picture, hits))
         first += count
-        if first >= _MOST_ROWS:
+        if first >= MOST_PICTURES:
             break
     return queries
 
