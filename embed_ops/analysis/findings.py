@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embed_ops.analysis.summary import LISTED_FIGURES
-from embed_ops.analysis.tables import console, cut_table, show_pairs
+from embed_ops.analysis.tables import console, cut_table, fit_columns, show_pairs
 from embed_ops.schema import ROW, SOURCE
 from embed_ops.terminal import PlainTable
 
@@ -55,22 +55,32 @@ def _show_near(
     `shown` has them one after the other.
     """
     names = [name for name in shown.table.column_names if name not in (ROW, SOURCE)]
-    table = cut_table(title, [(heading, 30), ("score", 8), *((name, 60) for name in names), ("source", 60)])
+    lines: list[list[str]] = []
+    ends: list[bool] = []
     place = 0
     for number, one in enumerate(asked):
         count = int((near.ids[number] >= 0).sum())
         for rank, row in enumerate(shown.table.slice(place, count).to_pylist()):
             cells = [_cell(row[name]) for name in (*names, SOURCE)]
-            table.add_row(
-                one if rank == 0 else "",
-                f"{near.scores[number, rank]:.4f}",
-                *cells,
-                end_section=rank == count - 1,
-            )
+            lines.append([one if rank == 0 else "", f"{near.scores[number, rank]:.4f}", *cells])
+            ends.append(rank == count - 1)
         place += count
         if not count:
-            table.add_row(one, "none", *("" for _ in (*names, SOURCE)), end_section=True)
+            lines.append([one, "none", *("" for _ in (*names, SOURCE))])
+            ends.append(True)
+    columns = [(heading, 30), ("score", 8), *((name, 100 if name == shown.text else 60) for name in names)]
+    columns.append(("source", 60))
+    needed = ("row", shown.text)
+    droppable = [place for place, name in enumerate(names, 2) if name not in needed]
+    fitted = fit_columns(columns, lines, droppable, console().width)
+    table = cut_table(title, [columns[place] for place in fitted])
+    for column, width in zip(table.columns, fitted.values(), strict=True):
+        column.width = width
+    for line, end in zip(lines, ends, strict=True):
+        table.add_row(*(line[place] for place in fitted), end_section=end)
     console().print(table)
+    if left := [columns[place][0] for place in droppable if place not in fitted]:
+        console().print(f"no room for {', '.join(left)}: --show names columns, --html FILE shows all")
     for remark in shown.remarks:
         console().print(remark)
 

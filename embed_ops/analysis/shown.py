@@ -114,8 +114,8 @@ def _offered(reader: SourceRows, spec: SourceSpec, known: Sequence[str]) -> _Sou
     if not reader.has_contents:
         return _Source()
     if spec.modality == "image":
-        beside = [spec.contents] if reader.has_references else [KEY] if spec.kind == "webdataset" else []
-        return _Source(beside=[name for name in beside if name not in known], images=True)
+        name = KEY if spec.kind == "webdataset" else reader.reference
+        return _Source(beside=[] if name is None or name in known else [name], images=True)
     if spec.joined is None:
         return _Source(spec.contents)
     # A kept column of that name is another text.

@@ -96,14 +96,15 @@ class SourceRows:
         )
 
     @property
-    def has_references(self) -> bool:
-        """Whether the column of images names files."""
+    def reference(self) -> str | None:
+        """The column of the files that rows name as images, None where there is none."""
         name = self._spec.contents
-        return (
-            self._spec.modality == "image"
-            and name in self._planned.names
-            and pa.types.is_string(self._planned.field(name).type)
-        )
+        if self._spec.modality != "image" or name not in self._planned.names:
+            return None
+        kind = self._planned.field(name).type
+        if pa.types.is_struct(kind):
+            return f"{name}.path" if kind.get_field_index("path") >= 0 else None
+        return name if pa.types.is_string(kind) else None
 
     def columns(self, names: Sequence[str], source: str) -> pa.Schema:
         """Find columns, kept or not, by the head of a source file.

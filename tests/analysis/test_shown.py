@@ -21,6 +21,7 @@ from embed_ops.analysis.queries import Answer
 from embed_ops.analysis.sheet.neighbors import write_answer
 from embed_ops.analysis.sheet.render import thumbnail
 from embed_ops.analysis.shown import LONGEST, Shown
+from embed_ops.analysis.tables import fit_columns
 
 pytestmark = pytest.mark.usefixtures("engine")
 
@@ -117,3 +118,15 @@ def test_thumbnails(tmp_path: Path) -> None:
     assert html.count("no picture") == 2
     assert "&lt;a&gt;.png:0" in html
     assert len(html) < 20_000
+
+
+@pytest.mark.parametrize("width", [40, 50, 80, 200])
+def test_columns_fit_the_terminal(width: int) -> None:
+    """Narrow columns stay whole, wide ones share what is left, and the last ones go first."""
+    columns = [("query", 30), ("score", 8), ("row", 60), ("text", 100), ("id", 60), ("url", 60)]
+    lines = [["a query", "0.1234", "7", "t" * 500, "12345", "u" * 40], ["", "0.1", "8", "", "1", ""]]
+    widths = fit_columns(columns, lines, [4, 5], width)
+    assert sum(wide + 3 for wide in widths.values()) + 1 <= width
+    assert list(widths) == list(range({40: 4, 50: 5}.get(width, 6)))
+    assert [widths[place] for place in (0, 1, 2)] == [7, 6, 3]
+    assert widths[3] == {40: 11, 50: 13, 80: 20, 200: 100}[width]

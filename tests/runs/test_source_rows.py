@@ -199,6 +199,6 @@ def test_images(tmp_path: Path) -> None:
         places = places_of(corpus)
         read = rows.read([places[7], places[2]], pa.schema([]), as_it_is)
         assert [read.contents[places[row]] for row in (7, 2)] == [pictures["7.png"], pictures["2.png"]]
-        assert rows.has_references == (kind == "parquet")
+        assert rows.reference == ("image" if kind == "parquet" else None)
     columns = rows.columns(["image"], "a.parquet")
     assert rows.read([places[4]], columns).columns["image"] == {places[4]: "4.png"}
