@@ -31,7 +31,7 @@ from embed_ops.spec.source import GraphSourceSpec, SourceSpec
 from embed_ops.storage.files import Location, file_info
 from embed_ops.storage.listing import root_of
 
-MOST_BYTES = 1 << 30
+MOST_BYTES = 512 << 20
 """Most bytes that are read for rows which are shown."""
 _GAP_BYTES = 1 << 20
 """So far apart in a plain file two rows are read by themselves."""
