@@ -5,6 +5,7 @@ Accuracy and F1 with intervals, nearest neighbours, clusters, pairs. Pure.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -120,9 +121,12 @@ def cosines_of(left: npt.NDArray[Any], right: npt.NDArray[Any]) -> Floats:
 
 def of_pairs(left: Vectors, right: Vectors, scored: npt.NDArray[Any]) -> Mapping[str, Any]:
     """Compare cosines of pairs with scores that people gave: Spearman's rank correlation."""
-    from scipy.stats import spearmanr
+    from scipy.stats import ConstantInputWarning, spearmanr
 
-    correlation = spearmanr(cosines_of(left, right), scored)
+    with warnings.catch_warnings():
+        # Where one side has a single value there is no correlation: NaN says it.
+        warnings.simplefilter("ignore", ConstantInputWarning)
+        correlation = spearmanr(cosines_of(left, right), scored)
     return {
         "pairs": len(scored),
         "spearman": float(correlation.statistic),
