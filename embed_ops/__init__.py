@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from embed_ops.analysis.neighbors import neighbors as neighbors
+    from embed_ops.analysis.overview import list_runs as list_runs
     from embed_ops.embedding.driver import embed as embed
     from embed_ops.embedding.driver import retry as retry
     from embed_ops.embedding.encoder import Encoder as Encoder
@@ -28,6 +29,7 @@ _HOMES = {
     "Run": "embed_ops.runs.run",
     "Spec": "embed_ops.spec.spec",
     "embed": "embed_ops.embedding.driver",
+    "list_runs": "embed_ops.analysis.overview",
     "load_model": "embed_ops.runs.models",
     "neighbors": "embed_ops.analysis.neighbors",
     "postprocess": "embed_ops.postprocessing.driver",
@@ -40,6 +42,7 @@ __all__ = [
     "Spec",
     "__version__",
     "embed",
+    "list_runs",
     "load_model",
     "neighbors",
     "postprocess",

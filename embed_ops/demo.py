@@ -14,8 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from embed_ops.analysis.neighbors import kept_of, neighbors
+from embed_ops.analysis.neighbors import neighbors
 from embed_ops.analysis.page.write import write_page
+from embed_ops.analysis.shown import kept_of
 from embed_ops.analysis.summary import show_differences, show_report, show_stage
 from embed_ops.analysis.tables import console, cut_table
 from embed_ops.embedding.driver import embed

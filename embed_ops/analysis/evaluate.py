@@ -253,7 +253,7 @@ def _figures(drawn: Labelled, probe: LinearProbe, column: str, seed: int) -> dic
         "linear_probe": scores(truth, predicted, seed),
         f"knn_{_K}": scores(truth, vote(drawn.x, drawn.labels, drawn.test, _K), seed),
         "clustering": clustering(drawn.x, drawn.labels, seed),
-        "confusions": confusions(truth, predicted),
+        "confusions": confusions(truth, predicted, drawn.ids[drawn.test]),
         "seed": seed,
     }
 

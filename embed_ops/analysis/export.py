@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from embed_ops.analysis.neighbors import kept_of
+from embed_ops.analysis.shown import kept_of
 from embed_ops.engine.progress import Reporter, Silent
 from embed_ops.errors import StorageError
 from embed_ops.numerics.topk import Metric

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from embed_ops.analysis.summary import LISTED_FIGURES
-from embed_ops.analysis.tables import console, cut_table, show_pairs
+from embed_ops.analysis.tables import console, cut_table, fit_columns, show_pairs
 from embed_ops.schema import ROW, SOURCE
 from embed_ops.terminal import PlainTable
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from embed_ops.analysis.neighbors import Neighbors
     from embed_ops.analysis.prediction import Prediction
     from embed_ops.analysis.recommend import Recommended
+    from embed_ops.analysis.shown import Shown
+    from embed_ops.runs.rows import RunRows
+
+_EXAMPLE = 80
+_CELL = 1_000
+"""Characters of a value that are looked at for a cell."""
 
 
 def show_weights(folder: str, told: dict[str, Any]) -> None:
@@ -28,9 +35,9 @@ def show_weights(folder: str, told: dict[str, Any]) -> None:
     show_pairs(f"embed-ops: {folder}", pairs)
 
 
-def show_neighbors(queries: list[str], table: pa.Table, near: Neighbors) -> None:
-    """Show the rows nearest to each query: score, what was kept of the row, and its source file."""
-    _show_near("nearest rows", "query", queries, table, near)
+def show_neighbors(queries: list[str], shown: Shown, near: Neighbors) -> None:
+    """Show the rows nearest to each query: score, what the row is, and its source file."""
+    _show_near("nearest rows", "query", queries, shown, near)
     compared = (
         "all rows compared"
         if near.recall is None
@@ -41,34 +48,51 @@ def show_neighbors(queries: list[str], table: pa.Table, near: Neighbors) -> None
 
 
 def _show_near(
-    title: str, heading: str, asked: Sequence[str], table: pa.Table, near: Neighbors | Recommended
+    title: str, heading: str, asked: Sequence[str], shown: Shown, near: Neighbors | Recommended
 ) -> None:
     """Show a table with the rows near to each of `asked`.
 
-    `table` has them one after the other.
+    `shown` has them one after the other.
     """
-    names = [name for name in table.column_names if name not in (ROW, SOURCE)]
-    shown = cut_table(title, [(heading, 30), ("score", 8), *((name, 60) for name in names), ("source", 60)])
+    names = [name for name in shown.table.column_names if name not in (ROW, SOURCE)]
+    lines: list[list[str]] = []
+    ends: list[bool] = []
     place = 0
     for number, one in enumerate(asked):
         count = int((near.ids[number] >= 0).sum())
-        for rank, row in enumerate(table.slice(place, count).to_pylist()):
-            cells = [str(row[name]).strip().replace("\n", " ") for name in (*names, SOURCE)]
-            shown.add_row(
-                one if rank == 0 else "",
-                f"{near.scores[number, rank]:.4f}",
-                *cells,
-                end_section=rank == count - 1,
-            )
+        for rank, row in enumerate(shown.table.slice(place, count).to_pylist()):
+            cells = [_cell(row[name]) for name in (*names, SOURCE)]
+            lines.append([one if rank == 0 else "", f"{near.scores[number, rank]:.4f}", *cells])
+            ends.append(rank == count - 1)
         place += count
         if not count:
-            shown.add_row(one, "none", *("" for _ in (*names, SOURCE)), end_section=True)
-    console().print(shown)
+            lines.append([one, "none", *("" for _ in (*names, SOURCE))])
+            ends.append(True)
+    columns = [(heading, 30), ("score", 8), *((name, 100 if name == shown.text else 60) for name in names)]
+    columns.append(("source", 60))
+    needed = ("row", shown.text)
+    droppable = [place for place, name in enumerate(names, 2) if name not in needed]
+    fitted = fit_columns(columns, lines, droppable, console().width)
+    table = cut_table(title, [columns[place] for place in fitted])
+    for column, width in zip(table.columns, fitted.values(), strict=True):
+        column.width = width
+    for line, end in zip(lines, ends, strict=True):
+        table.add_row(*(line[place] for place in fitted), end_section=end)
+    console().print(table)
+    if left := [columns[place][0] for place in droppable if place not in fitted]:
+        console().print(f"no room for {', '.join(left)}: --show names columns, --html FILE shows all")
+    for remark in shown.remarks:
+        console().print(remark)
 
 
-def show_recommended(recommended: Recommended, table: pa.Table) -> None:
+def _cell(value: Any) -> str:
+    """Give a value as one line of a table; of a long one its beginning."""
+    return "" if value is None else " ".join(str(value)[:_CELL].split())
+
+
+def show_recommended(recommended: Recommended, shown: Shown) -> None:
     """Show what some users are recommended, and how good that is."""
-    _show_near("recommended", "user", recommended.users[:LISTED_FIGURES], table, recommended)
+    _show_near("recommended", "user", recommended.users[:LISTED_FIGURES], shown, recommended)
     console().print(
         f"{len(recommended.users):,} users; {recommended.unknown:,} items of the history are not in the run"
     )
@@ -79,8 +103,16 @@ def show_recommended(recommended: Recommended, table: pa.Table) -> None:
         )
 
 
-def show_evaluation(where: str, figures: dict[str, Any]) -> None:
-    """Show how good an embedding is for a label."""
+def mistaken_rows(rows: RunRows, figures: Mapping[str, Any]) -> Shown:
+    """Read a row of each confusion that is listed."""
+    from embed_ops.analysis.shown import shown_of
+
+    listed = figures["confusions"][:LISTED_FIGURES]
+    return shown_of(rows, np.array([mistake["for_example"] for mistake in listed], np.int64))
+
+
+def show_evaluation(where: str, figures: dict[str, Any], mistaken: Shown) -> None:
+    """Show how good an embedding is for a label; `mistaken` has a row for each listed confusion."""
     rows = figures["rows"]
     table = PlainTable(title=f"{where}: {figures['label']}, {figures['classes']:,} classes")
     for heading in ("judge", "accuracy", "95 %", "macro F1", "95 %"):
@@ -102,10 +134,27 @@ def show_evaluation(where: str, figures: dict[str, Any]) -> None:
     )
     for name, value in figures["clustering"].items():
         console().print(f"{name.replace('_', ' ')}: {value:.3f}")
-    for mistake in figures["confusions"][:LISTED_FIGURES]:
-        console().print(
-            f"{mistake['rows']:,} times {mistake['label']!r} was taken for {mistake['taken_for']!r}"
-        )
+    rows_of = mistaken.table.to_pylist()
+    for mistake, row in zip(figures["confusions"][:LISTED_FIGURES], rows_of, strict=True):
+        told = f"{mistake['rows']:,} times {mistake['label']!r} was taken for {mistake['taken_for']!r}"
+        text = "" if mistaken.text is None else f": {_cell(row[mistaken.text])[:_EXAMPLE]}"
+        console().print(f"{told}, as row {row['row']} of {row[SOURCE]}{text}")
+    for remark in mistaken.remarks:
+        console().print(remark)
+
+
+def show_pairs_judged(where: str, file: str, figures: Mapping[str, Any]) -> None:
+    """Show how well cosines agree with people who scored pairs."""
+    defined = math.isfinite(figures["spearman"])
+    correlation = (
+        f"{figures['spearman']:.4f}" if defined else "not defined: all scores, or cosines, are equal"
+    )
+    rows = [
+        ("pairs", f"{figures['pairs']:,}, of {file}"),
+        ("rank correlation (Spearman)", correlation),
+        *([("p value", f"{figures['p_value']:.3g}")] if defined else []),
+    ]
+    show_pairs(f"{where}: cosines of pairs beside their scores", rows)
 
 
 def show_prediction(prediction: Prediction, price: float | None) -> None:

@@ -20,16 +20,14 @@ from embed_ops.engine.base import Engine
 from embed_ops.engine.choice import Planned
 from embed_ops.engine.progress import Reporter, Silent
 from embed_ops.engine.session import OpenSession, default_session
-from embed_ops.errors import ModelError, SpecError, StageError
+from embed_ops.errors import ModelError, SpecError
 from embed_ops.numerics.ragged import Ragged
 from embed_ops.numerics.topk import Ints, Metric, Vectors
-from embed_ops.postprocessing.search import Best, by_unit, make_search, recall, rows_at, search_run
-from embed_ops.runs.columns import VectorColumn, read_columns
+from embed_ops.postprocessing.search import Best, make_search, recall, rows_at, search_run
+from embed_ops.runs.columns import VectorColumn
 from embed_ops.runs.models import read_model
 from embed_ops.runs.rows import RunRows
 from embed_ops.runs.run import require_trust
-from embed_ops.schema import RESERVED, ROW, SOURCE
-from embed_ops.sources.base import hive_columns
 from embed_ops.spec.spec import Spec
 from embed_ops.spec.stage import KINDS
 from embed_ops.storage.location import locate
@@ -50,6 +48,7 @@ class Neighbors:
         rows: of the run; `zeros`: rows of zeros among those searched, which have no cosine.
         work: share of all products that was computed; `recall`: measured share of the exact
             neighbours, None where all were compared.
+        run: address of the run.
     """
 
     ids: Ints
@@ -58,6 +57,25 @@ class Neighbors:
     zeros: int
     work: float
     recall: float | None
+    run: str
+
+    def table(self, show: Sequence[str] | None = None) -> pa.Table:
+        """Read what stands in the rows: a line for each query and row, best first.
+
+        Its columns are `query` (a number), `rank`, `score`, `row`, `_source`, `_row`, what was
+        kept, and what was embedded, read again from the source: None where that has changed.
+
+        Args:
+            show: columns to give, kept ones or others of the source; by default those above.
+
+        Raises:
+            StageError: there is no such column.
+        """
+        from embed_ops.analysis.shown import lines_of, shown_of
+
+        there = self.ids[self.ids >= 0]
+        shown = shown_of(RunRows(locate(self.run)), there, show)
+        return lines_of(range(len(self.ids)), self.ids, self.scores, shown.table)
 
 
 def neighbors(
@@ -125,58 +143,13 @@ def neighbors(
             )
             share = recall(Best(best.ids[some], best.scores[some], 0, 0), exact)
     return Neighbors(
-        best.ids, best.scores, rows.rows, best.zeros, best.scored / max(1, len(x) * rows.rows), share
+        best.ids, best.scores, rows.rows, best.zeros, best.scored / max(1, len(x) * rows.rows), share, run
     )
 
 
 def searching(rows: int, session: OpenSession) -> AbstractContextManager[Engine | None]:
     """Open what a search of so many rows needs: an engine; nothing where this process will do."""
     return nullcontext() if rows <= _ALONE_ROWS else session(Planned(rows))
-
-
-def kept_of(rows: RunRows, ids: Ints, columns: Sequence[str] | None = None) -> pa.Table:
-    """Read where rows come from and the columns that were kept of them.
-
-    A row for each index, in their order.
-
-    Args:
-        rows: of the run.
-        ids: row indexes.
-        columns: kept columns and `key=value` folders; by default all.
-
-    Raises:
-        StageError: there is no such column.
-    """
-    root = rows.lineage[-1][0]
-    stored = [name for name in rows.names(len(rows.lineage) - 1) if name not in RESERVED]
-    folders = list(dict.fromkeys(key for record in rows.records for key in hive_columns(record.unit)))
-    wanted = [*dict.fromkeys([*folders, *stored])] if columns is None else list(columns)
-    unknown = [name for name in wanted if name not in stored and name not in folders]
-    if unknown:
-        raise StageError(
-            f"{root.path}: no column {unknown[0]!r} was kept; there are "
-            f"{', '.join([*folders, *stored]) or 'none'}"
-        )
-    parts, order = [], []
-    for record, places, inside in by_unit(rows, ids):
-        named = [SOURCE, ROW, *(name for name in wanted if name in stored)]
-        table = read_columns(root, record.unit, named, record.rows).take(pa.array(inside))
-        table = table.set_column(0, SOURCE, table.column(SOURCE).cast(pa.string()))
-        for name in (name for name in wanted if name not in stored):
-            table = table.append_column(
-                name, pa.array([hive_columns(record.unit).get(name)] * len(table), pa.string())
-            )
-        parts.append(table)
-        order.append(places)
-    if not parts:
-        kinds = {SOURCE: pa.string(), ROW: pa.int64()} | {
-            name: rows.kind(name) if name in stored else pa.string() for name in wanted
-        }
-        return pa.schema([("row", pa.int64()), *kinds.items()]).empty_table()
-    whole = pa.concat_tables(parts, promote_options="permissive").take(
-        pa.array(np.argsort(np.concatenate(order), kind="stable"))
-    )
-    return whole.select([SOURCE, ROW, *wanted]).add_column(0, "row", pa.array(ids))
 
 
 def encode(rows: RunRows, vectors: VectorColumn, queries: Sequence[str | bytes]) -> Vectors:

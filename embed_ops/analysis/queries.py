@@ -11,13 +11,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from embed_ops.analysis.neighbors import Neighbors, kept_of, neighbors
+from embed_ops.analysis.neighbors import Neighbors, neighbors
 from embed_ops.analysis.recommend import Recommended, recommend
+from embed_ops.analysis.shown import Picture, Shown, lines_of, shown_of
 from embed_ops.analysis.user_files import read_columns
 from embed_ops.engine.progress import Reporter
 from embed_ops.engine.session import OpenSession
 from embed_ops.errors import SourceError, SpecError
-from embed_ops.numerics.topk import Metric
+from embed_ops.numerics.topk import Ints, Metric
 from embed_ops.runs.rows import RunRows
 from embed_ops.storage.location import locate
 
@@ -98,28 +99,19 @@ class Answer(Generic[Nearest]):
     """Rows for each query.
 
     Attributes:
-        names: of the queries, as they are shown.
-        kept: where the rows come from and what was kept of them, one after the other.
+        names: of the queries, as they are shown; `pictures`: of those that are images.
+        shown: what is shown of the rows, one after the other.
         nearest: their indexes and scores.
     """
 
     names: list[str]
-    kept: pa.Table
+    shown: Shown
     nearest: Nearest
+    pictures: Sequence[bytes] = ()
 
     def table(self) -> pa.Table:
-        """Give a line for each query and row: query, rank, score, and what was kept."""
-        query, rank = np.nonzero(self.nearest.ids >= 0)
-        table = pa.table(
-            {
-                "query": pa.array([self.names[number] for number in query.tolist()]),
-                "rank": pa.array(rank),
-                "score": self.nearest.scores[query, rank],
-            }
-        )
-        for name in self.kept.column_names:
-            table = table.append_column(name, self.kept.column(name))
-        return table
+        """Give a line for each query and row: query, rank, score, and what is shown."""
+        return lines_of(self.names, self.nearest.ids, self.nearest.scores, self.shown.table)
 
 
 def ask(
@@ -129,6 +121,7 @@ def ask(
     show: Sequence[str] | None,
     session: OpenSession,
     reporter: Reporter,
+    picture: Picture | None = None,
 ) -> Answer[Neighbors]:
     """Find the rows of a run that are nearest to queries.
 
@@ -136,13 +129,14 @@ def ask(
         run: address of the run, or of one of its stages.
         queries: what is asked.
         search: how.
-        show: kept columns to give; by default all.
+        show: columns to give, kept ones or others of the source.
         session: opens the Ray session for runs of many rows.
         reporter: told what is done.
+        picture: as in `shown_of`.
 
     Raises:
         RunError, StageError, ModelError, SpecError, SourceError: as `neighbors`, `Queries.read` and
-            `kept_of`.
+            `shown_of`.
     """
     names, asked = queries.read()
     nearest = neighbors(
@@ -155,17 +149,32 @@ def ask(
         session=session,
         reporter=reporter,
     )
-    return Answer(names, kept_of(RunRows(locate(run)), nearest.ids[nearest.ids >= 0], show), nearest)
+    pictures = [query for query in asked if isinstance(query, bytes)] if queries.images else []
+    return Answer(names, _shown(run, nearest.ids, show, reporter, picture), nearest, pictures)
+
+
+def _shown(
+    run: str, ids: Ints, show: Sequence[str] | None, reporter: Reporter, picture: Picture | None
+) -> Shown:
+    there = ids[ids >= 0]
+    reporter.say(f"reading {len(there):,} rows")
+    return shown_of(RunRows(locate(run)), there, show, picture)
 
 
 def recommend_to_users(
-    run: str, history: History, search: Search, session: OpenSession, reporter: Reporter
+    run: str,
+    history: History,
+    search: Search,
+    show: Sequence[str] | None,
+    session: OpenSession,
+    reporter: Reporter,
+    picture: Picture | None = None,
 ) -> Answer[Recommended]:
-    """Recommend rows of a run to the users of a history.
+    """Recommend rows of a run to the users of a history; `show` and `picture` as in `ask`.
 
     Raises:
         SourceError: the file can't be read, or lacks a column.
-        RunError, StageError: as `recommend`.
+        RunError, StageError: as `recommend` and `shown_of`.
     """
     users, items = (
         [str(value) for value in column.to_pylist()]
@@ -183,9 +192,7 @@ def recommend_to_users(
         session=session,
         reporter=reporter,
     )
-    return Answer(
-        recommended.users, kept_of(RunRows(locate(run)), recommended.ids[recommended.ids >= 0]), recommended
-    )
+    return Answer(recommended.users, _shown(run, recommended.ids, show, reporter, picture), recommended)
 
 
 def _lines(file: Path) -> list[str]:

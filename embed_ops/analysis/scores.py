@@ -5,6 +5,7 @@ Accuracy and F1 with intervals, nearest neighbours, clusters, pairs. Pure.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -91,14 +92,20 @@ def clustering(x: Vectors, given: Texts, seed: int) -> dict[str, Any]:
     }
 
 
-def confusions(truth: Texts, predicted: Texts) -> list[dict[str, Any]]:
-    """List the most frequent mistakes: which label was taken for which, and how often."""
-    counted: dict[tuple[str, str], int] = {}
-    for left, right in zip(truth.tolist(), predicted.tolist(), strict=True):
+def confusions(truth: Texts, predicted: Texts, ids: Ints) -> list[dict[str, Any]]:
+    """List the most frequent mistakes: which label was taken for which, how often, and a row of it.
+
+    `ids`: (rows,) indexes of the rows.
+    """
+    wrong: dict[tuple[str, str], list[int]] = {}
+    for left, right, row in zip(truth.tolist(), predicted.tolist(), ids.tolist(), strict=True):
         if left != right:
-            counted[str(left), str(right)] = counted.get((str(left), str(right)), 0) + 1
-    listed = sorted(counted.items(), key=lambda item: (-item[1], item[0]))[:_CONFUSIONS]
-    return [{"label": left, "taken_for": right, "rows": count} for (left, right), count in listed]
+            wrong.setdefault((str(left), str(right)), []).append(row)
+    listed = sorted(wrong.items(), key=lambda item: (-len(item[1]), item[0]))[:_CONFUSIONS]
+    return [
+        {"label": left, "taken_for": right, "rows": len(rows), "for_example": min(rows)}
+        for (left, right), rows in listed
+    ]
 
 
 def cosines_of(left: npt.NDArray[Any], right: npt.NDArray[Any]) -> Floats:
@@ -114,9 +121,12 @@ def cosines_of(left: npt.NDArray[Any], right: npt.NDArray[Any]) -> Floats:
 
 def of_pairs(left: Vectors, right: Vectors, scored: npt.NDArray[Any]) -> Mapping[str, Any]:
     """Compare cosines of pairs with scores that people gave: Spearman's rank correlation."""
-    from scipy.stats import spearmanr
+    from scipy.stats import ConstantInputWarning, spearmanr
 
-    correlation = spearmanr(cosines_of(left, right), scored)
+    with warnings.catch_warnings():
+        # Where one side has a single value there is no correlation: NaN says it.
+        warnings.simplefilter("ignore", ConstantInputWarning)
+        correlation = spearmanr(cosines_of(left, right), scored)
     return {
         "pairs": len(scored),
         "spearman": float(correlation.statistic),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from embed_ops.terminal import PlainConsole, PlainTable
+from embed_ops.terminal import PlainConsole, PlainTable, plain_line
 
 
 def console() -> PlainConsole:
@@ -30,3 +30,40 @@ def cut_table(title: str, widths: Iterable[tuple[str, int]]) -> PlainTable:
     for heading, width in widths:
         table.add_column(heading, overflow="ellipsis", no_wrap=True, max_width=width)
     return table
+
+
+_LEAST = 12
+"""Characters that a column has at least, where its cells are as long."""
+_NARROWEST, _BORDERS = 4, 3
+
+
+def fit_columns(
+    columns: Sequence[tuple[str, int]], lines: Sequence[Sequence[str]], droppable: Sequence[int], width: int
+) -> dict[int, int]:
+    """Choose the columns that a terminal has room for: the width of each, by place.
+
+    Narrow columns are as wide as their cells; wide ones share what these leave.
+
+    Args:
+        columns: heading and most characters of each.
+        lines: cells of each line.
+        droppable: places of columns that may go, the last ones first.
+        width: of the terminal, in characters.
+    """
+    wanted = {
+        place: min(most, max(len(plain_line(cell)) for cell in (heading, *(line[place] for line in lines))))
+        for place, (heading, most) in enumerate(columns)
+    }
+    widths = {place: min(_LEAST, wide) for place, wide in wanted.items()}
+
+    def spare() -> int:
+        return width - 1 - sum(wide + _BORDERS for wide in widths.values())
+
+    for place in reversed(droppable):
+        if spare() < 0:
+            del widths[place]
+    while spare() < 0 and max(widths.values()) > _NARROWEST:
+        widths[max(widths, key=lambda place: widths[place])] -= 1
+    while spare() > 0 and (cut := [place for place, wide in widths.items() if wide < wanted[place]]):
+        widths[min(cut, key=lambda place: widths[place])] += 1
+    return widths

@@ -27,6 +27,7 @@ VERBS = {
     "retry": "Embed the rejects of a run that can be by now.",
     "submit": "Run `embed` as a job on a Ray cluster.",
     "report": "Write one HTML page about a run.",
+    "runs": "List all runs below a folder.",
     "neighbors": "Find rows nearest to queries.",
     "evaluate": "Judge the vectors of a run by labels or pairs.",
     "classify": "Label every row by a linear probe.",

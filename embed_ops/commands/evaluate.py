@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import quote
@@ -78,12 +76,13 @@ def run(
     run_rows = RunRows(locate(where))
     vectors = run_rows.vector(column)
     if pairs is not None:
+        from embed_ops.analysis.findings import show_pairs_judged
         from embed_ops.analysis.pairs import judge_pairs
 
-        sys.stdout.write(json.dumps(judge_pairs(run_rows, vectors, pairs), indent=2) + "\n")
+        show_pairs_judged(where, pairs.name, judge_pairs(run_rows, vectors, pairs))
         return 0
     from embed_ops.analysis.evaluate import evaluate, save
-    from embed_ops.analysis.findings import show_evaluation
+    from embed_ops.analysis.findings import mistaken_rows, show_evaluation
 
     with reporter(progress) as shown:
         probe, figures = evaluate(
@@ -91,6 +90,6 @@ def run(
         )
     place = output or probe_folder(where, str(label))
     save(place, probe, figures)
-    show_evaluation(where, figures)
+    show_evaluation(where, figures, mistaken_rows(run_rows, figures))
     write_line(f"the probe is in {place}; embed-ops classify {where} --model {place} labels every row")
     return 0

@@ -26,11 +26,10 @@ from embed_ops.commands.running import verb
 from embed_ops.engine.progress import Style
 from embed_ops.engine.session import OpenSession
 from embed_ops.errors import SpecError
+from embed_ops.terminal import write_line
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
-    from embed_ops.analysis.queries import History, Search
+    from embed_ops.analysis.queries import Answer, History, Queries, Search
 
 HELP = (
     "Find the rows of a finished run that are nearest to queries, or to each of its rows.\n\n"
@@ -40,6 +39,8 @@ HELP = (
     "is, or lies behind) to search; "
     "the share of true neighbours that this finds is measured and shown. Scores are exact, and ties go "
     "to the row that comes first.\n\n"
+    "What is shown of a row is what was kept and the text, which is read again from the source if that is "
+    "as the run has read it; of images the path, and with --html thumbnails.\n\n"
     "--all is the stage kind=neighbors: a run directory of its own, RUN/stages/neighbors, with lists of "
     "rows and scores for every row; "
     "it is verified and goes on like any other run.\n\n"
@@ -80,13 +81,25 @@ Probe = Annotated[
 # What becomes of them.
 Shown = Annotated[
     str | None,
-    typer.Option(metavar="NAME,...", help="kept columns to show; by default all", show_default=False),
+    typer.Option(
+        metavar="NAME,...",
+        help="columns to show, kept ones or others of the source; by default the kept ones and the text",
+        show_default=False,
+    ),
 ]
 Output = Annotated[
     str | None,
     typer.Option(
         help="write what is found: a .parquet, .csv or .jsonl file; with --all: the run directory",
         show_default=False,
+    ),
+]
+
+
+Html = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE", help="write a page with what is found, with thumbnails of images", show_default=False
     ),
 ]
 
@@ -110,6 +123,7 @@ def run(
     probe: Probe = None,
     show: Shown = None,
     output: Output = None,
+    html: Html = None,
     address: Address = None,
     progress: Progress = "auto",
     log_level: LogLevel = "warning",
@@ -119,44 +133,62 @@ def run(
     """Find neighbours."""
     ways = {"text": text, "texts": texts, "image": image, "rows": rows, "all": every, "history": history}
     _require_one_way(ways)
+    if every and html is not None:
+        raise SpecError("--html shows what is found for some queries, and --all writes a run: leave one out")
     if every:
         stage = {"kind": "neighbors", "k": k, "metric": metric, "column": column, "probe": probe}
         run_stage(where, stage, output, opener(address), progress, limits(stop_after, grace))
         return 0
-    from embed_ops.analysis.findings import show_neighbors
-    from embed_ops.analysis.queries import History, Queries, Search, ask
+    from embed_ops.analysis.queries import History, Queries, Search
     from embed_ops.analysis.user_files import require_known_ending, write_table
-    from embed_ops.engine.progress import reporter
 
     if output is not None:
         require_known_ending(output, "--output")
     search, session = Search(k, metric, column, probe), opener(address)
-    if history is not None:
-        had = History(history, user, item, popularity, hold_out)
-        lines = _recommended(where, had, search, session, progress)
-    else:
-        queries, wanted = Queries(text or (), texts, image or (), rows), show.split(",") if show else None
-        with reporter(progress) as shown:
-            answer = ask(where, queries, search, wanted, session, shown)
-        show_neighbors(answer.names, answer.kept, answer.nearest)
-        lines = answer.table()
+    asked = (
+        Queries(text or (), texts, image or (), rows)
+        if history is None
+        else History(history, user, item, popularity, hold_out)
+    )
+    wanted = show.split(",") if show else None
+    answer = _answered(where, asked, search, wanted, session, progress, pictures=html is not None)
     if output is not None:
-        write_table(output, lines)
+        write_table(output, answer.table())
+    if html is not None:
+        from embed_ops.analysis.sheet.neighbors import write_answer
+
+        write_answer(html, where, answer)
+        write_line(f"page in {html}")
     return 0
 
 
-def _recommended(
-    where: str, history: History, search: Search, session: OpenSession, style: Style
-) -> pa.Table:
-    """Recommend rows to the users of a history, show them, and give a line for each."""
-    from embed_ops.analysis.findings import show_recommended
-    from embed_ops.analysis.queries import recommend_to_users
+def _answered(
+    where: str,
+    asked: Queries | History,
+    search: Search,
+    wanted: list[str] | None,
+    session: OpenSession,
+    style: Style,
+    *,
+    pictures: bool,
+) -> Answer[Any]:
+    """Find rows for queries, or for the users of a history, and show them."""
+    from embed_ops.analysis.findings import show_neighbors, show_recommended
+    from embed_ops.analysis.queries import Queries, ask, recommend_to_users
+    from embed_ops.analysis.sheet.render import thumbnail
     from embed_ops.engine.progress import reporter
 
+    picture = thumbnail if pictures else None
     with reporter(style) as shown:
-        recommended = recommend_to_users(where, history, search, session, shown)
-    show_recommended(recommended.nearest, recommended.kept)
-    return recommended.table()
+        if isinstance(asked, Queries):
+            answer = ask(where, asked, search, wanted, session, shown, picture)
+        else:
+            recommended = recommend_to_users(where, asked, search, wanted, session, shown, picture)
+    if isinstance(asked, Queries):
+        show_neighbors(answer.names, answer.shown, answer.nearest)
+        return answer
+    show_recommended(recommended.nearest, recommended.shown)
+    return recommended
 
 
 def _require_one_way(ways: dict[str, Any]) -> None:

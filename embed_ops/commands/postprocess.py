@@ -33,14 +33,15 @@ from embed_ops.spec.toml import parse_words
 def stage_help() -> str:
     """List the kinds of stages with their fields."""
     lines = []
+    common = [(name, default, meaning) for name, default, meaning in fields(KINDS["pca"]) if name in _COMMON]
     for kind, section in KINDS.items():
         lines.append(f"kind = {kind}: {(section.__doc__ or '').strip()}")
+        # A field of that name may be another one, as `keep` of dedup.
         lines += [
             f"  {name:<12}  {meaning} [{default}]"
             for name, default, meaning in fields(section)
-            if name not in ("kind", *_COMMON)
+            if name != "kind" and (name, default, meaning) not in common
         ]
-    common = [(name, default, meaning) for name, default, meaning in fields(KINDS["pca"]) if name in _COMMON]
     lines += [
         "of every stage:",
         *(f"  {name:<12}  {meaning} [{default}]" for name, default, meaning in common),
@@ -48,7 +49,7 @@ def stage_help() -> str:
     return "\b\nStages, and their fields [default]:\n" + "\n".join(lines)
 
 
-_COMMON = ("name", "input", "column", "seed", "output")
+_COMMON = ("name", "input", "column", "seed", "output", "keep")
 HELP = (
     "Normalise, reduce, quantise and cluster the vectors of a finished run. With a SPEC: its [[stage]] "
     "list, each stage on what the one "

@@ -46,9 +46,9 @@ class Parts:
             dead = {str(kind) for kind, _ in self.node.dead_processes()} & {"raylet", "gcs_server"}
             return f"Ray's {min(dead)} on this machine has died" if dead else None
         host, _, port = str(self.node.gcs_address).rpartition(":")
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        inet = socket.AF_INET6 if ":" in host else socket.AF_INET
         asked: dict[str, tuple[int, Any]] = {
-            f"Ray's head {host}:{port}": (family, (host.strip("[]"), int(port))),
+            f"Ray's head {host}:{port}": (inet, (host.strip("[]"), int(port))),
             "the raylet of this machine": (socket.AF_UNIX, self.node.raylet_socket_name),
         }
         for part, (family, address) in asked.items():

@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from embed_ops.errors import StageError
+from embed_ops.runs.catalog import STAGES as STAGES
 from embed_ops.spec.stage import StageSpec
 from embed_ops.storage.location import locate
-
-STAGES = "stages"
-"""Folder of a run that holds the runs of its stages."""
 
 
 @dataclass(frozen=True)

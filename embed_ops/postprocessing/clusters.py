@@ -41,10 +41,9 @@ def write_by_cluster(job: StageJob, rows: RunRows, engine: Engine) -> dict[str, 
 
 def fold_out(job: StageJob, stretch: Stretch, name: str) -> None:
     """Write the rows of a stretch into a folder for each cluster, nearest to its centre first."""
+    names = [SOURCE, ROW, *(holder.column for holder in job.copied), "cluster", "distance"]
     parts = [
-        read_columns(job.run, part.unit, [SOURCE, ROW, "cluster", "distance"], part.rows).slice(
-            part.begin, part.end - part.begin
-        )
+        read_columns(job.run, part.unit, names, part.rows).slice(part.begin, part.end - part.begin)
         for part in stretch.parts
     ]
     x = job.read(stretch)

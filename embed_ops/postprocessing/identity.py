@@ -22,7 +22,8 @@ from embed_ops.spec.stage import ClassifySpec, StageSpec
 from embed_ops.storage.files import locate
 
 _NOT_COMPARED = ("name", "input", "seed", "gpus_per_worker")
-_OF_APPLYING = (*_NOT_COMPARED, "column", "output", "label", "by_cluster")
+_COPYING = ("keep", "keep_columns")
+_OF_APPLYING = (*_NOT_COMPARED, *_COPYING, "column", "output", "label", "by_cluster")
 """Fields of a section that say where and how a model is applied, and nothing of its fit."""
 _STATE = (INPUT, "input of the column")
 """Entries that name a state of the input, in which a run may go on from an earlier one."""
@@ -108,7 +109,9 @@ def stage_fields(spec: StageSpec) -> dict[str, Any]:
     The secret of an address does not: it may be another one tomorrow.
     """
     tree = redacted_tree(spec.model_dump(mode="json"))
-    return {f"stage.{name}": value for name, value in tree.items() if name not in _NOT_COMPARED}
+    # What copies nothing changes nothing: runs of before stay what they are.
+    left_out = {*_NOT_COMPARED, *(name for name in _COPYING if not tree.get(name))}
+    return {f"stage.{name}": value for name, value in tree.items() if name not in left_out}
 
 
 def foreign_model(asked: Asked) -> Any:

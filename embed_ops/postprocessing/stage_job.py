@@ -31,6 +31,7 @@ class StageJob:
         output: name of its vector column.
         fingerprint: of the footers.
         attempt: the command at work.
+        copied: columns of the runs below that its files have too.
         work: folder of its unfinished fit.
     """
 
@@ -43,6 +44,7 @@ class StageJob:
     output: str
     fingerprint: str
     attempt: str
+    copied: tuple[VectorColumn, ...] = ()
 
     def keep(self, name: str, content: bytes) -> None:
         """Write a file below `work/`."""

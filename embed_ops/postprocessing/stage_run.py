@@ -11,6 +11,7 @@ import pyarrow as pa
 from pyarrow.fs import FileType
 
 from embed_ops.errors import RunError, StageError
+from embed_ops.numerics.kinds import kind_of_type
 from embed_ops.postprocessing.asked import Asked
 from embed_ops.postprocessing.identity import (
     as_fitted,
@@ -33,6 +34,7 @@ from embed_ops.runs.record import Record
 from embed_ops.runs.rows import RunRows, told_parent
 from embed_ops.runs.space import space_of
 from embed_ops.runs.writer import RunWriter, known_header
+from embed_ops.sources.base import hive_columns
 from embed_ops.sources.plan import Piece, Plan, SourceFile, Span
 from embed_ops.stages.base import Model
 from embed_ops.storage.files import file_info, locate, remove, remove_folder
@@ -160,7 +162,18 @@ def open_stage(asked: Asked, *, refit: bool = False) -> StageRun:
     header = replace(header, spec=tree, parent=parent, space=space)
     output = getattr(asked.spec, "output", None) or vectors.column
     digest = digest_of(fingerprint)
-    job = StageJob(asked.spec, run.root, rows.root, vectors, rows.rows, asked.seed, output, digest, attempt)
+    job = StageJob(
+        asked.spec,
+        run.root,
+        rows.root,
+        vectors,
+        rows.rows,
+        asked.seed,
+        output,
+        digest,
+        attempt,
+        tuple(_copied(rows, name, output) for name in asked.spec.copied),
+    )
     records, _ = run.load_records(digest, attempt) if header.attempts else ({}, [])
     theirs = {record.unit: record for record in rows.records}
     stale = stale_units(header, records, theirs)
@@ -173,6 +186,30 @@ def open_stage(asked: Asked, *, refit: bool = False) -> StageRun:
     if not here.finished and not here.fresh:
         require_same(asked.path, header.resolved["versions"], _versions())
     return here
+
+
+def _copied(rows: RunRows, name: str, output: str) -> VectorColumn:
+    """Find a column that is to be copied into the files of a stage.
+
+    Raises:
+        StageError: there is none, it holds vectors, or it has the name of the stage's own.
+    """
+    if any(name in hive_columns(record.unit) for record in rows.records):
+        raise StageError(
+            f"keep: {name!r} is a key=value folder of the source, which readers take from the path of each "
+            "file: leave it out"
+        )
+    holder = rows.holder(name)
+    if kind_of_type(holder.kind) is not None:
+        raise StageError(
+            f"keep: column {name!r} of {holder.run.path} holds vectors: read them there, where a row stands "
+            "at the same place"
+        )
+    if name == output:
+        raise StageError(
+            f"keep: {name!r} is the vector column that the stage writes; name another, or another output"
+        )
+    return holder
 
 
 def _goes_on(run: RunDir, asked: Asked, applied: Model | None) -> bool:

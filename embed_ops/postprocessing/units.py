@@ -91,10 +91,17 @@ def _column(values: npt.NDArray[Any]) -> pa.Array:
 def write_columns(
     job: StageJob, of_input: Record, columns: dict[str, pa.Array], started: float, seconds: dict[str, float]
 ) -> dict[str, Any]:
-    """Write a unit's data file: its new columns, and where its rows come from; gives its record."""
+    """Write a unit's data file, and give its record.
+
+    It has where its rows come from, the columns that are copied, and the new ones.
+    """
     clock = time.perf_counter()
     where = positions(job.input, of_input.unit, of_input.rows)
-    table = pa.table({SOURCE: where.column(SOURCE), ROW: where.column(ROW), **columns})
+    copied = {
+        holder.column: read_columns(holder.run, of_input.unit, [holder.column], of_input.rows).column(0)
+        for holder in job.copied
+    }
+    table = pa.table({SOURCE: where.column(SOURCE), ROW: where.column(ROW), **copied, **columns})
     written = RunDir(job.run).write_unit(
         _record_of(job, of_input), table, table.slice(0, 0), job.fingerprint, __version__
     )

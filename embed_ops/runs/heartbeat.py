@@ -81,7 +81,7 @@ class Heartbeat:
         Raises:
             HeldError: says who it is.
         """
-        holder = self._holder()
+        holder = holder_of(self._run)
         if holder is not None and not holder.dead:
             raise self._held_by(holder)
         return self
@@ -93,7 +93,7 @@ class Heartbeat:
             HeldError: another attempt began a moment earlier.
         """
         if not create(self._place, self._content()):
-            holder = self._holder()
+            holder = holder_of(self._run)
             if holder is not None and not holder.dead:
                 raise self._held_by(holder)
             self._beat()
@@ -107,7 +107,7 @@ class Heartbeat:
             return
         self._thread.join()
         try:
-            holder = self._holder()
+            holder = holder_of(self._run)
             if holder is not None and holder.attempt == self._attempt:
                 remove(self._place)
         except (OSError, StorageError) as failure:
@@ -116,16 +116,6 @@ class Heartbeat:
 
     def _content(self) -> bytes:
         return json.dumps({"attempt": self._attempt, "beat": time.time()}).encode()
-
-    def _holder(self) -> Holder | None:
-        """Read who holds the run; None where nobody does, or the file is not a heartbeat."""
-        content = read_bytes(self._place)
-        try:
-            beat: dict[str, Any] = json.loads(content) if content else {}
-            told = file_info(self._place).mtime_ns
-            return Holder(str(beat["attempt"]), float(beat["beat"]), (told or 0) / 1e9)
-        except (ValueError, KeyError, TypeError):
-            return None
 
     def _beat(self) -> None:
         publish(self._run, NAME, self._content(), self._attempt)
@@ -148,6 +138,18 @@ class Heartbeat:
             "another host is forgotten after "
             f"{DEAD_AFTER_S:.0f} s, and {NAME} may be deleted if you know better"
         )
+
+
+def holder_of(run: Location) -> Holder | None:
+    """Read who holds a run; None where nobody does, or the file is not a heartbeat."""
+    place = run.child(NAME)
+    content = read_bytes(place)
+    try:
+        beat: dict[str, Any] = json.loads(content) if content else {}
+        told = file_info(place).mtime_ns
+        return Holder(str(beat["attempt"]), float(beat["beat"]), (told or 0) / 1e9)
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def new_attempt() -> str:

@@ -64,12 +64,15 @@ def stale_units(header: RunHeader, mine: Mapping[str, Record], theirs: Mapping[s
     return sorted(unit for unit, record in mine.items() if not current(record))
 
 
-def require_current(lineage: list[tuple[Location, RunHeader]], units: Mapping[str, Record]) -> None:
+def require_current(
+    lineage: list[tuple[Location, RunHeader]], units: Mapping[str, Record], *, whole: bool = True
+) -> None:
     """Refuse a run that was made of another state of one of its ancestors.
 
     Args:
         lineage: the run and its ancestors, nearest first, each with its header.
         units: of the run.
+        whole: whether the run is to have all units of its parent; one that is not finished has not.
 
     Raises:
         RunError: names the run, its parent and a unit, and says what to do.
@@ -77,7 +80,8 @@ def require_current(lineage: list[tuple[Location, RunHeader]], units: Mapping[st
     mine = units
     for (root, header), (above, _) in itertools.pairwise(lineage):
         theirs = units_of(above)
-        changed = [*stale_units(header, mine, theirs), *sorted(theirs.keys() - mine.keys())]
+        lacking = sorted(theirs.keys() - mine.keys()) if whole or mine is not units else []
+        changed = [*stale_units(header, mine, theirs), *lacking]
         if changed:
             raise RunError(
                 f"{root.path}: {above.path} has changed since: {len(changed)} of its {len(theirs)} units are "

@@ -15,7 +15,9 @@ from embed_ops.redaction import redacted
 from embed_ops.runs.digests import DIGESTS_JSON, REPORT, unchanged
 from embed_ops.runs.directory import RunDir
 from embed_ops.runs.header import FINISHED, RunHeader
+from embed_ops.runs.joined import JoinedRows
 from embed_ops.runs.record import DATA, REJECTS, Record
+from embed_ops.runs.rows import parent_of
 from embed_ops.schema import MESSAGE, REASON, ROW, SOURCE, SOURCE_TYPE
 from embed_ops.spec.spec import Spec
 
@@ -110,18 +112,26 @@ class Run:
         """Read the manifest: a record per unit, by name."""
         return self._dir.manifest.read()
 
-    def open(self) -> pads.Dataset:
+    def open(self) -> pads.Dataset | JoinedRows:
         """Open the vectors as a pyarrow dataset; hive folders are columns.
 
+        The run of a stage gives the columns of the runs that it was made from as well, those that
+        it does not have itself, in an object that answers as a dataset does. Where its parent is
+        gone it gives its own.
+
         Raises:
-            RunError: no unit is done yet.
+            RunError: no unit is done yet, or a run that the stage was made from has changed since.
         """
         place = self._dir.root.child(DATA)
         if place.fs.get_file_info(place.path).type != pafs.FileType.Directory:
             raise RunError(f"{self.path}: no unit is done yet; run its `embed` command")
-        return pads.dataset(
+        own = pads.dataset(
             place.path, format="parquet", partitioning="hive", filesystem=place.fs, ignore_prefixes=[]
         )
+        parent = self.header.parent
+        if parent is None or RunDir(parent_of(self._dir.root, parent)).read_header() is None:
+            return own
+        return JoinedRows(self._dir.root, own)
 
     def rejects(self) -> pads.Dataset:
         """Open the rejects that the data files name as a pyarrow dataset."""

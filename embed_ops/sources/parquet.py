@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -93,6 +94,30 @@ class ParquetSource:
                     if first < last:
                         yield _records(whole.slice(first - position, last - first), first, schema, texts)
                     position += len(whole)
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    """A row group: its first row, its number of rows, and the bytes of the columns asked for."""
+
+    first: int
+    rows: int
+    bytes: int
+
+
+def row_groups(at: Location, names: Sequence[str]) -> list[RowGroup]:
+    """List the row groups of a file by its footer, with what some columns of each take in memory.
+
+    Raises whatever decoding or storage raises.
+    """
+    with open_file(at) as handle, pq.ParquetFile(handle) as file:
+        metadata = file.metadata
+    groups, first = [], 0
+    for index in range(metadata.num_row_groups):
+        group = metadata.row_group(index)
+        groups.append(RowGroup(first, group.num_rows, _needed_bytes(group, set(names))))
+        first += group.num_rows
+    return groups
 
 
 def _batch_rows(group: pq.RowGroupMetaData) -> int:

@@ -239,15 +239,24 @@ def changes_between(plan: Plan, files: Sequence[SourceFile]) -> Changes:
     changed: dict[str, str] = {}
     for name, file in planned.items():
         listed = now.get(name)
-        if listed is None:
-            changed[name] = "removed"
-        elif listed.size < file.size:
-            changed[name] = f"shortened from {file.size} to {listed.size} bytes"
-        elif listed.size > file.size:
-            changed[name] = f"grown from {file.size} to {listed.size} bytes"
-        elif listed.modified != file.modified:
-            changed[name] = "rewritten (same size, another time of change)"
+        if told := change_of(file, None if listed is None else (listed.size, listed.modified)):
+            changed[name] = told
     return Changes(tuple(name for name in now if name not in planned), changed)
+
+
+def change_of(file: SourceFile, now: tuple[int, int] | None) -> str | None:
+    """Say what has become of a planned file; None where it is as it was.
+
+    `now`: its bytes and its last change in nanoseconds, None where it is gone.
+    """
+    if now is None:
+        return "removed"
+    size, modified = now
+    if size < file.size:
+        return f"shortened from {file.size} to {size} bytes"
+    if size > file.size:
+        return f"grown from {file.size} to {size} bytes"
+    return None if modified == file.modified else "rewritten (same size, another time of change)"
 
 
 def place_of(roots: Sequence[Location], source: str) -> Location:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, Tag, model_validator
 
-from embed_ops.spec.wording import ColumnName, FolderName, Variant, as_tuple, chosen_by, variants
+from embed_ops.schema import RESERVED
+from embed_ops.spec.wording import ColumnName, FolderName, Names, Variant, as_tuple, chosen_by, variants
 
 AUTO_OR_COUNT = Literal["auto"] | Annotated[int, Field(gt=0)]
 
@@ -14,6 +15,8 @@ AUTO_OR_COUNT = Literal["auto"] | Annotated[int, Field(gt=0)]
 class _Stage(Variant):
     CHOICE = "kind"
     NOUN = "stage"
+    GIVES: ClassVar[tuple[str, ...]] = ()
+    """Columns that it writes, whatever its fields say."""
 
     name: FolderName | None = Field(None, description="folder of its run; by default its kind")
     input: str | None = Field(
@@ -33,8 +36,33 @@ class _Stage(Variant):
         """Name of its folder below `stages/`."""
         return self.name or self.word()
 
+    @property
+    def copied(self) -> tuple[str, ...]:
+        """Columns of its parents that are copied into its files."""
+        return ()
 
-class _VectorStage(_Stage):
+    @model_validator(mode="after")
+    def _what_is_copied_is_another_column(self) -> Self:
+        own = [name for name in self.copied if name in self.GIVES or name in RESERVED]
+        if own:
+            raise ValueError(f"{own[0]!r} is a column that the stage writes itself: name others to copy")
+        if len(set(self.copied)) < len(self.copied):
+            raise ValueError("a column is to be copied twice")
+        return self
+
+
+class _Keeping(_Stage):
+    keep: Names = Field(
+        (), description="columns of the runs below, copied into its files for pandas, DuckDB, Spark"
+    )
+
+    @property
+    def copied(self) -> tuple[str, ...]:
+        """Columns of its parents that are copied into its files."""
+        return self.keep
+
+
+class _VectorStage(_Keeping):
     output: ColumnName | None = Field(
         None, description="name of the new vector column; by default that of the column read"
     )
@@ -137,9 +165,10 @@ class QuantizeSpec(_VectorStage):
     )
 
 
-class KMeansSpec(_Stage):
+class KMeansSpec(_Keeping):
     """Cluster by mini-batch k-means."""
 
+    GIVES = ("cluster", "distance", "second_distance")
     kind: Literal["kmeans"]
     k: int = Field(gt=0, description="clusters, at most the number of rows")
     init: Literal["auto", "k-means||", "two-level", "random"] = Field(
@@ -165,6 +194,7 @@ class KMeansSpec(_Stage):
 class DedupSpec(_Stage):
     """Mark near-duplicates within clusters."""
 
+    GIVES = ("group", "keep")
     kind: Literal["dedup"]
     threshold: float = Field(
         0.95, gt=-1.0, le=1.0, description="least cosine of two rows that are duplicates"
@@ -174,11 +204,18 @@ class DedupSpec(_Stage):
         description="row of a group to keep: first in order, nearest to its cluster's centre, or "
         "farthest from it",
     )
+    keep_columns: Names = Field((), description="as keep of other stages: columns copied into its files")
+
+    @property
+    def copied(self) -> tuple[str, ...]:
+        """Columns of its parents that are copied into its files."""
+        return self.keep_columns
 
 
-class NeighborsSpec(_Stage):
+class NeighborsSpec(_Keeping):
     """Find the nearest other rows of the run to each row."""
 
+    GIVES = ("neighbors", "scores")
     kind: Literal["neighbors"]
     k: int = Field(10, gt=0, description="rows to find of each row")
     metric: Literal["cosine", "dot"] = Field("cosine", description="what is greatest for the nearest")
@@ -190,9 +227,10 @@ class NeighborsSpec(_Stage):
     )
 
 
-class ClassifySpec(_Stage):
+class ClassifySpec(_Keeping):
     """Give each row the label that a linear probe of `evaluate` finds, with its probability."""
 
+    GIVES = ("predicted", "probability", "probabilities")
     kind: Literal["classify"]
     probe: str = Field(description="folder that `embed-ops evaluate` has written")
 

@@ -194,6 +194,19 @@ def list_files(address: str) -> Listing:
     )
 
 
+def root_of(address: str) -> Location:
+    """Give the folder that files of an address are below, as `list_files` does, without a listing.
+
+    Raises:
+        StorageError: the storage fails.
+    """
+    folder, pattern = _split(address)
+    root = locate(folder)
+    if pattern or file_info(root).type != pafs.FileType.File:
+        return root
+    return Location(root.fs, root.path.rpartition("/")[0])
+
+
 def _split(address: str) -> tuple[str, str]:
     """Divide an address into a folder that is there and a glob below it, which may be empty."""
     options = OPTIONS.search(address) if SCHEME.match(address) else None

@@ -17,7 +17,8 @@ from stage_runs import invoke, rows_of
 from tiny_runs import contents, no_session
 
 from embed_ops import Run, postprocess
-from embed_ops.analysis.neighbors import kept_of, neighbors
+from embed_ops.analysis.neighbors import neighbors
+from embed_ops.analysis.shown import kept_of
 from embed_ops.errors import EmbedOpsError, ModelError, SpecError, StageError
 from embed_ops.numerics.exact import norms_of
 from embed_ops.postprocessing.search import rows_at

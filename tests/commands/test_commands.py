@@ -24,7 +24,17 @@ from embed_ops.spec.fields import field_groups, fields
 
 VERBS = (
     *("init", "demo", "plan", "embed", "postprocess", "run", "verify", "retry", "submit"),
-    *("report", "export", "neighbors", "evaluate", "classify", "vocabulary", "fit-weights", "fit-graph"),
+    *(
+        "report",
+        "runs",
+        "export",
+        "neighbors",
+        "evaluate",
+        "classify",
+        "vocabulary",
+        "fit-weights",
+        "fit-graph",
+    ),
 )
 
 

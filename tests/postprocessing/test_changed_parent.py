@@ -397,3 +397,26 @@ def test_fields_that_contradict_a_model(
     for file in (root / "fitted/data").rglob("*.parquet"):
         twin = root / "yes/data" / file.relative_to(root / "fitted/data")
         assert pq.read_table(file, partitioning=None) == pq.read_table(twin, partitioning=None)
+
+
+def test_kept_columns_follow_the_run_below(root: Path) -> None:
+    """A column that alone has changed makes the stages that copy it stale, however far they are."""
+    run, place = str(root / "run"), root / "corpus/one/a.parquet"
+    sections = [{"kind": "normalize"}, {"kind": "kmeans", "k": 2, "keep": ["item"]}]
+    kmeans = postprocess(run, [parse_stage(section) for section in sections])[-1].path
+    table = pq.read_table(place, partitioning=None)
+    items = pa.array([f"another {item}" for item in table["item"].to_pylist()])
+    pq.write_table(table.set_column(table.schema.get_field_index("item"), "item", items), place)
+    os.utime(place, (1_800_000_000, 1_800_000_000))
+    embed(spec_of(root))
+    with pytest.raises(RunError, match="has changed since"):
+        Run(kmeans).open()
+    postprocess(run, [parse_stage(section) for section in sections])
+    names = ["_source", "_row", "item"]
+    here, below = (
+        pq.read_table(file, columns=names, partitioning=None).to_pylist()
+        for file in (next((Path(path) / "data/one").rglob("*.parquet")) for path in (kmeans, run))
+    )
+    assert here == below
+    assert here[0]["item"].startswith("another item of")
+    assert verify(kmeans).ok

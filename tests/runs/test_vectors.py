@@ -108,7 +108,8 @@ def test_rows_in_order(run: Path) -> None:
     holder = rows.vector(None)
     assert (holder.column, holder.dim, holder.run.path) == ("embedding", DIM, str(run))
     assert same_bits(
-        np.concatenate([read_unit(holder, record.unit) for record in rows.records]), DRAW(0, ROWS)
+        np.concatenate([read_unit(holder, record.unit, record.rows) for record in rows.records]),
+        DRAW(0, ROWS),
     )
 
 
@@ -123,15 +124,17 @@ def test_stretch(run: Path, first: int, end: int) -> None:
     """
     rows = of(run)
     stretch = rows.stretch(first, end)
-    assert sum(stop - begin for _, begin, stop in stretch.parts) == end - first
+    assert sum(part.end - part.begin for part in stretch.parts) == end - first
     found = list(blocks(rows.vector(None), stretch))
     assert [at for at, _ in found] == list(range(first, end, BLOCK_ROWS))
     assert all(len(x) == BLOCK_ROWS for _, x in found[:-1])
     x = np.concatenate([np.empty((0, DIM), np.float32), *(x for _, x in found)])
     assert same_bits(x, DRAW(first, end))
     ids = [
-        read_columns(rows.holder("id").run, unit, ["id"]).column(0).to_pylist()[begin:stop]
-        for unit, begin, stop in stretch.parts
+        read_columns(rows.holder("id").run, part.unit, ["id"], part.rows)
+        .column(0)
+        .to_pylist()[part.begin : part.end]
+        for part in stretch.parts
     ]
     assert [*itertools.chain(*ids)] == list(range(first, end))
     assert indexes(first, 2).tolist() == [first, first + 1]
@@ -176,10 +179,10 @@ def test_columns_of_ancestors(run: Path, tmp_path: Path) -> None:
     assert rows.vector(None).run.path == rows.vector("embedding").run.path == str(run)
     child_holder = rows.holder("cluster")
     assert child_holder.run.path == str(child)
-    assert read_columns(child_holder.run, rows.records[1].unit, ["cluster"]).column(0).to_pylist() == list(
-        range(2000)
-    )
-    assert positions(rows.root, rows.records[0].unit).column(ROW).to_pylist() == list(range(2000))
+    assert read_columns(child_holder.run, rows.records[1].unit, ["cluster"], 2000).column(
+        0
+    ).to_pylist() == list(range(2000))
+    assert positions(rows.root, rows.records[0].unit, 2000).column(ROW).to_pylist() == list(range(2000))
     with pytest.raises(
         StageError,
         match=r"no column 'nope' here or in its ancestors; there are _source, _row, cluster, id, embedding",
@@ -231,7 +234,7 @@ def test_other_floats(tmp_path: Path) -> None:
         ("double", DRAW(0, 50)),
     ):
         rows = of(tmp_path / name)
-        assert same_bits(read_unit(rows.vector(None), rows.records[0].unit), wanted)
+        assert same_bits(read_unit(rows.vector(None), rows.records[0].unit, 50), wanted)
 
 
 def lists(values: Array, kind: Any) -> pa.Array:
@@ -310,7 +313,7 @@ UNITS = [
         StageError,
         "1 rows without a vector",
     ),
-    (lambda t: t.slice(1), RunError, "has 19 rows, its input 20"),
+    (lambda t: t.slice(1), RunError, "has 19 rows and not the 20 that its run says"),
     (lambda t: t.drop_columns(["embedding"]), RunError, "has no column 'embedding', though other files"),
 ]
 
@@ -339,5 +342,5 @@ def test_large_values_are_finite(tmp_path: Path) -> None:
     big = np.full((20, DIM), 3e38, np.float32)
     make_run(str(tmp_path / "run"), [20], lambda first, end: big[first:end])
     rows = of(tmp_path / "run")
-    assert same_bits(read_unit(rows.vector(None), rows.records[0].unit), big)
+    assert same_bits(read_unit(rows.vector(None), rows.records[0].unit, 20), big)
     assert replace(rows.vector(None), column="embedding") == rows.vector(None)
