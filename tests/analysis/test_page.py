@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -18,16 +19,13 @@ from made_run import make_run, mixture
 from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
-from embed_ops.analysis.page.health import (
-    clusters_of,
-    distinguishing,
-    drift,
-    health,
-    kept_neighbors,
-    layout,
-    over_all_rows,
-)
-from embed_ops.analysis.page.verdict import completeness, course, soundness, stage_course, throughput
+from embed_ops.analysis.page.against import drift, kept_neighbors
+from embed_ops.analysis.page.card import duration, settings
+from embed_ops.analysis.page.clusters import clusters_of, distinguishing
+from embed_ops.analysis.page.course import bars, course, memory, stage_course, throughput
+from embed_ops.analysis.page.health import health, layout, over_all_rows
+from embed_ops.analysis.page.points import COLORS, as_script
+from embed_ops.analysis.page.verdict import Finding, comparison, completeness, judge, soundness
 from embed_ops.analysis.page.write import write_page
 from embed_ops.errors import PackageError, RunError, StageError
 from embed_ops.runs.record import Record
@@ -90,9 +88,9 @@ def test_figures_are_those_of_numpy() -> None:
     unit = x / np.linalg.norm(x, axis=1, keepdims=True)
     pairs = unit @ unit.T
     assert found["mean_cosine"] == pytest.approx((pairs.sum() - 500) / (500 * 499), abs=0.02)
-    assert any("never change" in line.text and line.warning for line in soundness(found))
+    assert any("never change" in line.text and line.level == "amber" for line in soundness(found))
     narrow = health((x + 30).astype(np.float32), 0)
-    assert any("cone" in line.text and line.warning for line in soundness(narrow))
+    assert any("cone" in line.remedy and line.level == "amber" for line in soundness(narrow))
 
 
 @pytest.mark.parametrize("rows", [1, 2, 4, 30])
@@ -139,24 +137,35 @@ def test_neighbors_kept_are_those_of_scikit_learn() -> None:
     expected = np.mean(
         [len(set(left) & set(right)) / 10 for left, right in zip(*map(np.ndarray.tolist, near), strict=True)]
     )
-    assert kept_neighbors(x, y) == pytest.approx(expected, abs=1e-9)
+    shares, here, there = kept_neighbors(x, y)
+    assert shares.mean() == pytest.approx(expected, abs=1e-9)
+    np.testing.assert_array_equal(here, near[0][:, 0])
+    np.testing.assert_array_equal(there, near[1][:, 0])
     turn = np.linalg.qr(draw.normal(size=(8, 8)))[0].astype(np.float32)
-    assert kept_neighbors(x, x @ turn) > 0.999
-    told = drift(x, (x + 1).astype(np.float32))
-    assert told["mean_moved"] == pytest.approx(np.sqrt(8) / np.sqrt(x.var(axis=0).sum()), rel=1e-4)
-    assert "mean_moved" not in drift(x, x[:, :3])
+    assert kept_neighbors(x, x @ turn)[0].mean() > 0.999
+    rows = np.arange(1000, 1200)
+    told = drift(x, (x + 1).astype(np.float32), rows)
+    assert told.mean_moved == pytest.approx(np.sqrt(8) / np.sqrt(x.var(axis=0).sum()), rel=1e-4)
+    assert drift(x, x[:, :3], rows).mean_moved is None
+    # What moved most is a row of the sample, and its nearest ones are those of scikit-learn.
+    most = drift(x, y, rows).most
+    assert [item.kept for item in most] == sorted(shares)[: len(most)]
+    assert all(item.nearest_here == 1000 + near[0][item.row - 1000, 0] for item in most)
+    assert drift(x, x, rows).most == ()
 
 
 def test_words_set_clusters_apart() -> None:
     """A word that is frequent in one cluster only comes first; without texts there are none."""
     labels = np.array([0, 0, 1, 1])
     texts = ["open file file", "close file", "thread lock", "thread open"]
-    found = clusters_of(labels, np.array([0.2, 0.1, 0.3, 0.4]), list("abcd"), texts, 5, {})
-    assert [item["words"][0] for item in found] == ["file", "thread"]
-    assert [item["central"] for item in found] == [["b", "a"], ["c", "d"]]
-    assert clusters_of(labels, np.zeros(4), list("abcd"), [""] * 4, 5, {})[0]["words"] == []
-    known = clusters_of(np.array([0, 0, 1]), np.zeros(3), list("abc"), [""] * 3, 5, {0: 20, 1: 30})
-    assert [(item["cluster"], item["rows"], item["all_rows"]) for item in known] == [(1, 1, 30), (0, 2, 20)]
+    found = clusters_of(labels, np.array([0.2, 0.1, 0.3, 0.4]), texts, 5, {}, ["p", "q", "q", "q"])
+    assert [item.words[0] for item in found] == ["file", "thread"]
+    assert [item.central for item in found] == [(1, 0), (2, 3)]
+    assert [item.labels for item in found] == [(("p", 0.5), ("q", 0.5)), (("q", 1.0),)]
+    assert found[0].title == f"0: {' '.join(found[0].words[:2])}"
+    assert clusters_of(labels, np.zeros(4), [""] * 4, 5, {})[0].words == ()
+    known = clusters_of(np.array([0, 0, 1]), np.zeros(3), [""] * 3, 5, {0: 20, 1: 30})
+    assert [(item.cluster, item.rows, item.all_rows) for item in known] == [(1, 1, 30), (0, 2, 20)]
 
 
 def test_words_are_scored_as_published() -> None:
@@ -242,27 +251,27 @@ def test_sentences_say_what_was_found() -> None:
     )
     text = " | ".join(line.text for line in lines)
     for part in (
-        "complete: 10 of 15 rows",
-        "5 rows are rejects (33.33%)",
+        "10 of 15 rows have a vector",
+        "5 rows (33.33%) became rejects, more than max_reject_fraction allows (1.00%)",
         "1 file could not",
         "2 rows were left out",
-        "cut (40.0%)",
+        "4 rows (40.0%) were longer than the model takes, and cut",
         "3 words",
     ):
         assert part in text
-    for planned, said in (
-        (70, "not complete, running: 10 of 70 rows"),
-        (None, "10 rows have vectors, in 1 unit; how many are left"),
+    for status, planned, said, level in (
+        ("stopped", 70, "stopped: 10 of 70 rows", "red"),
+        ("running", None, "running: 10 rows have a vector so far, in 1 unit; how many are left", "amber"),
     ):
-        first = completeness("running", [record()], {}, planned)[0]
-        assert first.warning
+        first = completeness(status, [record()], {}, planned)[0]
+        assert (first.level, bool(first.remedy)) == (level, True)
         assert said in first.text
     stage = stage_course({"seconds": {"total": 9.0, "fit": 5.0, "steady": 2.0}, "rows_per_second": 50.0})
     assert [line.text for line in stage] == [
         "9.0 s in all, 5.0 s to fit, 2.0 s to apply",
         "50 rows/s applied",
     ]
-    assert stage_course({})[0].warning
+    assert stage_course({})[0].level == "amber"
     report = {
         "rows": 100,
         "rows_per_second": 5.0,
@@ -271,7 +280,7 @@ def test_sentences_say_what_was_found() -> None:
     }
     told = " ".join(line.text for line in course({**report, "idle": {"input": 0.5}}, 2.0))
     assert "2.0000 at 2 an hour, 20,000.00 for a million rows" in told
-    assert "waited 50%" in told
+    assert "waited 50% of their time for input" in told
     assert "no rates" in course({}, None)[0].text
     timed = [
         record(unit=f"a.{place}", seconds={"started": 10.0 + place, "finished": 12.0 + place})
@@ -281,6 +290,99 @@ def test_sentences_say_what_was_found() -> None:
     assert sum(rates) * (seconds[1] - seconds[0]) == pytest.approx(200)
 
 
+def test_the_verdict_is_the_gravest_finding() -> None:
+    """Green, amber, red, each behind a fact; amber says what to do; not compared is amber."""
+    parity = {"parity": [{"output": "e", "reference": "it", "rows": 64, "mean": 1.0, "min": 0.99}]}
+    x = np.random.default_rng(5).normal(size=(300, 8)).astype(np.float32)
+    sound, dead, copies = x, x.copy(), x.copy()
+    dead[:, 3], copies[:100] = 2, x[0]
+    for rows, report, vectors, level in (
+        ([record()], parity, sound, "good"),
+        ([record(truncated=1)], parity, sound, "amber"),
+        ([record()], {}, sound, "amber"),
+        ([record()], parity, dead, "amber"),
+        ([record()], parity, copies, "amber"),
+        ([record(rejects=1)], parity, sound, "red"),
+        ([record(rows=1000, rejects=1)], parity, sound, "amber"),
+        ([record(file_rejects=1)], parity, sound, "red"),
+        ([record(rows=0)], parity, sound, "red"),
+    ):
+        found = judge(
+            "finished",
+            completeness("finished", rows, report),
+            comparison(report),
+            soundness(health(vectors, 0)),
+        )
+        assert found.level == level
+        assert len(found.facts) == 3
+        assert (found.findings == ()) == (level == "good")
+        assert all(item.remedy for item in found.findings)
+    assert "compared: 64 rows" in comparison(parity).text
+    assert "not compared" in comparison({"parity": []}).text
+    # The run of a stage has nothing to compare.
+    assert judge("finished", completeness("finished", [record()], {}), None, []).level == "good"
+    assert judge("running", [Finding("x", "amber")], None, []).headline == "Still running"
+
+
+def test_bars_are_of_each_replica() -> None:
+    """Shares of the report become parts of bars, none empty; memory is the greatest first."""
+    time = {"useful": 0.5, "padding": 0.0, "forward": 0.2, "input": 0.3, "output": 0.0, "uneven": 0.0}
+    idle = time | {"useful": 0.1, "forward": 0.1, "uneven": 0.5}
+    each = [
+        {"replica": "a:1", "units": 2, "rows": 20, "time": time},
+        {"replica": "a:2", "units": 1, "rows": 10, "time": idle},
+    ]
+    drawn = bars({"time": time, "by_replica": each})
+    assert [(bar.name, bar.note) for bar in drawn] == [
+        ("all replicas", ""),
+        ("a:2", "1 unit, 10 rows"),
+        ("a:1", "2 units, 20 rows"),
+    ]
+    assert [part.key for part in drawn[0].shares] == ["useful", "forward", "input"]
+    assert sum(part.share for part in drawn[1].shares) == pytest.approx(1.0)
+    assert len(bars({"time": time, "by_replica": each[:1]})) == 1
+    assert bars({}) == []
+    assert memory({"peak_memory": {"driver": 10, "replica": 40, "gpu": 0}}) == [
+        ("replica", 40, 1.0),
+        ("driver", 10, 0.25),
+    ]
+
+
+def test_colors_differ() -> None:
+    """Any two of thirty-two colours, and each from the gray of others, are far apart in Lab."""
+    rgb = np.array([[int(color[place : place + 2], 16) for place in (1, 3, 5)] for color in COLORS]) / 255
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    to_xyz = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+    x = np.cbrt(linear @ np.array(to_xyz).T / [0.9505, 1.0, 1.089])
+    lab = np.stack([116 * x[:, 1] - 16, 500 * (x[:, 0] - x[:, 1]), 200 * (x[:, 1] - x[:, 2])], axis=1)
+    apart = np.linalg.norm(lab[:, None] - lab[None], axis=2) + 1000 * np.eye(len(lab))
+    assert apart[:24, :24].min() > 25
+    assert apart.min() > 20
+
+
+def test_values_end_no_script() -> None:
+    """What stands in a row can end no script and begin no tag, and is read back as it was."""
+    values = [BAD, "</script>", "<!--", "\u2028", 'a"b\\', "é𝄞"]
+    written = as_script(values)
+    assert not set(written) & set("<>&\u2028")
+    assert json.loads(written) == values
+
+
+def test_the_card_shows_what_the_run_has(run: Path) -> None:
+    """Settings are those that somebody chose: none that is null, none of another family."""
+    from embed_ops.runs.run import Run
+
+    named = dict(settings(Run(str(run)).header))
+    assert named == {
+        "source.path": f"{run}-source",
+        "source.column": "text",
+        "encoder.model": "none",
+        "sink.path": str(run),
+    }
+    told = [duration(seconds) for seconds in (4.25, 61, 3 * 3600 + 120, 26 * 3600)]
+    assert told == ["4.2 s", "1 min 1 s", "3 h 2 min", "1 d 2 h"]
+
+
 def test_every_kind_of_run_has_a_page(run: Path, tmp_path: Path) -> None:
     """A run, one that is not finished, an empty one, one without kept columns; against another.
 
@@ -288,9 +390,10 @@ def test_every_kind_of_run_has_a_page(run: Path, tmp_path: Path) -> None:
     """
     page = Path(write_page(str(run), price=1.0, against=str(run), method="pca")).read_text()
     assert len(page) < 10_000_000
-    assert "ten nearest rows kept" in page
+    assert "of the 10 nearest rows, the same" in page
     assert "100.0%" in page
-    assert "http://" not in page.replace("http://www.w3.org", "")[:2000]
+    assert "default-src 'none'" in page
+    assert "What moved most" not in page
     assert BAD not in page
     shutil.copytree(run, tmp_path / "half")
     header = json.loads((tmp_path / "half/run.json").read_text())
@@ -299,21 +402,22 @@ def test_every_kind_of_run_has_a_page(run: Path, tmp_path: Path) -> None:
         part.unlink()
     half = Path(write_page(str(tmp_path / "half"))).read_text()
     assert "the run is stopped: finish it" in half
-    assert "not complete, stopped: 200 of 900 rows have vectors, in 1 unit" in half
+    assert "stopped: 200 of 900 rows have a vector so far, in 1 unit" in half
+    assert 'class="verdict red"' in half
     make_run(str(tmp_path / "cut"), [500, 400], mixture(12, 5, spread=0.3), unit_rows=130)
     cut = Path(
         write_page(str(run), str(tmp_path / "c.html"), against=str(tmp_path / "cut"), method="pca")
     ).read_text()
-    assert "<th>rows compared</th><td>900</td>" in cut
+    assert re.search(r">rows compared</th><td[^>]*>900</td>", cut)
     make_run(str(tmp_path / "sparse"), [0] * 90 + [50], mixture(3, 2))
-    assert "50 rows by" in Path(write_page(str(tmp_path / "sparse"), method="pca")).read_text()
+    assert "50 rows, chosen by hash" in Path(write_page(str(tmp_path / "sparse"), method="pca")).read_text()
     make_run(str(tmp_path / "bare"), [40], mixture(3, 2))
     assert (
-        "40 rows by"
+        "40 rows, chosen by hash"
         in Path(write_page(str(tmp_path / "bare"), str(tmp_path / "b.html"), method="pca")).read_text()
     )
     make_run(str(tmp_path / "one"), [1], mixture(3, 2))
-    assert "1 rows by" in Path(write_page(str(tmp_path / "one"))).read_text()
+    assert "1 row, the only one" in Path(write_page(str(tmp_path / "one"))).read_text()
     make_run(str(tmp_path / "none"), [0], mixture(3, 2))
     assert "the run has no rows" in Path(write_page(str(tmp_path / "none"))).read_text()
     for share, said in (
@@ -326,82 +430,3 @@ def test_every_kind_of_run_has_a_page(run: Path, tmp_path: Path) -> None:
         write_page(str(tmp_path))
     with pytest.raises(StageError, match="no column 'x' was kept; there are"):
         write_page(str(run), color="x")
-
-
-@pytest.mark.skipif(
-    shutil.which("chromium") is None or shutil.which("chromedriver") is None,
-    reason="needs chromium and chromedriver",
-)
-def test_the_page_in_a_browser(run: Path, tmp_path: Path) -> None:
-    """It opens without an error, draws, shows the row under the pointer, runs nothing of it."""
-    from selenium import webdriver
-    from selenium.webdriver.common.action_chains import ActionChains
-    from selenium.webdriver.common.by import By
-    from selenium.webdriver.support.ui import WebDriverWait
-
-    page = write_page(str(run), str(tmp_path / "page.html"), color="kind", method="pca")
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(shutil.which("chromium"))
-    switches = (
-        "headless",
-        "no-sandbox",
-        "disable-gpu",
-        "disable-quic",
-        "no-first-run",
-        "disable-background-networking",
-        "disable-sync",
-    )
-    for switch in (
-        *switches,
-        "disable-component-update",
-        f"user-data-dir={tmp_path / 'profile'}",
-        "window-size=1200,1600",
-    ):
-        options.add_argument(f"--{switch}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(
-        options=options, service=webdriver.ChromeService(str(shutil.which("chromedriver")))
-    )
-    try:
-        driver.get(f"file://{page}")
-        wait = WebDriverWait(driver, 30)
-        wait.until(
-            lambda found: found.execute_script(
-                "return Bokeh.documents.length > 0 && Bokeh.documents.every(doc => doc.is_idle)"
-            )
-        )
-        assert [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"] == []
-        assert driver.title == f"embed-ops: {run}"
-        place = driver.execute_script(
-            """
-            const views = Object.values(Bokeh.index.roots ?? Bokeh.index);
-            const view = views.find(v => v.model.title && v.model.title.text.includes('coloured by'));
-            const data = view.model.renderers[0].data_source.data;
-            const box = view.el.getBoundingClientRect();
-            const frame = view.frame;
-            const x = frame.x_scale.compute(data.x[5]), y = frame.y_scale.compute(data.y[5]);
-            return [box.left + x, box.top + y];
-            """
-        )
-        body = driver.find_element(By.TAG_NAME, "body")
-        ActionChains(driver).move_to_element_with_offset(body, 0, 0).perform()
-        driver.execute_cdp_cmd(
-            "Input.dispatchMouseEvent", {"type": "mouseMoved", "x": place[0], "y": place[1]}
-        )
-        text = wait.until(
-            lambda found: found.execute_script(
-                """
-                const all = node => [...node.querySelectorAll('*')];
-                const walk = node => all(node).flatMap(
-                    n => n.shadowRoot ? [n.shadowRoot, ...walk(n.shadowRoot)] : []);
-                const tips = walk(document).flatMap(
-                    root => [...root.querySelectorAll('.bk-tooltip-row-value, .bk-Tooltip')]);
-                return tips.map(n => n.innerText).join(' ');
-                """
-            )
-        )
-        assert "k" in text
-        assert "document.title" in text
-        assert driver.title == f"embed-ops: {run}"
-    finally:
-        driver.quit()
