@@ -14,15 +14,11 @@ from embed_ops.commands.running import verb
 from embed_ops.terminal import write_line
 
 HELP = (
-    "Write one HTML page about a run, without anything from the network: is it complete (rows, rejects "
-    "with samples, truncation), is it "
-    "healthy (norms, spread, dead dimensions, anisotropy, duplicates, explained variance), what is in it "
-    "(a map of a sample of rows chosen "
-    "by hash, with the row under the pointer; clusters with their central rows and words), how it ran "
-    "(rows a second, where time went, "
-    "cost), and how it compares with another run. Reads the records of all units and the vectors of at "
-    "most 64 of them, whatever the size "
-    "of the run.\n\n"
+    "Write one HTML page about a run, without anything from the network: one verdict and what to do "
+    "about it, the run's card, a map of a sample of rows to search and to filter, clusters, how the "
+    "vectors are, how the run went, its rejects, and how it differs from another run. Reads the records "
+    "of all units and the vectors of at most 64 of them, whatever the size of the run.\n\n"
+    "Example: embed-ops report out/ --price 1.2 --against other/\n\n"
     "Needs the extra `report` (Bokeh). Exit codes: 0 done; 2 there is no run, or no such column."
 )
 
@@ -36,7 +32,7 @@ def run(
     color: Annotated[
         str | None,
         typer.Option(
-            metavar="COLUMN", help="kept column that colours the map, or cluster", show_default=False
+            metavar="COLUMN", help="kept column that colours the map at first, or cluster", show_default=False
         ),
     ] = None,
     against: Annotated[
