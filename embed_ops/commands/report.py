@@ -11,6 +11,8 @@ import typer
 
 from embed_ops.commands.options import Column, LogLevel, Progress, RunPath
 from embed_ops.commands.running import verb
+from embed_ops.engine.progress import Style
+from embed_ops.errors import SpecError
 from embed_ops.terminal import write_line
 
 HELP = (
@@ -50,6 +52,14 @@ def run(
         typer.Option(help="of the map; auto: umap where installed, else tsne"),
     ] = "auto",
     column: Column = None,
+    atlas: Annotated[
+        bool,
+        typer.Option(
+            "--atlas",
+            help="open all rows in embedding-atlas instead: writes them with their places on the map to "
+            "FILE, by default RUN/atlas.parquet, and serves it until Ctrl-C (extra `atlas`)",
+        ),
+    ] = False,
     seed: Annotated[int, typer.Option(min=0, help="of sample and map")] = 0,
     progress: Progress = "auto",
     log_level: LogLevel = "warning",
@@ -58,6 +68,8 @@ def run(
     from embed_ops.analysis.page.write import write_page
     from embed_ops.engine.progress import reporter
 
+    if atlas:
+        return _atlas(where, output, color or against or price, rows, layout, column, seed, progress)
     with reporter(progress) as shown:
         written = write_page(
             where,
@@ -73,3 +85,27 @@ def run(
         )
     write_line(f"report in {written}")
     return 0
+
+
+def _atlas(
+    where: str,
+    output: str | None,
+    of_the_page: object,
+    rows: int,
+    layout: str,
+    column: str | None,
+    seed: int,
+    progress: Style,
+) -> int:
+    """Write all rows for embedding-atlas, and open them there."""
+    from embed_ops.analysis.atlas import open_atlas, require_atlas, write_atlas
+    from embed_ops.engine.progress import reporter
+
+    if of_the_page is not None:
+        raise SpecError("--atlas: leave out --color, --against and --price, which are the page's")
+    require_atlas()
+    file = output or ("atlas.parquet" if "://" in where else f"{where.rstrip('/')}/atlas.parquet")
+    with reporter(progress) as shown:
+        written = write_atlas(where, file, most=rows, method=layout, column=column, seed=seed, reporter=shown)
+    write_line(f"{written:,} rows in {file}; opening them in embedding-atlas, Ctrl-C ends it")
+    return open_atlas(file)

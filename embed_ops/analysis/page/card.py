@@ -155,7 +155,7 @@ def stages(reports: list[dict[str, Any]]) -> list[dict[str, str]]:
     for item in reports:
         figures = {**(item.get("model") or {}), **(item.get("quality") or {})}
         worded = [
-            f"{name.replace('_', ' ')} {value:,.4g}"
+            f"{name.replace('_', ' ')} {f'{value:,}' if isinstance(value, int) else f'{value:,.4g}'}"
             for name, value in figures.items()
             if isinstance(value, int | float) and not isinstance(value, bool)
         ]

@@ -15,6 +15,7 @@ _MOST_REPLICAS = 16
 _TOLD = 0.005
 """Shares below this are not named."""
 _WAITING = 0.1
+_LEAST_UTILIZATION = 0.001
 TIMES = PARTS_OF_TIME | {"uneven": "began late or done early"}
 """What the time of replicas is divided into: the report's names, and words."""
 _REMEDIES = {
@@ -68,7 +69,8 @@ def course(report: Mapping[str, Any], price: float | None) -> list[Finding]:
     startup, steady = seconds.get("startup") or 0, seconds["steady"]
     spent = f"{startup:,.0f} s to start, {steady:,.0f} s from the first unit to the last"
     lines.append(Finding(f"{seconds['total']:,.0f} s in all: {spent}"))
-    if report.get("utilization"):
+    # A table of word vectors has no products to speak of.
+    if (report.get("utilization") or 0.0) >= _LEAST_UTILIZATION:
         padding = f"; {report['padding_waste']:.1%} of the positions were padding"
         told = f"{report['utilization']:.1%} of the device's matrix-product rate"
         lines.append(Finding(told + (padding if report.get("padding_waste") else "")))

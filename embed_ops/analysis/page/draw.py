@@ -93,8 +93,8 @@ def scatter(plane: npt.NDArray[np.float64]) -> Any:
 
     Colours, the rows that are shown, names of groups and what the pointer shows are the script's.
 
-    Drawn on a plain canvas: 20,000 points are redrawn in about a tenth of a second everywhere, while
-    WebGL takes ten seconds where a browser has no GPU, and brings 200 KB.
+    Drawn on a plain canvas: 20,000 points are redrawn in about a tenth of a second everywhere,
+    while WebGL takes ten seconds where a browser has no GPU, and brings 200 KB.
 
     Args:
         plane: (rows, 2) places.

@@ -89,8 +89,8 @@ def read_sample(root: Location, most: int, seed: int, column: str | None) -> tup
             raise
         return None, str(error)
     kept = tuple(name for name in rows.names(len(rows.lineage) - 1) if name not in RESERVED)
-    clustered, label = _clustered(rows)
-    reader = _SampleReader(rows, vectors, kept, clustered, _texts(rows), Thumbnails.open(rows, most))
+    clustered, label = clusters_below(rows)
+    reader = _SampleReader(rows, vectors, kept, clustered, texts_of(rows), Thumbnails.open(rows, most))
     parts = [reader.read(chosen) for chosen in choose(rows, most, seed, UNITS)]
     broken = sum(part.broken for part in parts)
     if parts := [part for part in parts if part.keys]:
@@ -169,7 +169,7 @@ def _joined(parts: Sequence[Sample]) -> Sample:
     )
 
 
-def _clustered(rows: RunRows) -> tuple[VectorColumn | None, str | None]:
+def clusters_below(rows: RunRows) -> tuple[VectorColumn | None, str | None]:
     """Find clusters of a run's rows, and the column that they were held against.
 
     In its lineage, or in a stage below it.
@@ -207,7 +207,7 @@ def _sizes(clustered: VectorColumn | None) -> dict[int, int]:
     return {int(cluster): rows for cluster, rows in largest.items()}
 
 
-def _texts(rows: RunRows) -> Texts | None:
+def texts_of(rows: RunRows) -> Texts | None:
     """Open the source of the texts, None where there is none to be read."""
     with contextlib.suppress(EmbedOpsError, OSError, pa.ArrowException):
         return Texts(Spec.parse(rows.lineage[-1][1].spec), rows.lineage[-1][0])
