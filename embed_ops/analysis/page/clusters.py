@@ -14,6 +14,7 @@ from embed_ops.numerics.topk import Ints
 _WORDS = 8
 _CENTRAL = 3
 _LABELS = 4
+_HALF = 0.5
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,12 @@ class Cluster:
 
     @property
     def title(self) -> str:
-        """Name it by its number and its first words."""
-        return f"{self.cluster}: {' '.join(self.words[:2])}" if self.words else f"{self.cluster}"
+        """Name it by its number and its first words, or by the label that half of its rows have."""
+        if self.words:
+            return f"{self.cluster}: {' '.join(self.words[:2])}"
+        if self.labels and self.labels[0][1] >= _HALF:
+            return f"{self.cluster}: {self.labels[0][0]}"
+        return f"{self.cluster}"
 
 
 def clusters_of(

@@ -90,7 +90,8 @@ def read_sample(root: Location, most: int, seed: int, column: str | None) -> tup
         return None, str(error)
     kept = tuple(name for name in rows.names(len(rows.lineage) - 1) if name not in RESERVED)
     clustered, label = clusters_below(rows)
-    reader = _SampleReader(rows, vectors, kept, clustered, texts_of(rows), Thumbnails.open(rows, most))
+    pictures = Thumbnails.open(rows, min(most, rows.rows))
+    reader = _SampleReader(rows, vectors, kept, clustered, texts_of(rows), pictures)
     parts = [reader.read(chosen) for chosen in choose(rows, most, seed, UNITS)]
     broken = sum(part.broken for part in parts)
     if parts := [part for part in parts if part.keys]:

@@ -153,6 +153,8 @@ def _of_sample(
     plots["map"] = draw.scatter(plane)
     names = sample.names
     shown = {row for item in clusters for row in item.central}
+    for item in parts["drift"]["most"] if "drift" in parts else ():
+        shown |= {item["row"], item["nearest_here"], item["nearest_there"]}
     thumbnails = {row: image for row, image in enumerate(sample.thumbnails or ()) if image}
     parts |= {
         "sound": soundness(figures | {"broken": sample.broken}),
@@ -160,6 +162,7 @@ def _of_sample(
         "clusters": clusters,
         "clusters_left": len(set((sample.clusters if sample.clusters is not None else np.empty(0)).tolist()))
         - len(clusters),
+        "worded": any(item.words for item in clusters),
         "label": label_column(sample) if clusters else None,
         "names": names,
         "thumbnails": {row: image for row, image in thumbnails.items() if row in shown},
@@ -215,11 +218,9 @@ def _health_plots(draw: Any, figures: dict[str, Any]) -> dict[str, Any]:
 def _clusters(sample: Sample) -> list[Cluster]:
     if sample.clusters is None or sample.distance is None:
         return []
-    texts = (
-        sample.texts
-        or [" ".join(values) for values in zip(*sample.kept.values(), strict=True)]
-        or [""] * len(sample.ids)
-    )
+    texts = sample.texts or [""] * len(sample.ids)
+    if sample.texts is None and sample.thumbnails is None and sample.kept:
+        texts = [" ".join(values) for values in zip(*sample.kept.values(), strict=True)]
     label = label_column(sample)
     kinds = None if label is None else sample.kept[label]
     return clusters_of(sample.clusters, sample.distance, texts, _CLUSTERS, sample.sizes, kinds)
