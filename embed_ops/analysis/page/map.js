@@ -19,11 +19,12 @@ embedOps.whenDrawn("map", (plot) => {
     made.append(...children);
     return made;
   };
-  const number = (value) => value.toLocaleString("en-US", {maximumSignificantDigits: 6});
+  const number = (value) => value.toLocaleString("en-US");
+  const figure = (value) => Number.isInteger(value) ? String(value) : String(Number(value.toPrecision(6)));
   const valueOf = (column, row) => column.codes ? column.values[column.codes[row]] : column.numbers[row];
   const shown = (column, row) => {
     const value = valueOf(column, row);
-    return value === null ? "" : column.codes ? value : number(value);
+    return value === null ? "" : column.codes ? value : figure(value);
   };
 
   // Groups of a column: its most frequent values, or stretches of its numbers.
@@ -57,7 +58,7 @@ embedOps.whenDrawn("map", (plot) => {
       Array.from({length: BINS}, (_, bin) => sorted[Math.floor(bin * sorted.length / BINS)]))];
     const exact = distinct.length <= BINS;
     const made = bounds.map((low, bin) => ({
-      name: exact ? number(low) : `${number(low)} to ${number(bounds[bin + 1] ?? sorted.at(-1))}`, rest: !exact,
+      name: exact ? figure(low) : `${figure(low)} to ${figure(bounds[bin + 1] ?? sorted.at(-1))}`, rest: !exact,
       color: ramp[bounds.length === 1 ? 0 : Math.round(bin * (BINS - 1) / (bounds.length - 1))], rows: 0,
     }));
     const of = Int32Array.from(numbers, (value) => {

@@ -23,6 +23,7 @@ COLORS = (
 RAMP = ("#414487", "#355f8d", "#2a788e", "#21918c", "#22a884", "#44bf70", "#7ad151", "#bddf26")
 """Of numbers, from the least to the greatest (viridis without its ends)."""
 TEXT, CLUSTER = "text", "cluster"
+_EXACT = 2**53
 _MOST_TEXT = 4_500_000
 """Characters of texts and kept columns on a page."""
 
@@ -45,9 +46,10 @@ def columns_of(sample: Sample, more: Mapping[str, Sequence[float | None]]) -> li
         columns.append({"name": name, "numbers": rounded})
     longest = _longest(sample)
     for name, values in sample.kept.items():
-        if name in sample.numbers:
+        if name in sample.numbers and all(map(_exact, values)):
             columns.append({"name": name, "numbers": [_number(value) for value in values]})
         else:
+            # Numbers of more digits than a script holds exactly, as many ids are, stay text.
             columns.append(_coded(name, [value[:longest] for value in values]))
     if sample.texts is not None:
         columns.append(_coded(TEXT, [shortened(text)[:longest] for text in sample.texts]) | {"prose": True})
@@ -60,14 +62,19 @@ def _longest(sample: Sample) -> int:
     return max(24, _MOST_TEXT // max(1, columns * len(sample.ids)))
 
 
+def _exact(text: str) -> bool:
+    """Tell whether a script can hold a number as it is; floats are rounded there as everywhere."""
+    return not text.lstrip("-").isdecimal() or abs(int(text)) <= _EXACT
+
+
 def _number(text: str) -> float | int | None:
+    if text.lstrip("-").isdecimal():
+        return int(text)
     try:
         value = float(text)
     except ValueError:
         return None
-    if not math.isfinite(value):
-        return None
-    return int(value) if value.is_integer() and abs(value) < 2**53 else value
+    return value if math.isfinite(value) else None
 
 
 def _coded(name: str, values: Sequence[str]) -> dict[str, Any]:
