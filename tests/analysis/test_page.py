@@ -132,6 +132,18 @@ def test_sentences_say_what_was_found() -> None:
     assert "2.0000 at 2 an hour, 20,000.00 for a million rows" in told
     assert "waited 50% of their time for input" in told
     assert "no rates" in course({}, None)[0].text
+    graph = {
+        "edges_of_partitions": {"min": 1, "max": 9},
+        "in_edges_of_largest_node": 4,
+        "edges_missing": 0,
+        "edges_of_rejects": 0,
+        "halo_rows": 3,
+        "layers": [],
+    }
+    of_graph = {**report, "graph": {**graph, "nodes": 7, "edges": 12, "partitions": 2}}
+    assert course(of_graph, None)[0].text == "graph: 7 nodes, 12 edges; the largest node has 4 in-edges"
+    assert not any("rows/s" in line.text for line in course(of_graph, None))
+    assert comparison(of_graph).level == "good"
     timed = [
         record(unit=f"a.{place}", seconds={"started": 10.0 + place, "finished": 12.0 + place})
         for place in range(20)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from embed_ops.analysis.page.verdict import Finding, count
-from embed_ops.analysis.summary import PARTS_OF_TIME
+from embed_ops.analysis.summary import PARTS_OF_TIME, graph_rows
 from embed_ops.runs.record import Record
 
 _BINS = 60
@@ -60,37 +60,57 @@ def course(report: Mapping[str, Any], price: float | None) -> list[Finding]:
     """Word how the run went, and what it cost."""
     if not report or not report.get("rows_per_second"):
         return [Finding("the latest command embedded nothing: there are no rates")]
-    seconds = report["seconds"]
-    tokens = report.get("tokens_per_second")
+    # A graph goes layer by layer: how fast its rows were written says nothing.
+    lines = _layers(report) if "graph" in report else _speed(report)
+    lines += _trouble(report)
+    if price is not None:
+        cost = cost_of(report, price)
+        of_million = cost / max(1, report["rows"]) * 1e6
+        lines.append(Finding(f"{cost:,.4f} at {price:g} an hour, {of_million:,.2f} for a million rows"))
+    return lines
+
+
+def _layers(report: Mapping[str, Any]) -> list[Finding]:
+    """Word what was done on a graph."""
+    lines = [Finding(f"{name}: {told}") for name, told in graph_rows(report["graph"])]
+    return [*lines, Finding(f"{report['seconds']['total']:,.0f} s in all")]
+
+
+def _speed(report: Mapping[str, Any]) -> list[Finding]:
+    """Word how fast rows were embedded."""
+    seconds, tokens = report["seconds"], report.get("tokens_per_second")
     of_images = report.get("modality") == "image"
     counted = f", {tokens:,.0f} {'positions' if of_images else 'tokens'}/s" if tokens else ""
     on = count(report.get("replicas") or 1, "replica")
-    lines = [Finding(f"{report['rows_per_second']:,.0f} rows/s{counted} on {on}")]
     startup, steady = seconds.get("startup") or 0, seconds["steady"]
     spent = f"{startup:,.0f} s to start, {steady:,.0f} s from the first unit to the last"
-    lines.append(Finding(f"{seconds['total']:,.0f} s in all: {spent}"))
+    lines = [
+        Finding(f"{report['rows_per_second']:,.0f} rows/s{counted} on {on}"),
+        Finding(f"{seconds['total']:,.0f} s in all: {spent}"),
+    ]
     # A table of word vectors has no products to speak of.
     if (report.get("utilization") or 0.0) >= _LEAST_UTILIZATION:
         padding = f"; {report['padding_waste']:.1%} of the positions were padding"
         told = f"{report['utilization']:.1%} of the device's matrix-product rate"
         lines.append(Finding(told + (padding if report.get("padding_waste") else "")))
+    return lines
+
+
+def _trouble(report: Mapping[str, Any]) -> list[Finding]:
+    """Word what held replicas up, and what went wrong with them."""
+    lines = []
     for cause, words in _CAUSES.items():
         share = (report.get("idle") or {}).get(cause) or 0.0
         if share > _WAITING:
             told = f"replicas waited {share:.0%} of their time {words}"
             lines.append(Finding(told, "amber", _REMEDIES[cause]))
     if report.get("replica_deaths"):
-        died = f"replicas died {count(report['replica_deaths'], 'time')}"
-        lines.append(
-            Finding(f"{died}; {count(report['isolated'], 'unit')} were embedded in isolation", "amber")
-        )
+        times, units = count(report["replica_deaths"], "time"), count(report["isolated"], "unit")
+        told = f"replicas died {times}; {units} were embedded in isolation"
+        lines.append(Finding(told, "amber", "see the log of that command for what ended them"))
     if report.get("halved"):
         told = f"{count(report['halved'], 'unit')} had batches that memory could not hold"
         lines.append(Finding(told, "amber", "set a smaller resources.token_budget in a new run"))
-    if price is not None:
-        cost = cost_of(report, price)
-        of_million = cost / max(1, report["rows"]) * 1e6
-        lines.append(Finding(f"{cost:,.4f} at {price:g} an hour, {of_million:,.2f} for a million rows"))
     return lines
 
 

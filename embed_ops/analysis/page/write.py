@@ -102,7 +102,7 @@ def write_page(
         reporter.say(f"laying {len(gathered.sample.ids):,} rows out")
         vectors = _of_sample(draw, gathered, gathered.sample, asked, parts, plots)
     parts["verdict"] = _verdict(gathered, vectors)
-    if gathered.report.get("rows_per_second"):
+    if gathered.report.get("rows_per_second") and "graph" not in gathered.report:
         seconds, rates = throughput(gathered.records)
         # One unit or two have no course.
         if len(rates) > _FEW_UNITS:
