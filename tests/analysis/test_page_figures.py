@@ -115,7 +115,12 @@ def test_words_set_clusters_apart() -> None:
     assert [item.central for item in found] == [(1, 0), (2, 3)]
     assert [item.labels for item in found] == [(("p", 0.5), ("q", 0.5)), (("q", 1.0),)]
     assert found[0].title == f"0: {' '.join(found[0].words[:2])}"
-    assert clusters_of(labels, np.zeros(4), [""] * 4, 5, {})[0].words == ()
+    wordless = clusters_of(labels, np.zeros(4), [""] * 4, 5, {}, ["p", "q", "r", "r"])
+    assert [(item.words, item.title) for item in wordless] == [
+        ((), "cluster 0, mostly p"),
+        ((), "cluster 1, mostly r"),
+    ]
+    assert clusters_of(labels, np.zeros(4), [""] * 4, 5, {})[0].title == "cluster 0"
     known = clusters_of(np.array([0, 0, 1]), np.zeros(3), [""] * 3, 5, {0: 20, 1: 30})
     assert [(item.cluster, item.rows, item.all_rows) for item in known] == [(1, 1, 30), (0, 2, 20)]
 

@@ -47,8 +47,8 @@ class Cluster:
         if self.words:
             return f"{self.cluster}: {' '.join(self.words[:2])}"
         if self.labels and self.labels[0][1] >= _HALF:
-            return f"{self.cluster}: {self.labels[0][0]}"
-        return f"{self.cluster}"
+            return f"cluster {self.cluster}, mostly {self.labels[0][0]}"
+        return f"cluster {self.cluster}"
 
 
 def clusters_of(
