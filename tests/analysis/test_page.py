@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ import pyarrow.parquet as pq
 import pytest
 from made_run import make_run, mixture
 
-from embed_ops.analysis.page.card import duration, settings
+from embed_ops.analysis.page.card import card, duration, settings
 from embed_ops.analysis.page.course import bars, course, memory, stage_course, throughput
+from embed_ops.analysis.page.gather import gather_page
 from embed_ops.analysis.page.health import health
 from embed_ops.analysis.page.verdict import Finding, comparison, completeness, judge, soundness
 from embed_ops.analysis.page.write import write_page
 from embed_ops.errors import RunError, StageError
+from embed_ops.runs.header import AttemptEntry
 from embed_ops.runs.record import Record
 from embed_ops.sources.parquet import ParquetSource
 
@@ -128,10 +131,9 @@ def test_sentences_say_what_was_found() -> None:
         "tokens_per_second": 9.0,
         "seconds": {"total": 3600, "startup": 1.0, "steady": 9.0},
     }
-    told = " ".join(line.text for line in course({**report, "idle": {"input": 0.5}}, 2.0))
-    assert "2.0000 at 2 an hour, 20,000.00 for a million rows" in told
+    told = " ".join(line.text for line in course({**report, "idle": {"input": 0.5}}))
     assert "waited 50% of their time for input" in told
-    assert "no rates" in course({}, None)[0].text
+    assert "no rates" in course({})[0].text
     graph = {
         "edges_of_partitions": {"min": 1, "max": 9},
         "in_edges_of_largest_node": 4,
@@ -141,8 +143,8 @@ def test_sentences_say_what_was_found() -> None:
         "layers": [],
     }
     of_graph = {**report, "graph": {**graph, "nodes": 7, "edges": 12, "partitions": 2}}
-    assert course(of_graph, None)[0].text == "graph: 7 nodes, 12 edges; the largest node has 4 in-edges"
-    assert not any("rows/s" in line.text for line in course(of_graph, None))
+    assert course(of_graph)[0].text == "graph: 7 nodes, 12 edges; the largest node has 4 in-edges"
+    assert not any("rows/s" in line.text for line in course(of_graph))
     assert comparison(of_graph).level == "good"
     timed = [
         record(unit=f"a.{place}", seconds={"started": 10.0 + place, "finished": 12.0 + place})
@@ -221,6 +223,18 @@ def test_the_card_shows_what_the_run_has(run: Path) -> None:
         "encoder.model": "none",
         "sink.path": str(run),
     }
+    gathered = gather_page(str(run), 10, 0, None)
+    attempts = tuple(
+        AttemptEntry(f"x-{began}", began, ended)
+        for began, ended in ((0.0, 3000.0), (5000.0, 5600.0), (9e3, None))
+    )
+    header = replace(gathered.header, attempts=attempts, resolved={"device": "cpu", "dtype": "float32"})
+    shown = dict(card(replace(gathered, header=header), 2.0))
+    assert shown["time"] == "1 h 0 min, 2 commands, without 1 that came to no end"
+    assert shown["cost"] == "2.0000 at 2 an hour, 2,222.22 for a million rows"
+    assert (shown["rows"], shown["computed on"], shown["status"]) == ("900", "cpu, float32", "finished")
+    assert "stage" not in shown
+    assert "cost" not in dict(card(gathered, None))
     told = [duration(seconds) for seconds in (4.25, 61, 3 * 3600 + 120, 26 * 3600)]
     assert told == ["4.2 s", "1 min 1 s", "3 h 2 min", "1 d 2 h"]
 

@@ -7,7 +7,6 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
-from embed_ops.analysis.page.course import cost_of
 from embed_ops.analysis.page.gather import Gathered
 from embed_ops.errors import EmbedOpsError
 from embed_ops.redaction import redacted, redacted_tree
@@ -56,8 +55,8 @@ def card(gathered: Gathered, price: float | None) -> list[tuple[str, str]]:
         "stage": _stage(header),
         "rows": f"{rows:,}",
         "data": size(sum(record.bytes for record in gathered.records)),
-        "time": _time(header, report),
-        "cost": _cost(report, price),
+        "time": _time(header),
+        "cost": _cost(header, rows, price),
         "computed on": _device(header, report),
         "machine": _machine(report),
         "version": _versions(header),
@@ -87,24 +86,31 @@ def _stage(header: RunHeader) -> str:
     return f"{header.spec.get('kind', '')} of {header.parent}" if header.parent is not None else ""
 
 
-def _time(header: RunHeader, report: Mapping[str, Any]) -> str:
-    if not report.get("seconds"):
-        return ""
-    told = duration(report["seconds"]["total"])
-    commands = len(header.attempts)
-    return told if commands < 2 else f"{told}, the latest of {commands} commands"
+def seconds_of(header: RunHeader) -> float:
+    """Add up how long the commands took that came to their end."""
+    return sum(entry.finished - entry.started for entry in header.attempts if entry.finished is not None)
 
 
-def _cost(report: Mapping[str, Any], price: float | None) -> str:
-    if price is None or not report.get("seconds"):
+def _time(header: RunHeader) -> str:
+    ended = sum(entry.finished is not None for entry in header.attempts)
+    if not ended:
         return ""
-    return f"{cost_of(report, price):,.4f} at {price:g} an hour"
+    left = len(header.attempts) - ended
+    broken = f", without {left} that came to no end" if left else ""
+    several = f", {ended} commands" if ended > 1 else ""
+    return f"{duration(seconds_of(header))}{several}{broken}"
+
+
+def _cost(header: RunHeader, rows: int, price: float | None) -> str:
+    if price is None or not seconds_of(header):
+        return ""
+    cost = price * seconds_of(header) / _HOUR
+    return f"{cost:,.4f} at {price:g} an hour, {cost / max(1, rows) * 1e6:,.2f} for a million rows"
 
 
 def _device(header: RunHeader, report: Mapping[str, Any]) -> str:
-    names = ["CPU" if name == "cpu" else name for name in report.get("devices") or ()]
-    if not names and header.resolved.get("device"):
-        names = [str(header.resolved["device"])]
+    known = report.get("devices") or [header.resolved.get("device")]
+    names = ["CPU" if name == "cpu" else str(name) for name in known if name]
     dtype = header.resolved.get("dtype")
     on = ", ".join(names)
     return f"{on}, {dtype}" if on and dtype else on

@@ -56,18 +56,13 @@ def stage_course(report: Mapping[str, Any]) -> list[Finding]:
     return lines
 
 
-def course(report: Mapping[str, Any], price: float | None) -> list[Finding]:
-    """Word how the run went, and what it cost."""
+def course(report: Mapping[str, Any]) -> list[Finding]:
+    """Word how the latest command that embedded something went."""
     if not report or not report.get("rows_per_second"):
         return [Finding("the latest command embedded nothing: there are no rates")]
     # A graph goes layer by layer: how fast its rows were written says nothing.
     lines = _layers(report) if "graph" in report else _speed(report)
-    lines += _trouble(report)
-    if price is not None:
-        cost = cost_of(report, price)
-        of_million = cost / max(1, report["rows"]) * 1e6
-        lines.append(Finding(f"{cost:,.4f} at {price:g} an hour, {of_million:,.2f} for a million rows"))
-    return lines
+    return [*lines, *_trouble(report)]
 
 
 def _layers(report: Mapping[str, Any]) -> list[Finding]:
@@ -112,11 +107,6 @@ def _trouble(report: Mapping[str, Any]) -> list[Finding]:
         told = f"{count(report['halved'], 'unit')} had batches that memory could not hold"
         lines.append(Finding(told, "amber", "set a smaller resources.token_budget in a new run"))
     return lines
-
-
-def cost_of(report: Mapping[str, Any], price: float) -> float:
-    """Give what the latest command cost at a price of an hour."""
-    return float(price * report["seconds"]["total"] / 3600)
 
 
 def bars(report: Mapping[str, Any]) -> list[Bar]:

@@ -252,7 +252,7 @@ def _told(gathered: Gathered, price: float | None) -> dict[str, Any]:
         "reasons": sorted(gathered.reasons.items(), key=lambda item: -item[1]),
         "rejects": gathered.rejects,
         "no_sample": gathered.why_no_sample,
-        "course": stage_course(report) if stage else course(report, price),
+        "course": stage_course(report) if stage else course(report),
         "bars": drawn,
         "bar_keys": [(key, name, of_all.get(key)) for key, name in keys.items()],
         "memory": [(kind, size(held), share) for kind, held, share in memory(report)],
