@@ -224,15 +224,13 @@ def test_the_card_shows_what_the_run_has(run: Path) -> None:
         "sink.path": str(run),
     }
     gathered = gather_page(str(run), 10, 0, None)
-    attempts = tuple(
-        AttemptEntry(f"x-{began}", began, ended)
-        for began, ended in ((0.0, 3000.0), (5000.0, 5600.0), (9e3, None))
-    )
+    times = ((0.0, 3000.0), (5000.0, 5600.0), (9000.0, None))
+    attempts = tuple(AttemptEntry(f"x-{began}", began, ended) for began, ended in times)
     header = replace(gathered.header, attempts=attempts, resolved={"device": "cpu", "dtype": "float32"})
     shown = dict(card(replace(gathered, header=header), 2.0))
     assert shown["time"] == "1 h 0 min, 2 commands, without 1 that came to no end"
     assert shown["cost"] == "2.0000 at 2 an hour, 2,222.22 for a million rows"
-    assert (shown["rows"], shown["computed on"], shown["status"]) == ("900", "cpu, float32", "finished")
+    assert (shown["rows"], shown["computed on"], shown["status"]) == ("900", "CPU, float32", "finished")
     assert "stage" not in shown
     assert "cost" not in dict(card(gathered, None))
     told = [duration(seconds) for seconds in (4.25, 61, 3 * 3600 + 120, 26 * 3600)]
