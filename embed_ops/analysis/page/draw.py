@@ -99,7 +99,6 @@ def scatter(plane: npt.NDArray[np.float64]) -> Any:
     Args:
         plane: (rows, 2) places.
     """
-    many = len(plane)
     shade = density(plane)
     (left, bottom), (right, top) = shade["low"], shade["high"]
     plot = figure(
@@ -124,6 +123,16 @@ def scatter(plane: npt.NDArray[np.float64]) -> Any:
     plot.axis.visible = False
     plot.grid.visible = False
     plot.toolbar.active_scroll = None
+    _add_shade(plot, shade)
+    marks = _add_points(plot, plane)
+    _add_names(plot)
+    plot.add_tools(HoverTool(renderers=[marks], tooltips=None, name="hover"))
+    return plot
+
+
+def _add_shade(plot: Any, shade: Mapping[str, Any]) -> None:
+    """Lay a shade of how many rows lie where under the points."""
+    (left, bottom), (right, top) = shade["low"], shade["high"]
     ink = [f"#8a93a3{round(1.1 * step):02x}" for step in range(128)]
     plot.image(
         [shade["image"]],
@@ -134,6 +143,11 @@ def scatter(plane: npt.NDArray[np.float64]) -> Any:
         color_mapper=LinearColorMapper(palette=ink, low=0, high=255),
         name="shade",
     )
+
+
+def _add_points(plot: Any, plane: npt.NDArray[np.float64]) -> Any:
+    """Draw a point for each row: the more there are, the smaller and the lighter."""
+    many = len(plane)
     points = ColumnDataSource(
         {
             "x": plane[:, 0].astype(np.float32),
@@ -142,7 +156,7 @@ def scatter(plane: npt.NDArray[np.float64]) -> Any:
         },
         name="points",
     )
-    marks = plot.scatter(
+    return plot.scatter(
         "x",
         "y",
         source=points,
@@ -155,6 +169,10 @@ def scatter(plane: npt.NDArray[np.float64]) -> Any:
         selection_fill_alpha=1.0,
         name="marks",
     )
+
+
+def _add_names(plot: Any) -> None:
+    """Give the script a place for the names of groups."""
     plot.text(
         "x",
         "y",
@@ -171,8 +189,6 @@ def scatter(plane: npt.NDArray[np.float64]) -> Any:
         padding=3,
         name="names",
     )
-    plot.add_tools(HoverTool(renderers=[marks], tooltips=None, name="hover"))
-    return plot
 
 
 def page(title: str, parts: Mapping[str, Any], plots: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -151,10 +152,7 @@ def _of_sample(
             moved["nearest rows kept"] = [None if np.isnan(share) else float(share) for share in shares]
     plane, told = layout(sample.x, asked.method, asked.seed)
     plots["map"] = draw.scatter(plane)
-    names = sample.names
-    shown = {row for item in clusters for row in item.central}
-    for item in parts["drift"]["most"] if "drift" in parts else ():
-        shown |= {item["row"], item["nearest_here"], item["nearest_there"]}
+    shown = _named(clusters, parts["drift"]["most"] if "drift" in parts else ())
     thumbnails = {row: image for row, image in enumerate(sample.thumbnails or ()) if image}
     parts |= {
         "sound": soundness(figures | {"broken": sample.broken}),
@@ -164,13 +162,19 @@ def _of_sample(
         - len(clusters),
         "worded": any(item.words for item in clusters),
         "label": label_column(sample) if clusters else None,
-        "names": names,
+        "names": sample.names,
         "thumbnails": {row: image for row, image in thumbnails.items() if row in shown},
         "map_told": f"{_chosen(len(plane))}, laid out by {told}. The pointer shows a row; "
         "the legend hides and shows groups.",
         "points": as_script(_points(sample, first, clusters, moved, thumbnails)),
     }
     return list(parts["sound"])
+
+
+def _named(clusters: Sequence[Cluster], moved: Sequence[Mapping[str, Any]]) -> set[int]:
+    """List the rows that stand in tables."""
+    rows = {row for item in clusters for row in item.central}
+    return rows.union(*({item["row"], item["nearest_here"], item["nearest_there"]} for item in moved))
 
 
 def _chosen(rows: int) -> str:
