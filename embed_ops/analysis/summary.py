@@ -57,7 +57,7 @@ def report_rows(report: dict[str, Any]) -> list[tuple[str, str]]:
         )
     )
     if "graph" in report:
-        rows += _graph_rows(report["graph"])
+        rows += graph_rows(report["graph"])
     elif report["rows_per_second"] is not None:
         rows += _speed_rows(report)
     for item in report["parity"]:
@@ -130,7 +130,7 @@ def _device_rows(report: dict[str, Any]) -> list[tuple[str, str]]:
     return [("computed on", f"{', '.join(names)}; a replica held {held:.1f} GiB")] if names else []
 
 
-def _graph_rows(figures: dict[str, Any]) -> list[tuple[str, str]]:
+def graph_rows(figures: dict[str, Any]) -> list[tuple[str, str]]:
     """Word the figures of a graph."""
     spread = figures["edges_of_partitions"]
     nodes = (

@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from embed_ops.embedding.attempt import Attempt, open_attempt
+from embed_ops.embedding.machine import command, machine
 from embed_ops.embedding.report import build_report, count_units, left_out
 from embed_ops.embedding.settings import resume
 from embed_ops.embedding.settling import settle_attempt
@@ -228,6 +229,8 @@ def _finish(attempt: Attempt, path: str) -> Run:
         report["seconds"]["total"] = total
     report["left_out"] = left_out(attempt.corpus)
     report["modality"] = attempt.spec.source.modality
+    # Those of the attempt before stay where this one embedded nothing.
+    report = {"machine": machine(), "command": command()} | report
     report["statistics"] = report_of(attempt.run.manifest.statistics(), report["rows"])
     figures = {
         name: report[name] for name in ("rows", "units", "units_skipped", "rows_per_second", "seconds")

@@ -12,6 +12,63 @@ from embed_ops.sources.corpus import Corpus
 
 
 @dataclass
+class ReplicaTimes:
+    """What one replica did: its units and rows, and what its time is divided by.
+
+    Attributes:
+        gemm: its best matrix-product rate, FLOP/s.
+        forward, input, output: seconds of forward passes, and of waiting.
+        flops, tokens, positions: of its units.
+    """
+
+    units: int = 0
+    rows: int = 0
+    gemm: float = 0.0
+    forward: float = 0.0
+    input: float = 0.0
+    output: float = 0.0
+    flops: float = 0.0
+    tokens: int = 0
+    positions: int = 0
+
+    def add(self, record: Record, gemm: float) -> None:
+        """Take in a unit that it embedded."""
+        self.units += 1
+        self.rows += record.rows
+        self.gemm = gemm
+        self.forward += record.seconds.get("forward", 0.0)
+        self.input += record.seconds.get("idle_input", 0.0)
+        self.output += record.seconds.get("idle_output", 0.0)
+        self.flops += record.flops
+        self.tokens += record.tokens
+        self.positions += record.positions
+
+    def shares(self, whole: float, replicas: int = 1) -> dict[str, float] | None:
+        """Divide `whole` seconds of so many replicas; None where there is nothing to divide by.
+
+        Shares add up to 1.
+
+        `useful`: what the operations would take at the device's matrix-product rate. `padding`: the
+        same for positions without a token. `forward`: the rest of the forward passes. `input`,
+        `output`: waiting for a unit, or for room behind. `uneven`: the rest, when some replica had
+        begun late or was done early.
+        """
+        if not self.gemm or not whole or not self.tokens:
+            return None
+        useful = min(self.forward, self.flops * replicas / self.gemm)
+        padding = min(self.forward - useful, useful * (self.positions - self.tokens) / self.tokens)
+        seconds = {
+            "useful": useful,
+            "padding": padding,
+            "forward": self.forward - useful - padding,
+            "input": self.input,
+            "output": self.output,
+        }
+        shares = {name: value / whole for name, value in seconds.items()}
+        return shares | {"uneven": max(0.0, 1.0 - sum(shares.values()))}
+
+
+@dataclass
 class Measured:
     """What one attempt measured, record by record.
 
@@ -19,6 +76,7 @@ class Measured:
         replicas: most that ran at once.
         startup: seconds from the command to the first unit in a replica.
         gemm: best matrix-product rate of each replica, FLOP/s.
+        times: what each replica did, by its name.
         memory: greatest resident bytes by kind of process; `gpu`: of a replica on its GPU.
         devices: names of what computed.
         busy: seconds in which devices computed.
@@ -32,6 +90,7 @@ class Measured:
     replicas: int = 0
     startup: float | None = None
     gemm: dict[str, float] = field(default_factory=dict)
+    times: dict[str, ReplicaTimes] = field(default_factory=dict)
     memory: dict[str, int] = field(default_factory=dict)
     devices: set[str] = field(default_factory=set)
     busy: float = 0.0
@@ -45,6 +104,8 @@ class Measured:
         forward = written.forward
         self.gemm[forward.replica] = forward.gemm
         self.busy += forward.busy
+        if forward.replica:
+            self.times.setdefault(forward.replica, ReplicaTimes()).add(written.record, forward.gemm)
         if forward.device:
             self.devices.add(forward.device)
         for kind, size in written.memory.items():
@@ -68,30 +129,20 @@ class Measured:
 
 
 def _time_shares(measured: Measured, gemm: float | None, replicas: int) -> dict[str, float] | None:
-    """Divide the replicas' time between the first unit in and the last unit out.
+    """Divide the time of all replicas between the first unit in and the last unit out."""
+    every = ReplicaTimes(gemm=gemm or 0.0)
+    for record in measured.records:
+        every.add(record, every.gemm)
+    return every.shares(replicas * measured.steady, replicas)
 
-    Shares add up to 1.
 
-    `useful`: what the run's operations would take at the device's matrix-product rate. `padding`:
-    the same for positions without a token. `forward`: the rest of the forward passes. `input`,
-    `output`: waiting for a unit, or for room behind. `uneven`: the rest, when some replica had
-    begun late or was done early.
-    """
-    whole, busy = replicas * measured.steady, measured.seconds("forward")
-    tokens, positions = measured.sum("tokens"), measured.sum("positions")
-    if not gemm or not whole or not tokens:
-        return None
-    useful = min(busy, measured.sum("flops") * replicas / gemm)
-    padding = min(busy - useful, useful * (positions - tokens) / tokens)
-    seconds = {
-        "useful": useful,
-        "padding": padding,
-        "forward": busy - useful - padding,
-        "input": measured.seconds("idle_input"),
-        "output": measured.seconds("idle_output"),
-    }
-    shares = {name: value / whole for name, value in seconds.items()}
-    return shares | {"uneven": max(0.0, 1.0 - sum(shares.values()))}
+def _by_replica(measured: Measured) -> list[dict[str, Any]]:
+    """Divide the time of each replica, by its name; empty where nothing was measured."""
+    told = []
+    for name, times in sorted(measured.times.items()):
+        if (shares := times.shares(measured.steady)) is not None:
+            told.append({"replica": name, "units": times.units, "rows": times.rows, "time": shares})
+    return told
 
 
 def _ratio(part: float, whole: float) -> float | None:
@@ -164,6 +215,7 @@ def build_report(
         "devices": sorted(measured.devices),
         "time": _time_shares(measured, gemm, replicas),
         "replicas": replicas,
+        "by_replica": _by_replica(measured),
         "halved": sum(HALVED in record.flags for record in measured.records),
         "isolated": sum(ISOLATED in record.flags for record in measured.records),
         "replica_deaths": measured.deaths,

@@ -17,7 +17,7 @@ from embed_ops.storage.listing import resolved
 from embed_ops.storage.location import Location
 
 _FOLDERS = (DATA, REJECTS, MANIFEST, TMP, "work", "model", "stages", "clusters", "probes")
-_ENTRIES = (*_FOLDERS, "run.json", "plan.parquet", "report.json", "report.html")
+_ENTRIES = (*_FOLDERS, "run.json", "plan.parquet", "report.json", "report.html", "atlas.parquet")
 """What a run directory holds."""
 
 

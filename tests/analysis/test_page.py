@@ -1,11 +1,11 @@
-"""The page of a run: its figures against numpy and scikit-learn, and the page in a browser."""
+"""The page of a run: its verdict, its sentences, and what it shows of every kind of run."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
+import re
 import shutil
-from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +15,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from made_run import make_run, mixture
-from sklearn.decomposition import PCA
-from sklearn.neighbors import NearestNeighbors
 
-from embed_ops.analysis.page.health import (
-    clusters_of,
-    distinguishing,
-    drift,
-    health,
-    kept_neighbors,
-    layout,
-    over_all_rows,
-)
-from embed_ops.analysis.page.verdict import completeness, course, soundness, stage_course, throughput
+from embed_ops.analysis.page.card import card, duration, settings
+from embed_ops.analysis.page.course import bars, course, memory, stage_course, throughput
+from embed_ops.analysis.page.gather import gather_page
+from embed_ops.analysis.page.health import health
+from embed_ops.analysis.page.verdict import Finding, comparison, completeness, judge, soundness
 from embed_ops.analysis.page.write import write_page
-from embed_ops.errors import PackageError, RunError, StageError
+from embed_ops.errors import RunError, StageError
+from embed_ops.runs.header import AttemptEntry
 from embed_ops.runs.record import Record
-from embed_ops.runs.statistics import VectorStatistics, report_of
 from embed_ops.sources.parquet import ParquetSource
 
 BAD = "<script>document.title='run'</script> & \"quoted\""
@@ -74,137 +67,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_figures_are_those_of_numpy() -> None:
-    """Norms, spread, dead dimensions, duplicates and explained variance."""
-    x = np.random.default_rng(0).normal(size=(500, 10)).astype(np.float32)
-    x[:, 3] = 2
-    x[100:110] = x[0]
-    found = health(x, 0)
-    np.testing.assert_allclose(found["norms"], np.linalg.norm(x.astype(np.float64), axis=1))
-    np.testing.assert_allclose(
-        found["explained"], np.cumsum(PCA().fit(x.astype(np.float64)).explained_variance_ratio_), atol=1e-9
-    )
-    assert (found["dead"], found["duplicates"], found["dim"]) == (1, 10, 10)
-    few = PCA().fit(x[:6].astype(np.float64)).explained_variance_ratio_
-    np.testing.assert_allclose(health(x[:6], 0)["explained"][:6], np.cumsum(few), atol=1e-9)
-    unit = x / np.linalg.norm(x, axis=1, keepdims=True)
-    pairs = unit @ unit.T
-    assert found["mean_cosine"] == pytest.approx((pairs.sum() - 500) / (500 * 499), abs=0.02)
-    assert any("never change" in line.text and line.warning for line in soundness(found))
-    narrow = health((x + 30).astype(np.float32), 0)
-    assert any("cone" in line.text and line.warning for line in soundness(narrow))
-
-
-@pytest.mark.parametrize("rows", [1, 2, 4, 30])
-@pytest.mark.parametrize("method", ["auto", "pca"])
-def test_few_rows_have_figures_and_a_place(rows: int, method: str) -> None:
-    """One row, rows that are all the same, fewer rows than a map needs: no error, finite places."""
-    for x in (
-        np.ones((rows, 5), np.float32),
-        np.random.default_rng(1).normal(size=(rows, 5)).astype(np.float32),
-    ):
-        found = health(x, 0)
-        assert soundness(found)
-        plane, told = layout(x, method, 0)
-        assert plane.shape == (rows, 2)
-        assert np.isfinite(plane).all()
-        assert told in ("t-SNE", "UMAP", "principal components")
-
-
-def test_umap_where_it_is_installed() -> None:
-    """With the extra the map is UMAP's, the same for the same seed, for few rows too.
-
-    Without it the error names the extra.
-    """
-    x = mixture(16, 4, spread=0.3)(0, 300)
-    if importlib.util.find_spec("umap") is None:
-        with pytest.raises(PackageError, match=r"embed-ops\[umap\]"):
-            layout(x, "umap", 0)
-        return
-    for rows in (6, 300):
-        plane, told = layout(x[:rows], "auto", 0)
-        assert (plane.shape, told) == ((rows, 2), "UMAP")
-        np.testing.assert_array_equal(plane, layout(x[:rows], "umap", 0)[0])
-
-
-def test_neighbors_kept_are_those_of_scikit_learn() -> None:
-    """The share of ten nearest rows that two spaces share; the same space keeps all.
-
-    A turned one too.
-    """
-    draw = np.random.default_rng(2)
-    x = draw.normal(size=(200, 8)).astype(np.float32)
-    y = (x + 0.4 * draw.normal(size=x.shape)).astype(np.float32)
-    near = [NearestNeighbors(n_neighbors=11, metric="cosine").fit(z).kneighbors(z)[1][:, 1:] for z in (x, y)]
-    expected = np.mean(
-        [len(set(left) & set(right)) / 10 for left, right in zip(*map(np.ndarray.tolist, near), strict=True)]
-    )
-    assert kept_neighbors(x, y) == pytest.approx(expected, abs=1e-9)
-    turn = np.linalg.qr(draw.normal(size=(8, 8)))[0].astype(np.float32)
-    assert kept_neighbors(x, x @ turn) > 0.999
-    told = drift(x, (x + 1).astype(np.float32))
-    assert told["mean_moved"] == pytest.approx(np.sqrt(8) / np.sqrt(x.var(axis=0).sum()), rel=1e-4)
-    assert "mean_moved" not in drift(x, x[:, :3])
-
-
-def test_words_set_clusters_apart() -> None:
-    """A word that is frequent in one cluster only comes first; without texts there are none."""
-    labels = np.array([0, 0, 1, 1])
-    texts = ["open file file", "close file", "thread lock", "thread open"]
-    found = clusters_of(labels, np.array([0.2, 0.1, 0.3, 0.4]), list("abcd"), texts, 5, {})
-    assert [item["words"][0] for item in found] == ["file", "thread"]
-    assert [item["central"] for item in found] == [["b", "a"], ["c", "d"]]
-    assert clusters_of(labels, np.zeros(4), list("abcd"), [""] * 4, 5, {})[0]["words"] == []
-    known = clusters_of(np.array([0, 0, 1]), np.zeros(3), list("abc"), [""] * 3, 5, {0: 20, 1: 30})
-    assert [(item["cluster"], item["rows"], item["all_rows"]) for item in known] == [(1, 1, 30), (0, 2, 20)]
-
-
-def test_words_are_scored_as_published() -> None:
-    """c-TF-IDF counted by hand.
-
-    The share of a word in its cluster times log(1 + words of a mean cluster / frequency in all).
-    """
-    draw = np.random.default_rng(3)
-    vocabulary = ["".join(draw.choice(list("abcdefgh"), 6)) for _ in range(60)]
-    texts, labels = [" ".join(draw.choice(vocabulary, 12)) for _ in range(80)], draw.integers(0, 5, 80)
-    counts = {
-        c: Counter(" ".join(text for text, label in zip(texts, labels, strict=True) if label == c).split())
-        for c in range(5)
-    }
-    everywhere, mean = (
-        sum(counts.values(), Counter()),
-        np.mean([counted.total() for counted in counts.values()]),
-    )
-    for cluster, words in distinguishing(labels, texts).items():
-        mine = counts[cluster]
-        scores = {
-            word: number / mine.total() * np.log(1 + mean / everywhere[word]) for word, number in mine.items()
-        }
-        assert [scores[word] for word in words] == pytest.approx(sorted(scores.values(), reverse=True)[:8])
-
-
-def test_statistics_of_all_rows_come_before_those_of_the_sample() -> None:
-    """A dimension that is the same in the sample alone is not called dead.
-
-    Statistics that are not whole are not used.
-    """
-    x = np.random.default_rng(4).normal(size=(900, 6)).astype(np.float32)
-    x[:, 2], x[:20, 4], x[500] = 3, 1, 0
-    x[:, 2] = 3
-    sampled, every = health(x[:20], 0), report_of({"embedding": VectorStatistics.of(x)}, 900)["embedding"]
-    assert sampled["dead"] == 2
-    found = over_all_rows(sampled, every)
-    assert (found["dead"], found["spread_rows"]) == (1, 900)
-    np.testing.assert_allclose(found["mean"], x.mean(axis=0, dtype=np.float64), atol=1e-9)
-    np.testing.assert_allclose(found["spread"], x.std(axis=0, dtype=np.float64), atol=1e-9)
-    assert any("1 of 6 dimensions never change in all 900 rows" in line.text for line in soundness(found))
-    for of_part in (None, {**every, "complete": False}):
-        assert over_all_rows(sampled, of_part) is sampled
-    same = soundness(health(np.ones((9, 3), np.float32), 0))
-    assert "do not differ" in same[0].text
-    assert not any("cosine" in line.text for line in soundness(health(np.ones((1, 3), np.float32), 0)))
-
-
 @pytest.mark.parametrize("case", ["as it was", "gone", "another"])
 def test_texts_are_those_that_were_embedded(
     case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -242,43 +104,137 @@ def test_sentences_say_what_was_found() -> None:
     )
     text = " | ".join(line.text for line in lines)
     for part in (
-        "complete: 10 of 15 rows",
-        "5 rows are rejects (33.33%)",
+        "10 of 15 rows have a vector",
+        "5 rows (33.33%) became rejects, more than max_reject_fraction allows (1.00%)",
         "1 file could not",
         "2 rows were left out",
-        "cut (40.0%)",
+        "4 rows (40.0%) were longer than the model takes, and cut",
         "3 words",
     ):
         assert part in text
-    for planned, said in (
-        (70, "not complete, running: 10 of 70 rows"),
-        (None, "10 rows have vectors, in 1 unit; how many are left"),
+    for status, planned, said, level in (
+        ("stopped", 70, "stopped: 10 of 70 rows", "red"),
+        ("running", None, "running: 10 rows have a vector so far, in 1 unit; how many are left", "amber"),
     ):
-        first = completeness("running", [record()], {}, planned)[0]
-        assert first.warning
+        first = completeness(status, [record()], {}, planned)[0]
+        assert (first.level, bool(first.remedy)) == (level, True)
         assert said in first.text
     stage = stage_course({"seconds": {"total": 9.0, "fit": 5.0, "steady": 2.0}, "rows_per_second": 50.0})
     assert [line.text for line in stage] == [
         "9.0 s in all, 5.0 s to fit, 2.0 s to apply",
         "50 rows/s applied",
     ]
-    assert stage_course({})[0].warning
+    assert stage_course({})[0].level == "amber"
     report = {
         "rows": 100,
         "rows_per_second": 5.0,
         "tokens_per_second": 9.0,
         "seconds": {"total": 3600, "startup": 1.0, "steady": 9.0},
     }
-    told = " ".join(line.text for line in course({**report, "idle": {"input": 0.5}}, 2.0))
-    assert "2.0000 at 2 an hour, 20,000.00 for a million rows" in told
-    assert "waited 50%" in told
-    assert "no rates" in course({}, None)[0].text
+    told = " ".join(line.text for line in course({**report, "idle": {"input": 0.5}}))
+    assert "waited 50% of their time for input" in told
+    assert "no rates" in course({})[0].text
+    graph = {
+        "edges_of_partitions": {"min": 1, "max": 9},
+        "in_edges_of_largest_node": 4,
+        "edges_missing": 0,
+        "edges_of_rejects": 0,
+        "halo_rows": 3,
+        "layers": [],
+    }
+    of_graph = {**report, "graph": {**graph, "nodes": 7, "edges": 12, "partitions": 2}}
+    assert course(of_graph)[0].text == "graph: 7 nodes, 12 edges; the largest node has 4 in-edges"
+    assert not any("rows/s" in line.text for line in course(of_graph))
+    assert comparison(of_graph).level == "good"
     timed = [
         record(unit=f"a.{place}", seconds={"started": 10.0 + place, "finished": 12.0 + place})
         for place in range(20)
     ]
     seconds, rates = throughput(timed)
     assert sum(rates) * (seconds[1] - seconds[0]) == pytest.approx(200)
+
+
+def test_the_verdict_is_the_gravest_finding() -> None:
+    """Green, amber, red, each behind a fact; amber says what to do; not compared is amber."""
+    parity = {"parity": [{"output": "e", "reference": "it", "rows": 64, "mean": 1.0, "min": 0.99}]}
+    x = np.random.default_rng(5).normal(size=(300, 8)).astype(np.float32)
+    sound, dead, copies = x, x.copy(), x.copy()
+    dead[:, 3], copies[:100] = 2, x[0]
+    for rows, report, vectors, level in (
+        ([record()], parity, sound, "good"),
+        ([record(truncated=1)], parity, sound, "amber"),
+        ([record()], {}, sound, "amber"),
+        ([record()], parity, dead, "amber"),
+        ([record()], parity, copies, "amber"),
+        ([record(rejects=1)], parity, sound, "red"),
+        ([record(rows=1000, rejects=1)], parity, sound, "amber"),
+        ([record(file_rejects=1)], parity, sound, "red"),
+        ([record(rows=0)], parity, sound, "red"),
+    ):
+        found = judge(
+            "finished",
+            completeness("finished", rows, report),
+            comparison(report),
+            soundness(health(vectors, 0)),
+        )
+        assert found.level == level
+        assert len(found.facts) == 3
+        assert (found.findings == ()) == (level == "good")
+        assert all(item.remedy for item in found.findings)
+    assert "compared: 64 rows" in comparison(parity).text
+    assert "not compared" in comparison({"parity": []}).text
+    # The run of a stage has nothing to compare.
+    assert judge("finished", completeness("finished", [record()], {}), None, []).level == "good"
+    assert judge("running", [Finding("x", "amber")], None, []).headline == "Still running"
+
+
+def test_bars_are_of_each_replica() -> None:
+    """Shares of the report become parts of bars, none empty; memory is the greatest first."""
+    time = {"useful": 0.5, "padding": 0.0, "forward": 0.2, "input": 0.3, "output": 0.0, "uneven": 0.0}
+    idle = time | {"useful": 0.1, "forward": 0.1, "uneven": 0.5}
+    each = [
+        {"replica": "a:1", "units": 2, "rows": 20, "time": time},
+        {"replica": "a:2", "units": 1, "rows": 10, "time": idle},
+    ]
+    drawn = bars({"time": time, "by_replica": each})
+    assert [(bar.name, bar.note) for bar in drawn] == [
+        ("all replicas", ""),
+        ("a:2", "1 unit, 10 rows"),
+        ("a:1", "2 units, 20 rows"),
+    ]
+    assert [part.key for part in drawn[0].shares] == ["useful", "forward", "input"]
+    assert sum(part.share for part in drawn[1].shares) == pytest.approx(1.0)
+    assert len(bars({"time": time, "by_replica": each[:1]})) == 1
+    assert bars({}) == []
+    assert memory({"peak_memory": {"driver": 10, "replica": 40, "gpu": 0}}) == [
+        ("replica", 40, 1.0),
+        ("driver", 10, 0.25),
+    ]
+
+
+def test_the_card_shows_what_the_run_has(run: Path) -> None:
+    """Settings are those that somebody chose: none that is null, none of another family."""
+    from embed_ops.runs.run import Run
+
+    named = dict(settings(Run(str(run)).header))
+    assert named == {
+        "source.path": f"{run}-source",
+        "source.column": "text",
+        "encoder.model": "none",
+        "sink.path": str(run),
+    }
+    gathered = gather_page(str(run), 10, 0, None)
+    times = ((0.0, 3000.0), (5000.0, 5600.0), (9000.0, None))
+    attempts = tuple(AttemptEntry(f"x-{began}", began, ended) for began, ended in times)
+    header = replace(gathered.header, attempts=attempts, resolved={"device": "cpu", "dtype": "float32"})
+    shown = dict(card(replace(gathered, header=header), 2.0))
+    assert shown["time"] == "1 h 0 min, 2 commands, without 1 that came to no end"
+    assert shown["cost"] == "2.0000 at 2 an hour, 2,222.22 for a million rows"
+    assert (shown["rows"], shown["computed on"], shown["status"]) == ("900", "CPU, float32", "finished")
+    assert "stage" not in shown
+    assert "cost" not in dict(card(gathered, None))
+    told = [duration(seconds) for seconds in (4.25, 61, 3 * 3600 + 120, 26 * 3600)]
+    assert told == ["4.2 s", "1 min 1 s", "3 h 2 min", "1 d 2 h"]
 
 
 def test_every_kind_of_run_has_a_page(run: Path, tmp_path: Path) -> None:
@@ -288,9 +244,10 @@ def test_every_kind_of_run_has_a_page(run: Path, tmp_path: Path) -> None:
     """
     page = Path(write_page(str(run), price=1.0, against=str(run), method="pca")).read_text()
     assert len(page) < 10_000_000
-    assert "ten nearest rows kept" in page
+    assert "of the 10 nearest rows, the same" in page
     assert "100.0%" in page
-    assert "http://" not in page.replace("http://www.w3.org", "")[:2000]
+    assert "default-src 'none'" in page
+    assert "What moved most" not in page
     assert BAD not in page
     shutil.copytree(run, tmp_path / "half")
     header = json.loads((tmp_path / "half/run.json").read_text())
@@ -299,21 +256,22 @@ def test_every_kind_of_run_has_a_page(run: Path, tmp_path: Path) -> None:
         part.unlink()
     half = Path(write_page(str(tmp_path / "half"))).read_text()
     assert "the run is stopped: finish it" in half
-    assert "not complete, stopped: 200 of 900 rows have vectors, in 1 unit" in half
+    assert "stopped: 200 of 900 rows have a vector so far, in 1 unit" in half
+    assert 'class="verdict red"' in half
     make_run(str(tmp_path / "cut"), [500, 400], mixture(12, 5, spread=0.3), unit_rows=130)
     cut = Path(
         write_page(str(run), str(tmp_path / "c.html"), against=str(tmp_path / "cut"), method="pca")
     ).read_text()
-    assert "<th>rows compared</th><td>900</td>" in cut
+    assert re.search(r">rows compared</th><td[^>]*>900</td>", cut)
     make_run(str(tmp_path / "sparse"), [0] * 90 + [50], mixture(3, 2))
-    assert "50 rows by" in Path(write_page(str(tmp_path / "sparse"), method="pca")).read_text()
+    assert "50 rows, chosen by hash" in Path(write_page(str(tmp_path / "sparse"), method="pca")).read_text()
     make_run(str(tmp_path / "bare"), [40], mixture(3, 2))
     assert (
-        "40 rows by"
+        "40 rows, chosen by hash"
         in Path(write_page(str(tmp_path / "bare"), str(tmp_path / "b.html"), method="pca")).read_text()
     )
     make_run(str(tmp_path / "one"), [1], mixture(3, 2))
-    assert "1 rows by" in Path(write_page(str(tmp_path / "one"))).read_text()
+    assert "1 row, the only one" in Path(write_page(str(tmp_path / "one"))).read_text()
     make_run(str(tmp_path / "none"), [0], mixture(3, 2))
     assert "the run has no rows" in Path(write_page(str(tmp_path / "none"))).read_text()
     for share, said in (
@@ -326,82 +284,3 @@ def test_every_kind_of_run_has_a_page(run: Path, tmp_path: Path) -> None:
         write_page(str(tmp_path))
     with pytest.raises(StageError, match="no column 'x' was kept; there are"):
         write_page(str(run), color="x")
-
-
-@pytest.mark.skipif(
-    shutil.which("chromium") is None or shutil.which("chromedriver") is None,
-    reason="needs chromium and chromedriver",
-)
-def test_the_page_in_a_browser(run: Path, tmp_path: Path) -> None:
-    """It opens without an error, draws, shows the row under the pointer, runs nothing of it."""
-    from selenium import webdriver
-    from selenium.webdriver.common.action_chains import ActionChains
-    from selenium.webdriver.common.by import By
-    from selenium.webdriver.support.ui import WebDriverWait
-
-    page = write_page(str(run), str(tmp_path / "page.html"), color="kind", method="pca")
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(shutil.which("chromium"))
-    switches = (
-        "headless",
-        "no-sandbox",
-        "disable-gpu",
-        "disable-quic",
-        "no-first-run",
-        "disable-background-networking",
-        "disable-sync",
-    )
-    for switch in (
-        *switches,
-        "disable-component-update",
-        f"user-data-dir={tmp_path / 'profile'}",
-        "window-size=1200,1600",
-    ):
-        options.add_argument(f"--{switch}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(
-        options=options, service=webdriver.ChromeService(str(shutil.which("chromedriver")))
-    )
-    try:
-        driver.get(f"file://{page}")
-        wait = WebDriverWait(driver, 30)
-        wait.until(
-            lambda found: found.execute_script(
-                "return Bokeh.documents.length > 0 && Bokeh.documents.every(doc => doc.is_idle)"
-            )
-        )
-        assert [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"] == []
-        assert driver.title == f"embed-ops: {run}"
-        place = driver.execute_script(
-            """
-            const views = Object.values(Bokeh.index.roots ?? Bokeh.index);
-            const view = views.find(v => v.model.title && v.model.title.text.includes('coloured by'));
-            const data = view.model.renderers[0].data_source.data;
-            const box = view.el.getBoundingClientRect();
-            const frame = view.frame;
-            const x = frame.x_scale.compute(data.x[5]), y = frame.y_scale.compute(data.y[5]);
-            return [box.left + x, box.top + y];
-            """
-        )
-        body = driver.find_element(By.TAG_NAME, "body")
-        ActionChains(driver).move_to_element_with_offset(body, 0, 0).perform()
-        driver.execute_cdp_cmd(
-            "Input.dispatchMouseEvent", {"type": "mouseMoved", "x": place[0], "y": place[1]}
-        )
-        text = wait.until(
-            lambda found: found.execute_script(
-                """
-                const all = node => [...node.querySelectorAll('*')];
-                const walk = node => all(node).flatMap(
-                    n => n.shadowRoot ? [n.shadowRoot, ...walk(n.shadowRoot)] : []);
-                const tips = walk(document).flatMap(
-                    root => [...root.querySelectorAll('.bk-tooltip-row-value, .bk-Tooltip')]);
-                return tips.map(n => n.innerText).join(' ');
-                """
-            )
-        )
-        assert "k" in text
-        assert "document.title" in text
-        assert driver.title == f"embed-ops: {run}"
-    finally:
-        driver.quit()

@@ -63,9 +63,10 @@ def test_counts_are_near_and_the_report_tells(tiny: str, tmp_path: Path) -> None
     assert kept_prediction(run.path) is not None
     page = Path(write_page(run.path, method="pca")).read_text()
     for part in (
-        f"{report['rejected']:,} rows are rejects",
+        f"{report['rejected']:,} rows (",
+        ") became rejects",
         "the text is null",
-        "predicted by plan",
+        "What plan predicted",
         f"{found.tokens:,}",
     ):
         assert part in page

@@ -35,7 +35,8 @@ def test_one_name(wheel: Path) -> None:
     assert {name.partition("/")[0] for name in names} == {"embed_ops", metadata}
     code = {str(path.relative_to(ROOT)) for path in (ROOT / "embed_ops").rglob("*.py")}
     assert code <= set(names)
-    assert {"embed_ops/py.typed", "embed_ops/analysis/page/page.html"} <= set(names)
+    of_page = {f"embed_ops/analysis/page/{name}" for name in ("page.html", "page.css", "page.js", "map.js")}
+    assert {"embed_ops/py.typed", *of_page} <= set(names)
     assert f"{metadata}/licenses/LICENSE" in names
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from embed_ops.analysis.summary import report_rows, where_time_went
+from embed_ops.embedding.machine import command, machine
 from embed_ops.embedding.report import Measured, build_report
 from embed_ops.embedding.unit import ForwardPass, Written
 from embed_ops.runs.record import HALVED, Record
@@ -58,6 +59,47 @@ def test_shares_add_up() -> None:
         }
     )
     assert report["utilization"] == pytest.approx(0.4)
+
+
+def test_each_replica_has_its_own_shares() -> None:
+    """It is divided like the time of all; of one that died early the rest is uneven."""
+    found = measured()
+    late = Record.parse({**asdict(found.records[0]), "unit": "b.0", "rows": 5, "flops": 100.0})
+    late = Record.parse({**asdict(late), "seconds": {**late.seconds, "forward": 2.0, "idle_output": 0.0}})
+    found.add(Written(late, "", {}, ForwardPass(replica="2", gemm=RATE, busy=2.0)))
+    each = build_report(found.records, found, 11.0, {})["by_replica"]
+    assert [(one["replica"], one["units"], one["rows"]) for one in each] == [
+        ("0", 1, 10),
+        ("1", 1, 10),
+        ("2", 1, 5),
+    ]
+    assert each[0]["time"] == pytest.approx(build_report(found.records[:2], measured(), 11.0, {})["time"])
+    assert each[2]["time"]["uneven"] == pytest.approx(0.7)
+    assert all(sum(one["time"].values()) == pytest.approx(1.0) for one in each)
+    # Without rates there is nothing to divide by.
+    assert build_report([], Measured(), 1.0, {})["by_replica"] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["/usr/bin/embed-ops", "embed", "run.toml"], "embed-ops embed run.toml"),
+        (["/x/embed_ops/__main__.py", "run", "a b.toml"], "embed-ops run 'a b.toml'"),
+        (["/x/jobs/embed.py", "run.toml"], "python -m jobs.embed run.toml"),
+        (
+            ["embed-ops", "embed", "source.path=s3://KEY:SECRET@bucket/in"],
+            "embed-ops embed source.path=s3://redacted@bucket/in",
+        ),
+        (["notebook.py", "--token", "hf_abc"], None),
+    ],
+)
+def test_the_command_is_kept_without_secrets(
+    words: list[str], told: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one would type it again; of another program nothing is kept."""
+    monkeypatch.setattr("sys.argv", words)
+    assert command() == told
+    assert machine()["cores"] >= 1
 
 
 @pytest.mark.parametrize(

@@ -1,25 +1,21 @@
-"""Figures of a sample of vectors, of its clusters, and of another run beside it. Pure."""
+"""Figures of a sample of vectors, and its layout in the plane. Pure."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from embed_ops.analysis.scores import cosines_of
 from embed_ops.lazy import require
 from embed_ops.numerics.exact import norms_of
 from embed_ops.numerics.tiles import unit_length
-from embed_ops.numerics.topk import Ints, TopK, Vectors
+from embed_ops.numerics.topk import Vectors
 
 _PAIRS = 20_000
 _DEAD = 1e-6
 """A dimension that spreads less than this share of the widest says nothing."""
-_NEAR = 10
-_WORDS = 8
 _UMAP_NEIGHBORS = 15
 
 
@@ -101,107 +97,6 @@ def over_all_rows(figures: dict[str, Any], statistics: Mapping[str, Any] | None)
 def _dead(spread: npt.NDArray[np.float64], rows: int) -> int:
     """Count the dimensions that do not change; a single row has none."""
     return int((spread <= _DEAD * spread.max(initial=0.0)).sum()) if rows > 1 else 0
-
-
-def clusters_of(
-    labels: Ints,
-    distance: npt.NDArray[np.float64],
-    names: Sequence[str],
-    texts: Sequence[str],
-    most: int,
-    sizes: Mapping[int, int],
-) -> list[dict[str, Any]]:
-    """Describe the largest clusters of a sample.
-
-    Rows, tightness, central rows, and the words that set them apart.
-
-    Where it is known how many rows of the whole run they have (`sizes`), these come first.
-
-    Words are scored by c-TF-IDF (Grootendorst 2022): frequency in the cluster times log(1 + A /
-    frequency in all), A the mean number of words of a cluster.
-    """
-    described = []
-    counts = Counter(labels.tolist())
-    order = sorted(counts, key=lambda cluster: (-sizes.get(cluster, 0), -counts[cluster], cluster))
-    words = distinguishing(labels, texts)
-    for cluster in order[:most]:
-        mine = np.flatnonzero(labels == cluster)
-        near = mine[np.argsort(distance[mine], kind="stable")]
-        described.append(
-            {
-                "cluster": cluster,
-                "rows": len(mine),
-                "all_rows": sizes.get(cluster),
-                "distance": float(np.median(distance[mine])),
-                "central": [names[row] for row in near[:3].tolist()],
-                "words": words.get(cluster, []),
-            }
-        )
-    return described
-
-
-def distinguishing(labels: Ints, texts: Sequence[str]) -> dict[int, list[str]]:
-    """Find the words of each cluster with the greatest c-TF-IDF; none where there are no texts."""
-    from sklearn.feature_extraction.text import CountVectorizer
-
-    present = np.unique(labels)
-    joined = [
-        " ".join(texts[row] for row in np.flatnonzero(labels == cluster).tolist()) for cluster in present
-    ]
-    if not any(part.strip() for part in joined):
-        return {}
-    counter = CountVectorizer(stop_words="english", token_pattern=r"(?u)\b[^\W\d_]{3,}\b", min_df=1)
-    try:
-        counts = counter.fit_transform(joined).toarray().astype(np.float64)
-    except ValueError:
-        # No text has a word that counts.
-        return {}
-    names = counter.get_feature_names_out()
-    frequency = counts / np.maximum(1.0, counts.sum(axis=1, keepdims=True))
-    scores = frequency * np.log1p(counts.sum(axis=1).mean() / np.maximum(1.0, counts.sum(axis=0)))
-    best = np.argsort(-scores, axis=1, kind="stable")[:, :_WORDS]
-    lines = zip(present.tolist(), best.tolist(), scores, strict=True)
-    return {cluster: [str(names[word]) for word in line if score[word] > 0] for cluster, line, score in lines}
-
-
-def kept_neighbors(left: Vectors, right: Vectors) -> float:
-    """Give the share of nearest rows that two spaces have in common.
-
-    Of each row the ten nearest by cosine; (rows, dim) and (rows, other dim).
-    """
-    k = min(_NEAR, len(left) - 1)
-    if k < 1:
-        return float("nan")
-    ids = np.arange(len(left), dtype=np.int64)
-    nearest = []
-    for x in (left, right):
-        best = TopK(x, k, "cosine", ids)
-        best.add(x, ids)
-        nearest.append(best.result()[0])
-    shared = [
-        len(np.intersect1d(mine[mine >= 0], theirs[theirs >= 0]))
-        for mine, theirs in zip(*nearest, strict=True)
-    ]
-    return float(np.mean(shared) / k)
-
-
-def drift(left: Vectors, right: Vectors) -> dict[str, Any]:
-    """Compare the same rows in two runs.
-
-    Neighbours kept, and where the widths are equal, how mean and spread moved.
-    """
-    moved: dict[str, Any] = {
-        "rows": len(left),
-        "neighbors_kept": kept_neighbors(left, right),
-        "dims": [left.shape[1], right.shape[1]],
-    }
-    if left.shape[1] == right.shape[1]:
-        one, two = left.astype(np.float64), right.astype(np.float64)
-        scale = np.sqrt((one.var(axis=0)).sum()) or 1.0
-        moved["mean_moved"] = float(np.linalg.norm(two.mean(axis=0) - one.mean(axis=0)) / scale)
-        moved["spread_ratio"] = float(np.sqrt(two.var(axis=0).sum()) / scale)
-        moved["cosine_of_same_rows"] = float(cosines_of(left, right).mean())
-    return moved
 
 
 def layout(x: Vectors, method: str, seed: int) -> tuple[npt.NDArray[np.float64], str]:

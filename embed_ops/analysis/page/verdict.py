@@ -1,19 +1,28 @@
-"""The page's sentences: is the run complete, is it healthy, how did it go.
+"""The page's judgement: is the run complete, is it healthy, and what is to be done.
 
-Pure; a warning is worded where a figure asks for one.
+Pure; each finding has a level, and one that is not good says what to do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from embed_ops.analysis.summary import left_out_line
+from embed_ops.runs.header import FINISHED, RUNNING
 from embed_ops.runs.record import Record
 
+Level = Literal["good", "amber", "red"]
+_ORDER: tuple[Level, ...] = ("good", "amber", "red")
 _MOST_ANISOTROPIC = 0.5
-_BINS = 60
+_MOST_CUT = 0.01
+_MOST_COPIES = 0.01
+_HEADLINES = {
+    "good": "Complete, and nothing stands out",
+    "amber": "Complete, and worth a look",
+    "red": "Not fit for use as it is",
+}
 
 
 def count(number: int, thing: str) -> str:
@@ -22,159 +31,175 @@ def count(number: int, thing: str) -> str:
 
 
 @dataclass(frozen=True)
-class Line:
-    """A sentence, and whether it is a warning."""
+class Finding:
+    """A sentence, how grave it is, and what to do about it."""
 
     text: str
-    warning: bool = False
+    level: Level = "good"
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the page says first.
+
+    Attributes:
+        level: the gravest of all findings.
+        headline: it in words.
+        facts: the three behind it: rows, comparison with the reference, vectors.
+        findings: those that are not good, gravest first.
+    """
+
+    level: Level
+    headline: str
+    facts: tuple[Finding, ...]
+    findings: tuple[Finding, ...]
+
+
+def judge(
+    status: str, rows: Sequence[Finding], compared: Finding | None, vectors: Sequence[Finding]
+) -> Verdict:
+    """Bring findings under one verdict.
+
+    Args:
+        status: of the run.
+        rows: whether all rows are there; the first says how many.
+        compared: with the reference; None where a run has nothing to compare, as that of a stage.
+        vectors: how they are; the first says most.
+    """
+    every = [*rows, *([] if compared is None else [compared]), *vectors]
+    worst = _worst(every)
+    facts = [Finding(rows[0].text, _worst(rows))] if rows else []
+    facts += [] if compared is None else [compared]
+    facts += [Finding(vectors[0].text, _worst(vectors))] if vectors else []
+    amiss = sorted(
+        (item for item in every if item.level != "good"), key=lambda item: -_ORDER.index(item.level)
+    )
+    headline = _HEADLINES[worst]
+    if status != FINISHED:
+        headline = "Still running" if status == RUNNING else "Not finished"
+    return Verdict(worst, headline, tuple(facts), tuple(amiss))
+
+
+def _worst(findings: Sequence[Finding]) -> Level:
+    return max((item.level for item in findings), key=_ORDER.index, default="good")
 
 
 def completeness(
-    status: str, records: Sequence[Record], report: Mapping[str, Any], planned: int | None = None
-) -> list[Line]:
+    status: str,
+    records: Sequence[Record],
+    report: Mapping[str, Any],
+    planned: int | None = None,
+    most_rejects: float = 0.01,
+) -> list[Finding]:
     """Word what is there and what is not.
 
-    `planned` are the rows of the source of a run that is not finished, None where not known.
+    Args:
+        status: of the run.
+        records: of its units.
+        report: of it.
+        planned: rows of the source of a run that is not finished, None where not known.
+        most_rejects: share of rejects beyond which a run has failed.
     """
     rows, rejects = sum(record.rows for record in records), sum(record.rejects for record in records)
-    files = sum(record.file_rejects for record in records)
-    filtered = sum(record.filtered for record in records)
     truncated = sum(record.truncated for record in records)
-    units = count(len(records), "unit")
-    if status == "finished":
-        lines = [Line(f"complete: {rows:,} of {rows + rejects:,} rows have vectors, in {units}")]
-    else:
-        of = "rows" if planned is None else f"of {planned:,} rows"
-        unknown = "; how many are left only reading tells" if planned is None else ""
-        lines = [
-            Line(f"not complete, {status}: {rows:,} {of} have vectors, in {units}{unknown}", warning=True)
-        ]
+    many_cut = truncated > _MOST_CUT * rows
+    lines = [_first(status, rows, rejects, len(records), planned)]
+    if many_cut and lines[0].level == "good":
+        lines[0] = Finding(f"{lines[0].text}; {truncated:,} were cut")
     if rejects:
         share = rejects / (rows + rejects)
-        lines.append(Line(f"{rejects:,} rows are rejects ({share:.2%})", share > 0.01))
-    if files:
-        lines.append(Line(f"{count(files, 'file')} could not be read to the end", True))
+        grave = share > most_rejects
+        beyond = f", more than max_reject_fraction allows ({most_rejects:.2%})" if grave else ""
+        remedy = "see their reasons below; `embed-ops retry` reads them again once the cause is mended"
+        told = f"{count(rejects, 'row')} ({share:.2%}) became rejects{beyond}"
+        lines.append(Finding(told, "red" if grave else "amber", remedy))
+    if files := sum(record.file_rejects for record in records):
+        remedy = "replace these files, then run the same command again"
+        lines.append(Finding(f"{count(files, 'file')} could not be read to the end", "red", remedy))
     for item in report.get("left_out") or []:
-        lines.append(Line(f"left out: {left_out_line(item)}"))
-    if filtered:
-        lines.append(Line(f"{filtered:,} rows were left out by where"))
+        lines.append(Finding(f"left out by the listing: {left_out_line(item)}"))
+    if filtered := sum(record.filtered for record in records):
+        lines.append(Finding(f"{count(filtered, 'row')} were left out by where"))
     if truncated:
-        cut = f"{truncated:,} rows were longer than the model takes, and cut"
-        lines.append(Line(f"{cut} ({truncated / max(1, rows):.1%})", truncated > 0.1 * rows))
+        share = truncated / max(1, rows)
+        told = f"{count(truncated, 'row')} ({share:.1%}) were longer than the model takes, and cut"
+        remedy = "if their ends matter, set encoder.window, or a model that takes more tokens"
+        lines.append(Finding(told, "amber" if many_cut else "good", remedy))
     if report.get("unknown"):
-        lines.append(Line(f"{report['unknown']:,} words have no vector and were left out"))
-    for parity in report.get("parity") or []:
-        cosines = f"cosine {parity['mean']:.6f} mean, {parity['min']:.6f} least"
-        lines.append(Line(f"{parity['output']} is that of {parity['reference']}: {cosines}"))
+        told = f"{count(report['unknown'], 'word')} have no vector in the table, and were left out"
+        lines.append(Finding(told))
     return lines
 
 
-def soundness(figures: Mapping[str, Any]) -> list[Line]:
+def _first(status: str, rows: int, rejects: int, units: int, planned: int | None) -> Finding:
+    within = count(units, "unit")
+    if status == FINISHED:
+        told = f"{rows:,} of {count(rows + rejects, 'row')} have a vector, in {within}"
+        if rows:
+            return Finding(told)
+        return Finding(told, "red", "see source.path and source.where: they choose no row")
+    of = "rows" if planned is None else f"of {planned:,} rows"
+    unknown = "; how many are left only reading tells" if planned is None else ""
+    told = f"{status}: {rows:,} {of} have a vector so far, in {within}{unknown}"
+    if status == RUNNING:
+        return Finding(told, "amber", "write the page again once the run is finished")
+    return Finding(told, "red", "run the same command again: it goes on where it stopped")
+
+
+def comparison(report: Mapping[str, Any]) -> Finding:
+    """Word how near the vectors are to those of the reference implementation."""
+    parities = report.get("parity") or []
+    if "graph" in report:
+        return Finding("not compared: a graph is embedded as a whole, and comparison is of single rows")
+    if not parities:
+        remedy = "set parity.rows in the spec, to have some rows computed by the reference as well"
+        return Finding("not compared with the reference", "amber", remedy)
+    worst = min(parities, key=lambda item: item["min"])
+    outputs = "" if len(parities) == 1 else f", {len(parities)} outputs"
+    told = f"compared: {count(worst['rows'], 'row')}{outputs}, cosine {worst['min']:.6f} at least"
+    return Finding(f"{told}, to {worst['reference']}")
+
+
+def soundness(figures: Mapping[str, Any]) -> list[Finding]:
     """Word how the vectors are."""
     rows, dim = figures["rows"], figures["dim"]
-    if figures["effective"] > 0:
-        enough = f"{count(figures['for_90'], 'principal component')} for 90 % of the variance"
-        lines = [
-            Line(
-                f"{count(dim, 'dimension')}; {enough}; as many as {figures['effective']:.0f} of equal "
-                "variance"
-            )
-        ]
-    else:
-        lines = [Line(f"{count(dim, 'dimension')}; the sampled rows do not differ", rows > 1)]
+    lines = [_width(figures)]
     if figures.get("broken"):
         broken = count(figures["broken"], "sampled vector")
-        lines.append(
-            Line(
-                f"{broken} have numbers that are not finite, and are left out here: see `embed-ops verify`",
-                True,
-            )
-        )
+        remedy = "they are left out here; `embed-ops verify` finds all of them"
+        lines.append(Finding(f"{broken} have numbers that are not finite", "red", remedy))
     if figures["dead"]:
-        over = (
-            f"all {figures['spread_rows']:,} rows"
-            if figures["whole"]
-            else f"{figures['spread_rows']:,} sampled rows"
-        )
-        lines.append(Line(f"{figures['dead']:,} of {dim:,} dimensions never change in {over}", True))
+        over = f"all {figures['spread_rows']:,} rows"
+        if not figures["whole"]:
+            over = f"{figures['spread_rows']:,} sampled rows"
+        told = f"{figures['dead']:,} of {dim:,} dimensions never change in {over}"
+        remedy = "they cost space and say nothing: a pca stage leaves them out"
+        lines.append(Finding(told, "amber", remedy))
     narrow = figures["mean_cosine"] > _MOST_ANISOTROPIC
     if rows > 1:
-        cone = "; the vectors crowd into a cone: a center or whiten stage may help" if narrow else ""
         mean = f"the mean of unit vectors is {figures['mean_length']:.3f} long"
-        lines.append(
-            Line(f"two random rows have a cosine of {figures['mean_cosine']:.3f}, {mean}{cone}", narrow)
-        )
+        told = f"two random rows have a cosine of {figures['mean_cosine']:.3f}, {mean}"
+        remedy = "the vectors crowd into a cone: a center or whiten stage spreads them"
+        lines.append(Finding(told, "amber" if narrow else "good", remedy if narrow else ""))
     if figures["zeros"]:
         over = f"{figures['spread_rows']:,}" if figures["whole"] else f"{figures['spread_rows']:,} sampled"
-        lines.append(Line(f"{figures['zeros']:,} of {over} vectors are zeros", True))
+        told = f"{figures['zeros']:,} of {over} vectors are zeros"
+        remedy = "they have no nearest rows: see what their inputs are, often empty or unknown words"
+        lines.append(Finding(told, "amber", remedy))
     share = figures["duplicates"] / max(1, rows)
-    lines.append(Line(f"{share:.1%} of the sampled rows have the vector of another", share > 0.2))
+    many = share > _MOST_COPIES
+    remedy = "a dedup stage marks copies, and near copies" if many else ""
+    told = f"{share:.1%} of the sampled rows have the vector of another"
+    lines.append(Finding(told, "amber" if many else "good", remedy))
     return lines
 
 
-def stage_course(report: Mapping[str, Any]) -> list[Line]:
-    """Word how the run of a stage went."""
-    if not report:
-        return [Line("the stage has not come to its end: it has no figures yet", True)]
-    seconds = report["seconds"]
-    fitted = "" if seconds["fit"] is None else f"{seconds['fit']:,.1f} s to fit, "
-    lines = [Line(f"{seconds['total']:,.1f} s in all, {fitted}{seconds['steady']:,.1f} s to apply")]
-    if report.get("rows_per_second"):
-        lines.append(Line(f"{report['rows_per_second']:,.0f} rows/s applied"))
-    return lines
-
-
-def course(report: Mapping[str, Any], price: float | None) -> list[Line]:
-    """Word how the run went, and what it cost."""
-    if not report or not report.get("rows_per_second"):
-        return [Line("this attempt embedded nothing: it has no rates")]
-    seconds = report["seconds"]
-    rates = f"{report['rows_per_second']:,.0f} rows/s, {report['tokens_per_second']:,.0f} tokens/s"
-    startup, steady = seconds["startup"] or 0, seconds["steady"]
-    spent = f"{startup:,.0f} s to start, {steady:,.0f} s from the first unit to the last"
-    lines = [
-        Line(f"{rates} on {report.get('replicas', 1)} replicas"),
-        Line(f"{seconds['total']:,.0f} s in all, {spent}"),
-    ]
-    if report.get("utilization"):
-        padding = f"{report['padding_waste']:.1%} of the positions were padding"
-        lines.append(Line(f"{report['utilization']:.1%} of the device's matrix-product rate; {padding}"))
-    waiting = (report.get("idle") or {}).get("input") or 0.0
-    if waiting > 0.1:
-        lines.append(
-            Line(f"replicas waited {waiting:.0%} of their time for input: more reader cores would help", True)
-        )
-    if price is not None:
-        cost = price * seconds["total"] / 3600
-        lines.append(
-            Line(
-                f"{cost:,.4f} at {price:g} an hour, {cost / max(1, report['rows']) * 1e6:,.2f} for a "
-                "million rows"
-            )
-        )
-    return lines
-
-
-def throughput(records: Sequence[Record]) -> tuple[list[float], list[float]]:
-    """Give rows per second over the time of the latest attempt.
-
-    Seconds since its first unit, and rates.
-    """
-    timed = [record for record in records if record.seconds.get("finished")]
-    if not timed:
-        return [], []
-    latest = max(timed, key=lambda record: record.seconds["finished"]).attempt
-    mine = [record for record in timed if record.attempt == latest]
-    began = min(record.seconds["started"] for record in mine)
-    ended = max(record.seconds["finished"] for record in mine)
-    width = max(1e-3, (ended - began) / min(_BINS, len(mine)))
-    rates = [0.0] * min(_BINS, len(mine))
-    for record in mine:
-        # A unit's rows are spread over the time that it took.
-        first = record.seconds["started"] - began
-        last = max(record.seconds["finished"] - began, first + 1e-9)
-        for number in range(len(rates)):
-            overlap = min(last, (number + 1) * width) - max(first, number * width)
-            if overlap > 0:
-                rates[number] += record.rows * overlap / (last - first) / width
-    return [number * width for number in range(len(rates))], rates
+def _width(figures: Mapping[str, Any]) -> Finding:
+    dims, rows = count(figures["dim"], "dimension"), figures["rows"]
+    if figures["effective"] > 0:
+        enough = f"{count(figures['for_90'], 'principal component')} for 90 % of the variance"
+        dead = "none dead" if not figures["dead"] else f"{figures['dead']:,} dead"
+        return Finding(f"{dims}, {dead}; {enough}")
+    remedy = "every row has the same vector: see what is embedded" if rows > 1 else ""
+    return Finding(f"{dims}; the sampled rows do not differ", "red" if rows > 1 else "good", remedy)

@@ -2,32 +2,55 @@
 
 from __future__ import annotations
 
-import bisect
-import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 
-from embed_ops.analysis.page.gather import Gathered, Sample, gather_page, shortened
-from embed_ops.analysis.page.health import clusters_of, drift, health, layout, over_all_rows
-from embed_ops.analysis.page.verdict import completeness, course, soundness, stage_course, throughput
+from embed_ops import __version__
+from embed_ops.analysis.page.against import Drift
+from embed_ops.analysis.page.against import against as compare
+from embed_ops.analysis.page.card import card, settings, size, stages
+from embed_ops.analysis.page.clusters import Cluster, clusters_of
+from embed_ops.analysis.page.course import bars, course, memory, stage_course, throughput
+from embed_ops.analysis.page.gather import Gathered, gather_page
+from embed_ops.analysis.page.health import health, layout, over_all_rows
+from embed_ops.analysis.page.points import COLORS, RAMP, as_script, color_column, columns_of, label_column
+from embed_ops.analysis.page.sample import Sample
+from embed_ops.analysis.page.verdict import Finding, comparison, completeness, judge, soundness
 from embed_ops.analysis.prediction import compared
 from embed_ops.engine.progress import Reporter, Silent
-from embed_ops.errors import StageError
 from embed_ops.lazy import require
-from embed_ops.redaction import redacted, redacted_tree
-from embed_ops.runs.columns import positions, read_unit
 from embed_ops.runs.heartbeat import new_attempt
-from embed_ops.runs.record import Record
-from embed_ops.runs.rows import RunRows
 from embed_ops.storage.files import publish
 from embed_ops.storage.location import locate
 from embed_ops.terminal import plain_line
 
 SAMPLE_ROWS = 3_000
 _CLUSTERS = 24
-_FIGURES = 4
+_FEW_UNITS = 2
+_HEALTH_PLOTS = (
+    ("norms", "norms of the vectors"),
+    ("cosines", "cosines of random pairs"),
+    ("explained", "variance that the first components hold"),
+    ("spread", "spread of each dimension, widest first"),
+    ("mean", "mean of each dimension"),
+)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What the caller wants to see: as the arguments of `write_page`."""
+
+    path: str
+    color: str | None
+    against: str | None
+    price: float | None
+    method: str
+    column: str | None
+    seed: int
 
 
 def write_page(
@@ -48,8 +71,8 @@ def write_page(
     Args:
         path: address of a run, finished or not, or of a stage's run.
         output: file to write, by default `report.html` in the run.
-        color: kept column or folder that colours the map; by default the clusters, where there are
-            any, or the folder or column with the fewest values.
+        color: kept column or folder that colours the map at first; by default the clusters, where
+            there are any, or the folder or column with the fewest values.
         against: address of another run of the same source, to compare with.
         price: of an hour on the machines that ran it.
         most: rows of the sample.
@@ -71,193 +94,175 @@ def write_page(
 
     reporter = reporter or Silent()
     reporter.say(f"reading {path}")
+    asked = _Asked(path, color, against, price, method, column, seed)
     gathered = gather_page(path, most, seed, column)
-    parts: dict[str, Any] = {"sound": [], "clusters": [], "against": None}
+    parts: dict[str, Any] = _told(gathered, price)
     plots: dict[str, Any] = {}
-    sample = gathered.sample
-    if sample is not None:
-        reporter.say(f"laying {len(sample.ids):,} rows out")
-        statistics = (gathered.report.get("statistics") or {}).get(sample.column)
-        figures = over_all_rows(health(sample.x, seed), statistics)
-        parts["sound"] = soundness(figures | {"broken": sample.broken})
-        parts["clusters"] = _clusters(sample)
-        plots["map"] = _map(draw, sample, color, method, seed, parts["clusters"])
-        plots |= _plots_of(draw, figures)
-        if against is not None:
-            parts["against"] = {"path": plain_line(against), "rows": _against(path, against, sample, column)}
-    plots |= _course_plots(draw, gathered)
-    parts |= _told(gathered, price)
-    html = draw.page(plain_line(f"embed-ops: {path}"), parts, plots)
+    vectors: list[Finding] = []
+    if gathered.sample is not None:
+        reporter.say(f"laying {len(gathered.sample.ids):,} rows out")
+        vectors = _of_sample(draw, gathered, gathered.sample, asked, parts, plots)
+    parts["verdict"] = _verdict(gathered, vectors)
+    if gathered.report.get("rows_per_second") and "graph" not in gathered.report:
+        seconds, rates = throughput(gathered.records)
+        # One unit or two have no course.
+        if len(rates) > _FEW_UNITS:
+            names = ("seconds since the first unit", "rows/s")
+            plots["throughput"] = draw.line(seconds, rates, "throughput", names)
+    html = draw.page(plain_line(path), parts, plots)
     target = output or f"{path.rstrip('/')}/report.html"
     folder, _, name = target.rpartition("/")
     publish(locate(folder or "."), name, html.encode(), new_attempt() if output is None else None)
     return target
 
 
-def _map(
-    draw: Any, sample: Sample, color: str | None, method: str, seed: int, clusters: list[dict[str, Any]]
-) -> Any:
-    """Lay the sample out and draw it; clusters are named by the words that set them apart."""
-    plane, told = layout(sample.x, method, seed)
-    groups, what = _groups(sample, color)
-    words = {}
-    if what == "cluster":
-        words = {str(item["cluster"]): " ".join(item["words"][:2]) for item in clusters}
-    return draw.scatter(sample, plane, told, groups, what, words)
+def _verdict(gathered: Gathered, vectors: list[Finding]) -> Any:
+    """Judge the run by its rows, its comparison with the reference, and its vectors."""
+    stage = gathered.run.is_stage
+    allowed = float(gathered.header.spec.get("max_reject_fraction", 0.01))
+    rows = completeness(gathered.run.status, gathered.records, gathered.report, gathered.planned, allowed)
+    return judge(gathered.run.status, rows, None if stage else comparison(gathered.report), vectors)
 
 
-def _course_plots(draw: Any, gathered: Gathered) -> dict[str, Any]:
-    """Draw how the run went, as far as it has told."""
-    plots = {}
-    seconds, rates = throughput(gathered.records)
-    if rates:
-        names = ("seconds since the first unit", "rows/s")
-        plots["throughput"] = draw.line(seconds, rates, "rows a second", names)
-    if gathered.report.get("time"):
-        plots["times"] = draw.times(gathered.report["time"])
+def _of_sample(
+    draw: Any,
+    gathered: Gathered,
+    sample: Sample,
+    asked: _Asked,
+    parts: dict[str, Any],
+    plots: dict[str, Any],
+) -> list[Finding]:
+    """Compute and draw what the sample shows, into `parts` and `plots`.
+
+    Gives how the vectors are.
+    """
+    first = color_column(sample, asked.color)
+    statistics = (gathered.report.get("statistics") or {}).get(sample.column)
+    figures = over_all_rows(health(sample.x, asked.seed), statistics)
+    plots |= _health_plots(draw, figures)
+    clusters = _clusters(sample)
+    moved: dict[str, list[float | None]] = {}
+    if asked.against is not None:
+        drift = compare(asked.path, asked.against, sample, asked.column)
+        parts["drift"] = _drift(asked.against, drift, sample)
+        if len(drift.kept):
+            plots["kept"] = draw.histogram(drift.kept, "kept", "share of the nearest rows that is the same")
+            shares = np.full(len(sample.ids), np.nan)
+            shares[drift.rows] = drift.kept
+            moved["nearest rows kept"] = [None if np.isnan(share) else float(share) for share in shares]
+    plane, told = layout(sample.x, asked.method, asked.seed)
+    plots["map"] = draw.scatter(plane)
+    shown = _named(clusters, parts["drift"]["most"] if "drift" in parts else ())
+    thumbnails = {row: image for row, image in enumerate(sample.thumbnails or ()) if image}
+    parts |= {
+        "sound": soundness(figures | {"broken": sample.broken}),
+        "health_plots": [(name, words) for name, words in _HEALTH_PLOTS if name in plots],
+        "clusters": clusters,
+        "clusters_left": len(set((sample.clusters if sample.clusters is not None else np.empty(0)).tolist()))
+        - len(clusters),
+        "worded": any(item.words for item in clusters),
+        "label": label_column(sample) if clusters else None,
+        "names": sample.names,
+        "thumbnails": {row: image for row, image in thumbnails.items() if row in shown},
+        "map_told": f"{_chosen(len(plane))}, laid out by {told}. The pointer shows a row; "
+        "the legend hides and shows groups.",
+        "points": as_script(_points(sample, first, clusters, moved, thumbnails)),
+    }
+    return list(parts["sound"])
+
+
+def _named(clusters: Sequence[Cluster], moved: Sequence[Mapping[str, Any]]) -> set[int]:
+    """List the rows that stand in tables."""
+    rows = {row for item in clusters for row in item.central}
+    return rows.union(*({item["row"], item["nearest_here"], item["nearest_there"]} for item in moved))
+
+
+def _chosen(rows: int) -> str:
+    return "1 row, the only one" if rows == 1 else f"{rows:,} rows, chosen by hash"
+
+
+def _points(
+    sample: Sample,
+    first: str | None,
+    clusters: list[Cluster],
+    moved: dict[str, list[float | None]],
+    thumbnails: dict[int, str],
+) -> dict[str, Any]:
+    """Give the map's script what it needs."""
+    sources: dict[str, int] = {}
+    codes = [sources.setdefault(source, len(sources)) for source, _ in sample.keys]
+    return {
+        "ids": sample.ids.tolist(),
+        "sources": {"values": [plain_line(source) for source in sources], "codes": codes},
+        "positions": [row for _, row in sample.keys],
+        "columns": columns_of(sample, moved),
+        "color": first,
+        "palette": COLORS,
+        "ramp": RAMP,
+        "titles": {str(item.cluster): item.title for item in clusters},
+        "thumbnails": thumbnails or None,
+    }
+
+
+def _health_plots(draw: Any, figures: dict[str, Any]) -> dict[str, Any]:
+    """Draw the figures of the vectors; what has nothing to show is left out."""
+    dims = np.arange(1, figures["dim"] + 1)
+    plots = {"norms": draw.histogram(figures["norms"], "norms", "L2 norm")}
+    if len(figures["cosines"]):
+        plots["cosines"] = draw.histogram(figures["cosines"], "cosines", "cosine")
+    if figures["effective"] > 0:
+        spread = np.sort(figures["spread"])[::-1]
+        names = ("principal components", "share of the variance")
+        plots["explained"] = draw.line(dims, figures["explained"], "explained", names)
+        plots["spread"] = draw.line(dims, spread, "spread", ("dimension", "standard deviation"))
+        plots["mean"] = draw.line(dims, figures["mean"], "mean", ("dimension", "mean"), from_zero=False)
     return plots
 
 
-def _plots_of(draw: Any, figures: dict[str, Any]) -> dict[str, Any]:
-    """Draw the figures of the sample."""
-    dims = np.arange(1, figures["dim"] + 1)
-    spread = np.sort(figures["spread"])[::-1]
-    cosines = figures["cosines"] if len(figures["cosines"]) else np.zeros(1)
-    return {
-        "norms": draw.histogram(figures["norms"], "norms", "L2 norm"),
-        "cosines": draw.histogram(cosines, "cosines of random pairs", "cosine"),
-        "spread": draw.line(
-            dims, spread, "spread of each dimension, widest first", ("dimension", "standard deviation")
-        ),
-        "mean": draw.line(
-            dims, figures["mean"], "mean of each dimension", ("dimension", "mean"), from_zero=False
-        ),
-        "explained": draw.line(
-            dims,
-            figures["explained"],
-            "variance explained",
-            ("principal components", "share of the variance"),
-        ),
-    }
-
-
-def _groups(sample: Sample, color: str | None) -> tuple[list[str], str]:
-    """Say by what rows are coloured.
-
-    Raises:
-        StageError: there is no such column.
-    """
-    if color is not None and color != "cluster":
-        if color not in sample.kept:
-            raise StageError(
-                f"no column {color!r} was kept; there are {', '.join([*sample.kept, 'cluster'])}"
-            )
-        return sample.kept[color], color
-    if sample.clusters is not None:
-        return [str(cluster) for cluster in sample.clusters.tolist()], "cluster"
-    if color == "cluster":
-        raise StageError("the run has no clusters: run a kmeans stage first, or colour by a kept column")
-    few = {
-        name: len(set(values))
-        for name, values in sample.kept.items()
-        if 1 < len(set(values)) <= max(2, len(values) // 5)
-    }
-    if few:
-        name = min(few, key=lambda name: few[name])
-        return sample.kept[name], name
-    return ["all"] * len(sample.ids), "nothing"
-
-
-def _clusters(sample: Sample) -> list[dict[str, Any]]:
+def _clusters(sample: Sample) -> list[Cluster]:
     if sample.clusters is None or sample.distance is None:
         return []
-    texts = (
-        sample.texts
-        or [" ".join(values) for values in zip(*sample.kept.values(), strict=True)]
-        or [""] * len(sample.ids)
-    )
-    longest = max(sample.kept, key=lambda name: len(set(sample.kept[name])), default=None)
-    names = sample.kept[longest] if longest is not None else [shortened(text) for text in texts]
-    return clusters_of(sample.clusters, sample.distance, names, texts, _CLUSTERS, sample.sizes)
+    texts = sample.texts or [""] * len(sample.ids)
+    if sample.texts is None and sample.thumbnails is None and sample.kept:
+        texts = [" ".join(values) for values in zip(*sample.kept.values(), strict=True)]
+    label = label_column(sample)
+    kinds = None if label is None else sample.kept[label]
+    return clusters_of(sample.clusters, sample.distance, texts, _CLUSTERS, sample.sizes, kinds)
 
 
-def _against(path: str, other: str, sample: Sample, column: str | None) -> list[tuple[str, str]]:
-    """Find the rows of the sample in another run, by where they come from, and compare.
-
-    Raises:
-        StageError: the other run has none of these rows.
-    """
-    rows = RunRows(locate(other))
-    vectors = rows.vector(column)
-    places = {key: place for place, key in enumerate(sample.keys)}
-    wanted: dict[str, list[int]] = {}
-    for source, row in sorted(sample.keys):
-        wanted.setdefault(source, []).append(row)
-    mine, theirs = [], []
-    for record in (record for record in rows.records if _has_any(record, wanted)):
-        where = positions(rows.lineage[-1][0], record.unit, record.rows)
-        keys = list(zip(where.column("_source").to_pylist(), where.column("_row").to_pylist(), strict=True))
-        there = [(place, places[key]) for place, key in enumerate(keys) if key in places]
-        if there:
-            theirs.append(read_unit(vectors, record.unit, record.rows)[[place for place, _ in there]])
-            mine.append(sample.x[[place for _, place in there]])
-    if not mine:
-        raise StageError(f"{other}: has none of the sampled rows of {path}: compare runs of the same source")
-    told = drift(np.concatenate(mine), np.concatenate(theirs))
-    lines = [("rows compared", f"{told['rows']:,}"), ("dimensions", " and ".join(map(str, told["dims"])))]
-    lines.append(("ten nearest rows kept", f"{told['neighbors_kept']:.1%}"))
-    if "mean_moved" in told:
-        lines.append(("cosine of a row here and there, mean", f"{told['cosine_of_same_rows']:.4f}"))
-        lines.append(("mean moved by, in standard deviations", f"{told['mean_moved']:.4f}"))
-        lines.append(("spread there to spread here", f"{told['spread_ratio']:.4f}"))
-    return lines
-
-
-def _has_any(record: Record, wanted: Mapping[str, Sequence[int]]) -> bool:
-    """Tell whether a unit's ranges hold any of the (ascending) rows of a source file.
-
-    Runs may be cut into other units.
-    """
-    for part in record.ranges:
-        rows = wanted.get(part["source"], ())
-        place = bisect.bisect_left(rows, part["begin"])
-        if place < len(rows) and (part["end"] is None or rows[place] < part["end"]):
-            return True
-    return False
+def _drift(other: str, drift: Drift, sample: Sample) -> dict[str, Any]:
+    """Word what moved between two runs."""
+    most = [
+        {
+            "row": item.row,
+            "id": f"{sample.ids[item.row]:,}",
+            "kept": item.kept,
+            "nearest_here": item.nearest_here,
+            "nearest_there": item.nearest_there,
+        }
+        for item in drift.most
+    ]
+    return {"path": plain_line(other), "rows": drift.lines(), "most": most}
 
 
 def _told(gathered: Gathered, price: float | None) -> dict[str, Any]:
-    model = gathered.header.model or {}
-    stage = gathered.run.is_stage
-    resolved = gathered.header.resolved
-    made_by = redacted(str(model.get("model") or gathered.header.spec.get("kind") or ""))
-    if made_by.startswith("/"):
-        made_by = "/".join(made_by.rstrip("/").split("/")[-2:])
-    details = [made_by, str(resolved.get("dtype") or ""), f"status {gathered.run.status}"]
-    stages = []
-    for item in gathered.stages:
-        figures = {**(item.get("model") or {}), **(item.get("quality") or {})}
-        plain = [
-            f"{name.replace('_', ' ')} {value:,.4g}"
-            for name, value in figures.items()
-            if isinstance(value, int | float) and not isinstance(value, bool)
-        ]
-        stages.append(
-            {
-                "name": item["name"],
-                "kind": item["kind"],
-                "rows": item["rows"],
-                "figures": ", ".join(plain[:_FIGURES]),
-            }
-        )
+    """Word what the run itself tells, without its vectors."""
+    stage, report = gathered.run.is_stage, gathered.report
+    drawn = bars(report)
+    of_all = {part.key: part.share for part in drawn[0].shares} if drawn else {}
+    keys = {part.key: part.name for bar in drawn for part in bar.shares}
     return {
-        "subtitle": ", ".join(part for part in details if part),
-        "complete": completeness(gathered.run.status, gathered.records, gathered.report, gathered.planned),
+        "card": card(gathered, price),
         "reasons": sorted(gathered.reasons.items(), key=lambda item: -item[1]),
         "rejects": gathered.rejects,
         "no_sample": gathered.why_no_sample,
-        "course": stage_course(gathered.report) if stage else course(gathered.report, price),
-        "predicted": [] if stage else compared(gathered.run.path, gathered.report),
-        "stages": stages,
-        "spec": json.dumps(redacted_tree(gathered.header.spec), indent=2),
+        "course": stage_course(report) if stage else course(report),
+        "bars": drawn,
+        "bar_keys": [(key, name, of_all.get(key)) for key, name in keys.items()],
+        "memory": [(kind, size(held), share) for kind, held, share in memory(report)],
+        "predicted": [] if stage else compared(gathered.run.path, report),
+        "stages": stages(gathered.stages),
+        "settings": settings(gathered.header),
+        "written": f"Written by embed-ops {__version__} on {datetime.now(UTC):%Y-%m-%d}. "
+        "Everything on this page is in this file.",
     }
