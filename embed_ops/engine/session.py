@@ -33,6 +33,7 @@ def session(planned: Planned, address: str | None = None) -> Iterator[Engine]:
 
         opened: AbstractContextManager[Engine] = local_session()
     else:
+        planned.doing("starting Ray" if address is None else f"joining the Ray cluster at {address}")
         from embed_ops.engine.ray_session import ray_session
 
         opened = ray_session(address)
