@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
+from embed_ops.commands.field_table import field_help
 from embed_ops.commands.options import (
     EXIT_CODES,
     Address,
     LogLevel,
     Progress,
     Words,
-    field_help,
     load_spec,
     opener,
 )
@@ -32,7 +32,7 @@ HELP = (
     "`embed-ops report` shows afterwards how good that was. Where there are hardly more rows than in a "
     "sample, it says so and embeds none. With --list no model is looked at; graphs are only listed, "
     "since a sample of nodes would tell nothing of their time.\n\n"
-    f"{EXIT_CODES}\n\n{field_help()}"
+    f"{EXIT_CODES}\n\n{field_help('plan')}"
 )
 
 
@@ -51,8 +51,8 @@ def run(
     """Show the plan."""
     from embed_ops.analysis.summary import show_plan
 
-    spec = load_spec(words)
-    from embed_ops.embedding.checks import check, require_space
+    spec, session = load_spec(words), opener(address)
+    from embed_ops.embedding.checks import check, require_space, require_stages
     from embed_ops.engine.progress import reporter
     from embed_ops.runs.ledger import take_stock
     from embed_ops.sources.plan import unit_limits
@@ -61,6 +61,8 @@ def run(
         checked = check(spec, shown, model=not only)
         if not only and checked.header is None:
             require_space(spec, checked.run, take_stock(checked.plan, {}, unit_limits(spec)))
+        if not only:
+            require_stages(spec, checked.plan)
     show_plan(checked.plan, spec, checked.corpus.left_out)
     if only or spec.source.kind == GRAPH:
         return 0
@@ -77,6 +79,6 @@ def run(
         )
         return 0
     with reporter(progress) as shown:
-        prediction = predicted(spec, price=price, most=sample, session=opener(address), reporter=shown)
+        prediction = predicted(spec, price=price, most=sample, session=session, reporter=shown)
     show_prediction(prediction, price)
     return 0

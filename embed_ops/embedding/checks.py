@@ -8,6 +8,7 @@ from typing import Any
 from embed_ops.embedding.settings import fingerprint
 from embed_ops.embedding.sink import require_apart, require_free_names, require_names
 from embed_ops.embedding.storing import quantizers, vector_bytes
+from embed_ops.encoders.base import dims_of
 from embed_ops.encoders.registry import make_encoder, modality_of
 from embed_ops.engine.progress import Reporter
 from embed_ops.errors import RunError
@@ -20,10 +21,13 @@ from embed_ops.sources.corpus import Corpus, open_edges
 from embed_ops.sources.plan import Plan, unit_limits
 from embed_ops.spec.source import GraphSourceSpec, SourceSpec
 from embed_ops.spec.spec import Spec
+from embed_ops.stages.registry import require_possible
 from embed_ops.storage.files import check_space, locate
 
 _TOKEN_BYTES = 5
 """Bytes of a token or word of text, where only reading would tell: rather too many."""
+_FEW_FILES = 1_000
+"""Files that are quickly looked into twice."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,31 @@ def require_space(spec: Spec, run: RunDir, stock: Ledger) -> None:
     )
     needed = rows * of_vectors + sum(piece.bytes for piece in pieces) // _TOKEN_BYTES * of_token
     check_space(run.root, needed)
+
+
+def check_stages(spec: Spec) -> None:
+    """Refuse stages that the rows of a corpus could not fit, before anything is embedded.
+
+    Of many files it is left to the stages: each would be looked into once more.
+
+    Raises:
+        SourceError, ModelError: as `check`.
+        StageError: names the stage, and what it asks for.
+    """
+    corpus = Corpus.open(spec.source)
+    if spec.stage and len(corpus.files) <= _FEW_FILES:
+        require_stages(spec, corpus.plan())
+
+
+def require_stages(spec: Spec, plan: Plan) -> None:
+    """Refuse stages that the rows of a plan could not fit, where it is known how many there are.
+
+    Raises:
+        StageError: names the stage, and what it asks for.
+    """
+    if spec.stage and plan.rows is not None:
+        widths = list(dims_of(make_encoder(spec.encoder).outputs()).values())
+        require_possible(spec.stage, plan.rows, widths[0] if len(widths) == 1 else None)
 
 
 def _open_corpora(source: SourceSpec) -> list[Corpus]:

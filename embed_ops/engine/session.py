@@ -42,6 +42,17 @@ def session(planned: Planned, address: str | None = None) -> Iterator[Engine]:
         yield engine
 
 
+def require_cluster(address: str) -> None:
+    """Refuse an address, as `--address` names it, where no cluster answers within seconds.
+
+    Raises:
+        AddressError, ClusterError: as `session`.
+    """
+    from embed_ops.engine.ray_session import require_cluster as require
+
+    require(address)
+
+
 def default_session(planned: Planned) -> AbstractContextManager[Engine]:
     """Open what suits the work, or the Ray that `RAY_ADDRESS` names."""
     return session(planned)

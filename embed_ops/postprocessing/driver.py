@@ -18,7 +18,7 @@ from embed_ops.engine.progress import Reporter, Totals, shown_to
 from embed_ops.engine.session import OpenSession, default_session
 from embed_ops.engine.stopping import StopRequest, restored_sigterm
 from embed_ops.errors import EmbedOpsError, RunError, SpecError, Stopped
-from embed_ops.postprocessing.asked import Asked, asked_stages
+from embed_ops.postprocessing.asked import Asked, asked_stages, require_fitting
 from embed_ops.postprocessing.clusters import write_by_cluster
 from embed_ops.postprocessing.fold import begin_fit, run_fit
 from embed_ops.postprocessing.stage_run import StageRun, open_stage
@@ -76,6 +76,8 @@ def postprocess(
     asked = asked_stages(
         root, wanted, run.seed if isinstance(run, Spec) else 0, output, model, any_space=any_space
     )
+    if len(asked) > 1:
+        require_fitting(root, wanted)
     deadline = None if stop_after_s is None else time.time() + stop_after_s
     with restored_sigterm(), shown_to(reporter, progress) as shown, ExitStack() as open_session:
         stop = stop or StopRequest()
