@@ -298,7 +298,7 @@ def test_cells() -> None:
 
 @pytest.mark.parametrize("init", ["k-means||", "two-level"])
 def test_what_a_fit_says_of_itself(init: str) -> None:
-    """Words for a person in every phase: no names of phases, and no distance before there is one."""
+    """It has words for a person in every phase, and no distance before there is one."""
     stage = Watched(k=5, init=init)
     rounds.fit(stage, digits()[0], 0)
     said = [stage.progress(state) for state in stage.states]
