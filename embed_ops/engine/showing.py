@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn
 from rich.progress import Task as RichTask
+from rich.table import Column
 from rich.text import Text
 
 from embed_ops.engine.progress import SAY_EVERY_S, State, Totals, duration, in_notebook
@@ -124,7 +125,8 @@ class _Line(ProgressColumn):
     """What is being done; of a job its figures; and how long it has been at it."""
 
     def __init__(self, shown: Live) -> None:
-        super().__init__()
+        # A second line would stay behind when the first one is drawn anew.
+        super().__init__(Column(no_wrap=True, overflow="ellipsis"))
         self._shown = shown
 
     def render(self, task: RichTask) -> Text:
@@ -132,7 +134,9 @@ class _Line(ProgressColumn):
         state = self._shown.state
         totals = state.totals
         if totals is None:
-            return Text(plain_line(state.line()))
+            # The time first: on a narrow terminal the rest may be cut.
+            doing = ": ".join(part for part in (state.what, state.how_far) if part)
+            return Text(plain_line(f"{duration(state.seconds)}, {doing}"))
         under_way = f"+{totals.under_way:,}" if totals.under_way else ""
         figures = [
             f"{totals.units:,}/{max(totals.units, totals.units_expected):,} units",
@@ -168,7 +172,7 @@ class Live(_Shown):
         """Take the terminal behind standard error."""
         super().__init__()
         console = PlainConsole(stderr=True)
-        columns = (SpinnerColumn(finished_text="⠿"), _Bar(self), _Line(self))
+        columns = (SpinnerColumn(finished_text="⠿", table_column=Column(width=1)), _Bar(self), _Line(self))
         self._progress = Progress(*columns, console=console, transient=True)
         self._task = self._progress.add_task("", total=None, visible=False)
 
@@ -190,6 +194,8 @@ class Live(_Shown):
     def turned(self, before: State) -> None:
         """Leave a line of what was done before."""
         self._leave(before)
+        # Else it would count as finished, and its sign of life stand still.
+        self._progress.reset(self._task)
 
     def changed(self) -> None:
         """Redraw."""
