@@ -126,7 +126,7 @@ class _Line(ProgressColumn):
 
     def __init__(self, shown: Live) -> None:
         # A second line would stay behind when the first one is drawn anew.
-        super().__init__(Column(no_wrap=True, overflow="ellipsis"))
+        super().__init__(Column(ratio=1, no_wrap=True, overflow="ellipsis"))
         self._shown = shown
 
     def render(self, task: RichTask) -> Text:
@@ -173,7 +173,7 @@ class Live(_Shown):
         super().__init__()
         console = PlainConsole(stderr=True)
         columns = (SpinnerColumn(finished_text="⠿", table_column=Column(width=1)), _Bar(self), _Line(self))
-        self._progress = Progress(*columns, console=console, transient=True)
+        self._progress = Progress(*columns, console=console, transient=True, expand=True)
         self._task = self._progress.add_task("", total=None, visible=False)
 
     def __enter__(self) -> Self:
