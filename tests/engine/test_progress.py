@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import time
 
-import nbformat
 import pytest
-from nbclient import NotebookClient
 
 from embed_ops.engine import progress, showing
 from embed_ops.engine.progress import Silent, State, Totals, duration, reporter, shown_to
@@ -68,6 +66,9 @@ def test_who_is_shown_what(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.slow
 def test_a_notebook_shows_it() -> None:
     """In a kernel one output of the cell changes, and at its end says where the job stands."""
+    import nbformat
+    from nbclient import NotebookClient
+
     code = (
         "from embed_ops.engine.progress import Totals, shown_to\n"
         "with shown_to(None, None) as shown:\n"
