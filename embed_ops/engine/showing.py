@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import sys
 import threading
 import time
 from types import TracebackType
@@ -14,11 +13,9 @@ from rich.progress import Task as RichTask
 from rich.table import Column
 from rich.text import Text
 
-from embed_ops.engine.progress import SAY_EVERY_S, State, Totals, duration, in_notebook
+from embed_ops.engine.progress import SAY_EVERY_S, State, Totals, duration
 from embed_ops.terminal import PlainConsole, plain_line
 
-SHOWN_AFTER_S = 2.0
-"""Seconds that a call in memory takes before its bar is shown."""
 _REMEMBERED_S = 2.0
 """What took longer leaves a line on the terminal."""
 _NOTEBOOK_EVERY_S = 0.5
@@ -261,42 +258,3 @@ class Notebook(_Shown):
     def _content(self, line: str) -> dict[str, str]:
         text = "\n".join([*self._lines, *([line] if line else [])])
         return {"text/plain": text, "text/html": f"<pre>{html.escape(text)}</pre>"}
-
-
-class Bar:
-    """A line that shows how far a call in memory is, once it has taken seconds."""
-
-    def __init__(self, rows: int, asked: bool | None) -> None:
-        """Show it if it is asked for; None: where a person looks."""
-        self._notebook = in_notebook()
-        self._shown = sys.stderr.isatty() or self._notebook if asked is None else asked
-        self._rows, self._began, self._done = rows, time.monotonic(), 0
-        self._wait = 0.0 if asked else SHOWN_AFTER_S
-        self._progress: Progress | None = None
-        self._cell: Notebook | None = None
-
-    def batch(self, places: Any) -> None:
-        """Count a batch."""
-        self._done += len(places)
-        if not self._shown or time.monotonic() - self._began < self._wait:
-            return
-        if self._notebook:
-            self._cell = self._cell or Notebook().__enter__()
-            self._cell.doing("embedding", f"{self._done:,} of {self._rows:,} rows")
-            return
-        if self._progress is None:
-            self._progress = Progress(console=PlainConsole(stderr=True), transient=True)
-            self._progress.start()
-            self._task = self._progress.add_task("embedding", total=self._rows)
-        self._progress.update(self._task, completed=self._done)
-
-    def unit(self, rows: int) -> None:
-        """Note that so many rows are done: some of them may have been equal."""
-        self._done = rows
-
-    def close(self) -> None:
-        """Take the line away."""
-        if self._progress is not None:
-            self._progress.stop()
-        if self._cell is not None:
-            self._cell.__exit__(None, None, None)
