@@ -4,6 +4,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+VERSION := import sys; print(sys.version_info[:2])
 READY_DEMO := $(VENV)/.ready-demo
 READY := $(VENV)/.ready
 READY_DOCS := $(VENV)/.ready-docs
@@ -20,10 +22,26 @@ LAWS = $(foreach name,laws stage_laws graph static_job neighbors clusters classi
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-all check docs bench clean
 
+# An environment that is too old, broken, or of another Python than PYTHON names is made anew, before
+# any target looks what is there.
+ifneq ($(filter-out help clean,$(MAKECMDGOALS)),)
+ifneq ($(wildcard $(VENV)),)
+FITS := $(shell $(BIN)/python -c '$(NEW_ENOUGH)' 2>/dev/null && echo yes)
+ifneq ($(origin PYTHON),file)
+FITS := $(and $(FITS),$(filter yes,$(shell test "$$($(BIN)/python -c '$(VERSION)')" = "$$($(PYTHON) -c '$(VERSION)')" && echo yes)))
+endif
+ifeq ($(FITS),)
+$(info $(VENV) is of another Python, or broken: it is made anew)
+$(shell rm -rf $(VENV))
+endif
+endif
+endif
+
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 $(BIN)/python:
+	@$(PYTHON) -c '$(NEW_ENOUGH)' 2>/dev/null || { echo "embed-ops needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>/dev/null || echo not there). Name another: make $(firstword $(MAKECMDGOALS)) PYTHON=python3.12" >&2; exit 2; }
 	@echo "1. a virtual environment in $(VENV)"
 	@$(PYTHON) -m venv $(VENV)
 

@@ -18,7 +18,8 @@ import transformers
 from record import write_record
 
 from embed_ops import Spec, embed
-from embed_ops.engine.progress import Plain, Totals
+from embed_ops.engine.progress import Totals
+from embed_ops.engine.showing import Plain
 from embed_ops.runs.verify.run import verify
 
 _WORDS = 500

@@ -178,7 +178,7 @@ def test_init_injects_nothing(name: str, tmp_path: Path) -> None:
     long = ["a text that is long enough", "another text of such a length"]
     for columns in ({name: long, "n": [1, 2]}, {"text": long, name: ["x", "y"], f"{name} label": ["x", "y"]}):
         pq.write_table(pa.table(columns), folder / "x.parquet")
-        tree = tomllib.loads(starter(str(folder)))
+        tree = tomllib.loads(starter(str(folder)).text("embed.toml"))
         assert tree["source"]["column"] == next(iter(columns))
         assert tree["source"]["path"] == str(folder)
         assert tree["sink"] == {"path": "embedded"}

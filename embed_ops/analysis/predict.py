@@ -74,14 +74,21 @@ def predict(
             f"{', '.join(spec.source.paths)}: none of {drawn.records} records that were looked at can be "
             "embedded"
         )
-    reporter.say(
-        f"embedding a sample of {len(drawn.contents):,} rows from {min(PLACES, drawn.records):,} places"
-    )
+    reporter.say(f"a sample of {len(drawn.contents):,} rows from {min(PLACES, drawn.records):,} places")
     with tempfile.TemporaryDirectory() as folder:
         report, lengths = _sample_run(spec, drawn.contents, Path(folder), session, reporter)
     prediction = _scaled(spec, plan, drawn, report, lengths, price)
     keep(spec.sink.path, prediction)
     return prediction
+
+
+def about_rows(corpus: Corpus, plan: Plan, seed: int = 0) -> int:
+    """Give the records of a corpus; where only reading would tell, about so many, from a few."""
+    return plan.rows if plan.rows is not None else _records(plan, draw(corpus, plan, PLACES, seed))
+
+
+def _records(plan: Plan, drawn: Drawn) -> int:
+    return round(plan.bytes / max(1.0, drawn.bytes / max(1, drawn.records)))
 
 
 def _sample_run(
@@ -128,11 +135,7 @@ def _scaled(
     price: float | None,
 ) -> Prediction:
     """Multiply what was found of the sample up to the corpus."""
-    records = (
-        plan.rows
-        if plan.rows is not None
-        else round(plan.bytes / max(1.0, drawn.bytes / max(1, drawn.records)))
-    )
+    records = plan.rows if plan.rows is not None else _records(plan, drawn)
     embeddable = records * len(drawn.contents) / max(1, drawn.records)
     share = report["rows"] / max(1, len(drawn.contents))
     rows = round(embeddable * share)

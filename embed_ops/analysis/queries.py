@@ -178,7 +178,9 @@ def recommend_to_users(
     """
     users, items = (
         [str(value) for value in column.to_pylist()]
-        for column in read_columns(history.file, (history.user, history.item), "--history")
+        for column in read_columns(
+            history.file, (history.user, history.item), "--history", "; name yours by --user and --item"
+        )
     )
     recommended = recommend(
         run,

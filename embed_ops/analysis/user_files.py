@@ -16,23 +16,33 @@ ENDINGS = (".parquet", ".csv", ".jsonl")
 """Of what can be written."""
 
 
-def read_columns(file: Path, names: Sequence[str], option: str) -> list[pa.ChunkedArray]:
+def read_columns(file: Path, names: Sequence[str], option: str, advice: str = "") -> list[pa.ChunkedArray]:
     """Read columns of a Parquet or CSV file.
 
     Args:
         file: its path.
         names: of the columns.
         option: that named the file, for the message.
+        advice: what to do where a column lacks.
 
     Raises:
         SourceError: the file can't be read, or lacks a column.
     """
     try:
         table = pq.read_table(file) if file.suffix == ".parquet" else pcsv.read_csv(file)
-        return [table.column(name) for name in names]
-    except (OSError, pa.ArrowException, KeyError) as error:
-        listed = " and ".join((", ".join(names[:-1]), names[-1]))
-        raise SourceError(f"{option} {file}: no table with the columns {listed} ({error})") from error
+    except (OSError, pa.ArrowException) as error:
+        raise SourceError(f"{option} {file}: no table in Parquet or CSV: {error}") from error
+    if missing := [name for name in names if name not in table.column_names]:
+        raise SourceError(
+            f"{option} {file}: no column {_listed(missing)}: {_listed(names)} are looked for, there are "
+            f"{_listed(table.column_names)}{advice}"
+        )
+    return [table.column(name) for name in names]
+
+
+def _listed(names: Sequence[str]) -> str:
+    quoted = [repr(name) for name in names]
+    return " and ".join((", ".join(quoted[:-1]), quoted[-1])) if len(quoted) > 1 else "".join(quoted)
 
 
 def require_known_ending(path: str, option: str) -> None:

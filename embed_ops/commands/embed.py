@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from embed_ops.commands.field_table import field_help
 from embed_ops.commands.options import (
     EXIT_CODES,
     Address,
@@ -10,7 +11,6 @@ from embed_ops.commands.options import (
     Progress,
     StopAfter,
     Words,
-    field_help,
     limits,
     load_spec,
     opener,
@@ -19,7 +19,7 @@ from embed_ops.commands.running import verb
 
 HELP = (
     "Embed a corpus: every row to a vector, or to a reject with a reason; resumes where it was stopped."
-    f"\n\n{EXIT_CODES}\n\n{field_help()}"
+    f"\n\n{EXIT_CODES}\n\n{field_help('embed')}"
 )
 
 

@@ -7,12 +7,14 @@ from typing import Annotated
 
 import typer
 
+from embed_ops.commands.field_table import table
 from embed_ops.commands.options import LogLevel, Progress, Words, file_and_words
 from embed_ops.commands.running import verb
 from embed_ops.spec.fields import fields
 from embed_ops.spec.fit import FitSpec
 
-_LISTED = "\n".join(f"  fit.{name:<16}  {meaning} [{default}]" for name, default, meaning in fields(FitSpec))
+_ROWS = fields(FitSpec, "fit.")
+_LISTED = table("Fields of [fit], beside [source] [default]:", _ROWS, max(len(row.address) for row in _ROWS))
 HELP = (
     "Train an unsupervised GraphSAGE on the graph of a spec, on this machine, and save a model folder "
     "for encoder.model.\n\n"
@@ -20,7 +22,7 @@ HELP = (
     "weights, and with the trained ones. "
     "Exit codes: 0 the trained weights find held-out edges better than random ones; 1 they do not (the "
     "folder is written all the same); "
-    f"2 the spec or the input is unusable.\n\n\b\nFields of [fit], beside [source] [default]:\n{_LISTED}"
+    f"2 the spec or the input is unusable.\n\n{_LISTED}"
 )
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 import re
+from pathlib import Path
 from typing import Annotated, Any, Literal, ParamSpec
 
 import typer
 
 from embed_ops.engine.progress import Style
-from embed_ops.engine.session import OpenSession, session
+from embed_ops.engine.session import OpenSession, require_cluster, session
 from embed_ops.errors import SpecError
-from embed_ops.spec.fields import field_groups, fields
 from embed_ops.spec.spec import Spec
 
 Parameters = ParamSpec("Parameters")
@@ -19,8 +19,8 @@ Parameters = ParamSpec("Parameters")
 Words = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[SPEC] [section.key=value]...",
-        help="a TOML file, and fields set after it",
+        metavar="SPEC section.key=value",
+        help="a TOML file, as `embed-ops init` writes it, and fields that are set over it",
         show_default=False,
     ),
 ]
@@ -62,21 +62,6 @@ EXIT_CODES = (
 )
 
 
-def field_help() -> str:
-    """List the fields of the spec for the help of a verb."""
-    groups = [("Fields of SPEC [default]:", fields()), *field_groups()]
-    width = max(len(row.address) for _, rows in groups for row in rows)
-    return "\n\n".join(
-        "\n".join(
-            (
-                f"\b\n{heading}",
-                *(f"  {row.address:<{width}}  {row.meaning} [{row.default}]" for row in rows),
-            )
-        )
-        for heading, rows in groups
-    )
-
-
 def seconds(option: str, text: str) -> float:
     """Read a duration, as 90s, 30m or 2h.
 
@@ -98,8 +83,16 @@ def limits(stop_after: str | None, grace: str) -> dict[str, Any]:
 
 
 def file_and_words(words: list[str] | None) -> tuple[str | None, list[str]]:
-    """Tell a spec's file, which comes first if given, from the fields that are set after it."""
+    """Tell a spec's file, which comes first if given, from the fields that are set after it.
+
+    Raises:
+        SpecError: there are neither.
+    """
     given = list(words or ())
+    if not given:
+        here = sorted(path.name for path in Path().glob("*.toml") if path.name != "pyproject.toml")
+        found = f"here is {here[0]}" if here else "`embed-ops init DATA` writes one: embed.toml"
+        raise SpecError(f"no spec is given: name a TOML file, or fields as source.path=data/; {found}")
     return (given.pop(0) if given and "=" not in given[0] else None), given
 
 
@@ -109,5 +102,12 @@ def load_spec(words: list[str] | None) -> Spec:
 
 
 def opener(address: str | None) -> OpenSession:
-    """Give what opens the engine, once it is needed."""
+    """Give what opens the engine, once it is needed.
+
+    Raises:
+        AddressError, ClusterError: `--address` names no cluster that answers, also where so
+            little work is to do that none is needed.
+    """
+    if address is not None:
+        require_cluster(address)
     return functools.partial(session, address=address)

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from embed_ops.commands.field_table import table
 from embed_ops.commands.options import (
     EXIT_CODES,
     Address,
@@ -32,24 +33,27 @@ from embed_ops.spec.toml import parse_words
 
 def stage_help() -> str:
     """List the kinds of stages with their fields."""
-    lines = []
-    common = [(name, default, meaning) for name, default, meaning in fields(KINDS["pca"]) if name in _COMMON]
-    for kind, section in KINDS.items():
-        lines.append(f"kind = {kind}: {(section.__doc__ or '').strip()}")
-        # A field of that name may be another one, as `keep` of dedup.
-        lines += [
-            f"  {name:<12}  {meaning} [{default}]"
-            for name, default, meaning in fields(section)
-            if name != "kind" and (name, default, meaning) not in common
-        ]
-    lines += [
-        "of every stage:",
-        *(f"  {name:<12}  {meaning} [{default}]" for name, default, meaning in common),
+    of_kinds = {kind: fields(section) for kind, section in KINDS.items()}
+    common = [row for row in of_kinds["pca"] if row.address in _COMMON]
+    width = max(len(row.address) for rows in of_kinds.values() for row in rows)
+    tables = [
+        table(
+            f"kind = {kind}: {(KINDS[kind].__doc__ or '').strip()}",
+            sorted(
+                # A field of that name may be another one, as `keep` of dedup.
+                (row for row in rows if row.address != "kind" and row not in common),
+                key=lambda row: row.default != "required",
+            ),
+            width,
+        )
+        for kind, rows in of_kinds.items()
     ]
-    return "\b\nStages, and their fields [default]:\n" + "\n".join(lines)
+    return "\n\n".join(
+        ["Stages, and their fields [default]:", *tables, table("of every stage:", common, width)]
+    )
 
 
-_COMMON = ("name", "input", "column", "seed", "output", "keep")
+_COMMON = ("name", "input", "column", "seed", "output", "keep", "gpus_per_worker")
 HELP = (
     "Normalise, reduce, quantise and cluster the vectors of a finished run. With a SPEC: its [[stage]] "
     "list, each stage on what the one "
@@ -64,7 +68,7 @@ SpecOrRun = Annotated[
 StageWords = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[key=value]...",
+        metavar="key=value",
         help="after a RUN: the stage; after a SPEC: fields of the spec, set after it",
         show_default=False,
     ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from embed_ops.commands.field_table import field_help
 from embed_ops.commands.options import (
     EXIT_CODES,
     Address,
@@ -12,7 +13,6 @@ from embed_ops.commands.options import (
     Progress,
     StopAfter,
     Words,
-    field_help,
     limits,
     load_spec,
     opener,
@@ -24,7 +24,7 @@ HELP = (
     "Embed a corpus and run the [[stage]] list of the spec over it, also where some rows were rejected "
     "(exit 1); "
     "resumes where it was stopped. See `embed-ops postprocess --help` for the "
-    f"stages.\n\n{EXIT_CODES}\n\n{field_help()}"
+    f"stages.\n\n{EXIT_CODES}\n\n{field_help('run')}"
 )
 
 
@@ -41,12 +41,14 @@ def run(
     from embed_ops.analysis.summary import show_report, show_stage
 
     spec = load_spec(words)
+    from embed_ops.embedding.checks import check_stages
     from embed_ops.embedding.driver import embed
     from embed_ops.engine.progress import reporter
     from embed_ops.postprocessing.driver import postprocess
 
     steering, began = limits(stop_after, grace), time.monotonic()
     with kept(opener(address)) as session, reporter(progress) as shown:
+        check_stages(spec)
         done = embed(spec, session=session, reporter=shown, **steering)
         if steering["stop_after_s"] is not None:
             steering["stop_after_s"] -= time.monotonic() - began

@@ -8,15 +8,37 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
-from typing import ParamSpec
+from typing import Any, ParamSpec
 
 import typer
 
 from embed_ops.engine.streams import lasting_streams
 from embed_ops.errors import EmbedOpsError
-from embed_ops.terminal import PlainConsole, PlainFormatter, plain
+from embed_ops.terminal import PlainConsole, PlainFormatter, plain, plain_line
 
 Parameters = ParamSpec("Parameters")
+
+
+class _ToStandardError(logging.StreamHandler[Any]):
+    """Writes to what standard error is now: a live line moves away for it."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> Any:
+        """Standard error."""
+        return sys.stderr
+
+
+class _Levelled(PlainFormatter):
+    """Says how bad a message is, and of another package whose it is."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """Format the message."""
+        ours = record.name.partition(".")[0] == "embed_ops"
+        who = "" if ours and record.levelno > logging.INFO else f" {plain_line(record.name)}"
+        return f"{record.levelname.lower()}{who}: {super().formatMessage(record)}"
 
 
 def verb(function: Callable[Parameters, int]) -> Callable[Parameters, None]:
@@ -27,8 +49,8 @@ def verb(function: Callable[Parameters, int]) -> Callable[Parameters, None]:
 
     @functools.wraps(function)
     def command(*args: Parameters.args, **kwargs: Parameters.kwargs) -> None:
-        shown = logging.StreamHandler()
-        shown.setFormatter(PlainFormatter("%(levelname)s %(name)s: %(message)s"))
+        shown = _ToStandardError()
+        shown.setFormatter(_Levelled("%(message)s"))
         logging.basicConfig(level=str(kwargs.get("log_level", "warning")).upper(), handlers=[shown])
         signal.signal(signal.SIGINT, signal.default_int_handler)
         with lasting_streams():

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from embed_ops.commands.field_table import field_help
 from embed_ops.commands.options import (
     EXIT_CODES,
     Grace,
     LogLevel,
     StopAfter,
     Words,
-    field_help,
     load_spec,
     seconds,
 )
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 HELP = (
     "Run `embed` as a job on a Ray cluster: the working directory is uploaded, the log is followed, and "
     "the exit code is the job's. "
-    f"Ctrl-C detaches and leaves the job running.\n\n{EXIT_CODES}\n\n{field_help()}"
+    f"Ctrl-C detaches and leaves the job running.\n\n{EXIT_CODES}\n\n{field_help('submit')}"
 )
 
 ServerAddress = Annotated[

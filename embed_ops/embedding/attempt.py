@@ -7,30 +7,29 @@ from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from embed_ops.embedding.checks import check
 from embed_ops.embedding.job import Job
 from embed_ops.embedding.report import Measured
 from embed_ops.embedding.resources import gpus_for, require_room, threads_for
-from embed_ops.embedding.settings import Resolved, fingerprint, resolve, resume
-from embed_ops.embedding.sink import require_apart, require_free_names, require_names
-from embed_ops.embedding.storing import anchored, quantizers
+from embed_ops.embedding.settings import Resolved, resolve, resume
+from embed_ops.embedding.storing import anchored
 from embed_ops.embedding.unit import Written
 from embed_ops.encoders.registry import make_encoder, usable
 from embed_ops.engine.base import Capacity
 from embed_ops.engine.progress import Reporter
-from embed_ops.errors import RunError
 from embed_ops.runs.directory import RunDir
-from embed_ops.runs.fingerprint import digest_of, listing_digest, require_same
-from embed_ops.runs.header import FINISHED, RUN_JSON, RunHeader
+from embed_ops.runs.fingerprint import digest_of
+from embed_ops.runs.header import RUN_JSON, RunHeader
 from embed_ops.runs.heartbeat import new_attempt
 from embed_ops.runs.ledger import Ledger, take_stock
 from embed_ops.runs.parquet import reading
 from embed_ops.runs.record import COUNTED, RETRIED, Record
-from embed_ops.runs.writer import RunWriter, known_header
-from embed_ops.sources.corpus import Corpus, open_edges
+from embed_ops.runs.writer import RunWriter
+from embed_ops.sources.corpus import Corpus
 from embed_ops.sources.plan import Plan, unit_limits
-from embed_ops.spec.source import GraphSourceSpec, SourceSpec
+from embed_ops.spec.source import GraphSourceSpec
 from embed_ops.spec.spec import Spec
-from embed_ops.storage.files import full_address, locate
+from embed_ops.storage.files import full_address
 
 
 @dataclass
@@ -101,31 +100,6 @@ class Attempt(RunWriter):
         return record
 
 
-def _open_corpora(source: SourceSpec) -> list[Corpus]:
-    """List the files of the source, and behind them those of a graph's edges."""
-    if not isinstance(source, GraphSourceSpec):
-        return [Corpus.open(source)]
-    if source.features_run is not None:
-        _require_finished(source.features_run)
-    return [Corpus.open(source), open_edges(source)]
-
-
-def _updated_plan(run: RunDir, corpus: Corpus, spec: Spec) -> tuple[Plan, tuple[str, ...]]:
-    """Give the run's plan with the files that are new, and the files whose units are stale.
-
-    Raises:
-        RunError: a graph has new files of nodes.
-    """
-    planned = run.read_plan()
-    plan, stale = corpus.update(planned)
-    if isinstance(spec.source, GraphSourceSpec) and plan is not planned:
-        raise RunError(
-            f"{spec.sink.path}: there are new node files: they change the vectors of nodes that are "
-            "done; choose another sink.path"
-        )
-    return plan, stale
-
-
 def _records_of_units(
     run: RunDir, fingerprint_digest: str, attempt: str, stale: Collection[str], reporter: Reporter
 ) -> dict[str, Record]:
@@ -149,29 +123,17 @@ def open_attempt(spec: Spec, reporter: Reporter, stop_after_s: float | None) -> 
     Only recovered records are written.
     """
     began, name = time.time(), new_attempt()
-    run = RunDir(locate(spec.sink.path))
-    corpora = _open_corpora(spec.source)
-    require_apart(spec, run.root, corpora)
-    header = known_header(run)
-    encoder = make_encoder(spec.encoder)
-    corpus, *of_edges = corpora
-    edges = listing_digest(of_edges[0].files) if of_edges else None
+    checked = check(spec, reporter)
+    header, encoder, fingerprint_now = checked.header, make_encoder(spec.encoder), checked.fingerprint
     with usable(spec.encoder):
-        fingerprint_now = fingerprint(spec, encoder.fingerprint() | quantizers(spec.encoder, encoder), edges)
         commit = encoder.describe().get("commit")
-    if header is not None:
-        require_same(spec.sink.path, header.fingerprint, fingerprint_now)
-    stale: tuple[str, ...] = ()
     records: dict[str, Record] = {}
     if header is None:
-        require_free_names(spec, corpus)
-        plan, resolved = corpus.plan(), resolve(spec)
+        resolved = resolve(spec)
     else:
-        plan, stale = _updated_plan(run, corpus, spec)
-        records = _records_of_units(run, digest_of(fingerprint_now), name, stale, reporter)
-        with reading(f"{run.root.path}/{RUN_JSON}", "restore it, or choose another folder"):
+        records = _records_of_units(checked.run, digest_of(fingerprint_now), name, checked.stale, reporter)
+        with reading(f"{checked.run.root.path}/{RUN_JSON}", "restore it, or choose another folder"):
             resolved = Resolved(**header.resolved)
-    require_names(run.root, plan, unit_limits(spec))
     deadline = None if stop_after_s is None else began + stop_after_s
     spec = _anchored(spec, commit)
     tree = spec.model_dump(mode="json")
@@ -181,19 +143,19 @@ def open_attempt(spec: Spec, reporter: Reporter, stop_after_s: float | None) -> 
         else replace(header, spec=tree)
     )
     attempt = Attempt(
-        run,
+        checked.run,
         name,
         began,
         header,
         spec,
-        corpus,
-        plan,
+        checked.corpus,
+        checked.plan,
         fingerprint_now,
         resolved,
         records,
         reporter,
         deadline,
-        frozenset(stale),
+        frozenset(checked.stale),
     )
     if not attempt.fresh and attempt.stock().works:
         attempt.resolved = resume(spec.sink.path, header.resolved, spec)
@@ -216,15 +178,3 @@ def _anchored(spec: Spec, commit: str | None) -> Spec:
             "sink": spec.sink.model_copy(update={"path": full_address(spec.sink.path)}),
         }
     )
-
-
-def _require_finished(path: str) -> None:
-    """Refuse features out of a run that is no run, or not finished.
-
-    Raises:
-        RunError: says which.
-    """
-    header = RunDir(locate(path)).read_header()
-    if header is None or header.status != FINISHED:
-        what = "no run directory" if header is None else f"a run that is {header.status}"
-        raise RunError(f"source.features_run {path}: {what}; finish it first, or give a finished one")

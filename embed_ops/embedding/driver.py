@@ -8,22 +8,21 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from embed_ops.embedding.attempt import Attempt, open_attempt
+from embed_ops.embedding.checks import require_space
 from embed_ops.embedding.machine import command, machine
 from embed_ops.embedding.report import build_report, count_units, left_out
 from embed_ops.embedding.settings import resume
 from embed_ops.embedding.settling import settle_attempt
-from embed_ops.embedding.storing import vector_bytes
 from embed_ops.embedding.waves import retry_works, run_works
-from embed_ops.encoders.registry import make_encoder, modality_of
+from embed_ops.encoders.registry import make_encoder
 from embed_ops.engine.base import Engine
-from embed_ops.engine.choice import Planned
+from embed_ops.engine.choice import ENGINES, Planned
 from embed_ops.engine.memory import peak_memory
-from embed_ops.engine.progress import Reporter, Silent
+from embed_ops.engine.progress import Reporter, shown_to
 from embed_ops.engine.session import OpenSession, default_session
 from embed_ops.engine.stopping import StopRequest, restored_sigterm
 from embed_ops.errors import RunError, Stopped
 from embed_ops.runs.header import FINISHED, RUNNING
-from embed_ops.runs.ledger import Ledger
 from embed_ops.runs.run import Run, require_trust
 from embed_ops.runs.statistics import report_of
 from embed_ops.runs.work import Work
@@ -31,10 +30,8 @@ from embed_ops.schema import GRAPH
 from embed_ops.sources.corpus import open_edges
 from embed_ops.spec.source import GraphSourceSpec
 from embed_ops.spec.spec import Spec
-from embed_ops.storage.files import check_space, remove_folder
+from embed_ops.storage.files import remove_folder
 
-_TOKEN_BYTES = 5
-"""Bytes of a token or word of text, where only reading would tell: rather too many."""
 RunWorks = Callable[[Attempt, Engine, Sequence[Work], int, StopRequest], None]
 
 GRAPH_WORK = "work/graph"
@@ -46,6 +43,7 @@ def embed(
     data: Any = None,
     session: OpenSession = default_session,
     reporter: Reporter | None = None,
+    progress: bool | None = None,
     stop_after_s: float | None = None,
     stop: StopRequest | None = None,
 ) -> Run:
@@ -56,7 +54,8 @@ def embed(
         data: rows in memory: a pandas, Polars or Arrow table, or a dict of columns. They go beside
             the run, to `<sink.path>-data`, and are read from there.
         session: opens the engine; called only when something is left to embed.
-        reporter: shows progress; by default nothing is shown.
+        reporter: shows progress.
+        progress: where there is no reporter, show it; by default on a terminal and in a notebook.
         stop_after_s: seconds after which no further unit is begun.
         stop: asks the job to stop early; by default one that SIGTERM asks.
 
@@ -70,14 +69,14 @@ def embed(
 
         spec = with_frame(spec, data)
     spec = spec if isinstance(spec, Spec) else Spec.parse(spec)
-    with restored_sigterm():
+    with restored_sigterm(), shown_to(reporter, progress) as shown:
         stop = stop or StopRequest()
         stop.listen()
-        attempt = open_attempt(spec, reporter or Silent(), stop_after_s)
+        attempt = open_attempt(spec, shown, stop_after_s)
         stock = attempt.stock()
         with attempt.heartbeat:
             if stock.works:
-                check_space(attempt.run.root, _space_needed(attempt, stock))
+                require_space(attempt.spec, attempt.run, stock)
                 _work(attempt, session, run_works, stock.works, stock.units_left, stop)
             else:
                 attempt.reporter.say("nothing is left to embed")
@@ -90,12 +89,13 @@ def retry(
     *,
     session: OpenSession = default_session,
     reporter: Reporter | None = None,
+    progress: bool | None = None,
     stop_after_s: float | None = None,
     stop: StopRequest | None = None,
 ) -> Run:
     """Read the rejects of a run again and embed those that can be.
 
-    They are merged with the rows of their units, in source order.
+    They are merged with the rows of their units, in source order. Arguments as of `embed`.
 
     Raises:
         RunError: there is no finished run at `path`, or its source has changed.
@@ -113,10 +113,10 @@ def retry(
         "source": spec.source.strict(),
         "sink": spec.sink.model_copy(update={"path": path}),
     }
-    with restored_sigterm():
+    with restored_sigterm(), shown_to(reporter, progress) as shown:
         stop = stop or StopRequest()
         stop.listen()
-        attempt = open_attempt(spec.model_copy(update=here), reporter or Silent(), stop_after_s)
+        attempt = open_attempt(spec.model_copy(update=here), shown, stop_after_s)
         stock = attempt.stock()
         if stock.works:
             raise RunError(
@@ -145,7 +145,7 @@ def _work(
     """Open a session, check what can be checked there, and run the works."""
     with session(_planned(attempt, works)) as opened:
         engine = opened.until(stop, attempt.deadline)
-        attempt.reporter.say(f"engine: {engine.name} ({engine.why})")
+        attempt.reporter.say(f"on {ENGINES[engine.name]} ({engine.why})")
         # A session that opens may take SIGTERM for itself.
         stop.listen()
         if attempt.spec.source.kind == GRAPH:
@@ -163,7 +163,11 @@ def _work(
                 "stopped by a request (SIGTERM) before the first unit; run the same command again to go on"
             )
         _start(attempt)
+        attempt.reporter.doing(
+            "loading the model into its workers", f"about {units:,} {'unit' if units == 1 else 'units'} to do"
+        )
         run(attempt, engine, works, units, stop)
+        attempt.reporter.doing("writing the report")
 
 
 def _planned(attempt: Attempt, works: Sequence[Work]) -> Planned:
@@ -175,24 +179,8 @@ def _planned(attempt: Attempt, works: Sequence[Work]) -> Planned:
     if isinstance(attempt.spec.source, GraphSourceSpec):
         # Edges are most of a graph.
         size += sum(file.size for file in open_edges(attempt.spec.source).files)
-    return Planned(sum(known) if len(known) == len(rows) else None, size, attempt.spec.resources.engine)
-
-
-def _space_needed(attempt: Attempt, stock: Ledger) -> int:
-    """Guess the bytes of the vectors still to come.
-
-    Unknown row counts are guessed from the bytes of the files.
-    """
-    encoder = make_encoder(attempt.spec.encoder)
-    of_vectors, of_token = vector_bytes(attempt.spec, encoder)
-    pieces = [piece for work in stock.works for piece in work.span.pieces]
-    of_row = modality_of(attempt.spec).row_bytes
-    rows = (
-        stock.rows_left
-        if stock.rows_left is not None
-        else sum(piece.rows or piece.bytes // of_row for piece in pieces)
-    )
-    return rows * of_vectors + sum(piece.bytes for piece in pieces) // _TOKEN_BYTES * of_token
+    wanted, say = attempt.spec.resources.engine, attempt.reporter.doing
+    return Planned(sum(known) if len(known) == len(rows) else None, size, wanted, say)
 
 
 def _start(attempt: Attempt, status: str = RUNNING) -> None:

@@ -26,7 +26,7 @@ from embed_ops.encoders import base
 from embed_ops.encoders.base import Rejected, dims_of, gather
 from embed_ops.encoders.hub.contents import not_run
 from embed_ops.encoders.registry import encoder_class, make_encoder
-from embed_ops.engine.progress import Bar
+from embed_ops.engine.bar import Bar
 from embed_ops.errors import ModelError, RowsError
 from embed_ops.numerics.kinds import Vectors
 from embed_ops.sources.plan import unit_limits

@@ -19,8 +19,8 @@ from embed_ops.embedding.unit import Failure, PreparedUnit
 from embed_ops.engine.guard import guard
 from embed_ops.runs.work import Work
 
-Beat = Callable[[str], None]
-"""Gives a sign of life: says what is being done."""
+Beat = Callable[..., None]
+"""Gives a sign of life: says what is being done, and of how many inputs at once."""
 _BEAT_S = 1.0
 
 
@@ -85,5 +85,5 @@ class GuardedReplica(Replica):
 
     def before_batch(self, batch: Batch) -> None:
         """Give a sign of life, and this batch its time."""
-        self._beat("embedding")
+        self._beat("embedding", len(batch))
         self._renew()

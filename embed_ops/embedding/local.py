@@ -25,7 +25,7 @@ from embed_ops.engine.control import Control
 from embed_ops.engine.local_tasks import LocalEngine
 from embed_ops.engine.processes import Died
 from embed_ops.engine.watch import Pool
-from embed_ops.engine.worker_process import Item, Raised, asked_to_stop, beat
+from embed_ops.engine.worker_process import Beat, Item, Raised, asked_to_stop, beat
 from embed_ops.errors import EmbedOpsError, EngineError, Stopped
 from embed_ops.runs.work import Work
 from embed_ops.sources.units import UnitEnd
@@ -104,7 +104,7 @@ class _Wave:
                 name = work.span.first_unit
                 match message:
                     case Item(outcome):
-                        watched.came_through()
+                        watched.came_through(number)
                         if isinstance(outcome, Written):
                             end = UnitEnd(outcome.record.next_source, outcome.record.next_position)
                             done.setdefault(name, {})[outcome.unit] = end
@@ -115,8 +115,8 @@ class _Wave:
                     case Raised(error):
                         failure = error if isinstance(error, EmbedOpsError) else EngineError(error)
                         yield Failure.of(failure, name)
-                    case _:
-                        watched.beats += 1
+                    case Beat(_, inputs):
+                        watched.beat(number, inputs)
         self._works = {
             name: replace(work, done={**work.done, **done.get(name, {})}) for name, work in died.items()
         }
@@ -147,13 +147,19 @@ class _Watched:
     """What the driver sees of the workers of a wave."""
 
     def __init__(self, control: Control, most: int) -> None:
-        self.beats = 0
         self._control, self._most = control, most
         self._deaths, self._cause = 0, ""
+        self._beats, self._under_way = 0, dict[int, int]()
 
-    def came_through(self) -> None:
-        """Note a unit."""
+    def came_through(self, number: int) -> None:
+        """Note a unit of a call."""
+        self._under_way[number] = 0
         self._control.watch.came_through(time.monotonic())
+
+    def beat(self, number: int, inputs: int) -> None:
+        """Note a sign of life of a call, and the inputs that it has begun."""
+        self._beats += 1
+        self._under_way[number] = self._under_way.get(number, 0) + inputs
 
     def died(self, how: str) -> None:
         """Note a death."""
@@ -167,6 +173,7 @@ class _Watched:
             EngineError: they do not.
         """
         pool = Pool(self._most, 0, self._deaths, self._cause)
-        why = self._control.watch.judge({"": str(self.beats)}, pool, time.monotonic())
+        self._control.under_way(sum(self._under_way.values()))
+        why = self._control.watch.judge({"": str(self._beats)}, pool, time.monotonic())
         if why:
             raise EngineError(f"{why}. Run the same command again to go on")

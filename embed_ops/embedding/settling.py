@@ -74,7 +74,7 @@ def _settled_on_a_replica(
         timed = attempt.corpus.head(attempt.plan, TIMED[spec.source.modality])
     while True:
         sample = samples.pop(0)
-        attempt.reporter.say(f"comparing {len(sample)} rows with the reference")
+        attempt.reporter.doing(f"loading the model, comparing {len(sample)} rows with the reference")
         try:
             return engine.once(
                 settle,

@@ -142,7 +142,14 @@ class _Waves:
         attempt = self.attempt
         self.gauges = self.gauges or self.engine.gauges(redacted(attempt.spec.sink.path))
         hang_seconds, replicas = attempt.spec.resources.hang_seconds, attempt.measured.replicas
-        return Control(self.stop, Watch(hang_seconds, replicas, time.monotonic()), self.gauges)
+        watch = Watch(hang_seconds, replicas, time.monotonic())
+        return Control(self.stop, watch, self.gauges, under_way=self._show_under_way)
+
+    def _show_under_way(self, inputs: int) -> None:
+        """Show that units move, long before they are written."""
+        if inputs != self.totals.under_way:
+            self.totals.under_way = inputs
+            self.attempt.reporter.update(self.totals)
 
     def _wave(
         self,

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Literal
 
 from embed_ops.errors import AddressError
 
 Name = Literal["local", "ray"]
 Wanted = Literal["auto", "local", "ray"]
+ENGINES: dict[Name, str] = {"local": "worker processes of this command", "ray": "Ray"}
+"""What a person is told of them."""
 FEW_ROWS, FEW_BYTES = 100_000, 256 << 20
 """Work up to which worker processes of this command do as much as Ray on one machine, and begin
 sooner (`bench/start.py`)."""
@@ -24,11 +27,13 @@ class Planned:
         rows: to embed or to read, None where only reading tells.
         bytes: of the files they stand in.
         engine: what the spec says: "local", "ray", or "auto".
+        doing: told what is started, where that takes its time.
     """
 
     rows: int | None = None
     bytes: int = 0
     engine: Wanted = "auto"
+    doing: Callable[[str], None] = field(default=lambda what: None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -42,3 +43,5 @@ class Control:
     gauges: Gauges
     deaths: int = 0
     """Times that a replica died, in all waves."""
+    under_way: Callable[[int], None] = lambda inputs: None
+    """Told how many inputs were embedded of units that are not written yet."""

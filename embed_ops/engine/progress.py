@@ -1,6 +1,7 @@
-"""Progress: what a person sees while a job runs.
+"""Progress: what a person who waits is told.
 
-A live line on a terminal, plain lines elsewhere, or nothing.
+What is being done and for how long: live on a terminal or in a notebook, as plain lines elsewhere,
+or not at all. `showing.py` draws it.
 """
 
 from __future__ import annotations
@@ -10,26 +11,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
-
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.progress import Task as RichTask
-from rich.text import Text
-
-from embed_ops.terminal import PlainConsole
+from typing import Literal, Protocol
 
 Style = Literal["auto", "rich", "plain", "none"]
 SAY_EVERY_S = 10.0
-"""Between two sentences about the same loop."""
-SHOWN_AFTER_S = 2.0
-"""Seconds that a call in memory takes before its bar is shown."""
+"""Between two plain lines about the same thing."""
 
 
 @dataclass
@@ -37,6 +23,9 @@ class Totals:
     """Where a job stands.
 
     Units and rows done of about so many, and what this attempt has counted since `started`.
+
+    Attributes:
+        under_way: inputs that were embedded, of units that are not written yet.
     """
 
     units: int = 0
@@ -45,6 +34,7 @@ class Totals:
     tokens: int = 0
     rejects: int = 0
     started: float = 0.0
+    under_way: int = 0
 
     def rate(self, what: int) -> float:
         """Give a count per second since the first unit began."""
@@ -54,7 +44,8 @@ class Totals:
         """Say it in one line."""
         left = max(0, self.units_expected - self.units)
         speed = self.rate(self.units)
-        remaining = f", about {left / speed:.0f} s left" if speed and left else ""
+        remaining = f", about {duration(left / speed)} left" if speed and left else ""
+        under_way = f" (and {self.under_way:,} on their way)" if self.under_way else ""
         # A stage has no tokens and no rejects.
         of_text = (
             f", {self.rate(self.tokens):.0f} tokens/s, {self.rejects} rejects"
@@ -62,8 +53,8 @@ class Totals:
             else ""
         )
         return (
-            f"{self.units} of about {max(self.units, self.units_expected)} units, {self.rows} rows, "
-            f"{self.rate(self.rows):.0f} rows/s"
+            f"{self.units} of about {max(self.units, self.units_expected)} units, {self.rows} rows"
+            f"{under_way}, {self.rate(self.rows):.0f} rows/s"
             f"{of_text}{remaining}"
         )
 
@@ -72,7 +63,14 @@ class Reporter(Protocol):
     """Shows progress."""
 
     def say(self, sentence: str) -> None:
-        """Show one sentence."""
+        """Show one sentence, which stays."""
+        ...
+
+    def doing(self, what: str, how_far: str = "") -> None:
+        """Show what is done from now on, and for how long, until something else is.
+
+        `how_far`: may change while the same thing is done.
+        """
         ...
 
     def update(self, totals: Totals) -> None:
@@ -86,124 +84,87 @@ class Silent:
     def say(self, sentence: str) -> None:
         """Show nothing."""
 
+    def doing(self, what: str, how_far: str = "") -> None:
+        """Show nothing."""
+
     def update(self, totals: Totals) -> None:
         """Show nothing."""
 
 
-class Ticker:
-    """Says how a long loop goes on, every ten seconds at most."""
+@dataclass
+class State:
+    """What is being done, since when, and where it stands."""
 
-    def __init__(self, reporter: Reporter) -> None:
-        self._reporter = reporter
-        self._last = time.monotonic()
+    what: str = ""
+    how_far: str = ""
+    since: float = 0.0
+    totals: Totals | None = None
 
-    def say(self, sentence: str) -> None:
-        """Show a sentence, unless the last one is younger than that."""
-        now = time.monotonic()
-        if now - self._last >= SAY_EVERY_S:
-            self._last = now
-            self._reporter.say(sentence)
+    @property
+    def seconds(self) -> float:
+        """How long it has been done."""
+        return time.monotonic() - self.since
 
-
-class Plain:
-    """Writes a line every ten seconds to standard error, for logs."""
-
-    def __init__(self) -> None:
-        self._console = PlainConsole(stderr=True, soft_wrap=True)
-        self._last = 0.0
-
-    def say(self, sentence: str) -> None:
-        """Write one line."""
-        self._console.print(sentence)
-
-    def update(self, totals: Totals) -> None:
-        """Write a line where the last one is old, or the job is over."""
-        now = time.monotonic()
-        if now - self._last >= SAY_EVERY_S:
-            self._last = now
-            self.say(totals.line())
+    def line(self) -> str:
+        """Say it in one line, "" where nothing is being done."""
+        if self.totals is not None:
+            return f"{self.totals.line()}, after {duration(self.seconds)}"
+        if not self.what:
+            return ""
+        return ": ".join(part for part in (self.what, self.how_far, duration(self.seconds)) if part)
 
 
-class _Rates(ProgressColumn):
-    """Rows, rows/s, tokens/s and rejects."""
-
-    def render(self, task: RichTask) -> Text:
-        """Write the figures of the latest totals."""
-        totals: Totals | None = task.fields.get("totals")
-        if totals is None:
-            return Text("starting")
-        figures = f"{totals.rows:,} rows, {totals.rate(totals.rows):,.0f}/s"
-        of_text = (
-            f", {totals.rate(totals.tokens):,.0f} tokens/s, {totals.rejects:,} rejects"
-            if totals.tokens or totals.rejects
-            else ""
-        )
-        return Text(figures + of_text)
+def duration(seconds: float) -> str:
+    """Write a duration: 12 s, 3:05 min, 2:03 h."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds) // 60
+    if minutes < 100:
+        return f"{minutes}:{round(seconds) % 60:02} min"
+    return f"{minutes // 60}:{minutes % 60:02} h"
 
 
-class Live:
-    """Keeps one line on a terminal up to date."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._task = progress.add_task("units", total=None, totals=None)
-
-    def say(self, sentence: str) -> None:
-        """Write one line above the live one."""
-        self._progress.console.print(sentence)
-
-    def update(self, totals: Totals) -> None:
-        """Redraw."""
-        expected = max(totals.units, totals.units_expected)
-        self._progress.update(self._task, completed=totals.units, total=expected, totals=totals)
+def in_notebook() -> bool:
+    """Tell whether this process is the kernel of a notebook; imports nothing."""
+    module = sys.modules.get("IPython")
+    shell = getattr(module, "get_ipython", lambda: None)()
+    return type(shell).__name__ == "ZMQInteractiveShell"
 
 
-class Bar:
-    """A line on the terminal that shows how far a call is, once it has taken seconds."""
-
-    def __init__(self, rows: int, asked: bool | None) -> None:
-        self._shown = sys.stderr.isatty() if asked is None else asked
-        self._rows, self._began, self._done = rows, time.monotonic(), 0
-        self._wait = 0.0 if asked else SHOWN_AFTER_S
-        self._progress: Any = None
-
-    def batch(self, places: Any) -> None:
-        """Count a batch."""
-        self._done += len(places)
-        if not self._shown or time.monotonic() - self._began < self._wait:
-            return
-        if self._progress is None:
-            self._progress = Progress(console=PlainConsole(stderr=True), transient=True)
-            self._progress.start()
-            self._task = self._progress.add_task("embedding", total=self._rows)
-        self._progress.update(self._task, completed=self._done)
-
-    def unit(self, rows: int) -> None:
-        """Note that so many rows are done: some of them may have been equal."""
-        self._done = rows
-
-    def close(self) -> None:
-        """Take the line away."""
-        if self._progress is not None:
-            self._progress.stop()
+def somebody_looks() -> bool:
+    """Tell whether a person sees what is shown: on a terminal, or in a notebook."""
+    return sys.stderr.isatty() or in_notebook()
 
 
 @contextmanager
 def reporter(style: Style = "auto") -> Iterator[Reporter]:
-    """Open what the style asks for; "auto" is live on a terminal and plain elsewhere."""
-    if style == "auto":
-        style = "rich" if sys.stderr.isatty() else "plain"
+    """Open what the style asks for; "auto" is live on a terminal or in a notebook, else plain."""
     if style == "none":
         yield Silent()
-    elif style == "plain":
-        yield Plain()
+        return
+    from embed_ops.engine.showing import Live, Notebook, Plain
+
+    live = style == "rich" or (style == "auto" and sys.stderr.isatty())
+    shown: Live | Notebook | Plain
+    if style == "auto" and in_notebook():
+        shown = Notebook()
     else:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=10),
-            MofNCompleteColumn(),
-            _Rates(),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=PlainConsole(stderr=True)) as progress:
-            yield Live(progress)
+        shown = Live() if live else Plain()
+    with shown:
+        yield shown
+
+
+@contextmanager
+def shown_to(given: Reporter | None, progress: bool | None) -> Iterator[Reporter]:
+    """Give what a call from Python reports to.
+
+    Args:
+        given: the caller's own.
+        progress: show it or not; None: where a person looks.
+    """
+    if given is not None:
+        yield given
+        return
+    asked = somebody_looks() if progress is None else progress
+    with reporter("auto" if asked else "none") as shown:
+        yield shown

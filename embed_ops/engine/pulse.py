@@ -55,8 +55,8 @@ class Pulse:
     _count: int = 0
     _last: float = 0.0
 
-    def beat(self, doing: str) -> None:
-        """Say what is being done."""
+    def beat(self, doing: str, inputs: int = 0) -> None:
+        """Say what is being done; of how many inputs, only workers of one machine tell."""
         now = time.monotonic()
         if now - self._last >= _EVERY_S:
             self._last, self._count = now, self._count + 1

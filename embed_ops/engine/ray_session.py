@@ -96,6 +96,16 @@ def _place(address: str | None) -> tuple[str, str]:
     return LOCAL, "default"
 
 
+def require_cluster(address: str) -> None:
+    """Refuse an address where no cluster answers; what Ray finds by itself is not asked.
+
+    Raises:
+        AddressError, ClusterError: as `ray_session`.
+    """
+    if not ray.is_initialized() and address.strip() not in (LOCAL, AUTO):
+        _require_answer(address.strip(), "--address")
+
+
 def _start() -> None:
     """Start a Ray that only this process uses, and only this user reaches.
 

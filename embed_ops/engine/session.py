@@ -33,12 +33,24 @@ def session(planned: Planned, address: str | None = None) -> Iterator[Engine]:
 
         opened: AbstractContextManager[Engine] = local_session()
     else:
+        planned.doing("starting Ray" if address is None else f"joining the Ray cluster at {address}")
         from embed_ops.engine.ray_session import ray_session
 
         opened = ray_session(address)
     with opened as engine:
         engine.why = chosen.why
         yield engine
+
+
+def require_cluster(address: str) -> None:
+    """Refuse an address, as `--address` names it, where no cluster answers within seconds.
+
+    Raises:
+        AddressError, ClusterError: as `session`.
+    """
+    from embed_ops.engine.ray_session import require_cluster as require
+
+    require(address)
 
 
 def default_session(planned: Planned) -> AbstractContextManager[Engine]:

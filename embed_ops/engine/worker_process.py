@@ -82,9 +82,10 @@ class Stop:
 
 @dataclass(frozen=True)
 class Beat:
-    """A sign of life: what is being done."""
+    """A sign of life: what is being done, and of how many inputs."""
 
     doing: str
+    inputs: int = 0
 
 
 @dataclass(frozen=True)
@@ -154,10 +155,10 @@ def goes_on() -> bool:
     return _channel is not None
 
 
-def beat(doing: str) -> None:
+def beat(doing: str, inputs: int = 0) -> None:
     """Give a sign of life, in a worker of the local engine."""
     if _channel is not None:
-        _channel.send(Beat(doing))
+        _channel.send(Beat(doing, inputs))
 
 
 def asked_to_stop() -> bool:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from embed_ops.errors import StageError
 from embed_ops.runs.catalog import STAGES as STAGES
+from embed_ops.runs.rows import RunRows
 from embed_ops.spec.stage import StageSpec
+from embed_ops.stages.registry import require_possible
 from embed_ops.storage.location import locate
 
 
@@ -66,3 +70,17 @@ def asked_stages(
         asked.append(Asked(spec, path, source, seed if spec.seed is None else spec.seed, model, any_space))
         before = known[spec.folder] = path
     return asked
+
+
+def require_fitting(root: str, stages: Sequence[StageSpec]) -> None:
+    """Refuse the last of several stages before the first one begins.
+
+    Raises:
+        StageError: names the stage.
+    """
+    rows = RunRows(locate(root))
+    width: int | None = None
+    # Of several columns each stage names its own.
+    with suppress(StageError):
+        width = rows.vector(None).dim
+    require_possible(stages, rows.rows, width)

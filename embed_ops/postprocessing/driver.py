@@ -14,11 +14,11 @@ from typing import Any
 from embed_ops.engine.base import Capacity, Claim, Engine
 from embed_ops.engine.choice import Planned, Wanted
 from embed_ops.engine.memory import peak_memory
-from embed_ops.engine.progress import Reporter, Silent, Totals
+from embed_ops.engine.progress import Reporter, Totals, shown_to
 from embed_ops.engine.session import OpenSession, default_session
 from embed_ops.engine.stopping import StopRequest, restored_sigterm
 from embed_ops.errors import EmbedOpsError, RunError, SpecError, Stopped
-from embed_ops.postprocessing.asked import Asked, asked_stages
+from embed_ops.postprocessing.asked import Asked, asked_stages, require_fitting
 from embed_ops.postprocessing.clusters import write_by_cluster
 from embed_ops.postprocessing.fold import begin_fit, run_fit
 from embed_ops.postprocessing.stage_run import StageRun, open_stage
@@ -45,6 +45,7 @@ def postprocess(
     refit: bool = False,
     session: OpenSession = default_session,
     reporter: Reporter | None = None,
+    progress: bool | None = None,
     stop_after_s: float | None = None,
     stop: StopRequest | None = None,
 ) -> list[Run]:
@@ -60,7 +61,8 @@ def postprocess(
         any_space: apply a model, or a probe, though it was fitted on vectors of another model.
         refit: delete what earlier commands have made and begin anew.
         session: opens the engine; called only when something is left to do.
-        reporter: shows progress; by default nothing is shown.
+        reporter: shows progress.
+        progress: where there is no reporter, show it; by default on a terminal and in a notebook.
         stop_after_s: seconds after which nothing further is begun.
         stop: asks to stop early; by default one that SIGTERM asks.
 
@@ -74,12 +76,14 @@ def postprocess(
     asked = asked_stages(
         root, wanted, run.seed if isinstance(run, Spec) else 0, output, model, any_space=any_space
     )
+    if len(asked) > 1:
+        require_fitting(root, wanted)
     deadline = None if stop_after_s is None else time.time() + stop_after_s
-    with restored_sigterm(), ExitStack() as open_session:
+    with restored_sigterm(), shown_to(reporter, progress) as shown, ExitStack() as open_session:
         stop = stop or StopRequest()
         stop.listen()
         on: Wanted = run.resources.engine if isinstance(run, Spec) else "auto"
-        command = _Command(asked, reporter or Silent(), stop, deadline, session, open_session, on)
+        command = _Command(asked, shown, stop, deadline, session, open_session, on)
         return [command.run_stage(number, refit=refit) for number in range(len(asked))]
 
 
@@ -117,17 +121,20 @@ class _Command:
             self._reporter.say(_stale(here))
         with ExitStack() as hearts:
             hearts.enter_context(here.heartbeat)
+            whole = whole_run(asked.spec)
+            # What is refused is refused before an engine is started for it.
+            start = _first_state(here) if here.model is None and whole is None else None
             opened = self._open(here.rows)
             engine = opened.claiming(_claim(asked.spec, opened.capacity()))
-            whole = whole_run(asked.spec)
-            start = _first_state(here) if here.model is None and whole is None else None
             here.publish_start()
             try:
                 if here.model is None and whole is None:
                     self._fit(here, start, self._companions(number, here, hearts), engine)
                 elif here.model is None and whole is not None:
+                    self._reporter.doing(f"{asked.spec.folder}: going over {here.rows.rows:,} rows")
                     _prepare(here, whole, engine)
                 self._apply(here, whole, engine)
+                self._reporter.doing(f"measuring {asked.spec.folder}")
                 if getattr(asked.spec, "by_cluster", False):
                     here.written |= write_by_cluster(here.job, here.rows, engine)
                 _finish(here, engine)
@@ -143,7 +150,8 @@ class _Command:
     def _open(self, rows: RunRows) -> Engine:
         """Open the session where there is none yet."""
         if self._engine is None:
-            planned = Planned(rows.rows, sum(record.bytes for record in rows.records), self._wanted)
+            size, say = sum(record.bytes for record in rows.records), self._reporter.doing
+            planned = Planned(rows.rows, size, self._wanted, say)
             opened = self._open_session.enter_context(self._session(planned))
             # A session that opens may take SIGTERM for itself.
             self._stop.listen()
@@ -187,6 +195,7 @@ class _Command:
         write_model(here.run.root, here.model, here.job.attempt)
 
     def _apply(self, here: StageRun, whole: WholeRun | None, engine: Engine) -> None:
+        self._reporter.doing(f"applying {here.asked.spec.folder} to {here.rows.rows:,} rows")
         totals = Totals(units_expected=len(here.rows.records) - here.skipped, started=time.time())
         if here.asked.model is not None:
             write_model(here.run.root, here.model, here.job.attempt)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from embed_ops.engine.base import Engine
-from embed_ops.engine.progress import Reporter, Ticker
+from embed_ops.engine.progress import Reporter
 from embed_ops.errors import StageError, Stopped
 from embed_ops.numerics.tiles import Ints
 from embed_ops.postprocessing.passes import (
@@ -137,7 +137,6 @@ def run_fit(fit: OpenFit, others: Sequence[OpenFit], engine: Engine, reporter: R
 
 
 def _go_through(fit: OpenFit, others: Sequence[OpenFit], engine: Engine, reporter: Reporter) -> None:
-    ticker = Ticker(reporter)
     while (todo := fit.todo) is not None:
         if todo.small:
             _several(fit, engine)
@@ -155,7 +154,7 @@ def _go_through(fit: OpenFit, others: Sequence[OpenFit], engine: Engine, reporte
             else:
                 fit.take(_sum(fit, engine))
         if words := fit.stage.progress(fit.progress.state):
-            ticker.say(f"{fit.job.spec.folder}: {words}")
+            reporter.doing(f"fitting {fit.job.spec.folder}", words)
 
 
 def _read_run(fits: Sequence[OpenFit], engine: Engine, reporter: Reporter) -> None:
@@ -169,11 +168,12 @@ def _read_run(fits: Sequence[OpenFit], engine: Engine, reporter: Reporter) -> No
         if missing:
             parts = [fits[place].part(f"{number:06d}") for place in missing]
             calls.append((parts, rows.stretch(first, end), *(shared[place] for place in missing)))
-    names, ticker = ", ".join(fit.job.spec.folder for fit in fits), Ticker(reporter)
+    names = ", ".join(fit.job.spec.folder for fit in fits)
+    reporter.doing(f"fitting {names}")
     for count, (_, kernel) in enumerate(engine.each(read_group, calls), start=1):
         for fit in fits:
             fit.kernels.add(kernel)
-        ticker.say(f"{names}: read {count} of {len(calls)} stretches")
+        reporter.doing(f"fitting {names}", f"read {count:,} of {len(calls):,} stretches")
 
 
 def _sum(fit: OpenFit, engine: Engine) -> Any:

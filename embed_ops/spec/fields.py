@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, get_origin
+from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -11,13 +11,30 @@ from pydantic.fields import FieldInfo
 from embed_ops.spec.spec import Spec
 from embed_ops.spec.wording import Variant, inner_sections, variants
 
+COMMON = (
+    "source.kind",
+    "source.path",
+    "source.column",
+    "source.keep",
+    "source.limit",
+    "encoder.family",
+    "encoder.model",
+    "sink.path",
+    "resources.replicas",
+)
+"""Fields that most specs have; the help has them first."""
+
 
 class FieldHelp(NamedTuple):
-    """A field: where a word sets it, as `encoder.outputs.0.name`, its default, its meaning."""
+    """A field: where a word sets it, as `encoder.outputs.0.name`, its default, its meaning.
+
+    `allowed`: the words that it takes, where these are all or some of its values.
+    """
 
     address: str
     default: str
     meaning: str
+    allowed: tuple[str, ...] = ()
 
 
 def fields(model: type[BaseModel] = Spec, prefix: str = "") -> list[FieldHelp]:
@@ -34,8 +51,16 @@ def fields(model: type[BaseModel] = Spec, prefix: str = "") -> list[FieldHelp]:
         elif len(inner) == 1:
             rows += fields(inner[0], f"{prefix}{name}{item}.")
         else:
-            rows.append(FieldHelp(f"{prefix}{name}", _default(field), field.description or ""))
+            address, meaning = f"{prefix}{name}", field.description or ""
+            rows.append(FieldHelp(address, _default(field), meaning, tuple(_words(field.annotation))))
     return rows
+
+
+def _words(kind: Any) -> list[str]:
+    """List the words that a type takes, wherever in it they stand."""
+    if get_origin(kind) is Literal:
+        return [str(word) for word in get_args(kind)]
+    return list(dict.fromkeys(word for inside in get_args(kind) for word in _words(inside)))
 
 
 def field_groups(model: type[BaseModel] = Spec) -> list[tuple[str, list[FieldHelp]]]:
@@ -73,7 +98,7 @@ def _common(choice: dict[str, type[Variant]], prefix: str) -> list[FieldHelp]:
     for row in first:
         if row.address == f"{prefix}{member.CHOICE}":
             meanings = (f"{word}: {one.model_fields[one.CHOICE].description}" for word, one in choice.items())
-            rows.append(row._replace(meaning="; ".join(meanings)))
+            rows.append(row._replace(meaning="; ".join(meanings), allowed=()))
         elif all(any(row.address == other.address for other in others) for others in listed.values()):
             rows.append(row)
     return rows

@@ -6,6 +6,7 @@ A tree of values, made of a TOML file and `section.key=value` words.
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,14 +21,73 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     Raises:
         SpecError: it can't be read, or is none.
     """
+    file = Path(path)
+    if file.is_dir():
+        raise SpecError(f"{path}: is a folder, and a spec is a file: `embed-ops init {path}` writes one")
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        # Some editors of Windows put a mark before the first line.
+        text = file.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise SpecError(
+            f"{path}: can't read the spec: there is no such file; `embed-ops init DATA --output {path}` "
+            "writes one"
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(f"{path}: can't read the spec: {error}") from error
+    try:
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise SpecError(f"{path}: not a TOML file: {error}") from error
+        raise SpecError(f"{path}{_wrong_line(text, str(error))}") from error
     except RecursionError as error:
         raise SpecError(f"{path}: not a spec: lists are nested too deep") from error
+
+
+_AT = re.compile(r" \(at line (\d+), column \d+\)$")
+_PAIR = re.compile(r"\s*([\w.\"-]+)\s*([=:])\s*(.*?)\s*(?:#.*)?$")
+_MOST_SHOWN = 80
+
+
+def _wrong_line(text: str, fault: str) -> str:
+    """Say what is wrong with a TOML file: the line, and what was probably meant.
+
+    Args:
+        text: the file.
+        fault: what the parser says, with the line where it stopped.
+    """
+    at = _AT.search(fault)
+    if at is None:
+        return f": not a TOML file: {fault}"
+    number = int(at[1])
+    line = "".join(text.splitlines()[number - 1 : number])
+    guess = _meant(line)
+    shown = f"{line.strip()[:_MOST_SHOWN]}{f'; {guess}' if guess else ''}"
+    return f", line {number}: not a TOML file: {fault[: at.start()]}: {shown}"
+
+
+def _meant(line: str) -> str:
+    """Guess what a line that is no TOML was meant to be, "" where nothing is near."""
+    if line.lstrip().startswith("[") and "]" not in line:
+        return "the name of a section ends in ]"
+    pair = _PAIR.match(line)
+    if pair is None:
+        return ""
+    key, sign, value = pair[1], pair[2], pair[3]
+    text = value.strip("\"'")
+    if value.lower() in ("none", "null", ""):
+        return f"leave {key} out, or give it a value"
+    if "\\" in value:
+        why = "in double quotes" if value[0] == '"' else "in a text"
+        return f"{why} \\ begins an escape: write {key} = '{text}', in single quotes"
+    if value.lower() in ("true", "false"):
+        return f"write {key} = {value.lower()}"
+    if value[0] in "\"'" and (len(value) == 1 or value[-1] != value[0]):
+        return f"a quote is missing: write {key} = {literal(text)}"
+    if value[0] == "[":
+        inside = [part.strip(" \"'") for part in value.strip("[]").split(",")]
+        return f"texts stand in quotes: write {key} = {literal([part for part in inside if part])}"
+    if value[0] not in "\"'{":
+        return f"texts stand in quotes: write {key} = {literal(text)}"
+    return f"write {key} = {value}" if sign == ":" else ""
 
 
 def parse_words(words: Iterable[str], tree: dict[str, Any] | None = None) -> dict[str, Any]:

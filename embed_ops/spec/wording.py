@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Mapping
 from types import NoneType, UnionType
@@ -137,7 +138,7 @@ def sentence(root: Any, detail: Mapping[str, Any], tree: Any, prefix: str = "") 
     if detail["type"] == "missing" and address[-1] == str(detail["loc"][-1]):
         return f"{name}: required and not given ({_described(section, address[-1])})"
     if _members(kind) or (kind is not None and detail["type"].endswith("_type")):
-        return f"{name}: expected {_expected(kind)}, found {value!r}"
+        return f"{name}: expected {_expected(kind)}, found {value!r}{_as_list(name, kind, value)}"
     if detail["type"] == "extra_forbidden":
         return _unknown_key(name, section, str(detail["loc"][-1]))
     message = str(detail["msg"]).removeprefix("Value error, ")
@@ -195,6 +196,15 @@ def _members(kind: Any) -> list[Any]:
         else []
     )
     return members if len(members) > 1 else []
+
+
+def _as_list(name: str, kind: Any, value: Any) -> str:
+    """Show how a text is written where only a list of texts will do, "" elsewhere."""
+    if kind != tuple[str, ...] or not isinstance(value, str):
+        return ""
+    words = [word.strip(" \"'") for word in value.strip("[]").split(",")]
+    listed = json.dumps([word for word in words if word], ensure_ascii=False)
+    return f"; write {listed}, on a command line '{name}={listed}'"
 
 
 def _expected(kind: Any) -> str:

@@ -9,6 +9,8 @@ from embed_ops.errors import StageError
 from embed_ops.lazy import load_class
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from embed_ops.spec.stage import StageSpec
     from embed_ops.stages.base import Stage
 
@@ -29,6 +31,8 @@ class StageKind:
     by_rounds: bool = True
 
 
+_OF_ROWS = frozenset({"kmeans"})
+"""Kinds that ask for rows, whatever the width."""
 _HERE, _DRIVEN = "embed_ops.stages", "embed_ops.postprocessing"
 
 STAGES: dict[str, StageKind] = {
@@ -80,6 +84,32 @@ def make_stage(spec: StageSpec) -> Stage:
     if not entry.by_rounds:
         raise StageError(f"{spec.kind}: is not fitted by rounds, it works on a whole run")
     return cast("Stage", load_class(entry.stage)(spec))
+
+
+def require_possible(stages: Sequence[StageSpec], rows: int, width: int | None) -> None:
+    """Refuse stages that could not be fitted, before any row is read.
+
+    What is not known before, such as the width that a share of variance keeps, is not refused here.
+
+    Args:
+        stages: in order.
+        rows: of the run; a few more where some will be rejects.
+        width: of its vectors, None where that is not known.
+
+    Raises:
+        StageError: a stage asks for what such rows can't give, as more clusters than there are.
+    """
+    from embed_ops.stages.base import FitInput
+
+    widths, before = {"embed": width}, "embed"
+    for spec in stages:
+        here = widths.get(before if spec.input is None else spec.input) if spec.column is None else None
+        if fitted_by_rounds(spec) and (here is not None or spec.kind in _OF_ROWS):
+            make_stage(spec).start(FitInput(rows, here or 1, 0))
+        dim = getattr(spec, "dim", None)
+        changes = dim is not None or spec.kind == "quantize"
+        widths[spec.folder] = (dim if isinstance(dim, int) else None) if changes else here
+        before = spec.folder
 
 
 def make_whole_run(spec: StageSpec) -> Any:

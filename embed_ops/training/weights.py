@@ -22,7 +22,7 @@ from embed_ops.encoders.static.encoder import StaticEncoder
 from embed_ops.encoders.static.word_weights import FACTS, WORDS, A, WordCounts
 from embed_ops.engine.base import Engine
 from embed_ops.engine.choice import Planned
-from embed_ops.engine.progress import Reporter, Silent, Ticker
+from embed_ops.engine.progress import Reporter, Silent
 from embed_ops.engine.session import OpenSession, default_session
 from embed_ops.engine.stopping import StopRequest, restored_sigterm
 from embed_ops.errors import SourceError, SpecError, Stopped
@@ -133,11 +133,10 @@ def _added(
 ) -> WordCounts:
     """Count the words of all spans."""
     total = no_counts(rows)
-    ticker = Ticker(reporter)
     try:
         for done, (_, counts) in enumerate(engine.each(count_span, [(job, span) for span in spans]), start=1):
             total = with_span(total, counts)
-            ticker.say(f"counting words: {done} of {len(spans)} spans")
+            reporter.doing("counting words", f"{done:,} of {len(spans):,} spans")
     except Stopped as error:
         raise Stopped("stopped as asked; nothing was written, run the same command again") from error
     return total

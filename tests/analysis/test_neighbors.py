@@ -241,4 +241,7 @@ def test_histories_through_the_command(run: Path, tmp_path: Path) -> None:
     assert not {(line["query"], line["name"]) for line in found} & set(pairs)
     words[words.index("who")] = "nobody"
     code, said = invoke(*words)
-    assert (code, "no table with the columns nobody and name" in said) == (2, True), said
+    assert (code, "no column 'nobody': 'nobody' and 'name' are looked for, there are " in said) == (
+        2,
+        True,
+    ), said

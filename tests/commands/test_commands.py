@@ -61,6 +61,7 @@ def test_help(verb: str) -> None:
     )
     assert alone.returncode == 0
     assert "Usage" in alone.stdout
+    assert [line for line in alone.stdout.splitlines() if len(line) > 80] == []
 
 
 BAD_INPUT = [
@@ -101,9 +102,10 @@ def test_bad_input(words: list[str], sentence: str, tiny: str, tmp_path: Path) -
         f"sink.path={tmp_path / 'run'}",
     ]
     given = [word for word in filled if "=" not in word] + good + [word for word in filled if "=" in word]
-    code, said = invoke("embed", *given)
-    assert (code, sentence in said) == (2, True), said
-    assert "Traceback" not in said
+    for verb in ("plan", "embed"):
+        code, said = invoke(verb, *given)
+        assert (verb, code, sentence in said) == (verb, 2, True), said
+        assert "Traceback" not in said
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -151,9 +153,40 @@ def test_plan_lists_and_writes_nothing(tmp_path: Path) -> None:
         "plan", *words[:2], f"encoder.model={tmp_path / 'nothing'}", words[3], "--progress", "none"
     )
     assert code == 2
-    assert "2 files in all" in said
-    assert "nothing" in said
+    assert "nothing is not a model folder" in said
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_verb_without_a_spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says what writes one, or which lies here."""
+    monkeypatch.chdir(tmp_path)
+    for verb in ("embed", "plan", "run", "fit-weights", "fit-graph"):
+        code, said = invoke(verb)
+        assert (code, "`embed-ops init DATA` writes one: embed.toml" in said) == (2, True), said
+    (tmp_path / "mine.toml").touch()
+    assert "here is mine.toml" in invoke("embed")[1]
+
+
+def test_refused_before_anything_starts(tiny: str, tmp_path: Path) -> None:
+    """Stages that so few rows can't fit, and a cluster that nobody has, cost no embedding."""
+    write_parquet(tmp_path / "corpus", docstrings(10), files=1)
+    words = [
+        f"source.path={tmp_path / 'corpus'}",
+        "source.column=text",
+        f"encoder.model={tiny}",
+        f"sink.path={tmp_path / 'run'}",
+    ]
+    for stages, sentence in (
+        ('[{kind = "normalize"}, {kind = "kmeans", k = 50}]', "kmeans: k = 50, but the run has 10 rows"),
+        ('[{kind = "pca", dim = 5}, {kind = "truncate", dim = 6}]', "the vectors have 5 dimensions"),
+        ('[{kind = "truncate", dim = 99}]', "the vectors have 32 dimensions"),
+    ):
+        for verb in ("run", "plan"):
+            code, said = invoke(verb, *words, f"stage={stages}", "--progress", "none")
+            assert (verb, code, sentence in said) == (verb, 2, True), said
+    assert not (tmp_path / "run").exists()
+    code, said = invoke("neighbors", "nowhere", "--rows", "0", "--address", "127.0.0.1:1")
+    assert (code, "no Ray cluster answers there" in said) == (3, True), said
 
 
 def test_stop_after_wants_a_duration() -> None:

@@ -64,8 +64,11 @@ def test_failure_is_shared_by_those_who_waited() -> None:
     assert len(calls) == 2
 
 
-def test_patience_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What may pass is tried so many times, waiting as long as was asked; what may not, once."""
+def test_patience_has_an_end(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """What may pass is tried so many times, waiting as long as was asked; what may not, once.
+
+    With the first failure it is said what helps where there is no network.
+    """
     slept: list[float] = []
     monkeypatch.setattr("tenacity.nap.time.sleep", slept.append)
     monkeypatch.setattr(fetching, "TRIES", 4)
@@ -78,10 +81,11 @@ def test_patience_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
             raise error
 
         with pytest.raises(type(error)):
-            keep_trying("it", act, asked=lambda _: 5.0)
+            keep_trying("it", act, asked=lambda _: 5.0, advice="Set HF_HUB_OFFLINE=1")
         return len(tried)
 
     assert fail(ConnectionResetError()) == 4
+    assert ["HF_HUB_OFFLINE" in message for message in caplog.messages] == [True, False, False]
     assert [5.0 <= seconds <= 5.01 for seconds in slept] == [True] * 3
     assert fail(OSError("AWS Error SLOW_DOWN")) == 4
     assert fail(PermissionError()) == 1

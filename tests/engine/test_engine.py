@@ -14,7 +14,6 @@ import pytest
 from embed_ops.engine.base import Claim, Engine
 from embed_ops.engine.choice import Planned
 from embed_ops.engine.errors import WorkerDied
-from embed_ops.engine.progress import SAY_EVERY_S, Ticker, Totals
 from embed_ops.engine.session import kept, session
 from embed_ops.engine.stopping import StopRequest
 from embed_ops.errors import EmbedOpsError, SourceError, SpecError, Stopped
@@ -124,23 +123,3 @@ def test_kept() -> None:
     planned = Planned(engine="local")
     with kept(session) as open_session, open_session(planned) as first, open_session(planned) as second:
         assert first is second
-
-
-def test_ticker(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A loop says how it goes on at most every ten seconds, and not at once."""
-    now = 100.0
-    monkeypatch.setattr(time, "monotonic", lambda: now)
-
-    class Heard(list[str]):
-        say = list.append
-
-        def update(self, totals: Totals) -> None:
-            raise AssertionError
-
-    heard = Heard()
-    ticker = Ticker(heard)
-    for step in range(25):
-        now = 100.0 + step
-        ticker.say(str(step))
-    assert heard == ["10", "20"]
-    assert SAY_EVERY_S == 10

@@ -9,7 +9,7 @@ import pyarrow.fs as pafs
 import pytest
 from reading import corpus, texts, write
 
-from embed_ops.analysis.starter import look
+from embed_ops.analysis.survey import look
 from embed_ops.errors import SourceError, SpecError
 from embed_ops.sources.listing import list_sources
 from embed_ops.storage.listing import list_files

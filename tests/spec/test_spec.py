@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -99,7 +100,8 @@ def test_indexes_reach_into_the_outputs_of_a_file(tmp_path: Path) -> None:
         ("source.path=[1]", ["source.path:", "a list of strings", "found [1]"]),
         ("source.path=", ["source:", "path is empty"]),
         ("source.path=[]", ["source:", "path is empty"]),
-        ("source.keep=a", ["source.keep:", "a list of strings", "found 'a'"]),
+        ("source.keep=a", ["source.keep:", "a list of strings", "found 'a'", """'source.keep=["a"]'"""]),
+        ("source.keep=[a, b]", ["source.keep:", 'write ["a", "b"]', "on a command line"]),
         ("source.types.a=3", ["source.types.a:", "string", "found 3"]),
         ("source.limit=true", ["source.limit:", "a whole number", "found True"]),
         ("source.limit=0", ["source.limit:", "greater than 0", "found 0"]),
@@ -165,6 +167,42 @@ def test_an_unreadable_file_is_named(content: bytes | None, part: str, tmp_path:
     with pytest.raises(SpecError, match=part) as caught:
         Spec.load(file)
     assert str(file) in str(caught.value)
+
+
+WRONG_LINES = [
+    ("path = C:\\data", r"""begins an escape: write path = 'C:\data', in single quotes"""),
+    ('path = "C:\\Users\\me"', r"""write path = 'C:\Users\me', in single quotes"""),
+    ("keep = [id, title]", 'texts stand in quotes: write keep = ["id", "title"]'),
+    ("path = data/", 'texts stand in quotes: write path = "data/"'),
+    ("path: data/", 'write path = "data/"'),
+    ('path = "data/', 'a quote is missing: write path = "data/"'),
+    ("outside_root = True", "write outside_root = true"),
+    ("where = None", "leave where out"),
+    ("[sink", "the name of a section ends in ]"),
+]
+
+
+@pytest.mark.parametrize(("line", "guess"), WRONG_LINES, ids=[line for line, _ in WRONG_LINES])
+def test_a_wrong_line_is_shown(line: str, guess: str, tmp_path: Path) -> None:
+    """Of a file that is no TOML the line is shown, and what was probably meant, which is TOML."""
+    file = tmp_path / "run.toml"
+    file.write_text(f"\ufeff[source]\n{line}\n")
+    with pytest.raises(SpecError) as caught:
+        Spec.load(file)
+    said = str(caught.value)
+    assert f"{file}, line 2: not a TOML file: " in said
+    assert line in said
+    assert guess in said
+    if "write " in guess:
+        tomllib.loads(said.partition("write ")[2].removesuffix(", in single quotes"))
+
+
+def test_what_is_no_file_is_said_to_be_made(tmp_path: Path) -> None:
+    """A folder, and a file that is not there, say which command writes a spec."""
+    for place, words in ((tmp_path, f"init {tmp_path}"), (tmp_path / "x.toml", "there is no such file")):
+        with pytest.raises(SpecError, match="embed-ops init") as caught:
+            Spec.load(place)
+        assert words in str(caught.value)
 
 
 NAMES = st.text(min_size=1, max_size=8)

@@ -294,3 +294,14 @@ def test_cells() -> None:
     assert np.array_equal(cells[found], nearest(x, coarse))
     mine = np.flatnonzero(cells[found] == 0)
     assert np.array_equal(found[mine], nearest(x[mine], candidates[:2]))
+
+
+@pytest.mark.parametrize("init", ["k-means||", "two-level"])
+def test_what_a_fit_says_of_itself(init: str) -> None:
+    """It has words for a person in every phase, and no distance before there is one."""
+    stage = Watched(k=5, init=init)
+    rounds.fit(stage, digits()[0], 0)
+    said = [stage.progress(state) for state in stage.states]
+    assert not any(word in line for line in said for word in ("nan", "reserve", "polish", "step "))
+    assert said[-1] == "fitted"
+    assert any("mini-batch 2, mean squared distance to the centre " in line for line in said)

@@ -10,7 +10,6 @@ from embed_ops.embedding.attempt import Attempt
 from embed_ops.embedding.graph.job import GraphJob
 from embed_ops.embedding.graph.notes import N
 from embed_ops.engine.base import Claim, Engine
-from embed_ops.engine.progress import Ticker
 from embed_ops.sources.corpus import Corpus
 
 if TYPE_CHECKING:
@@ -56,10 +55,10 @@ class GraphRun:
         """
         notes = [self.graph.noted(name, kind) for name, _ in calls]
         missing = [place for place, note in enumerate(notes) if note is None]
-        ticker = Ticker(self.attempt.reporter)
+        self.attempt.reporter.doing(what)
         for count, (number, note) in enumerate(
             self.engine.each(function, [calls[place][1] for place in missing], claim=claim), start=1
         ):
             notes[missing[number]] = note
-            ticker.say(f"{what}: {count} of {len(missing)}")
+            self.attempt.reporter.doing(what, f"{count:,} of {len(missing):,}")
         return [note for note in notes if note is not None]

@@ -20,7 +20,6 @@ from embed_ops.embedding.graph.partitions import (
 from embed_ops.embedding.graph.phase import GraphRun
 from embed_ops.embedding.graph.run_tables import EdgeTable, NodeTable
 from embed_ops.encoders.graph.partition import boundaries, partition_count
-from embed_ops.engine.progress import Ticker
 from embed_ops.spec.encoder import AUTO
 
 _STORE_SHARE = 0.3
@@ -122,15 +121,16 @@ def run_layer(run: GraphRun, parts: Sequence[Part], layer: int, halos: Halos) ->
     row_bytes = run.model.message_width(layer) * np.dtype(run.attempt.resolved.dtype).itemsize
     sizes = [note.halo_rows * row_bytes for note in halos.notes]
     exchange = Exchange(run.graph, run.engine, parts, layer, halos)
-    received, edges, count, ticker = 0, 0, 0, Ticker(run.attempt.reporter)
+    received, edges, count, doing = 0, 0, 0, f"layer {layer} of {run.model.depth}"
+    run.attempt.reporter.doing(doing)
     for wave in waves(left, sizes, _STORE_SHARE * run.engine.capacity().store):
         calls = exchange.calls(wave, "states" if run.model.sends_input(layer) else "message")
         for _, note in run.engine.each(compute_layer, calls, claim=run.of_model):
             received, edges, count = received + note.received, edges + note.edges, count + 1
             run.attempt.measured.devices.add(note.device)
-            ticker.say(f"layer {layer} of {run.model.depth}: {count} of {len(left)} partitions")
+            run.attempt.reporter.doing(doing, f"{count:,} of {len(left):,} partitions")
         # Nothing may hold what a wave has received while the rows of the next one are sent.
         del calls
     seconds = time.time() - began
-    run.attempt.reporter.say(f"layer {layer} of {run.model.depth}: {edges:,} edges in {seconds:.1f} s")
+    run.attempt.reporter.say(f"{doing}: {edges:,} edges in {seconds:.1f} s")
     return LayerFigures(layer, edges, seconds, received, sum(sizes[part.number] for part in left))

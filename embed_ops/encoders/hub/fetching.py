@@ -70,6 +70,7 @@ def keep_trying(
     act: Callable[[], Fetched],
     passing: Callable[[BaseException], bool] = may_pass,
     asked: Callable[[BaseException], float | None] = lambda error: None,
+    advice: str = "",
 ) -> Fetched:
     """Call a function again while it fails with an error that may pass, `TRIES` times in all.
 
@@ -81,6 +82,7 @@ def keep_trying(
         passing: tells whether an error may pass.
         asked: the seconds that a server asks to wait. Some more are waited, so that nodes do not
             come back all at once.
+        advice: said once, with the first failure.
     """
     spread = wait_random_exponential(max=LONGEST_WAIT_S)
 
@@ -89,7 +91,9 @@ def keep_trying(
         return min(told, LONGEST_RETRY_AFTER_S) + spread(state)
 
     def say(state: RetryCallState) -> None:
-        _log.warning("%s: %s; trying again in %.0f s", what, reason(_error(state)), state.upcoming_sleep)
+        hint = f". {advice}" if advice and state.attempt_number == 1 else ""
+        wait_s = max(1, round(state.upcoming_sleep))
+        _log.warning("%s: %s; trying again in %d s%s", what, reason(_error(state)), wait_s, hint)
 
     again = Retrying(
         stop=stop_after_attempt(TRIES),

@@ -43,6 +43,10 @@ from embed_ops.errors import EmbedOpsError, ModelError, StorageError
 
 _TOO_EARLY = frozenset({408, 425, 429})
 """Answers of the 400s that mean: not now."""
+_ADVICE = (
+    "Where the hub can't be reached: stop this, and set HF_HUB_OFFLINE=1 to take the model from the cache "
+    "at once, or name its folder as encoder.model"
+)
 _log = logging.getLogger(__name__)
 
 
@@ -70,7 +74,7 @@ def commit_of(model: str, revision: str | None) -> str:
     error: Exception | None = None
     if not is_offline_mode():
         try:
-            return keep_trying(model, ask, _passes, _asked)
+            return keep_trying(f"{model} on {constants.ENDPOINT}", ask, _passes, _asked, _ADVICE)
         except Exception as failure:
             if not _passes(failure):
                 raise _explained(failure, model, branch) from failure
@@ -189,7 +193,7 @@ def _fetched(model: str, commit: str, patterns: Sequence[str], unused: Sequence[
         return path
 
     try:
-        return keep_trying(model, act, _passes, _asked)
+        return keep_trying(f"{model} on {constants.ENDPOINT}", act, _passes, _asked, _ADVICE)
     except Exception as error:
         raise _explained(error, model, commit) from error
 
@@ -239,7 +243,7 @@ def _explained(error: BaseException, model: str, revision: str) -> EmbedOpsError
     if _passes(error):
         return StorageError(
             f"{named} can't be fetched from {constants.ENDPOINT} ({reason(error)}); run the same command "
-            "again, or give a folder"
+            "again, or with HF_HUB_OFFLINE=1 if it is in the cache, or give a folder"
         )
     match error:
         case HFValidationError():

@@ -75,7 +75,9 @@ def load_config(folder: Path, changes: Mapping[str, Any], trust_remote_code: boo
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, **changes)
+        # It remarks on ids of tokens, which nothing here uses.
+        with quiet():
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, **changes)
     except Exception as error:  # configuration classes fail in many ways
         reason = (str(error).splitlines() or [repr(error)])[0]
         raise ModelError(

@@ -51,6 +51,18 @@ _SURPLUS = 0.15
 _FLOP_PER_TASK = 4e9
 """A task of a round is about this much work: less would be overhead, more would leave nodes
 idle."""
+_DOING = {
+    "collect": "reading a sample of the rows",
+    "reserve": "drawing the first candidates",
+    "seed": "drawing centres",
+    "weigh": "weighing centres",
+    "cell-seed": "drawing centres in cells",
+    "cell-weigh": "weighing centres in cells",
+    "step": "mini-batch",
+    "polish": "pass over the sample",
+    "done": "fitted",
+}
+"""What a person is told of each phase."""
 _SEED_TAG, _CELL_TAG, _SPARE_TAG = 100, 200, 5000
 
 
@@ -228,7 +240,10 @@ class KMeansStage:
         )
 
     def progress(self, state: State) -> str:
-        """Say the phase and the inertia of a row."""
-        if state.phase in ("step", "polish"):
-            return f"{state.phase} {state.turn}: inertia {state.inertia:.5g} a row"
-        return f"{state.phase} {state.turn}"
+        """Say what it is at, and from the first step on how far rows are from their centres."""
+        doing = _DOING[state.phase]
+        if state.phase not in ("step", "polish"):
+            return doing
+        if math.isnan(state.inertia):
+            return f"{doing} {state.turn + 1}"
+        return f"{doing} {state.turn + 1}, mean squared distance to the centre {state.inertia:.4g}"
