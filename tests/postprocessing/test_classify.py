@@ -126,4 +126,4 @@ def test_pairs_with_scores(minilm_run: tuple[Run, list[str]], tmp_path: Path) ->
     assert float(correlation[1]) > 0.7
     (tmp_path / "bad.csv").write_text("a,b\n1,2\n")
     code, said = invoke("evaluate", minilm_run[0].path, "--pairs", tmp_path / "bad.csv")
-    assert (code, "columns a, b and score" in said) == (2, True), said
+    assert (code, "no column 'score': 'a', 'b' and 'score' are looked for" in said) == (2, True), said
