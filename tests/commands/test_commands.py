@@ -23,7 +23,7 @@ from embed_ops.errors import ParityError, SourceError, StorageError
 from embed_ops.spec.fields import field_groups, fields
 
 VERBS = (
-    *("init", "demo", "plan", "embed", "postprocess", "run", "verify", "retry", "submit"),
+    *("init", "demo", "examples", "plan", "embed", "postprocess", "run", "verify", "retry", "submit"),
     *("report", "export", "neighbors", "evaluate", "classify", "vocabulary", "fit-weights", "fit-graph"),
 )
 
