@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import signal
 import subprocess
@@ -15,6 +14,8 @@ import pytest
 from corpora import docstrings, write_parquet
 from heads import ROOT, Head, free_port
 
+from embed_ops.engine.environment import environment
+from embed_ops.engine.job_server import JobServer
 from embed_ops.runs.verify.run import verify
 
 
@@ -117,23 +118,28 @@ def test_a_job_embeds(head: Head, corpus: Path, tiny: str, tmp_path: Path) -> No
     assert verify(str(tmp_path / "run"), source=True).differences == []
 
 
+def test_from_any_folder(head: Head, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a checkout the job imports the package of this machine, which went up with it."""
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(head.token))
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    runtime = environment(tmp_path)
+    # What it depends on is here already: pip would have nothing to do but to copy this environment.
+    assert runtime.pop("pip")["packages"] != []
+    server, said = JobServer(head.address), list[str]()
+    job = server.submit("python -c 'import embed_ops; print(embed_ops.__file__)'", runtime)
+    assert server.follow(job, said.append) == 0, said
+    assert any("py_modules_files" in line for line in said), said
+
+
 def test_refusals_are_one_sentence(head: Head, corpus: Path, tiny: str, tmp_path: Path) -> None:
     """A bad spec, a wrong token, no server, a wrong kind of address.
 
     Told at once, and no job is begun.
     """
     good = spec_words(corpus, tiny, tmp_path / "run")
-    with contextlib.suppress(FileNotFoundError):
-        (tmp_path / "empty").mkdir()
     cases: list[tuple[list[str], dict[str, str], int, str]] = [
         ([*good, "source.kolumn=text"], {}, 2, "did you mean 'column'?"),
         ([*good, "--stop-after", "soon"], {}, 2, "90s, 30m or 2h"),
-        (
-            [*good, "--working-dir", str(tmp_path / "empty")],
-            {},
-            2,
-            "neither pyproject.toml nor requirements.txt",
-        ),
         ([*good, "--no-install", "--working-dir", str(corpus)], {}, 2, "holds the data itself"),
         (
             [*good, "--no-install"],
