@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,12 +17,14 @@ from many_models import serve_models
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """Point commands to a hub on loopback, with an empty cache, and to this tree."""
     home = tmp_path_factory.mktemp("home")
-    with serve_models(home / "models") as hub:
+    # Ray's sockets lie below TMPDIR, and their paths may have 107 bytes.
+    with serve_models(home / "models") as hub, tempfile.TemporaryDirectory(prefix="d", dir="/tmp") as short:
         bin_of_this = str(Path(sys.executable).parent)
         yield {
             **os.environ,
             **hub.environment(home),
             "HOME": str(home),
+            "TMPDIR": short,
             "PATH": f"{bin_of_this}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": str(ROOT),
             "COLUMNS": "100",
