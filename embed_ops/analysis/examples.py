@@ -17,9 +17,12 @@ def copy_examples(folder: Path) -> int:
     """Copy specs, programs and notebooks to a folder; gives the number of files.
 
     Raises:
-        SpecError: a file of the same name and other contents is there; nothing is copied then.
+        SpecError: the folder is a file, or has a file of the same name and other contents; nothing
+            is copied then.
         StorageError: the folder can't be written.
     """
+    if folder.exists() and not folder.is_dir():
+        raise SpecError(f"{plain(str(folder))}: is a file; name a folder for the examples")
     examples = {
         name: file.read_bytes() for name, file in _listed(files("embed_ops") / "examples", PurePosixPath())
     }

@@ -31,8 +31,8 @@ def test_files_of_the_user_stay(tmp_path: Path) -> None:
     assert "in_memory.py: is there already with other contents; name a new folder" in said
     assert [path.name for path in tmp_path.iterdir()] == ["in_memory.py"]
     code, said = invoke("examples", tmp_path / "in_memory.py")
-    assert code == 3
-    assert "can't be written: Not a directory" in said
+    assert code == 2
+    assert "in_memory.py: is a file; name a folder for the examples" in said
 
 
 def test_data_are_made_once(tmp_path: Path) -> None:
