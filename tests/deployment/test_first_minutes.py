@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -20,18 +21,16 @@ OURS = re.compile(r"embed_ops|__editable__|_?distutils-precedence|easy-install")
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make an environment that has every package of this one but ours."""
-    others = tmp_path_factory.mktemp("others")
-    for place in Path(sysconfig.get_path("purelib")).iterdir():
-        if not OURS.match(place.name):
-            (others / place.name).symlink_to(place)
+    """Make an environment that has every package of this one but ours, by links."""
     place = tmp_path_factory.mktemp("venv") / "venv"
     subprocess.run([sys.executable, "-m", "venv", str(place)], check=True)
-    # Python 3.11 puts a setuptools there that is older than what torch asks for.
-    line = [str(place / "bin/python"), "-m", "pip", "uninstall", "--quiet", "--yes", "setuptools"]
-    subprocess.run(line, check=True)
     [site] = place.glob("lib/python*/site-packages")
-    (site / "others.pth").write_text(f"{others}\n")
+    # Python 3.11 puts a setuptools there that is older than what torch asks for.
+    for old in site.iterdir():
+        shutil.rmtree(old) if old.is_dir() else old.unlink()
+    for package in Path(sysconfig.get_path("purelib")).iterdir():
+        if not OURS.match(package.name):
+            (site / package.name).symlink_to(package)
     return place / "bin" / "python"
 
 
