@@ -14,8 +14,6 @@ import pytest
 from corpora import docstrings, write_parquet
 from heads import ROOT, Head, free_port
 
-from embed_ops.engine.environment import environment
-from embed_ops.engine.job_server import JobServer
 from embed_ops.runs.verify.run import verify
 
 
@@ -118,17 +116,28 @@ def test_a_job_embeds(head: Head, corpus: Path, tiny: str, tmp_path: Path) -> No
     assert verify(str(tmp_path / "run"), source=True).differences == []
 
 
-def test_from_any_folder(head: Head, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+FROM_A_FOLDER = """
+import sys
+from pathlib import Path
+from embed_ops.engine.environment import environment
+from embed_ops.engine.job_server import JobServer
+
+runtime = environment(Path(sys.argv[2]))
+# What it depends on is here already: pip would have nothing to do but to copy this environment.
+assert runtime.pop("pip")["packages"] != []
+server = JobServer(sys.argv[1])
+job = server.submit("python -c 'import embed_ops; print(embed_ops.__file__)'", runtime)
+sys.exit(server.follow(job, lambda line: sys.stdout.write(line + chr(10))))
+"""
+
+
+def test_from_any_folder(head: Head, tmp_path: Path) -> None:
     """Without a checkout the job imports the package of this machine, which went up with it."""
-    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(head.token))
-    monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    runtime = environment(tmp_path)
-    # What it depends on is here already: pip would have nothing to do but to copy this environment.
-    assert runtime.pop("pip")["packages"] != []
-    server, said = JobServer(head.address), list[str]()
-    job = server.submit("python -c 'import embed_ops; print(embed_ops.__file__)'", runtime)
-    assert server.follow(job, said.append) == 0, said
-    assert any("py_modules_files" in line for line in said), said
+    line = [sys.executable, "-c", FROM_A_FOLDER, head.address, str(tmp_path)]
+    told = {**head.env, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(line, env=told, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "py_modules_files" in done.stdout
 
 
 def test_refusals_are_one_sentence(head: Head, corpus: Path, tiny: str, tmp_path: Path) -> None:
