@@ -8,13 +8,14 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import words
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 ROOT = Path(__file__).parents[1]
 HERE = re.compile(r"https://github\.com/embed-ops/embed-ops/(?:blob|tree)/main/")
 """How pages of the site name files of this checkout that are not in the site."""
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("*/README.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("*/README.md")])
 EXAMPLES = sorted(ROOT.glob("examples/*.toml"))
 WIDTH = 100
 PARSER = MarkdownIt("commonmark").enable("table")
@@ -75,13 +76,28 @@ def test_examples_wrap(example: Path) -> None:
 
 def test_every_page_is_in_the_site() -> None:
     """The navigation names every page of `docs/`; the site itself is built by `make docs`."""
-    named = set(re.findall(r"- ([\w-]+\.md)", (ROOT / "mkdocs.yml").read_text(encoding="utf-8")))
-    assert named == {page.name for page in ROOT.glob("docs/*.md")}
+    named = set(re.findall(r"- ([\w/-]+\.md)", (ROOT / "mkdocs.yml").read_text(encoding="utf-8")))
+    assert named == {str(page.relative_to(ROOT / "docs")) for page in ROOT.glob("docs/**/*.md")}
 
 
-@pytest.mark.parametrize("page", sorted(ROOT.glob("docs/*.md")), ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page", sorted(ROOT.glob("docs/**/*.md")), ids=lambda page: str(page)[len(str(ROOT)) :]
+)
 def test_named_modules(page: Path) -> None:
     """Every module that a page names by its folder is there."""
     named = set(re.findall(r"(?<![\w/])[\w/]+/\w+\.py\b", page.read_text(encoding="utf-8")))
     there = {name for name in named for folder in (ROOT, ROOT / "embed_ops") if (folder / name).is_file()}
     assert sorted(name for name in named - there if "NAME" not in name) == []
+
+
+@pytest.mark.parametrize("page", words.pages(), ids=lambda page: page.stem)
+def test_words_are_explained(page: Path) -> None:
+    """A page that uses a word with a meaning of its own says on top where it is explained."""
+    text = page.read_text(encoding="utf-8")
+    assert words.line_in(text) == words.line_of(text)
+
+
+def test_words_stand_in_their_table() -> None:
+    """The table of `index.md` explains each of them."""
+    rows = re.findall(r"^\| (\w+) \| ", (ROOT / "docs/index.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert [word for word in words.WORDS if word not in rows] == []

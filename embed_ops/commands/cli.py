@@ -19,6 +19,7 @@ from embed_ops import __version__
 VERBS = {
     "init": "Look at data and write a spec for them.",
     "demo": "See all of it, on a corpus that every Python has.",
+    "examples": "Copy specs, data makers and notebooks to begin with.",
     "plan": "Say what a spec would read, and what it will take.",
     "embed": "Embed a corpus; resumes where it was stopped.",
     "postprocess": "Normalise, reduce, quantise, cluster vectors of a run.",

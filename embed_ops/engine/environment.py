@@ -8,6 +8,7 @@ from __future__ import annotations
 import fnmatch
 import glob
 import hashlib
+import importlib.metadata
 import os
 import re
 import tomllib
@@ -54,6 +55,7 @@ _TOLD = 10
 GRACE_S = 600
 """Seconds between the request to stop a job and the end of its process: it finishes its units in
 flight. Ray's own is 3."""
+_OURS = "embed_ops"
 _CONSTRAINTS, _PROJECT, _REQUIREMENTS = "constraints.txt", "pyproject.toml", "requirements.txt"
 _UPLOADED = "${RAY_RUNTIME_ENV_CREATE_WORKING_DIR}"
 
@@ -68,11 +70,12 @@ def environment(
             an image is named, since Ray can't do both.
         image: container image in which the job and its workers run.
         install: install what the folder's `pyproject.toml` depends on, or its `requirements.txt`
-            lists, in the versions of its `constraints.txt`.
+            lists, in the versions of its `constraints.txt`. Where the folder is no checkout of
+            embed-ops, this package goes up beside it, with what it depends on.
         leave_out: local paths of data; those inside the folder are not uploaded.
 
     Raises:
-        AddressError: the folder is not there or says nothing about what to install.
+        AddressError: the folder is not there.
     """
     described: dict[str, Any] = {"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(GRACE_S)}}
     if image is not None:
@@ -81,6 +84,8 @@ def environment(
         raise AddressError(f"--working-dir {folder}: no such folder; give the one that the job is to run in")
     described |= {"working_dir": str(folder), "excludes": [*EXCLUDES, *SECRETS, *_inside(folder, leave_out)]}
     if install:
+        if not (folder / _OURS).is_dir():
+            described["py_modules"] = [str(Path(__file__).parents[1])]
         described["pip"] = {"packages": _packages(folder)}
     return described
 
@@ -116,8 +121,24 @@ def _inside(folder: Path, paths: Iterable[str]) -> Iterator[str]:
             yield "/" + (relative if glob.has_magic(relative) else re.sub(r"([!#\\ ])", r"\\\1", relative))
 
 
+def _requirements() -> list[str]:
+    """List what this package depends on, its extras apart.
+
+    Raises:
+        AddressError: it is not installed here, so nothing says what it needs.
+    """
+    try:
+        lines = importlib.metadata.requires("embed-ops") or []
+    except importlib.metadata.PackageNotFoundError as error:
+        raise AddressError(
+            "embed-ops is imported here without being installed, so nothing says what a cluster must "
+            "install for it; install it, or give --no-install or --image where the cluster has it"
+        ) from error
+    return [line for line in lines if "extra ==" not in line]
+
+
 def _packages(folder: Path) -> list[str]:
-    """List what pip is to install for the code of a folder.
+    """List what pip is to install for the code of a folder, and for this package beside it.
 
     Ray itself is the cluster's. The digest of the constraints makes another environment of other
     versions: Ray reuses one as long as these lines are the same.
@@ -129,12 +150,10 @@ def _packages(folder: Path) -> list[str]:
         lines = (folder / _REQUIREMENTS).read_text(encoding="utf-8").splitlines()
         packages = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
     else:
-        raise AddressError(
-            f"--working-dir {folder}: has neither {_PROJECT} nor {_REQUIREMENTS}, so there is nothing to "
-            "install from; "
-            "add one, or give --no-install or --image where the cluster has the packages"
-        )
-    packages = [line for line in packages if re.match(r"ray\b(?!-)", line) is None]
+        packages = []
+    if not (folder / _OURS).is_dir():
+        packages += [line for line in _requirements() if line not in packages]
+    packages = [line for line in packages if re.match(r"(ray\b|embed[-_]ops\b)(?!-)", line) is None]
     if (folder / _CONSTRAINTS).is_file():
         digest = hashlib.sha256((folder / _CONSTRAINTS).read_bytes()).hexdigest()[:16]
         packages.insert(0, f"-c {_UPLOADED}/{_CONSTRAINTS} # {digest}")

@@ -23,18 +23,9 @@ from embed_ops.errors import ParityError, SourceError, StorageError
 from embed_ops.spec.fields import field_groups, fields
 
 VERBS = (
-    *("init", "demo", "plan", "embed", "postprocess", "run", "verify", "retry", "submit"),
-    *(
-        "report",
-        "runs",
-        "export",
-        "neighbors",
-        "evaluate",
-        "classify",
-        "vocabulary",
-        "fit-weights",
-        "fit-graph",
-    ),
+    *("init", "demo", "examples", "plan", "embed", "postprocess", "run", "verify", "retry", "submit"),
+    *("report", "runs", "export", "neighbors", "evaluate", "classify", "vocabulary"),
+    *("fit-weights", "fit-graph"),
 )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import signal
 import subprocess
@@ -117,23 +116,39 @@ def test_a_job_embeds(head: Head, corpus: Path, tiny: str, tmp_path: Path) -> No
     assert verify(str(tmp_path / "run"), source=True).differences == []
 
 
+FROM_A_FOLDER = """
+import sys
+from pathlib import Path
+from embed_ops.engine.environment import environment
+from embed_ops.engine.job_server import JobServer
+
+runtime = environment(Path(sys.argv[2]))
+# What it depends on is here already: pip would have nothing to do but to copy this environment.
+assert runtime.pop("pip")["packages"] != []
+server = JobServer(sys.argv[1])
+job = server.submit("python -c 'import embed_ops; print(embed_ops.__file__)'", runtime)
+sys.exit(server.follow(job, lambda line: sys.stdout.write(line + chr(10))))
+"""
+
+
+def test_from_any_folder(head: Head, tmp_path: Path) -> None:
+    """Without a checkout the job imports the package of this machine, which went up with it."""
+    line = [sys.executable, "-c", FROM_A_FOLDER, head.address, str(tmp_path)]
+    told = {**head.env, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(line, env=told, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "py_modules_files" in done.stdout
+
+
 def test_refusals_are_one_sentence(head: Head, corpus: Path, tiny: str, tmp_path: Path) -> None:
     """A bad spec, a wrong token, no server, a wrong kind of address.
 
     Told at once, and no job is begun.
     """
     good = spec_words(corpus, tiny, tmp_path / "run")
-    with contextlib.suppress(FileNotFoundError):
-        (tmp_path / "empty").mkdir()
     cases: list[tuple[list[str], dict[str, str], int, str]] = [
         ([*good, "source.kolumn=text"], {}, 2, "did you mean 'column'?"),
         ([*good, "--stop-after", "soon"], {}, 2, "90s, 30m or 2h"),
-        (
-            [*good, "--working-dir", str(tmp_path / "empty")],
-            {},
-            2,
-            "neither pyproject.toml nor requirements.txt",
-        ),
         ([*good, "--no-install", "--working-dir", str(corpus)], {}, 2, "holds the data itself"),
         (
             [*good, "--no-install"],

@@ -8,24 +8,9 @@ import sys
 import zipfile
 from pathlib import Path
 
-import pytest
-
 import embed_ops
 
 ROOT = Path(__file__).parents[2]
-PARTS = ("embed_ops", "jobs", "cluster", "pyproject.toml", "README.md", "LICENSE")
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the wheel from a copy: a build writes beside its sources."""
-    copy, out = tmp_path_factory.mktemp("checkout"), tmp_path_factory.mktemp("wheel")
-    for name in PARTS:
-        (copy / name).symlink_to(ROOT / name)
-    line = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(copy)]
-    subprocess.run(line, check=True, capture_output=True)
-    [built] = out.glob("*.whl")
-    return built
 
 
 def test_one_name(wheel: Path) -> None:
@@ -37,6 +22,8 @@ def test_one_name(wheel: Path) -> None:
     assert code <= set(names)
     of_page = {f"embed_ops/analysis/page/{name}" for name in ("page.html", "page.css", "page.js", "map.js")}
     assert {"embed_ops/py.typed", *of_page} <= set(names)
+    examples = [path for path in (ROOT / "examples").rglob("*") if path.suffix in (".toml", ".py", ".ipynb")]
+    assert {f"embed_ops/{path.relative_to(ROOT)}" for path in examples} <= set(names)
     assert f"{metadata}/licenses/LICENSE" in names
 
 
@@ -54,5 +41,7 @@ def test_runs_without_a_checkout(wheel: Path, tmp_path: Path) -> None:
     assert Path(home).is_relative_to(site)
     assert run("-m", "embed_ops", "--version").stdout.split() == ["embed-ops", embed_ops.__version__]
     assert "postprocess" in run("-m", "embed_ops", "--help").stdout
+    assert "make_data.py" in run("-m", "embed_ops", "examples", "first").stdout
+    assert (tmp_path / "first/make_data.py").read_bytes() == (ROOT / "examples/make_data.py").read_bytes()
     for name in ("jobs", "cluster"):
         assert run("-c", f"import {name}").returncode == 1

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from guides import blocks, copy_package, insert, run_in
 from inline import open_inline
 from made_run import make_run
 from stage_runs import DIM, DRAW, rows_of
@@ -21,8 +21,21 @@ from embed_ops.spec import stage as sections
 from embed_ops.stages.registry import STAGES, StageKind, make_stage
 from embed_ops.stages.rounds import fit
 
-GUIDE = Path(__file__).parents[2] / "docs" / "adding-a-stage.md"
-MODULE, SECTION, LINE = re.findall(r"```python\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
+MODULE, SECTION, MEMBER, LINE = blocks("adding-a-stage.md")
+[TOML] = blocks("adding-a-stage.md", "toml")
+FIT = """
+import json, sys, tomllib
+import numpy as np
+from embed_ops.spec.spec import Spec
+from embed_ops.stages.registry import make_stage
+from embed_ops.stages.rounds import fit
+
+tree = {"source": {"path": "in", "column": "text"}, "encoder": {"model": "m"}, "sink": {"path": "out"}}
+[stage] = Spec.parse({**tree, **tomllib.loads(sys.argv[1])}).stage
+x = np.random.default_rng(0).normal(size=(500, 8)).astype(np.float32)
+y = fit(make_stage(stage), x).transform(x)
+print(json.dumps({"kind": stage.kind, "energy": float(np.square(y, dtype=np.float64).sum(axis=1).mean())}))
+"""
 FILES = [700, 0, 500]
 
 
@@ -39,6 +52,17 @@ def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     for kind, entry in eval(f"{{{LINE}}}", {"StageKind": StageKind}).items():
         monkeypatch.setitem(STAGES, kind, entry)
     return names["RescaleSpec"](kind="rescale")
+
+
+def test_followed_to_the_letter(tmp_path: Path) -> None:
+    """In a copy of the package, with what the guide says and no more, a spec can ask for it."""
+    package = copy_package(tmp_path / "copy")
+    (package / "stages/rescale.py").write_text(MODULE, encoding="utf-8")
+    insert(package / "spec/stage.py", "StageSpec = ", SECTION + "\n\n")
+    insert(package / "spec/stage.py", '    | Annotated[ClassifySpec, Tag("classify")]', MEMBER, 4)
+    insert(package / "stages/registry.py", '    "dedup": ', LINE, 4)
+    answer = run_in(package, FIT, TOML)
+    assert answer == {"kind": "rescale", "energy": pytest.approx(1.0, rel=1e-6)}
 
 
 def test_the_stage_of_the_guide(spec: Any, tmp_path: Path) -> None:

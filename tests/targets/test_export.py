@@ -1,7 +1,4 @@
-"""Exports against the run, stopped and gone on.
-
-And every block of docs/hand-over.md, run as it stands.
-"""
+"""Exports against the run, stopped and gone on."""
 
 from __future__ import annotations
 
@@ -10,7 +7,6 @@ import importlib.util
 import io
 import json
 import math
-import re
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -33,8 +29,6 @@ from embed_ops.targets.webdataset import WebDatasetShards
 
 DIM, ROWS = 8, 700
 DRAW = mixture(DIM, 4)
-DOCS = Path(__file__).parents[2] / "docs" / "hand-over.md"
-BLOCKS = re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -204,38 +198,6 @@ def test_an_index_finds_what_numpy_finds(run: Path, tmp_path: Path) -> None:
     assert found[:, 0].tolist() == list(range(20))
     export(str(run), str(tmp_path / "ivf"), "faiss", index="IVF8,Flat", metric="dot")
     assert faiss.read_index(str(tmp_path / "ivf/index.faiss")).ntotal == ROWS
-
-
-@pytest.mark.parametrize("block", range(len(BLOCKS)))
-def test_blocks_of_the_docs(run: Path, tmp_path: Path, block: int) -> None:
-    """Each runs; those of packages that are not installed here are skipped."""
-    code = BLOCKS[block]
-    if "Run(out).dataset()" in code:
-        pytest.skip("opens a Ray session: tests/commands/test_commands.py does that")
-    for name in re.findall(r"^(?:import|from) (\w+)", code, re.MULTILINE):
-        if importlib.util.find_spec(name) is None:
-            pytest.skip(f"{name} is not installed")
-    from embed_ops import Run
-
-    for to in INSTALLED:
-        place = "table.lance" if to == "lance" else to
-        if f"exported}}/{place}" in code:
-            export(str(run), str(tmp_path / place), to)
-    names: dict[str, Any] = {
-        "out": str(run),
-        "exported": str(tmp_path),
-        "np": np,
-        "dim": DIM,
-        "Run": Run,
-        "matrix": DRAW(0, ROWS),
-    }
-    exec(compile(code, str(DOCS), "exec"), names)
-    sizes = [
-        len(names[name])
-        for name in ("table", "frame", "rows")
-        if name in names and hasattr(names[name], "__len__")
-    ]
-    assert all(size == ROWS for size in sizes)
 
 
 @pytest.mark.parametrize(

