@@ -94,6 +94,10 @@ def _where_columns(where: str | None, known: Iterable[str]) -> list[str]:
     return [name for name in known if name.lower() in words]
 
 
+_LEARNED = ("jsonl", "webdataset")
+"""Kinds whose columns are those that the first records have."""
+
+
 def choose_columns(
     spec: SourceSpec, files: Sequence[SourceFile], schemas: Sequence[tuple[str, pa.Schema]]
 ) -> pa.Schema:
@@ -123,7 +127,7 @@ def choose_columns(
         raise SpecError(f"source.types.{unknown[0]}: no column that is used; used: {', '.join(wanted)}")
     fields = []
     for name in wanted:
-        if kinds := _kinds(name, schemas, hive):
+        if kinds := _kinds(name, schemas, hive, learned=spec.kind in _LEARNED):
             fields.append(pa.field(name, _common(spec, name, kinds, is_text=name in texts)))
             if name in hive and name in spec.keep:
                 raise SpecError(_twice(name, files))
@@ -167,11 +171,11 @@ def _distinct(schemas: Sequence[tuple[str, pa.Schema]]) -> list[tuple[str, pa.Sc
 
 
 def _kinds(
-    name: str, schemas: Sequence[tuple[str, pa.Schema]], hive: Iterable[str]
+    name: str, schemas: Sequence[tuple[str, pa.Schema]], hive: Iterable[str], *, learned: bool = False
 ) -> dict[pa.DataType, str]:
     """Find the types of a column, each with the first file that has it.
 
-    None at all for one that hive folders name in all files.
+    None at all for one that hive folders name in all files. `learned`: from the first records only.
 
     Raises:
         SourceError: a file lacks it, or has it twice.
@@ -194,7 +198,8 @@ def _kinds(
             f"{where}: has no column {name!r}, which is a column of {next(iter(kinds.values()))} and a key "
             f"of folders ({name}=...); let it be one of the two in all files"
         )
-    raise SourceError(_missing(where, name, schema, hive))
+    later = f"; if it comes later only, give its type: source.types.{name}" if learned else ""
+    raise SourceError(_missing(where, name, schema, hive) + later)
 
 
 def _common(spec: SourceSpec, name: str, kinds: Mapping[pa.DataType, str], *, is_text: bool) -> pa.DataType:

@@ -94,6 +94,9 @@ class JsonLinesSource(_OfLines):
         }
         if words is not None and has_words:
             fields[words] = pa.field(words, pa.list_(pa.string()))
+        # A field that comes late is there if its type is given.
+        for name in self._spec.types:
+            fields.setdefault(name, pa.field(name, pa.null()))
         return pa.schema(list(fields.values()))
 
     def read(self, at: Location, piece: Piece, begin: int, schema: pa.Schema) -> Iterator[Records]:

@@ -137,6 +137,21 @@ def test_a_missing_key_is_null(tmp_path: Path) -> None:
     assert found.column("reason").null_count == 4
 
 
+def test_a_field_that_comes_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A field that the first records lack is there where its type is given, in every file."""
+    monkeypatch.setattr(lines, "_SAMPLE_RECORDS", 2)
+    late = b'{"text": "a"}\n{"text": "b"}\n{"text": "c", "late": 7}\n{"text": "d", "late": "x"}\n'
+    write(tmp_path / "x.jsonl", late)
+    write(tmp_path / "y.jsonl", b'{"text": "e"}\n')
+    with pytest.raises(SourceError, match=r"no column 'late'; .* give its type: source\.types\.late"):
+        corpus("jsonl", tmp_path, keep=["late"]).plan()
+    typed = table(corpus("jsonl", tmp_path, keep=["late"], types={"late": "int64"}))
+    assert typed.column("late").to_pylist() == [None, None, 7, None, None]
+    assert typed.column("reason").to_pylist() == [None, None, None, "wrong_type", None]
+    texts = table(corpus("jsonl", tmp_path, keep=["late"], types={"late": "string"}))
+    assert texts.column("late").to_pylist() == [None, None, "7", "x", None]
+
+
 def test_nul_characters_are_text(tmp_path: Path) -> None:
     """An escaped NUL in JSON and a NUL byte in text are characters like others."""
     write(tmp_path / "a.jsonl", b'{"text": "a\\u0000b"}\n')
