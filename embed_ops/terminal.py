@@ -26,6 +26,9 @@ _OBEYED = re.compile(
 )
 
 
+_UNITS_OF_SIZE = (("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
+
+
 def plain(text: str) -> str:
     """Show control characters as escapes, and leave secrets out; lines and tabs stay."""
     return _OBEYED.sub(_escaped, redacted(text))
@@ -38,6 +41,14 @@ def plain_line(text: str) -> str:
 
 def _escaped(found: re.Match[str]) -> str:
     return found[0].encode("unicode_escape").decode()
+
+
+def size(bytes_: int) -> str:
+    """Write a number of bytes: 512 bytes, 6.9 kB, 45 MB, 3.4 GB."""
+    if bytes_ < 1_000:
+        return f"{bytes_} byte{'' if bytes_ == 1 else 's'}"
+    unit, of = next((unit, of) for unit, of in _UNITS_OF_SIZE if bytes_ >= of * 0.9995)
+    return f"{bytes_ / of:,.{1 if bytes_ < 10 * of else 0}f} {unit}"
 
 
 def write_line(text: str) -> None:

@@ -22,7 +22,7 @@ from embed_ops.analysis.starter import starter
 from embed_ops.analysis.tables import cut_table, show_pairs
 from embed_ops.commands.cli import app
 from embed_ops.engine.progress import reporter
-from embed_ops.terminal import PlainConsole, PlainFormatter, PlainTable, plain, plain_line
+from embed_ops.terminal import PlainConsole, PlainFormatter, PlainTable, plain, plain_line, size
 
 HOSTILE = [
     "[/b]",
@@ -183,3 +183,21 @@ def test_init_injects_nothing(name: str, tmp_path: Path) -> None:
         assert tree["source"]["path"] == str(folder)
         assert tree["sink"] == {"path": "embedded"}
         assert set(tree) == {"source", "encoder", "sink"}
+
+
+@pytest.mark.parametrize(
+    ("length", "told"),
+    [
+        (0, "0 bytes"),
+        (1, "1 byte"),
+        (999, "999 bytes"),
+        (6_874, "6.9 kB"),
+        (45_300, "45 kB"),
+        (999_990, "1.0 MB"),
+        (875_000_000, "875 MB"),
+        (2_500_000_000_000, "2,500 GB"),
+    ],
+)
+def test_sizes_of_any_length_say_something(length: int, told: str) -> None:
+    """A small file has no 0.0 MB."""
+    assert size(length) == told

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from embed_ops.analysis.survey import Survey, look
+from embed_ops.analysis.tables import counted
 from embed_ops.embedding.sink import require_apart, require_free_names
 from embed_ops.encoders.registry import make_encoder
 from embed_ops.errors import ModelError, SpecError
@@ -18,7 +19,7 @@ from embed_ops.sources.corpus import Corpus
 from embed_ops.spec.spec import Spec, parse_encoder
 from embed_ops.spec.toml import literal
 from embed_ops.storage.location import SCHEME, full_address, locate
-from embed_ops.terminal import plain_line
+from embed_ops.terminal import plain_line, size
 
 _MODELS = {"text": "sentence-transformers/all-MiniLM-L6-v2", "image": "facebook/dinov2-small"}
 _FAMILIES = {"text": ("clip", "text", "static"), "image": ("clip", "image")}
@@ -50,10 +51,10 @@ class Starter:
         `path`: the file that it will stand in.
         """
         named = plain_line(path)
-        survey, k = self.survey, _clusters(self.survey.rows)
+        survey, k = self.survey, _clusters(_about_rows(self.survey))
         label = [f'# label = "{name}"' for name in survey.keep if name.lower() in ("label", "class")]
         lines = [
-            f"# {survey.files:,} files of kind {survey.kind}, {survey.size / 1e6:,.1f} MB. Look first, "
+            f"# {counted(survey.files, 'file')} of kind {survey.kind}, {size(survey.size)}. Look first, "
             "embed, look at the result:",
             "#",
             f"#   embed-ops plan {named} --price 1.2      # what it will take, for machines at 1.2 an hour",
@@ -102,7 +103,22 @@ def _source_lines(survey: Survey, family: str) -> Iterator[str]:
         of_images = "the folder that an image is in; " if survey.kind == "images" else ""
         yield f"keep = {literal(list(survey.keep))}      # {of_images}stand beside the vectors in the output"
     if survey.column is not None:
-        yield '# where = "length(title) > 0"      # a condition in SQL; other rows are counted, not embedded'
+        remark = "a condition in SQL; other rows are counted, not embedded"
+        yield f"# where = {_condition(survey)}      # {remark}"
+
+
+def _condition(survey: Survey) -> str:
+    """Word a condition on the column that is embedded, as TOML in one line."""
+    quoted = f'"{survey.column}"' if not str(survey.column).isidentifier() else str(survey.column)
+    test = f"length({quoted}) > 0" if survey.modality == "text" else f"{quoted} is not null"
+    return literal(test)
+
+
+def _about_rows(survey: Survey) -> int | None:
+    """Give the rows, or the most that there can be where only reading would tell."""
+    if survey.rows is None and survey.mean_length:
+        return round(survey.size / survey.mean_length)
+    return survey.rows
 
 
 def _clusters(rows: int | None) -> int:

@@ -78,11 +78,12 @@ class Survey:
 
 @dataclass(frozen=True)
 class _Files:
-    """The files of one kind at a path."""
+    """The files of one kind at a path; `others`: names of those that a glob matches as well."""
 
     kind: str
     paths: tuple[str, ...]
     files: tuple[SourceFile, ...]
+    others: tuple[str, ...]
 
     @property
     def size(self) -> int:
@@ -112,6 +113,12 @@ def look(path: str) -> Survey:
             f"{path}: nothing here that can be embedded; known kinds of files: {', '.join(SOURCES)} "
             f"({problems[0]})"
         )
+    if best.others:
+        first = best.files[0].name
+        raise SourceError(
+            f"{path}: matches {first} of kind {best.kind}, and {best.others[0]}: give the folder, of which "
+            f"one kind is taken, or a glob of one kind, as *{PurePosixPath(first).suffix}"
+        )
     if best.kind not in _WHOLE:
         return _columns(path, best, runs)
     images = best.kind == "images"
@@ -135,6 +142,9 @@ def look(path: str) -> Survey:
 def _files_of(kind: str, path: str, runs: Sequence[str]) -> _Files:
     """List the files of a kind at a path, without those of runs.
 
+    A file that is named, or matches a glob, is listed whatever its ending is, which tells its kind
+    here.
+
     Raises:
         SourceError: there are none.
     """
@@ -143,7 +153,11 @@ def _files_of(kind: str, path: str, runs: Sequence[str]) -> _Files:
         section["modality"] = "image"
     extensions = make_source(parse_source(section)).extensions
     paths = _without(path, runs, extensions) if runs else (path,)
-    return _Files(kind, paths, list_sources(paths, extensions).files)
+    files = list_sources(paths, extensions).files
+    mine = tuple(file for file in files if file.name.lower().endswith(tuple(extensions)))
+    if not mine:
+        raise SourceError(f"no file ends in {', '.join(extensions)}; found {files[0].name}")
+    return _Files(kind, paths, mine, tuple(file.name for file in files if file not in mine))
 
 
 def _runs_below(path: str) -> tuple[str, ...]:
@@ -205,7 +219,10 @@ def _columns(path: str, files: _Files, runs: tuple[str, ...]) -> Survey:
         return Corpus.open(parse_source({"kind": files.kind, "path": list(files.paths), "column": column}))
 
     opened = opened_with("?")
-    schema = opened.source.sample_schema(opened.place(opened.files[0]))
+    try:
+        schema = opened.sample_columns()
+    except SourceError as error:
+        raise SourceError(f"{path}: taken for {files.kind} by its name: {error}") from error
     images = [field.name for field in schema if holds_images(field.type)]
     lengths: dict[str, float] = {}
     rows: int | None = None
@@ -234,7 +251,7 @@ def _columns(path: str, files: _Files, runs: tuple[str, ...]) -> Survey:
     else:
         raise SourceError(
             f"{path}: no column of texts or images; columns: "
-            f"{', '.join(f'{field.name} ({field.type})' for field in schema)}"
+            f"{', '.join(f'{field.name} ({field.type})' for field in schema) or 'none'}"
         )
     # Folders give their keys by themselves.
     keys = hive_keys(opened.files)

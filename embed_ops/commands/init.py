@@ -43,6 +43,7 @@ def run(
 ) -> int:
     """Write a spec."""
     from embed_ops.analysis.starter import write_starter
+    from embed_ops.analysis.tables import counted
 
     written = write_starter(path, output, model=model, sink=sink)
     survey = written.survey
@@ -51,7 +52,7 @@ def run(
         if survey.column is not None
         else f"every {'image' if survey.modality == 'image' else 'line'}"
     )
-    files = f"{survey.files:,} {'file' if survey.files == 1 else 'files'} of kind {survey.kind}"
+    files = f"{counted(survey.files, 'file')} of kind {survey.kind}"
     kept = f"; kept: {', '.join(survey.keep)}" if survey.keep else ""
     write_line(f"{output}: {files}, {what}{kept}; vectors go to {written.sink}")
     if survey.runs:

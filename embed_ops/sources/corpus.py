@@ -90,7 +90,8 @@ class Corpus:
             for file, layout in zip(self.files, layouts, strict=True)
             if layout.schema is not None
         ]
-        columns = choose_columns(self.spec, self.files, known or [self._heads()])
+        wanted = {*text_columns(self.spec), *self.spec.keep} - set(hive_keys(self.files))
+        columns = choose_columns(self.spec, self.files, known or [self._heads(wanted)])
         layouts = self._limited(layouts, columns)
         files = self.files[: len(layouts)]
         return Plan(files, tuple(make_spans(files, layouts, sharing=self.source.sharing)), columns)
@@ -145,17 +146,28 @@ class Corpus:
     def _layouts(self, files: Sequence[SourceFile]) -> list[Layout]:
         return inspect_files(files, lambda file: self.source.inspect(file.name, self.place(file), file.size))
 
-    def _heads(self) -> tuple[str, pa.Schema]:
-        """Find the columns in the heads of files: (the first that can be read, columns of all).
-
-        The first few files tell the types. Others are asked while a column is nowhere, or holds
-        nothing but nulls.
+    def sample_columns(self) -> pa.Schema:
+        """Find the columns by the first files that can be read, whatever the spec names.
 
         Raises:
             SourceError: no file can be read.
             StorageError: the storage fails.
         """
-        wanted = {*text_columns(self.spec), *self.spec.keep} - set(hive_keys(self.files))
+        return self._heads(set())[1]
+
+    def _heads(self, wanted: set[str]) -> tuple[str, pa.Schema]:
+        """Find the columns in the heads of files: (the first that can be read, columns of all).
+
+        The first few files tell the types. Others are asked while a column is nowhere, or holds
+        nothing but nulls.
+
+        Args:
+            wanted: names of columns.
+
+        Raises:
+            SourceError: no file can be read.
+            StorageError: the storage fails.
+        """
         schemas: list[tuple[str, pa.Schema]] = []
         faults: list[tuple[str, Exception]] = []
         first = _FIRST_HEADS.get(self.spec.kind, 1)

@@ -94,6 +94,46 @@ def test_images_lines_and_columns_of_images(tmp_path: Path) -> None:
     assert (spec.source.column, spec.source.modality, spec.source.keep) == ("image", "image", ("label",))
 
 
+@pytest.mark.parametrize(
+    ("write", "kind"),
+    [(parquet, "parquet"), (lines, "jsonl"), (table, "csv")],
+    ids=["parquet", "jsonl", "csv"],
+)
+def test_the_ending_of_a_named_file_tells_its_kind(write: Any, kind: str, tmp_path: Path) -> None:
+    """A file and a glob are of the kind that their ending tells; a glob of several is refused."""
+    write(tmp_path)
+    for path in (f"a.{kind}", "a.*", f"*.{kind}"):
+        survey = look(str(tmp_path / path))
+        assert (survey.kind, survey.column, survey.files) == (kind, "body", 1)
+    (tmp_path / "a.txt").write_text("one\n")
+    with pytest.raises(SourceError, match=rf"matches a\.\w+ of kind {kind}, and a\.txt.* as \*\.{kind}"):
+        look(str(tmp_path / "a.*"))
+    assert look(str(tmp_path)).kind == kind
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        (
+            "a.parquet",
+            "taken for parquet by its name: .* none of 1 files can be read; a.parquet: Parquet magic",
+        ),
+        ("a.dat", "nothing here that can be embedded; .*no file ends in .parquet.*; found a.dat"),
+        ("a.jsonl", "columns: none"),
+    ],
+)
+def test_a_file_that_is_not_what_its_name_says(name: str, told: str, tmp_path: Path) -> None:
+    """One sentence, by the command as well, and whether the file or its folder is named."""
+    (tmp_path / name).write_text("[1, 2, 3]")
+    with pytest.raises(SourceError, match=told):
+        look(str(tmp_path / name))
+    if name == "a.parquet":
+        with pytest.raises(SourceError, match=told):
+            look(str(tmp_path))
+    code, said = invoke("init", str(tmp_path / name), "--output", str(tmp_path / "a.toml"))
+    assert (code, "Traceback" in said) == (2, False), said
+
+
 def test_nothing_to_embed(tmp_path: Path) -> None:
     """An empty folder, a table without texts, and a run."""
     with pytest.raises(SourceError, match="nothing here that can be embedded"):
