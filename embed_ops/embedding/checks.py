@@ -79,7 +79,7 @@ def check(spec: Spec, reporter: Reporter, *, model: bool = True) -> Checked:
         if header is not None:
             require_same(spec.sink.path, header.fingerprint, fingerprint_now)
     stale: tuple[str, ...] = ()
-    reporter.doing(f"looking into {len(corpus.files):,} files")
+    reporter.doing(f"looking into {len(corpus.files):,} file{'' if len(corpus.files) == 1 else 's'}")
     if header is None or not model:
         require_free_names(spec, corpus)
         plan = corpus.plan()

@@ -219,10 +219,8 @@ class _Waves:
     def _count(self, record: Record) -> None:
         totals = self.totals
         totals.started = totals.started or record.seconds["started"]
-        totals.units += 1
-        totals.rows += record.rows
-        totals.tokens += record.tokens
-        totals.rejects += record.rejects + record.file_rejects
+        tokens = 0 if self.attempt.spec.source.modality == "image" else record.tokens
+        totals.add(record.rows, tokens, record.rejects + record.file_rejects)
 
     def _stop_on_rejects(self) -> None:
         """Stop a job that burns its hours on rejects."""

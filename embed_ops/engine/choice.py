@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from embed_ops.errors import AddressError
+from embed_ops.terminal import size
 
 Name = Literal["local", "ray"]
 Wanted = Literal["auto", "local", "ray"]
-ENGINES: dict[Name, str] = {"local": "worker processes of this command", "ray": "Ray"}
+ENGINES: dict[Name, str] = {"local": "worker processes of this command, without Ray", "ray": "Ray"}
 """What a person is told of them."""
 FEW_ROWS, FEW_BYTES = 100_000, 256 << 20
 """Work up to which worker processes of this command do as much as Ray on one machine, and begin
@@ -67,10 +68,10 @@ def choose(planned: Planned, address: str | None) -> Choice:
     if _joined():
         return Choice("ray", "this process has joined it")
     rows = "" if planned.rows is None else f"{planned.rows:,} rows, "
-    size = f"{rows}{planned.bytes / 1e6:,.1f} MB"
+    work = f"{rows}{size(planned.bytes)}"
     if (planned.rows or 0) <= FEW_ROWS and planned.bytes <= FEW_BYTES:
-        return Choice("local", f"{size}: no more than {FEW_ROWS:,} rows and {FEW_BYTES >> 20} MiB")
-    return Choice("ray", f"{size}: more than {FEW_ROWS:,} rows or {FEW_BYTES >> 20} MiB")
+        return Choice("local", f"{work}: up to {FEW_ROWS:,} rows and {FEW_BYTES >> 20} MiB need none")
+    return Choice("ray", f"{work}: more than {FEW_ROWS:,} rows or {FEW_BYTES >> 20} MiB")
 
 
 def _joined() -> bool:

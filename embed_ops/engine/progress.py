@@ -26,6 +26,7 @@ class Totals:
 
     Attributes:
         under_way: inputs that were embedded, of units that are not written yet.
+        latest: when the last unit so far was done.
     """
 
     units: int = 0
@@ -35,10 +36,23 @@ class Totals:
     rejects: int = 0
     started: float = 0.0
     under_way: int = 0
+    latest: float = 0.0
+
+    def add(self, rows: int, tokens: int = 0, rejects: int = 0) -> None:
+        """Count a unit that is done."""
+        self.units += 1
+        self.rows += rows
+        self.tokens += tokens
+        self.rejects += rejects
+        self.latest = time.time()
 
     def rate(self, what: int) -> float:
         """Give a count per second since the first unit began."""
-        return what / max(1e-9, time.time() - self.started) if self.started else 0.0
+        if not self.started:
+            return 0.0
+        # While what follows the last unit goes on, nothing becomes slower.
+        over = self.latest if self.units and self.units >= self.units_expected else 0.0
+        return what / max(1e-9, (over or time.time()) - self.started)
 
     def line(self) -> str:
         """Say it in one line."""
@@ -46,16 +60,14 @@ class Totals:
         speed = self.rate(self.units)
         remaining = f", about {duration(left / speed)} left" if speed and left else ""
         under_way = f" (and {self.under_way:,} on their way)" if self.under_way else ""
-        # A stage has no tokens and no rejects.
-        of_text = (
-            f", {self.rate(self.tokens):.0f} tokens/s, {self.rejects} rejects"
-            if self.tokens or self.rejects
-            else ""
-        )
+        # A stage has no tokens and no rejects, and images have no tokens.
+        of_text = f", {self.rate(self.tokens):,.0f} tokens/s" if self.tokens else ""
+        of_text += f", {self.rejects:,} rejects" if self.tokens or self.rejects else ""
+        units = f"{self.units:,} of about {self.units_expected:,} units"
+        if self.units and not left:
+            units = f"{self.units:,} unit{'' if self.units == 1 else 's'}"
         return (
-            f"{self.units} of about {max(self.units, self.units_expected)} units, {self.rows} rows"
-            f"{under_way}, {self.rate(self.rows):.0f} rows/s"
-            f"{of_text}{remaining}"
+            f"{units}, {self.rows:,} rows{under_way}, {self.rate(self.rows):,.0f} rows/s{of_text}{remaining}"
         )
 
 

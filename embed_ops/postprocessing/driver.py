@@ -203,8 +203,7 @@ class _Command:
         units = calls_of(here.job, here.rows, here.model, here.done, engine)
         for _, written in engine.each(units.function, units.calls):
             record = here.take(written)
-            totals.units += 1
-            totals.rows += record.rows
+            totals.add(record.rows)
             self._reporter.update(totals)
 
     def _stopped(self, here: StageRun, why: str) -> EmbedOpsError:

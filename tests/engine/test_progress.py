@@ -34,7 +34,19 @@ def test_plain_lines_go_on(capsys: pytest.CaptureFixture[str]) -> None:
     assert "loading the model: 0 s" in lines
     assert "loading the model: half of it: 0 s" in lines or "loading the model: half of it: 1 s" in lines
     assert any(line.startswith("0 of about 2 units, 0 rows (and 30 on their way)") for line in lines)
-    assert lines[-1].startswith("2 of about 2 units, 50 rows")
+    assert lines[-1].startswith("2 units, 50 rows")
+
+
+def test_a_rate_ends_with_the_last_unit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While what follows goes on, the rate stays; before, time that passes counts."""
+    totals = Totals(units_expected=2, started=100.0)
+    monkeypatch.setattr("time.time", lambda: 110.0)
+    totals.add(1_000, tokens=20_000)
+    monkeypatch.setattr("time.time", lambda: 200.0)
+    assert "1 of about 2 units, 1,000 rows, 10 rows/s, 200 tokens/s, 0 rejects" in totals.line()
+    totals.add(1_000)
+    monkeypatch.setattr("time.time", lambda: 900.0)
+    assert totals.line() == "2 units, 2,000 rows, 20 rows/s, 200 tokens/s, 0 rejects"
 
 
 @pytest.mark.usefixtures("hurried")
@@ -81,7 +93,7 @@ def test_a_notebook_shows_it() -> None:
     [output] = notebook.cells[0].outputs
     lines = output["data"]["text/plain"].splitlines()
     assert lines[0] == "a <b>sentence</b>"
-    assert lines[-1].startswith("2 of about 2 units, 50 rows")
+    assert lines[-1].startswith("2 units, 50 rows")
     assert "a &lt;b&gt;sentence" in output["data"]["text/html"]
 
 

@@ -137,8 +137,7 @@ def _take(attempt: Attempt, outcome: Outcome, totals: Totals) -> None:
         raise kind(outcome.error)
     if isinstance(outcome, Written):
         record = attempt.take(outcome)
-        totals.units, totals.rows = totals.units + 1, totals.rows + record.rows
-        totals.rejects += record.rejects + record.file_rejects
+        totals.add(record.rows, rejects=record.rejects + record.file_rejects)
         attempt.reporter.update(totals)
 
 
