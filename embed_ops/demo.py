@@ -16,8 +16,9 @@ import pyarrow.parquet as pq
 
 from embed_ops.analysis.neighbors import neighbors
 from embed_ops.analysis.page.write import write_page
+from embed_ops.analysis.run_table import show_report
 from embed_ops.analysis.shown import kept_of
-from embed_ops.analysis.summary import show_differences, show_report, show_stage
+from embed_ops.analysis.summary import show_differences, show_stage
 from embed_ops.analysis.tables import console, cut_table
 from embed_ops.embedding.driver import embed
 from embed_ops.engine.progress import Reporter

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embed_ops.analysis.summary import LISTED_FIGURES
-from embed_ops.analysis.tables import console, cut_table, fit_columns, show_pairs
+from embed_ops.analysis.tables import console, counted, cut_table, fit_columns, show_pairs
 from embed_ops.schema import ROW, SOURCE
-from embed_ops.terminal import PlainTable
+from embed_ops.terminal import PlainTable, size
 
 if TYPE_CHECKING:
     from embed_ops.analysis.neighbors import Neighbors
@@ -72,7 +72,10 @@ def _show_near(
     columns.append(("source", 60))
     needed = ("row", shown.text)
     droppable = [place for place, name in enumerate(names, 2) if name not in needed]
-    fitted = fit_columns(columns, lines, droppable, console().width)
+    text = next((place for place, name in enumerate(names, 2) if name == shown.text), None)
+    # Beside a text the file that it comes from is the first that may go: the row tells it too.
+    droppable += [len(columns) - 1] * (text is not None)
+    fitted = fit_columns(columns, lines, droppable, console().width, text)
     table = cut_table(title, [columns[place] for place in fitted])
     for column, width in zip(table.columns, fitted.values(), strict=True):
         column.width = width
@@ -136,7 +139,9 @@ def show_evaluation(where: str, figures: dict[str, Any], mistaken: Shown) -> Non
         console().print(f"{name.replace('_', ' ')}: {value:.3f}")
     rows_of = mistaken.table.to_pylist()
     for mistake, row in zip(figures["confusions"][:LISTED_FIGURES], rows_of, strict=True):
-        told = f"{mistake['rows']:,} times {mistake['label']!r} was taken for {mistake['taken_for']!r}"
+        told = (
+            f"{counted(mistake['rows'], 'time')} {mistake['label']!r} was taken for {mistake['taken_for']!r}"
+        )
         text = "" if mistaken.text is None else f": {_cell(row[mistaken.text])[:_EXAMPLE]}"
         console().print(f"{told}, as row {row['row']} of {row[SOURCE]}{text}")
     for remark in mistaken.remarks:
@@ -171,7 +176,10 @@ def _prediction_pairs(prediction: Prediction, price: float | None) -> Iterator[t
     yield "rows", f"{about}{prediction.rows:,}, {left}"
     lengths = ", ".join(f"{name} {length:,}" for name, length in prediction.lengths.items())
     yield "tokens", f"{prediction.tokens:,}; of a row: {lengths}"
-    yield "units", f"about {prediction.units:,}, for {prediction.replicas} replicas"
+    yield (
+        "units",
+        f"about {prediction.units:,}, for {counted(prediction.replicas, 'copy', 'copies')} of the model",
+    )
     startup = _duration(prediction.startup)
     yield "time", f"{_duration(prediction.seconds)}, of which {startup} to start"
     if prediction.cost is not None:
@@ -180,8 +188,8 @@ def _prediction_pairs(prediction: Prediction, price: float | None) -> Iterator[t
             "cost",
             f"{prediction.cost:,.4g} at {price:g} an hour; {for_million:,.4g} for a million rows",
         )
-    yield "vectors", ", ".join(f"{size / 1e9:,.3g} GB as {kind}" for kind, size in prediction.bytes.items())
-    yield "memory", ", ".join(f"{kind} {size / 1e6:,.0f} MB" for kind, size in prediction.memory.items())
+    yield "vectors", ", ".join(f"{size(length)} as {kind}" for kind, length in prediction.bytes.items())
+    yield "memory", ", ".join(f"{kind} {size(held)}" for kind, held in prediction.memory.items())
     chosen = prediction.resolved
     batches = f"{chosen['token_budget']} tokens at a time"
     yield "computed in", f"{chosen['dtype']} on {chosen['device']}, {batches}"

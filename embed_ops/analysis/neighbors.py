@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from embed_ops.analysis.tables import counted
 from embed_ops.embedding.forward import embed_inputs
 from embed_ops.encoders.base import gather
 from embed_ops.encoders.registry import encoder_class, make_encoder
@@ -118,7 +119,7 @@ def neighbors(
     search = make_search(rows, vectors, k, metric, probe)
     itself = None
     if not isinstance(queries, np.ndarray):
-        reporter.say(f"embedding {len(queries)} queries")
+        reporter.say(f"embedding {counted(len(queries), 'query', 'queries')}")
         x = encode(rows, vectors, list(queries))
     elif queries.dtype.kind in "iu":
         itself = queries.astype(np.int64)

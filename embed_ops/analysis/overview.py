@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from embed_ops.analysis.tables import counted
 from embed_ops.engine.progress import Reporter, Silent
 from embed_ops.errors import EmbedOpsError, RunError
 from embed_ops.redaction import redacted
@@ -89,7 +90,7 @@ def list_runs(folder: str, *, price: float | None = None, reporter: Reporter | N
     reporter = reporter or Silent()
     reporter.say(f"looking for runs below {folder}")
     found = find_runs(locate(folder))
-    reporter.say(f"reading {len(found):,} runs")
+    reporter.say(f"reading {counted(len(found), 'run')}")
     with ThreadPoolExecutor(_THREADS) as pool:
         read = list(pool.map(partial(_line, price), found))
     places = {resolved(run.root): run.name for run in found}

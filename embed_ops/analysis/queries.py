@@ -14,6 +14,7 @@ import pyarrow as pa
 from embed_ops.analysis.neighbors import Neighbors, neighbors
 from embed_ops.analysis.recommend import Recommended, recommend
 from embed_ops.analysis.shown import Picture, Shown, lines_of, shown_of
+from embed_ops.analysis.tables import counted
 from embed_ops.analysis.user_files import read_columns
 from embed_ops.engine.progress import Reporter
 from embed_ops.engine.session import OpenSession
@@ -157,7 +158,7 @@ def _shown(
     run: str, ids: Ints, show: Sequence[str] | None, reporter: Reporter, picture: Picture | None
 ) -> Shown:
     there = ids[ids >= 0]
-    reporter.say(f"reading {len(there):,} rows")
+    reporter.say(f"reading {counted(len(there), 'row')}")
     return shown_of(RunRows(locate(run)), there, show, picture)
 
 

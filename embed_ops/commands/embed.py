@@ -33,7 +33,7 @@ def run(
     grace: Grace = "25s",
 ) -> int:
     """Embed what is left."""
-    from embed_ops.analysis.summary import show_report
+    from embed_ops.analysis.run_table import show_next, show_report
 
     spec = load_spec(words)
     from embed_ops.embedding.driver import embed
@@ -42,4 +42,5 @@ def run(
     with reporter(progress) as shown:
         done = embed(spec, session=opener(address), reporter=shown, **limits(stop_after, grace))
     show_report(done)
+    show_next(done)
     return done.exit_code

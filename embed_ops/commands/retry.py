@@ -31,7 +31,7 @@ def run(
     grace: Grace = "25s",
 ) -> int:
     """Retry the rejects."""
-    from embed_ops.analysis.summary import show_report
+    from embed_ops.analysis.run_table import show_report
     from embed_ops.embedding.driver import retry
     from embed_ops.engine.progress import reporter
 

@@ -38,7 +38,8 @@ def run(
     grace: Grace = "25s",
 ) -> int:
     """Embed what is left, then fit and apply what is left."""
-    from embed_ops.analysis.summary import show_report, show_stage
+    from embed_ops.analysis.run_table import show_next, show_report
+    from embed_ops.analysis.summary import show_stage
 
     spec = load_spec(words)
     from embed_ops.embedding.checks import check_stages
@@ -56,4 +57,5 @@ def run(
     show_report(done)
     for stage in stages:
         show_stage(stage)
+    show_next(done)
     return done.exit_code

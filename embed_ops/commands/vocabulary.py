@@ -37,7 +37,7 @@ def run(
     log_level: LogLevel = "warning",
 ) -> int:
     """Write the vocabulary."""
-    from embed_ops.analysis.summary import show_report
+    from embed_ops.analysis.run_table import show_report
     from embed_ops.embedding.vocabulary import write_vocabulary
     from embed_ops.engine.progress import reporter
 

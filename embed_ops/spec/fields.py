@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
@@ -107,5 +108,6 @@ def _common(choice: dict[str, type[Variant]], prefix: str) -> list[FieldHelp]:
 def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
-    default: Any = field.default
-    return repr(default).replace("'", '"').replace("None", "none")
+    # As a word of the command line has it, for which TOML and JSON are the same.
+    empty = field.default is None or field.default == () or field.default == {}
+    return "none" if empty else json.dumps(field.default)

@@ -143,7 +143,7 @@ def test_sentences_say_what_was_found() -> None:
         "layers": [],
     }
     of_graph = {**report, "graph": {**graph, "nodes": 7, "edges": 12, "partitions": 2}}
-    assert course(of_graph)[0].text == "graph: 7 nodes, 12 edges; the largest node has 4 in-edges"
+    assert course(of_graph)[0].text == "graph: 7 nodes, 12 edges; at most 4 lead to one node"
     assert not any("rows/s" in line.text for line in course(of_graph))
     assert comparison(of_graph).level == "good"
     timed = [

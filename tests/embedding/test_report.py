@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from embed_ops.analysis.summary import report_rows, where_time_went
+from embed_ops.analysis.run_table import report_rows, where_time_went
 from embed_ops.embedding.machine import command, machine
 from embed_ops.embedding.report import Measured, build_report
 from embed_ops.embedding.unit import ForwardPass, Written
@@ -129,7 +129,30 @@ def test_halved_batches_are_told() -> None:
     resolved = {"dtype": "float32", "compile": False, "token_budget": 64, "threads_per_replica": 1}
     rows = dict(report_rows(build_report(found.records, found, 11.0, resolved)))
     assert rows["out of memory"].startswith("2 units")
-    assert rows["computed in"] == "float32, not compiled, 64 tokens a batch, 1 threads"
+    assert rows["computed in"] == "float32, by 2 copies of the model"
+
+
+def test_a_small_run_is_told_in_few_and_plain_words() -> None:
+    """What was nothing is left out, and what would make a run faster is for those that last."""
+    found = measured(truncated=3)
+    resolved = {"dtype": "float32"}
+    report = build_report(found.records, found, 11.0, resolved)
+    rows = dict(report_rows(report))
+    assert list(rows) == ["rows", "time", "speed", "computed in"]
+    assert rows["rows"] == "20 embedded, 0 rejected, 6 cut to the length that the model takes"
+    assert rows["time"] == "11 s: 1.0 s to start, 10 s to embed"
+    report["seconds"]["steady"] = 61.0
+    assert {"utilization", "where time went"} <= dict(report_rows(report)).keys()
+    # Of a command that found all done, the rates are those of an earlier one.
+    report |= {"units_skipped": report["units"]}
+    rows = dict(report_rows(report))
+    assert list(rows) == ["rows", "done before", "time"]
+    assert (rows["done before"], rows["time"]) == ("all of it, by an earlier command", "11 s")
+    # Images have no tokens.
+    report |= {"units_skipped": 1, "modality": "image"}
+    rows = dict(report_rows(report))
+    assert rows["done before"] == "1 of 2 files in data/, by an earlier command"
+    assert rows["speed"] == "2 images/s"
 
 
 def test_nothing_embedded_has_no_shares() -> None:

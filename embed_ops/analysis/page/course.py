@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from embed_ops.analysis.page.verdict import Finding, count
-from embed_ops.analysis.summary import PARTS_OF_TIME, graph_rows
+from embed_ops.analysis.page.verdict import Finding
+from embed_ops.analysis.run_table import PARTS_OF_TIME, graph_rows
+from embed_ops.analysis.tables import counted
 from embed_ops.runs.record import Record
 
 _BINS = 60
@@ -75,12 +76,12 @@ def _speed(report: Mapping[str, Any]) -> list[Finding]:
     """Word how fast rows were embedded."""
     seconds, tokens = report["seconds"], report.get("tokens_per_second")
     of_images = report.get("modality") == "image"
-    counted = f", {tokens:,.0f} {'positions' if of_images else 'tokens'}/s" if tokens else ""
-    on = count(report.get("replicas") or 1, "replica")
+    of_tokens = f", {tokens:,.0f} {'positions' if of_images else 'tokens'}/s" if tokens else ""
+    on = counted(report.get("replicas") or 1, "replica")
     startup, steady = seconds.get("startup") or 0, seconds["steady"]
     spent = f"{startup:,.0f} s to start, {steady:,.0f} s from the first unit to the last"
     lines = [
-        Finding(f"{report['rows_per_second']:,.0f} rows/s{counted} on {on}"),
+        Finding(f"{report['rows_per_second']:,.0f} rows/s{of_tokens} on {on}"),
         Finding(f"{seconds['total']:,.0f} s in all: {spent}"),
     ]
     # A table of word vectors has no products to speak of.
@@ -100,11 +101,11 @@ def _trouble(report: Mapping[str, Any]) -> list[Finding]:
             told = f"replicas waited {share:.0%} of their time {words}"
             lines.append(Finding(told, "amber", _REMEDIES[cause]))
     if report.get("replica_deaths"):
-        times, units = count(report["replica_deaths"], "time"), count(report["isolated"], "unit")
+        times, units = counted(report["replica_deaths"], "time"), counted(report["isolated"], "unit")
         told = f"replicas died {times}; {units} were embedded in isolation"
         lines.append(Finding(told, "amber", "see the log of that command for what ended them"))
     if report.get("halved"):
-        told = f"{count(report['halved'], 'unit')} had batches that memory could not hold"
+        told = f"{counted(report['halved'], 'unit')} had batches that memory could not hold"
         lines.append(Finding(told, "amber", "set a smaller resources.token_budget in a new run"))
     return lines
 
@@ -119,7 +120,7 @@ def bars(report: Mapping[str, Any]) -> list[Bar]:
         # Those that did least are what one looks for.
         each = sorted(each, key=lambda one: one["time"]["forward"])[:_MOST_REPLICAS]
         for one in each:
-            note = f"{count(one['units'], 'unit')}, {count(one['rows'], 'row')}"
+            note = f"{counted(one['units'], 'unit')}, {counted(one['rows'], 'row')}"
             drawn.append(Bar(one["replica"], note, _shares(one["time"])))
     return drawn
 

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from embed_ops.analysis.summary import left_out_line
+from embed_ops.analysis.run_table import left_out_line
+from embed_ops.analysis.tables import counted
 from embed_ops.runs.header import FINISHED, RUNNING
 from embed_ops.runs.record import Record
 
@@ -23,11 +24,6 @@ _HEADLINES = {
     "amber": "Complete, and worth a look",
     "red": "Not fit for use as it is",
 }
-
-
-def count(number: int, thing: str) -> str:
-    """Word how many there are."""
-    return f"{number:,} {thing}" + ("" if number == 1 else "s")
 
 
 @dataclass(frozen=True)
@@ -112,30 +108,30 @@ def completeness(
         grave = share > most_rejects
         beyond = f", more than max_reject_fraction allows ({most_rejects:.2%})" if grave else ""
         remedy = "see their reasons below; `embed-ops retry` reads them again once the cause is mended"
-        told = f"{count(rejects, 'row')} ({share:.2%}) became rejects{beyond}"
+        told = f"{counted(rejects, 'row')} ({share:.2%}) became rejects{beyond}"
         lines.append(Finding(told, "red" if grave else "amber", remedy))
     if files := sum(record.file_rejects for record in records):
         remedy = "replace these files, then run the same command again"
-        lines.append(Finding(f"{count(files, 'file')} could not be read to the end", "red", remedy))
+        lines.append(Finding(f"{counted(files, 'file')} could not be read to the end", "red", remedy))
     for item in report.get("left_out") or []:
         lines.append(Finding(f"left out by the listing: {left_out_line(item)}"))
     if filtered := sum(record.filtered for record in records):
-        lines.append(Finding(f"{count(filtered, 'row')} were left out by where"))
+        lines.append(Finding(f"{counted(filtered, 'row')} were left out by where"))
     if truncated:
         share = truncated / max(1, rows)
-        told = f"{count(truncated, 'row')} ({share:.1%}) were longer than the model takes, and cut"
+        told = f"{counted(truncated, 'row')} ({share:.1%}) were longer than the model takes, and cut"
         remedy = "if their ends matter, set encoder.window, or a model that takes more tokens"
         lines.append(Finding(told, "amber" if many_cut else "good", remedy))
     if report.get("unknown"):
-        told = f"{count(report['unknown'], 'word')} have no vector in the table, and were left out"
+        told = f"{counted(report['unknown'], 'word')} have no vector in the table, and were left out"
         lines.append(Finding(told))
     return lines
 
 
 def _first(status: str, rows: int, rejects: int, units: int, planned: int | None) -> Finding:
-    within = count(units, "unit")
+    within = counted(units, "unit")
     if status == FINISHED:
-        told = f"{rows:,} of {count(rows + rejects, 'row')} have a vector, in {within}"
+        told = f"{rows:,} of {counted(rows + rejects, 'row')} have a vector, in {within}"
         if rows:
             return Finding(told)
         return Finding(told, "red", "see source.path and source.where: they choose no row")
@@ -157,7 +153,7 @@ def comparison(report: Mapping[str, Any]) -> Finding:
         return Finding("not compared with the reference", "amber", remedy)
     worst = min(parities, key=lambda item: item["min"])
     outputs = "" if len(parities) == 1 else f", {len(parities)} outputs"
-    told = f"compared: {count(worst['rows'], 'row')}{outputs}, cosine {worst['min']:.6f} at least"
+    told = f"compared: {counted(worst['rows'], 'row')}{outputs}, cosine {worst['min']:.6f} at least"
     return Finding(f"{told}, to {worst['reference']}")
 
 
@@ -166,7 +162,7 @@ def soundness(figures: Mapping[str, Any]) -> list[Finding]:
     rows, dim = figures["rows"], figures["dim"]
     lines = [_width(figures)]
     if figures.get("broken"):
-        broken = count(figures["broken"], "sampled vector")
+        broken = counted(figures["broken"], "sampled vector")
         remedy = "they are left out here; `embed-ops verify` finds all of them"
         lines.append(Finding(f"{broken} have numbers that are not finite", "red", remedy))
     if figures["dead"]:
@@ -196,9 +192,9 @@ def soundness(figures: Mapping[str, Any]) -> list[Finding]:
 
 
 def _width(figures: Mapping[str, Any]) -> Finding:
-    dims, rows = count(figures["dim"], "dimension"), figures["rows"]
+    dims, rows = counted(figures["dim"], "dimension"), figures["rows"]
     if figures["effective"] > 0:
-        enough = f"{count(figures['for_90'], 'principal component')} for 90 % of the variance"
+        enough = f"{counted(figures['for_90'], 'principal component')} for 90 % of the variance"
         dead = "none dead" if not figures["dead"] else f"{figures['dead']:,} dead"
         return Finding(f"{dims}, {dead}; {enough}")
     remedy = "every row has the same vector: see what is embedded" if rows > 1 else ""
