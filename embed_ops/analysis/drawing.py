@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from embed_ops.schema import CONTENT, REASON
+from embed_ops.sources.base import DECODING_FAULTS
 from embed_ops.sources.corpus import Corpus
 from embed_ops.sources.plan import Piece, Plan, Span
 from embed_ops.sources.rows import Chunk, Rows
 from embed_ops.sources.units import Cursor
+from embed_ops.storage.location import Location
 
 PLACES = 64
 """Places that a corpus is entered at; a small one is read whole."""
+_MEASURED = 1_024
+"""Records of a CSV file that tell how long one is."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,12 @@ def draw(corpus: Corpus, plan: Plan, most: int, seed: int) -> Drawn:
             records += len(chunk)
             filtered += int((~chunk.kept).sum())
             faulty += int(chunk.kept.sum()) - len(embeddable)
-            size += moved if corpus.spec.kind in ("jsonl", "text") else int(chunk.bytes.sum())
+            if corpus.spec.kind in ("jsonl", "text"):
+                size += moved
+            elif corpus.spec.kind == "csv" and (whole := _bytes_of_record(corpus, piece)) is not None:
+                size += round(whole * len(chunk))
+            else:
+                size += int(chunk.bytes.sum())
     return Drawn(contents, records, filtered, faulty, size)
 
 
@@ -73,6 +84,23 @@ def _chunks(cursor: Cursor, wanted: int) -> Iterator[tuple[Chunk, int]]:
         yield chunk, cursor.position - before
 
 
+def _bytes_of_record(corpus: Corpus, piece: Piece) -> float | None:
+    """Measure a record of CSV by the first ones of its file: all columns, and what parts them.
+
+    None where they can't be read.
+    """
+    place = _place(corpus, piece)
+    try:
+        columns = corpus.source.sample_schema(place)
+        first = next(corpus.source.read(place, replace(piece, end=_MEASURED), piece.begin, columns), None)
+    except DECODING_FAULTS:
+        return None
+    if first is None or not len(first):
+        return None
+    fields = sum(pc.sum(pc.binary_length(column)).as_py() or 0 for column in first.table.columns)
+    return float(fields / len(first) + len(columns))
+
+
 def _entries(corpus: Corpus, plan: Plan, most: int, seed: int) -> list[tuple[Piece, int, int]]:
     """Choose where to read: a piece, a position in it, and how many records from there."""
     pieces = [piece for span in plan.spans for piece in span.pieces]
@@ -82,16 +110,23 @@ def _entries(corpus: Corpus, plan: Plan, most: int, seed: int) -> list[tuple[Pie
     sizes = np.array([max(1, piece.bytes) for piece in pieces], np.float64)
     points = (np.arange(PLACES) + random.random(PLACES)) / PLACES * sizes.sum()
     chosen = [pieces[number] for number in np.searchsorted(np.cumsum(sizes), points).tolist()]
-    return [(piece, _position(corpus, piece, random), -(-most // PLACES)) for piece in chosen]
+    # A piece that can only be read from its begin is entered once, for as many records.
+    places = Counter((piece, _position(corpus, piece, random)) for piece in chosen)
+    return [(piece, begin, times * -(-most // PLACES)) for (piece, begin), times in places.items()]
+
+
+def _place(corpus: Corpus, piece: Piece) -> Location:
+    return next(corpus.place(file) for file in corpus.files if file.name == piece.source)
 
 
 def _position(corpus: Corpus, piece: Piece, random: np.random.Generator) -> int:
     """Choose where in a piece to begin."""
-    place = next(corpus.place(file) for file in corpus.files if file.name == piece.source)
     end = piece.end
     if end is None and piece.rows is not None:
         end = piece.begin + piece.rows
-    enters = corpus.spec.kind in ("parquet", "jsonl", "text") and corpus.source.seekable(place)
+    enters = corpus.spec.kind in ("parquet", "jsonl", "text") and corpus.source.seekable(
+        _place(corpus, piece)
+    )
     if end is None or not enters:
         return piece.begin
     return int(piece.begin + random.random() * 0.9 * (end - piece.begin))

@@ -44,13 +44,15 @@ HELP = (
     "--all is the stage kind=neighbors: a run directory of its own, RUN/stages/neighbors, with lists of "
     "rows and scores for every row; "
     "it is verified and goes on like any other run.\n\n"
+    'Example: embed-ops neighbors out/ --text "compress a file" -k 3\n\n'
     "Exit codes: 0 done; 2 the run, the queries or the model are unusable; 3 stopped (--all: the same "
     "command goes on)."
 )
 
 # What is asked.
 Texts = Annotated[
-    list[str] | None, typer.Option(help="a query; may be given several times", show_default=False)
+    list[str] | None,
+    typer.Option(metavar="TEXT", help="a query; may be given several times", show_default=False),
 ]
 TextFile = Annotated[
     Path | None, typer.Option(metavar="FILE", help="queries, one a line", show_default=False)

@@ -6,11 +6,13 @@ from typing import Annotated
 
 import typer
 
-from embed_ops.commands.options import EXIT_CODES, LogLevel, RunPath
+from embed_ops.commands.options import LogLevel, RunPath
 from embed_ops.commands.running import verb
 
 HELP = (
-    f"Prove that a run is complete and unchanged: every row once, in order, every checksum.\n\n{EXIT_CODES}"
+    "Prove that a run is complete and unchanged: every row once, in order, every checksum.\n\n"
+    "Exit codes: 0 it is; 1 there are differences, which are listed; 2 there is no run, or none that can be "
+    "read; 3 the storage fails."
 )
 
 

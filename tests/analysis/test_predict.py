@@ -16,11 +16,13 @@ from stage_runs import invoke
 from tiny_runs import tiny_spec
 
 from embed_ops import embed
+from embed_ops.analysis.drawing import draw
 from embed_ops.analysis.page.write import write_page
-from embed_ops.analysis.predict import predict
+from embed_ops.analysis.predict import about_rows, predict
 from embed_ops.analysis.prediction import compared, kept_prediction
 from embed_ops.errors import SourceError, SpecError
-from embed_ops.spec.spec import Spec
+from embed_ops.sources.corpus import Corpus
+from embed_ops.spec.spec import Spec, parse_source
 
 pytestmark = pytest.mark.usefixtures("engine")
 
@@ -89,6 +91,17 @@ def test_lines_are_counted_by_their_bytes(tiny: str, tmp_path: Path) -> None:
     assert code == 0, said
     assert "what it will take" in said
     assert "at 1.5 an hour" in said
+
+
+def test_a_file_of_csv_is_read_from_its_begin_and_measured_whole(tmp_path: Path) -> None:
+    """Its rows are counted by all of its columns, and the sample has each row once."""
+    texts = [f"a short name {row}" for row in range(5_000)]
+    lines = [f"{row},{text},{'a longer column, quoted ' * 3!r},9.99" for row, text in enumerate(texts)]
+    (tmp_path / "a.csv").write_text("\n".join(["id,name,about,price", *lines]).replace("'", '"'))
+    corpus = Corpus.open(parse_source({"kind": "csv", "path": str(tmp_path / "a.csv"), "column": "name"}))
+    assert about_rows(corpus, corpus.plan()) == pytest.approx(len(texts), rel=0.05)
+    drawn = draw(corpus, corpus.plan(), 1_024, 0)
+    assert drawn.contents == texts[:1_024]
 
 
 def _words(spec: Spec) -> list[str]:
