@@ -218,7 +218,7 @@ def test_commands_on_a_run(tiny: str, tmp_path: Path) -> None:
     )
     assert code == 0, said
     assert "51 embedded, 0 rejected" in said
-    assert "51 rows with sentence-transformers" in said
+    assert "51 rows with transformers" in said
     assert f"next: embed-ops verify {tmp_path / 'run'}, then" in said
     assert not Path("elsewhere").exists()
     code, said = invoke("verify", str(tmp_path / "run"), "--source")
