@@ -130,3 +130,13 @@ def test_columns_fit_the_terminal(width: int) -> None:
     assert list(widths) == list(range({40: 4, 50: 5}.get(width, 6)))
     assert [widths[place] for place in (0, 1, 2)] == [7, 6, 3]
     assert widths[3] == {40: 11, 50: 13, 80: 20, 200: 100}[width]
+
+
+def test_a_text_has_the_room_of_a_narrow_terminal() -> None:
+    """The column that one looks for has 30 characters before others have any; what goes is last."""
+    columns = [("query", 30), ("score", 8), ("row", 60), ("text", 100), ("id", 60), ("source", 60)]
+    lines = [["a query", "0.1234", "7", "t" * 500, "i" * 30, "s" * 40]]
+    widths = fit_columns(columns, lines, [4, 5], 80, 3)
+    assert list(widths) == [0, 1, 2, 3, 4]
+    assert widths[3] >= 30
+    assert sum(each + 3 for each in widths.values()) + 1 <= 80

@@ -105,6 +105,11 @@ def test_the_ending_of_a_named_file_tells_its_kind(write: Any, kind: str, tmp_pa
     for path in (f"a.{kind}", "a.*", f"*.{kind}"):
         survey = look(str(tmp_path / path))
         assert (survey.kind, survey.column, survey.files) == (kind, "body", 1)
+    written = starter(str(tmp_path / f"a.{kind}")).text("embed.toml")
+    assert written.startswith(f"# 1 file of kind {kind}, ")
+    assert "0.0 MB" not in written
+    assert '# where = "length(body) > 0"' in written
+    assert int(written.split("# k = ")[1].split()[0]) < len(ROWS)
     (tmp_path / "a.txt").write_text("one\n")
     with pytest.raises(SourceError, match=rf"matches a\.\w+ of kind {kind}, and a\.txt.* as \*\.{kind}"):
         look(str(tmp_path / "a.*"))
