@@ -183,7 +183,8 @@ def _chosen(folder: Folder, model: str, name: str | None) -> str:
         return (usual or there)[0]
     if there:
         raise ModelError(
-            f'{model}: which of {", ".join(there)} is meant? Name one by encoder.file, as file = "{there[0]}"'
+            f"{model}: several files may be meant ({', '.join(there)}); name one by encoder.file, as "
+            f'file = "{there[0]}"'
         )
     looked = "model.onnx, onnx/model.onnx" if not folder.local else "in it or in its onnx/"
     raise ModelError(

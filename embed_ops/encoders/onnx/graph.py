@@ -119,9 +119,9 @@ def read_graph(file: Path) -> Graph:
             f"{file}: is a Git LFS pointer, which stands for the file; fetch the file itself (git lfs pull)"
         )
     try:
-        with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-            with memoryview(mapped) as view:
-                graph = _model(view)
+        with file.open("rb") as stream:
+            # Not closed by hand: where a field is broken, its error still holds a part of it.
+            graph = _model(memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)))
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(
             f"{file}: not an ONNX file, or cut short ({error}); fetch or export it again"

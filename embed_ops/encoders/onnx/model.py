@@ -193,7 +193,7 @@ class OnnxModel:
         if column.dim is not None and column.dim > width:
             raise ModelError(
                 f"{self.spec.model}: output {column.name!r}: dim is {column.dim}, and the vectors have "
-                f"{width} dimensions"
+                f"{width} dimensions; give that or fewer"
             )
         return column.dim or width
 

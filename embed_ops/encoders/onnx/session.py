@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,10 @@ _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _GRAPH, _OUTPUT, _NAME = 7, 12, 1
 _FATAL = 4
 _NO_MEMORY = ("Failed to allocate memory", "bad_alloc", "out of memory", "CUDA_ERROR_OUT_OF_MEMORY")
+_PLACE = re.compile(r"/onnxruntime_src/\S+:\d+ [^()]*\([^()]*\)( const)? ")
+"""A line of onnxruntime's own source, and the function there."""
+_MOST = 300
+"""Characters of what onnxruntime says."""
 _LACKS = ("Could not find an implementation", "No Op registered", "is not a registered function/op")
 _TOO_NEW = ("under development", "till opset", "Unsupported model IR version", "no registered schema")
 
@@ -187,9 +192,9 @@ def _refused(file: Path, error: Exception, graph: Graph, version: str) -> ModelE
 
 def _reason(error: Exception) -> str:
     """Give the words of an error, without its code and without addresses of source files."""
-    said = " ".join(str(error).split())
+    said = _PLACE.sub("", " ".join(str(error).split()))
     said = said.rpartition("Status Message: ")[2].rpartition(" failed:")[2]
-    return said.partition("] : ")[2].rpartition(" : ")[2][:200] or said[:200]
+    return (said.rpartition("] : ")[2].partition(" : ")[2].partition(" : ")[2] or said)[:_MOST]
 
 
 def shapes_of(graph: Graph) -> Mapping[str, tuple[int | None, ...] | None]:

@@ -101,8 +101,8 @@ def _chosen(column: OutputSpec, file: Path, shapes: Mapping[str, Shape | None]) 
         return candidates[0]
     if candidates:
         raise ModelError(
-            f"{file}: output {column.name!r}: which of {', '.join(candidates)} is meant? Name one by tensor, "
-            f'as tensor = "{candidates[0]}"'
+            f"{file}: output {column.name!r}: several may be meant ({', '.join(candidates)}); name one, as "
+            f'tensor = "{candidates[0]}"'
         )
     raise ModelError(
         f"{file}: output {column.name!r}: no output has a vector for each "
