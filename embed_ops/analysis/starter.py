@@ -22,7 +22,7 @@ from embed_ops.storage.location import SCHEME, full_address, locate
 from embed_ops.terminal import plain_line, size
 
 _MODELS = {"text": "sentence-transformers/all-MiniLM-L6-v2", "image": "facebook/dinov2-small"}
-_FAMILIES = {"text": ("clip", "text", "static"), "image": ("clip", "image")}
+_FAMILIES = {"text": ("clip", "text", "onnx", "static"), "image": ("clip", "image")}
 """Families that embed a modality. The first that takes a model's folder is its own: `clip` takes
 none but its own, and the others would take a part of it."""
 SINK, _HIDDEN_SINK = "embedded", "_embedded"
@@ -181,7 +181,8 @@ def _family(model: str, modality: str) -> str:
             refused[family] = str(error)
         else:
             return family
-    raise ModelError(f"--model {model}: holds no model that embeds {modality}s: {refused[modality]}")
+    why = refused["onnx" if model.endswith(".onnx") and "onnx" in refused else modality]
+    raise ModelError(f"--model {model}: holds no model that embeds {modality}s: {why}")
 
 
 def _places(path: str) -> Iterator[str]:

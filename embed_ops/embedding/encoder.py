@@ -60,7 +60,7 @@ class Encoder:
 
     Args:
         model: folder, object store prefix, or hub name.
-        device: "cpu", "cuda", or "auto": a GPU where torch finds one.
+        device: "cpu", "cuda", or "auto": a GPU where torch finds one and the family takes it.
         parity: rows of the first call that are compared with the reference, and vouch for what is
             "auto"; 0: no comparison, and "auto" is float32. A section `[parity]` for other limits.
         threads: CPU threads of the forward pass; None leaves torch's.
@@ -227,7 +227,8 @@ class Encoder:
         if self._loaded is None:
             from embed_ops.encoders import device
 
-            chosen = device.default_device() if self._device == "auto" else self._device
+            own = device.default_device() if spec.encoder.GPUS == "always" else "cpu"
+            chosen = own if self._device == "auto" else self._device
             device.require_device(chosen)
             resolved = replace(
                 resolve(spec, 0.0 if chosen == "cpu" else 1.0),

@@ -8,6 +8,7 @@ from typing import Any
 
 from embed_ops.embedding.batching import RULES, BatchRule
 from embed_ops.encoders.registry import modality_of
+from embed_ops.lazy import require
 from embed_ops.runs.fingerprint import require_same, versions_of
 from embed_ops.spec.encoder import AUTO, MAX_PIXELS, LanguageEncoderSpec
 from embed_ops.spec.source import GraphSourceSpec
@@ -25,6 +26,8 @@ _ENCODER_DEFAULTS = {
 }
 """Fields that not every kind or family has: where there is none, it counts as left out, so that all
 fingerprints have the same keys."""
+_OUTPUT_DEFAULTS = (("each", AUTO), ("tensor", None))
+"""Fields of outputs that runs of before there were such have not."""
 PADDED = "padded"
 _WINDOW_FIELDS = ("window", "stride", "chunk", "targets", "targets_column")
 _VERSIONED = ("torch", "transformers", "tokenizers", "numpy", "pillow", "pyarrow")
@@ -70,7 +73,11 @@ def fingerprint(spec: Spec, model: Mapping[str, str], edges: str | None = None) 
         entries["encoder.attention"] = attention
     # What a quantizer is stands among the hashes; where it lies changes nothing.
     entries["encoder.outputs"] = [
-        {key: value for key, value in output.items() if key != "quantizer" and (key, value) != ("each", AUTO)}
+        {
+            key: value
+            for key, value in output.items()
+            if key != "quantizer" and (key, value) not in _OUTPUT_DEFAULTS
+        }
         for output in tree["encoder"]["outputs"]
     ]
     entries |= {"sink.dtype": spec.sink.dtype, "resources.unit_rows": spec.resources.unit_rows}
@@ -96,9 +103,19 @@ def resolve(spec: Spec, gpus: float = 0.0) -> Resolved:
         threads_per_replica=1 if threads == AUTO else threads,
         device=device,
         draft=spec.encoder.drafts is True,
-        versions=versions_of(*_VERSIONED),
+        versions=versions_of(*_VERSIONED) | _runtime(spec),
         gpus_per_replica=gpus,
     )
+
+
+def _runtime(spec: Spec) -> dict[str, str]:
+    """Give the version of what computes in torch's place, whichever of its packages is installed.
+
+    Raises:
+        PackageError: none is.
+    """
+    name, family = spec.encoder.RUNTIME, spec.encoder.family
+    return {} if name is None else {name: str(require(name, family, f"family {family}").__version__)}
 
 
 def _packed(spec: Spec) -> bool:

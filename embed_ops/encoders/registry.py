@@ -22,6 +22,7 @@ ENCODERS = {
     "text": "embed_ops.encoders.text.encoder:TextEncoder",
     "words": "embed_ops.encoders.windows.encoder:WindowedEncoder",
     "static": "embed_ops.encoders.static.encoder:StaticEncoder",
+    "onnx": "embed_ops.encoders.onnx.encoder:OnnxEncoder",
     "image": "embed_ops.encoders.images.encoder:ImageEncoder",
     "clip": "embed_ops.encoders.clip.encoder:ClipEncoder",
     "graph": "embed_ops.encoders.graph.encoder:GraphEncoder",

@@ -12,6 +12,7 @@ from pydantic import Field, Tag, model_validator
 
 from embed_ops.spec.encoder_parts import (
     MAX_PIXELS,
+    OF_TEXTS,
     ONLY_AUTO,
     EncoderSpec,
     LanguageEncoderSpec,
@@ -33,6 +34,7 @@ __all__ = [
     "GraphEncoderSpec",
     "ImageEncoderSpec",
     "LanguageEncoderSpec",
+    "OnnxEncoderSpec",
     "OutputSpec",
     "PoolingMode",
     "StaticEncoderSpec",
@@ -144,10 +146,43 @@ class GraphEncoderSpec(EncoderSpec):
             )
 
 
+class OnnxEncoderSpec(PromptedSpec):
+    """A vector for each text, by a model in an ONNX file."""
+
+    EMBEDS = ("text",)
+    POOLING = OF_TEXTS
+    DTYPES = frozenset()
+    REMARK = "it runs a file as it is"
+    GPUS = "asked"
+    RUNTIME = "onnxruntime"
+    family: Literal["onnx"] = Field("onnx", description="a model of texts in an ONNX file")
+    file: str | None = Field(
+        None,
+        pattern=r"\.onnx$",
+        description="the variant, as onnx/model_quantized.onnx; left out: model.onnx or onnx/model.onnx, "
+        "else the only one",
+    )
+
+    @model_validator(mode="after")
+    def _nothing_is_compiled(self) -> Self:
+        if self.compile is True:
+            raise ValueError("family onnx runs a file as it is: leave compile out")
+        return self
+
+    def _check_output(self, output: OutputSpec) -> None:
+        super()._check_output(output)
+        if output.layer != -1:
+            raise ValueError(
+                f"output {output.name!r} asks for layer {output.layer}: a graph's layers have no numbers; "
+                "name a tensor of it (tensor)"
+            )
+
+
 AnyEncoder = Annotated[
     Annotated[TextEncoderSpec, Tag("text")]
     | Annotated[WordsEncoderSpec, Tag("words")]
     | Annotated[StaticEncoderSpec, Tag("static")]
+    | Annotated[OnnxEncoderSpec, Tag("onnx")]
     | Annotated[ImageEncoderSpec, Tag("image")]
     | Annotated[ClipEncoderSpec, Tag("clip")]
     | Annotated[GraphEncoderSpec, Tag("graph")],

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from embed_ops.spec.output import AUTO, COMPANIONS, OutputSpec
 from embed_ops.spec.wording import Names, Variant, as_tuple
 
-_OF_TEXTS = frozenset({"auto", "mean", "cls", "max", "last", "weighted_mean", "mean_sqrt_len"})
+OF_TEXTS = frozenset({"auto", "mean", "cls", "max", "last", "weighted_mean", "mean_sqrt_len"})
 _OF_PARTS = frozenset({"auto", "mean", "first", "last", "max"})
 ONLY_AUTO = frozenset({"auto"})
 MAX_PIXELS = 89_478_485
@@ -27,6 +27,7 @@ class EncoderSpec(Variant):
         DTYPES: compute types beside "auto" and "float32".
         GPUS: whether it computes on them: always where there are some, only where the spec asks
             for it, or never.
+        RUNTIME: package that computes in torch's place, whose version decides bytes.
     """
 
     CHOICE = "family"
@@ -35,6 +36,7 @@ class EncoderSpec(Variant):
     POOLING: ClassVar[frozenset[str]]
     DTYPES: ClassVar[frozenset[str]] = frozenset({"bfloat16", "float16"})
     GPUS: ClassVar[Literal["always", "asked", "never"]] = "always"
+    RUNTIME: ClassVar[str | None] = None
 
     family: str = Field(description="kind of model")
     model: str = Field(description="folder, object store prefix, or hub name")
@@ -64,6 +66,10 @@ class EncoderSpec(Variant):
     @model_validator(mode="after")
     def _the_family_gives_the_outputs(self) -> Self:
         for output in self.outputs:
+            if output.tensor is not None and self.RUNTIME is None:
+                raise ValueError(
+                    f"output {output.name!r}: tensor is for family onnx; {self.family} has layers by number"
+                )
             self._check_output(output)
         return self
 
@@ -178,7 +184,7 @@ class WithImagesSpec(EncoderSpec):
 class LanguageEncoderSpec(PromptedSpec):
     """A language model: a vector a row, or for each word, token, window or chunk of a text."""
 
-    POOLING = _OF_TEXTS
+    POOLING = OF_TEXTS
 
     window: int | None = Field(
         None,

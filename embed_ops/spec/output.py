@@ -31,7 +31,7 @@ class OutputSpec(Section):
     name: ColumnName = Field("embedding", description="column name")
     pooling: PoolingMode = Field(
         "auto",
-        description="how the vectors of tokens or patches become one; auto: mean, or what an image model has",
+        description="how the vectors of tokens or patches become one; auto: mean, or what the model has",
     )
     layer: int | str = Field(
         -1,
@@ -43,6 +43,11 @@ class OutputSpec(Section):
         "auto",
         description="texts: what has a vector; but for row, each row has a list of vectors. auto: row, "
         "of family words: word",
+    )
+    tensor: str | None = Field(
+        None,
+        min_length=1,
+        description="family onnx: the graph's output that is taken, or any tensor inside it",
     )
     normalize: bool = Field(False, description="divide by the L2 norm")
     dim: int | None = Field(

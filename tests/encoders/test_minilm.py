@@ -19,7 +19,7 @@ from sentence_transformers import SentenceTransformer
 
 from embed_ops.encoders.base import dims_of
 from embed_ops.encoders.text.encoder import TextEncoder
-from embed_ops.encoders.text.tokenizer import read_plain_bert
+from embed_ops.encoders.text.plain_bert import read_plain_bert
 from embed_ops.spec.encoder import TextEncoderSpec
 
 

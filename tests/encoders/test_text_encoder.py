@@ -22,7 +22,8 @@ from tiny_models import ARCHITECTURES, LONGEST, TEXTS, bert_tokenizer, build
 
 from embed_ops.encoders.base import FloatArray, Output
 from embed_ops.encoders.text.encoder import TextEncoder
-from embed_ops.encoders.text.tokenizer import TextTokenizer, read_plain_bert
+from embed_ops.encoders.text.plain_bert import read_plain_bert
+from embed_ops.encoders.text.tokenizer import TextTokenizer
 from embed_ops.errors import ModelError, SourceError
 from embed_ops.numerics.kinds import Dense
 from embed_ops.spec.encoder import OutputSpec, TextEncoderSpec

@@ -31,8 +31,8 @@ CONFIGURED = ("config.json", "tokenizer_config.json", "preprocessor_config.json"
 OTHERS = {
     "*.gguf": "weights of llama.cpp (GGUF)",
     "*ggml*": "weights of llama.cpp (GGML)",
-    "*.onnx": "weights of ONNX",
-    "onnx/*.onnx": "weights of ONNX",
+    "*.onnx": 'weights of ONNX: encoder.family = "onnx"',
+    "onnx/*.onnx": 'weights of ONNX: encoder.family = "onnx"',
     "openvino_model*": "weights of OpenVINO",
     "openvino/*": "weights of OpenVINO",
     "*.h5": "weights of TensorFlow",

@@ -33,12 +33,14 @@ class Folder:
         model: the spec's `encoder.model`.
         commit: the commit of a hub model.
         prefix: the listing of a model on an object store.
+        unused: patterns of what is never fetched.
     """
 
     path: Path
     model: str
     commit: str | None = None
     prefix: Prefix | None = None
+    unused: tuple[str, ...] = UNUSED
 
     @property
     def local(self) -> bool:
@@ -59,10 +61,23 @@ def _is_local(model: str) -> bool:
     return model.startswith(("./", "../", "~", "/")) or model in (".", "..") or Path(model).exists()
 
 
-def locate_model(model: str, revision: str | None, trust_remote_code: bool) -> Folder:
+def locate_model(
+    model: str,
+    revision: str | None,
+    trust_remote_code: bool,
+    kept: Sequence[str] = KEPT,
+    unused: tuple[str, ...] = UNUSED,
+) -> Folder:
     """Find a model.
 
     From a hub or an object store everything but the weights is fetched: CPU workers need no more.
+
+    Args:
+        model: folder, prefix or hub name.
+        revision: of a model that is not here.
+        trust_remote_code: its own code is fetched as well.
+        kept: patterns of all files that it may need.
+        unused: patterns of those among them that it needs never.
 
     Raises:
         ModelError: no such folder, prefix or hub model, or no config.json in it.
@@ -73,14 +88,14 @@ def locate_model(model: str, revision: str | None, trust_remote_code: bool) -> F
         at = filesystem.locate(model)
         if at.local:
             return _own(at.path, model)
-        prefix = prefixes.open_prefix(model, revision, KEPT, UNUSED)
-        return Folder(prefixes.fetch(prefix, (*SMALL, *code), UNUSED), model, prefix=prefix)
+        prefix = prefixes.open_prefix(model, revision, kept, unused)
+        return Folder(prefixes.fetch(prefix, (*SMALL, *code), unused), model, None, prefix, unused)
     if _is_local(model):
         return _own(model, model)
     from embed_ops.encoders.hub import huggingface as hub
 
     commit = hub.commit_of(model, revision)
-    return Folder(hub.fetch(model, commit, (*SMALL, *code), UNUSED), model, commit)
+    return Folder(hub.fetch(model, commit, (*SMALL, *code), unused), model, commit, None, unused)
 
 
 def _own(path: str, model: str) -> Folder:
@@ -113,19 +128,20 @@ def fetch_weights(folder: Folder, parts: Sequence[str] = ("",)) -> None:
 
 
 def _fetch_weights(folder: Folder, parts: Sequence[str]) -> None:
-    _fetch(folder, [f"{part}/*.safetensors".lstrip("/") for part in parts])
+    fetch_files(folder, [f"{part}/*.safetensors".lstrip("/") for part in parts])
     bare = [part for part in parts if not any((folder.path / part).glob("*.safetensors"))]
     if bare:
-        _fetch(folder, [f"{part}/pytorch_model*.bin".lstrip("/") for part in bare])
+        fetch_files(folder, [f"{part}/pytorch_model*.bin".lstrip("/") for part in bare])
 
 
-def _fetch(folder: Folder, patterns: Sequence[str]) -> None:
+def fetch_files(folder: Folder, patterns: Sequence[str]) -> None:
+    """Fetch the files that match, of the same commit or listing; nothing of a folder here."""
     if folder.prefix is not None:
-        prefixes.fetch(folder.prefix, patterns, UNUSED)
+        prefixes.fetch(folder.prefix, patterns, folder.unused)
     elif folder.commit is not None:
         from embed_ops.encoders.hub import huggingface as hub
 
-        hub.fetch(folder.model, folder.commit, patterns, UNUSED)
+        hub.fetch(folder.model, folder.commit, patterns, folder.unused)
 
 
 def fingerprint(

@@ -25,7 +25,8 @@ from embed_ops.encoders.hub import contents
 from embed_ops.encoders.hub import folder as folders
 from embed_ops.encoders.hub.files import read_json
 from embed_ops.encoders.text.modules import entries
-from embed_ops.encoders.text.tokenizer import load_auto_tokenizer, read_plain_bert
+from embed_ops.encoders.text.plain_bert import read_plain_bert
+from embed_ops.encoders.text.tokenizer import load_auto_tokenizer
 from embed_ops.errors import ModelError
 
 if TYPE_CHECKING:

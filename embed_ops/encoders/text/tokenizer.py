@@ -1,13 +1,12 @@
 """Text to token ids on CPU workers, with the ids that transformers' AutoTokenizer gives.
 
-Importing transformers costs seconds and imports torch. The plain BERT tokenizer, which most
-embedding models use, is therefore read straight from tokenizer.json when its files leave no doubt
-that AutoTokenizer would build the same one; everything else goes through AutoTokenizer.
+Importing transformers costs seconds and imports torch. A plain BERT tokenizer is therefore read
+straight from its file (`plain_bert.py`); everything else goes through AutoTokenizer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy.typing as npt
 
 from embed_ops.encoders.base import BoolArray, IntArray
 from embed_ops.encoders.hub.files import read_json
+from embed_ops.encoders.text.plain_bert import read_plain_bert
 from embed_ops.errors import ModelError
 
 if TYPE_CHECKING:
@@ -26,17 +26,6 @@ if TYPE_CHECKING:
 CHUNK = 1024
 """Texts tokenized in one call: bounds the memory of the encodings, which are far larger than the
 ids."""
-BERT_TOKENS = {
-    "pad_token": "[PAD]",
-    "unk_token": "[UNK]",
-    "cls_token": "[CLS]",
-    "sep_token": "[SEP]",
-    "mask_token": "[MASK]",
-}
-BERT_CLASSES = frozenset({"BertTokenizer", "BertTokenizerFast", None})
-BERT_TYPES = frozenset({"bert", "distilbert"})
-MORE_TOKENS = ("bos_token", "eos_token", "additional_special_tokens", "extra_special_tokens")
-NOT_PLAIN = (*MORE_TOKENS, "init_inputs", "auto_map", "split_special_tokens")
 
 
 @dataclass(frozen=True)
@@ -74,81 +63,6 @@ def space_first(backend: Tokenizer) -> None:
             step.add_prefix_space = True
 
 
-def read_plain_bert(folder: Path) -> Tokenizer | None:
-    """Read tokenizer.json where AutoTokenizer provably builds the same tokenizer, else None.
-
-    AutoTokenizer builds a BERT tokenizer from the vocabulary, tokenizer_config.json and the special
-    tokens, not from the rest of tokenizer.json; both are the same only if nothing in the files
-    departs from the plain BERT form.
-    """
-    config, file = read_json(folder / "tokenizer_config.json"), read_json(folder / "tokenizer.json")
-    stated = {key: value for key, value in config.items() if key.endswith("_token")} | read_json(
-        folder / "special_tokens_map.json"
-    )
-    model = file.get("model") or {}
-    vocabulary = model.get("vocab") or {}
-    as_built = {
-        "type": "BertNormalizer",
-        "clean_text": True,
-        "handle_chinese_chars": config.get("tokenize_chinese_chars", True),
-    }
-    as_built |= {"strip_accents": config.get("strip_accents"), "lowercase": config.get("do_lower_case", True)}
-    wordpiece = ("WordPiece", "[UNK]", "##", 100)
-    same = (
-        read_json(folder / "config.json").get("model_type") in BERT_TYPES
-        and config.get("tokenizer_class") in BERT_CLASSES
-        and not (folder / "added_tokens.json").exists()
-        and not any(config.get(key) or stated.get(key) for key in NOT_PLAIN)
-        and tuple(
-            model.get(key)
-            for key in ("type", "unk_token", "continuing_subword_prefix", "max_input_chars_per_word")
-        )
-        == wordpiece
-        and file.get("normalizer") == as_built
-        and file.get("pre_tokenizer") == {"type": "BertPreTokenizer"}
-        and all(stated.get(key, value) == value for key, value in BERT_TOKENS.items())
-        and not set(stated) - set(BERT_TOKENS) - set(MORE_TOKENS)
-        and _plain_added(file.get("added_tokens") or [], vocabulary)
-        and (
-            "added_tokens_decoder" not in config
-            or _plain_added(_decoder(config["added_tokens_decoder"]), vocabulary)
-        )
-        and _plain_template(file.get("post_processor") or {}, vocabulary)
-    )
-    if not same:
-        return None
-    from tokenizers import Tokenizer
-
-    try:
-        return Tokenizer.from_file(str(folder / "tokenizer.json"))
-    except Exception:  # what tokenizers raises has no class of its own; transformers will say it
-        return None
-
-
-def _decoder(added: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [{"id": int(number), **token} for number, token in added.items() if isinstance(token, dict)]
-
-
-def _plain_added(added: Sequence[Mapping[str, Any]], vocabulary: Mapping[str, int]) -> bool:
-    """Say whether the added tokens are BERT's five, plain, at their places in the vocabulary."""
-    flags = {"special": True, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-    return sorted(str(token.get("content")) for token in added) == sorted(BERT_TOKENS.values()) and all(
-        dict(token) == {**flags, "content": token["content"], "id": vocabulary.get(token["content"])}
-        for token in added
-    )
-
-
-def _plain_template(processor: Mapping[str, Any], vocabulary: Mapping[str, int]) -> bool:
-    """Say whether a single text becomes [CLS] text [SEP] with type 0."""
-    single = [
-        (next(iter(piece)), *next(iter(piece.values())).values()) for piece in processor.get("single") or []
-    ]
-    plain = [("SpecialToken", "[CLS]", 0), ("Sequence", "A", 0), ("SpecialToken", "[SEP]", 0)]
-    special = {name: entry.get("ids") for name, entry in (processor.get("special_tokens") or {}).items()}
-    expected = {name: [vocabulary.get(name)] for name in ("[CLS]", "[SEP]")}
-    return processor.get("type") == "TemplateProcessing" and single == plain and special == expected
-
-
 class TextTokenizer:
     """The tokenizer of a transformer's folder.
 
@@ -158,6 +72,7 @@ class TextTokenizer:
         lower: lower the text first, as sentence-transformers does for `do_lower_case`.
         trust_remote_code: run the folder's own tokenizer code.
         direct: read tokenizer.json without transformers where that is the same.
+        given: the tokenizer itself, where the model brings no other.
 
     Raises:
         ModelError: the tokenizer can't be loaded, or has a form that models would not understand
@@ -165,21 +80,26 @@ class TextTokenizer:
     """
 
     def __init__(
-        self, folder: Path, limit: int | None, lower: bool, trust_remote_code: bool, direct: bool = True
+        self,
+        folder: Path,
+        limit: int | None,
+        lower: bool,
+        trust_remote_code: bool,
+        direct: bool = True,
+        given: Tokenizer | None = None,
     ) -> None:
         self.limit = limit
         self._folder = folder
         self._slow: Any = None
-        backend = read_plain_bert(folder) if direct else None
+        backend = read_plain_bert(folder) if direct and given is None else given
         if backend is not None:
             config, file = read_json(folder / "tokenizer_config.json"), read_json(folder / "tokenizer.json")
             side = (
                 config.get("truncation_side")
                 or (file.get("truncation") or {}).get("direction", "right").lower()
             )
-            self.special = frozenset(
-                number for name in BERT_TOKENS.values() if (number := backend.token_to_id(name)) is not None
-            )
+            added = backend.get_added_tokens_decoder()
+            self.special = frozenset(number for number, token in added.items() if token.special)
             self.pad, self.source = backend.token_to_id("[PAD]") or 0, "tokenizer.json"
         else:
             whole = load_auto_tokenizer(folder, trust_remote_code)

@@ -1,0 +1,1 @@
+"""Models as ONNX files, run by onnxruntime; begin with `encoder.py`."""

@@ -1,0 +1,194 @@
+"""Where an ONNX model is: its file, weights beside it, tokenizer, and what else decides vectors."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from embed_ops.encoders.hub.files import is_pointer, read_json
+from embed_ops.encoders.hub.folder import SMALL, Folder, fetch_files, locate_model
+from embed_ops.encoders.onnx.graph import Graph, read_graph
+from embed_ops.errors import ModelError
+from embed_ops.spec.encoder import OnnxEncoderSpec
+
+NAMES = ("model.onnx", "onnx/model.onnx")
+"""What a file is called where the spec names none."""
+TOKENIZER = "tokenizer.json"
+_OUTSIDE = ("*.onnx_data*", "*.onnx.data*", "*.data", "*.bin", "*.pb", "*.weight*")
+"""How files with a graph's weights are named."""
+_KEPT = (*SMALL, "*.onnx", "*.safetensors", *_OUTSIDE)
+_UNUSED = ("openvino/*", "coreml/*", "*.h5", "*.msgpack", "*.ot", "checkpoint-*/*")
+
+
+@dataclass(frozen=True)
+class OnnxFiles:
+    """The files of a model.
+
+    Attributes:
+        folder: the model folder, or that of a single file.
+        name: of the ONNX file, relative to the folder.
+    """
+
+    folder: Folder
+    name: str
+
+    @property
+    def file(self) -> Path:
+        """The ONNX file."""
+        return self.folder.path / self.name
+
+    @cached_property
+    def home(self) -> Path:
+        """The folder with the tokenizer and the configurations: that of the file, or its parent.
+
+        Raises:
+            ModelError: neither has a tokenizer.
+        """
+        beside = self.file.absolute().parent
+        for place in (beside, beside.parent):
+            if is_pointer(place / TOKENIZER):
+                raise ModelError(
+                    f"{place / TOKENIZER}: is a Git LFS pointer, which stands for the file; fetch the file "
+                    "itself (git lfs pull)"
+                )
+            if (place / TOKENIZER).is_file():
+                return place
+        raise ModelError(
+            f"{self.file}: no {TOKENIZER} beside it, nor in {beside.parent}; save the model's tokenizer "
+            "there (AutoTokenizer.from_pretrained(NAME).save_pretrained(FOLDER))"
+        )
+
+    @cached_property
+    def graph(self) -> Graph:
+        """What the file says of its graph; its weights are all there.
+
+        Raises:
+            ModelError: it is no ONNX file, or weights that it names are not there.
+        """
+        graph = read_graph(self.file)
+        for name in graph.external:
+            parts = PurePosixPath(name.replace("\\", "/"))
+            if not name or parts.is_absolute() or ".." in parts.parts:
+                raise ModelError(
+                    f"{self.file}: its weights are said to be in {name!r}, outside of its folder; do not use "
+                    "this model"
+                )
+        below = PurePosixPath(self.name).parent
+        fetch_files(self.folder, [str(below / name) for name in graph.external])
+        for file in self._outside(graph):
+            if not file.is_file() or is_pointer(file):
+                raise ModelError(
+                    f"{self.file}: its weights are in {file.name}, which is not there (or a Git LFS pointer "
+                    "is); put that file beside it"
+                )
+        return graph
+
+    def _outside(self, graph: Graph) -> list[Path]:
+        return [self.file.parent / name for name in graph.external]
+
+    def weight_bytes(self) -> int:
+        """Give the size of the file and of the weights beside it."""
+        return sum(file.stat().st_size for file in (self.file, *self._outside(self.graph)))
+
+    def limits(self) -> dict[str, int | None]:
+        """List what may cut a text, in tokens: the model's tables and what configurations say."""
+        config = read_json(self.home / "config.json")
+        tokenizer = read_json(self.home / "tokenizer_config.json")
+        stated, table = _number(config, "max_position_embeddings"), self.graph.positions
+        # RoBERTa and its like count positions from behind the padding token's id.
+        type_of = str(config.get("model_type"))
+        unused = (
+            int(config.get("pad_token_id") or 0) + 1
+            if any(name in type_of for name in ("roberta", "camembert", "mpnet", "longformer", "xmod"))
+            else 0
+        )
+        return {
+            "tokenizer": _number(tokenizer, "model_max_length"),
+            "stated": None if stated is None else stated - unused,
+            "table": None if table is None else table - unused,
+        }
+
+    def pad_id(self) -> int:
+        """Give the id that fills rows up."""
+        stated = read_json(self.home / "config.json").get("pad_token_id")
+        return stated if isinstance(stated, int) and stated >= 0 else 0
+
+    def fingerprint(self, modules: tuple[str, ...], with_weights: tuple[str, ...]) -> dict[str, str]:
+        """Hash what decides vectors, {name: sha256}.
+
+        Args:
+            modules: folders of the modules behind the transformer, relative to `home`.
+            with_weights: those of them that have weights.
+        """
+        files = {file.name: file for file in (self.file, *self._outside(self.graph))}
+        for part in {"", *modules}:
+            for file in (self.home / part).glob("*.json"):
+                files[file.relative_to(self.home).as_posix()] = file
+        for part in with_weights:
+            for file in [*(self.home / part).glob("*.safetensors"), *(self.home / part).glob("*.bin")]:
+                files[file.relative_to(self.home).as_posix()] = file
+        hashes = {}
+        for name, file in sorted(files.items()):
+            with file.open("rb") as stream:
+                hashes[name] = hashlib.file_digest(stream, "sha256").hexdigest()
+        return hashes
+
+
+def _number(config: dict[str, Any], key: str) -> int | None:
+    value = config.get(key)
+    return value if isinstance(value, int) and value > 0 else None
+
+
+def locate_onnx(spec: OnnxEncoderSpec) -> OnnxFiles:
+    """Find the file that a spec means.
+
+    One that is not here is fetched, graph and weights being one.
+
+    Raises:
+        ModelError: no such folder or file, or several of which none is named.
+        StorageError: the hub or the object store can't be reached.
+    """
+    model, name = spec.model, spec.file
+    if name is not None and (PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts):
+        raise ModelError(f"encoder.file: {name!r} leads out of the model; name a file in it")
+    single = model.endswith(".onnx") and ("://" in model or not Path(model).expanduser().is_dir())
+    if single:
+        if name is not None:
+            raise ModelError(
+                f"encoder.model: {model} is a file, and encoder.file names another; give the folder, or "
+                "leave file out"
+            )
+        model, _, name = model.rpartition("/")
+        model = model or ("/" if spec.model.startswith("/") else ".")
+    folder = locate_model(model, spec.revision, False, _KEPT, _UNUSED)
+    fetch_files(folder, NAMES if name is None else (name,))
+    return OnnxFiles(folder, _chosen(folder, spec.model, name))
+
+
+def _chosen(folder: Folder, model: str, name: str | None) -> str:
+    there = sorted(
+        path.relative_to(folder.path).as_posix()
+        for pattern in ("*.onnx", "onnx/*.onnx")
+        for path in folder.path.glob(pattern)
+    )
+    if name is not None:
+        if (folder.path / name).is_file():
+            return name
+        raise ModelError(
+            f"{model}: no file {name} there, found {', '.join(there) or 'no .onnx file'}; correct file"
+        )
+    usual = [usual for usual in NAMES if usual in there]
+    if len(usual) == 1 or len(there) == 1:
+        return (usual or there)[0]
+    if there:
+        raise ModelError(
+            f"{model}: several files may be meant ({', '.join(there)}); name one by encoder.file, as "
+            f'file = "{there[0]}"'
+        )
+    looked = "model.onnx, onnx/model.onnx" if not folder.local else "in it or in its onnx/"
+    raise ModelError(
+        f"{model}: no .onnx file ({looked}); name it by encoder.file, or give a folder that has one"
+    )
