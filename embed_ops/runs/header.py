@@ -156,7 +156,7 @@ class RunHeader:
             for name, kinds in (_NEEDED | _LATER).items()
             if name in tree and not isinstance(tree[name], kinds)
         ]
-        if wrong or tree["status"] not in (RUNNING, STOPPED, FINISHED):
+        if wrong or tree["status"] not in (NEW, RUNNING, STOPPED, FINISHED):
             name = (*wrong, "status")[0]
             raise RunError(
                 f"{where}: not a run's: {name} is {json.dumps(tree[name])[:60]}; restore it, or choose "
