@@ -159,7 +159,7 @@ def test_a_verb_without_a_spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_refused_before_anything_starts(tiny: str, tmp_path: Path) -> None:
-    """Stages that so few rows can't fit, and a cluster that nobody has, cost no embedding."""
+    """Stages that so few rows can't fit cost no embedding."""
     write_parquet(tmp_path / "corpus", docstrings(10), files=1)
     words = [
         f"source.path={tmp_path / 'corpus'}",
@@ -176,8 +176,14 @@ def test_refused_before_anything_starts(tiny: str, tmp_path: Path) -> None:
             code, said = invoke(verb, *words, f"stage={stages}", "--progress", "none")
             assert (verb, code, sentence in said) == (verb, 2, True), said
     assert not (tmp_path / "run").exists()
-    code, said = invoke("neighbors", "nowhere", "--rows", "0", "--address", "127.0.0.1:1")
-    assert (code, "no Ray cluster answers there" in said) == (3, True), said
+
+
+def test_a_dead_address_is_not_ignored() -> None:
+    """It is refused before the run is looked at; in a process that has joined no Ray before."""
+    words = ["neighbors", "nowhere", "--rows", "0", "--address", "127.0.0.1:1"]
+    line = [sys.executable, "-m", "embed_ops", *words]
+    ended = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert (ended.returncode, "no Ray cluster answers there" in ended.stderr) == (3, True), ended.stderr
 
 
 def test_stop_after_wants_a_duration() -> None:
