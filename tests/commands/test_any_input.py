@@ -147,8 +147,8 @@ CORPORA: dict[str, tuple[dict[str, bytes], list[str]]] = {
 
 VECTORS = {"red": [1, 0], "blue": [0, 1], "green": [1, 1]}
 TABLES = {
-    "static": "".join(f"{word} {x} {y}\n" for word, (x, y) in VECTORS.items()).encode(),
-    "word2vec": b"3 2\n"
+    "static/table.txt": "".join(f"{word} {x} {y}\n" for word, (x, y) in VECTORS.items()).encode(),
+    "word2vec/table.bin": b"3 2\n"
     + b"".join(word.encode() + b" " + np.array(x, "<f4").tobytes() + b"\n" for word, x in VECTORS.items()),
 }
 """Word vectors as text and as word2vec writes them."""
@@ -158,8 +158,7 @@ TABLES = {
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Save a tiny model of each family."""
     folder = tmp_path_factory.mktemp("models")
-    for kind, content in TABLES.items():
-        files(folder / kind, {f"table.{'bin' if kind == 'word2vec' else 'txt'}": content})
+    files(folder, TABLES)
     tiny_models.build("bert", folder / "text")
     (folder / "sentences").mkdir()
     shutil.copytree(folder / "text", folder / "sentences", dirs_exist_ok=True)
@@ -264,8 +263,8 @@ def test_any_model(family: str, examples: settings, models: Path, place: Callabl
     embed()
 
 
-@drawn(400, 8)
-def test_any_spec(examples: settings, models: Path, place: Callable[[], Path]) -> None:
+@drawn(400, 6)
+def test_any_spec(examples: settings, place: Callable[[], Path]) -> None:
     """Fields of any value, alone or from a file that may be no TOML: done, or a sentence."""
     tree = {
         "source": {"kind": "jsonl", "path": "in", "column": "text", "keep": ["id"], "where": "id < 5"},
@@ -284,7 +283,7 @@ def test_any_spec(examples: settings, models: Path, place: Callable[[], Path]) -
     def run(words: list[str], text: bytes) -> None:
         folder = place()
         files(folder / "in", CORPORA["jsonl"][0])
-        shutil.copyfile(models / "static" / "table.txt", folder / "table.txt")
+        files(folder, {"table.txt": TABLES["static/table.txt"]})
         (folder / "spec.toml").write_bytes(text)
         spoken = [word for word in words if "\x00" not in word]
         command("plan", "spec.toml", *spoken)
@@ -294,11 +293,11 @@ def test_any_spec(examples: settings, models: Path, place: Callable[[], Path]) -
 
 
 @pytest.fixture(scope="module")
-def finished(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make a run with rejects, its stages, a probe, and the corpus beside it."""
     folder = tmp_path_factory.mktemp("finished")
     files(folder / "in", CORPORA["jsonl"][0])
-    shutil.copyfile(models / "static" / "table.txt", folder / "table.txt")
+    files(folder, {"table.txt": TABLES["static/table.txt"]})
     os.chdir(folder)
     assert command(*VERBS["embed"]) == 1
     for stage in STAGES:
@@ -323,7 +322,7 @@ VERBS = {
 }
 
 
-@drawn(500, 8)
+@drawn(500, 6)
 def test_any_run(examples: settings, finished: Path, place: Callable[[], Path]) -> None:
     """A run directory with damaged files: each verb does its work, or says what is wrong."""
 

@@ -131,6 +131,7 @@ sys.exit(server.follow(job, lambda line: sys.stdout.write(line + chr(10))))
 """
 
 
+@pytest.mark.slow
 def test_from_any_folder(head: Head, tmp_path: Path) -> None:
     """Without a checkout the job imports the package of this machine, which went up with it."""
     line = [sys.executable, "-c", FROM_A_FOLDER, head.address, str(tmp_path)]
