@@ -34,14 +34,18 @@ class Parts:
     Attributes:
         node: Ray's own account of the session.
         own: this process has started them.
+        left: the session is being closed, which ends them: none is missed any more.
     """
 
     node: Any
     own: bool
+    left: bool = False
     _answered: dict[str, float] = field(default_factory=dict)
 
     def lost(self) -> str | None:
         """Say which part is gone, None while all are there."""
+        if self.left:
+            return None
         if self.own:
             dead = {str(kind) for kind, _ in self.node.dead_processes()} & {"raylet", "gcs_server"}
             return f"Ray's {min(dead)} on this machine has died" if dead else None

@@ -69,6 +69,7 @@ def ray_session(address: str | None = None) -> Iterator[RayEngine]:
         try:
             yield RayEngine(elastic=place != LOCAL)
         finally:
+            parts.left = True
             ray.shutdown()
 
 
