@@ -74,3 +74,32 @@ def test_a_cluster_that_was_joined() -> None:
         assert f":{head.gcs.rpartition(':')[2]} has not answered for" in said
     finally:
         head.stop()
+
+
+def test_a_slow_end_is_no_loss() -> None:
+    """A session that is closed ends its Ray itself: however long that takes, nothing is missed."""
+    home = Path(tempfile.mkdtemp(prefix="a", dir="/tmp"))
+    env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    program = """
+import time, psutil, ray
+from embed_ops.engine import ray_alive
+from embed_ops.engine.ray_session import ray_session
+ray_alive._GRACE_S = 0.5
+shutdown = ray.shutdown
+def slow():
+    [raylet] = [one for one in psutil.Process().children(recursive=True) if one.name() == "raylet"]
+    raylet.kill()
+    time.sleep(5)
+    shutdown()
+ray.shutdown = slow
+with ray_session("local"):
+    pass
+print("done")
+"""
+    line = [sys.executable, "-c", program]
+    ended = subprocess.run(
+        line, env=env | {"HOME": str(home)}, text=True, capture_output=True, check=False, timeout=120
+    )
+    # Ray says on standard output as well that its raylet was killed.
+    assert (ended.returncode, ended.stdout.splitlines()[-1]) == (0, "done"), ended.stderr
+    shutil.rmtree(home, ignore_errors=True)
