@@ -39,7 +39,8 @@ class Reason(enum.StrEnum):
     """Why a row is a reject: a stable code, kept in the `reason` column."""
 
     NULL = "null"
-    """The text, the image, or a node's id or features are null, or a field of the template is."""
+    """The text, the image, or a node's id or features are null, or a field of the template or the
+    prompt is."""
     INVALID_UTF8 = "invalid_utf8"
     """The bytes are not UTF-8."""
     MALFORMED = "malformed"
@@ -66,6 +67,8 @@ class Reason(enum.StrEnum):
     """No word of the text is in the table of word vectors."""
     NO_TOKEN = "no_token"
     """The tokenizer makes no token of the text, and adds no special ones: no model could see it."""
+    UNKNOWN_PROMPT = "unknown_prompt"
+    """The row names a prompt that `encoder.prompts` does not have."""
     CRASHED = "crashed"
     """The process that embeds this row dies, each time."""
     HUNG = "hung"

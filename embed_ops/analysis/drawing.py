@@ -8,11 +8,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 
-from embed_ops.schema import CONTENT, REASON
 from embed_ops.sources.base import DECODING_FAULTS
+from embed_ops.sources.contents import Completed, as_read, embeddable
 from embed_ops.sources.corpus import Corpus
 from embed_ops.sources.plan import Piece, Plan, Span
 from embed_ops.sources.rows import Chunk, Rows
@@ -42,7 +41,7 @@ class Drawn:
     bytes: int
 
 
-def draw(corpus: Corpus, plan: Plan, most: int, seed: int) -> Drawn:
+def draw(corpus: Corpus, plan: Plan, most: int, seed: int, completed: Completed = as_read) -> Drawn:
     """Read some records in many places.
 
     A piece is entered at a random position where its format allows that.
@@ -52,6 +51,7 @@ def draw(corpus: Corpus, plan: Plan, most: int, seed: int) -> Drawn:
         plan: of it.
         most: records, about; a corpus of up to twice as many is read whole.
         seed: of the places.
+        completed: adds to rows what the encoder says of them.
     """
     files = {file.name: corpus.place(file) for file in plan.files}
     rows = Rows(corpus.spec, plan.columns)
@@ -60,12 +60,11 @@ def draw(corpus: Corpus, plan: Plan, most: int, seed: int) -> Drawn:
     for piece, begin, wanted in _entries(corpus, plan, most, seed):
         span = Span(0, (Piece(piece.source, begin, piece.end, None, piece.bytes),))
         for chunk, moved in _chunks(Cursor(corpus.source, rows, files, span), wanted):
-            fine = chunk.kept & chunk.table.column(REASON).is_null().to_numpy()
-            embeddable = chunk.table.column(CONTENT).filter(pa.array(fine)).drop_null().to_pylist()
-            contents += embeddable
+            taken = embeddable(chunk, completed)
+            contents += taken
             records += len(chunk)
             filtered += int((~chunk.kept).sum())
-            faulty += int(chunk.kept.sum()) - len(embeddable)
+            faulty += int(chunk.kept.sum()) - len(taken)
             if corpus.spec.kind in ("jsonl", "text"):
                 size += moved
             elif corpus.spec.kind == "csv" and (whole := _bytes_of_record(corpus, piece)) is not None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from embed_ops.analysis.query_prompt import for_queries
 from embed_ops.analysis.tables import counted
 from embed_ops.embedding.forward import embed_inputs
 from embed_ops.encoders.base import gather
@@ -87,6 +88,7 @@ def neighbors(
     metric: Metric = "cosine",
     column: str | None = None,
     probe: int | None = None,
+    prompt: str | None = None,
     session: OpenSession = default_session,
     reporter: Reporter | None = None,
 ) -> Neighbors:
@@ -105,13 +107,16 @@ def neighbors(
         column: vector column, where there are several.
         probe: search only so many clusters; `run` must be that of a kmeans stage, or of one behind
             it.
+        prompt: text before queries that are texts, or its name among `encoder.prompts` or the
+            model's own; by default that of the run, or the one named "query" where each row of it
+            has its own.
         session: opens the engine for runs of many rows.
         reporter: told what is done.
 
     Raises:
         RunError, StageError: the run is not finished, has no such vectors or no clusters.
         ModelError: the run's model is not at hand, or embeds no such queries.
-        SpecError: a row is not in the run.
+        SpecError: a row is not in the run, or there is no such prompt.
     """
     reporter = reporter or Silent()
     rows = RunRows(locate(run))
@@ -120,7 +125,7 @@ def neighbors(
     itself = None
     if not isinstance(queries, np.ndarray):
         reporter.say(f"embedding {counted(len(queries), 'query', 'queries')}")
-        x = encode(rows, vectors, list(queries))
+        x = encode(rows, vectors, list(queries), prompt)
     elif queries.dtype.kind in "iu":
         itself = queries.astype(np.int64)
         x = rows_at(rows, vectors, itself)
@@ -153,8 +158,10 @@ def searching(rows: int, session: OpenSession) -> AbstractContextManager[Engine 
     return nullcontext() if rows <= _ALONE_ROWS else session(Planned(rows))
 
 
-def encode(rows: RunRows, vectors: VectorColumn, queries: Sequence[str | bytes]) -> Vectors:
-    """Embed texts or images by the run's own model.
+def encode(
+    rows: RunRows, vectors: VectorColumn, queries: Sequence[str | bytes], prompt: str | None = None
+) -> Vectors:
+    """Embed texts or images by the run's own model, texts behind their prompt.
 
     They go through the stages that lie before the vectors.
 
@@ -179,7 +186,7 @@ def encode(rows: RunRows, vectors: VectorColumn, queries: Sequence[str | bytes])
     ]
     column = through[0][1].fingerprint["stage.column"] if through else vectors.column
     encoder = make_encoder(
-        spec.encoder.model_copy(
+        for_queries(spec.encoder, prompt, texts=texts).model_copy(
             update={"revision": (header.model or {}).get("commit") or spec.encoder.revision}
         )
     )

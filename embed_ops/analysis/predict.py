@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,11 @@ import pyarrow.parquet as pq
 from embed_ops.analysis.drawing import PLACES, Drawn, draw
 from embed_ops.analysis.prediction import Prediction, keep
 from embed_ops.embedding.driver import embed
+from embed_ops.embedding.prompting import with_prompts
+from embed_ops.embedding.trial import column_of_contents
 from embed_ops.encoders.base import dims_of
 from embed_ops.encoders.registry import make_encoder
+from embed_ops.encoders.text.prompts import PROMPT, TEXT
 from embed_ops.engine.progress import Reporter, Silent
 from embed_ops.engine.session import OpenSession, default_session
 from embed_ops.errors import SourceError, SpecError
@@ -68,7 +72,7 @@ def predict(
     reporter = reporter or Silent()
     corpus = Corpus.open(spec.source)
     plan = corpus.plan()
-    drawn = draw(corpus, plan, most, spec.seed)
+    drawn = draw(corpus, plan, most, spec.seed, partial(with_prompts, spec=spec.encoder))
     if not drawn.contents:
         raise SourceError(
             f"{', '.join(spec.source.paths)}: none of {drawn.records} records that were looked at can be "
@@ -95,15 +99,17 @@ def _sample_run(
     spec: Spec, contents: Sequence[Any], folder: Path, session: OpenSession, reporter: Reporter
 ) -> tuple[dict[str, Any], dict[str, int]]:
     """Embed the sample by the job; gives its report, and quantiles of the lengths."""
-    kind = {"image": pa.binary(), "words": pa.list_(pa.string())}.get(spec.source.modality, pa.string())
-    column = pa.array(contents, kind)
+    column = column_of_contents(contents, spec.encoder)
+    prompted = pa.types.is_struct(column.type)
     (folder / "corpus").mkdir()
-    pq.write_table(pa.table({"content": column}), folder / "corpus" / "sample.parquet")
+    parts = pa.table(column.flatten(), [PROMPT, TEXT]) if prompted else pa.table([column], [TEXT])
+    pq.write_table(parts, folder / "corpus" / "sample.parquet")
     source = {
         "kind": "parquet",
         "path": str(folder / "corpus"),
-        "column": "content",
+        "column": TEXT,
         "modality": spec.source.modality,
+        "keep": [PROMPT] if prompted else [],
     }
     tree = spec.model_dump(mode="json", exclude={"stage", "source", "sink"})
     tree |= {
@@ -111,7 +117,9 @@ def _sample_run(
         "sink": {"path": str(folder / "run"), "dtype": spec.sink.dtype},
         "max_reject_fraction": 1.0,
     }
-    tree["encoder"] = {**tree["encoder"], "targets_column": None}
+    tree["encoder"] |= {"targets_column": None}
+    if prompted:
+        tree["encoder"] |= {"prompt_column": PROMPT, "prompts": {}}
     tree["resources"]["unit_rows"] = max(1, -(-len(contents) // _UNITS))
     run: Run = embed(Spec.parse(tree | {"abort_reject_fraction": 1.0}), session=session, reporter=reporter)
     encoder = make_encoder(spec.encoder)

@@ -35,12 +35,14 @@ class Queries:
         text_file: a file with a query in each line.
         images: image files.
         rows: row numbers of the run, as "0,17,42".
+        prompt: before texts, as of `neighbors`.
     """
 
     texts: Sequence[str] = ()
     text_file: Path | None = None
     images: Sequence[Path] = ()
     rows: str | None = None
+    prompt: str | None = None
 
     def read(self) -> tuple[list[str], list[str] | list[bytes] | npt.NDArray[np.int64]]:
         """Give how the queries are shown, and themselves.
@@ -147,6 +149,7 @@ def ask(
         metric=search.metric,
         column=search.column,
         probe=search.probe,
+        prompt=queries.prompt,
         session=session,
         reporter=reporter,
     )

@@ -69,6 +69,14 @@ EveryRow = Annotated[bool, typer.Option("--all", help="neighbours of every row, 
 HistoryFile = Annotated[
     Path | None, typer.Option(metavar="FILE", help="users and their items", show_default=False)
 ]
+Prompt = Annotated[
+    str | None,
+    typer.Option(
+        help="before texts: a text, or its name among encoder.prompts or the model's; by default as the "
+        "run has it",
+        show_default=False,
+    ),
+]
 # Of a history.
 User = Annotated[str, typer.Option(help="of the history: column of users")]
 Item = Annotated[str, typer.Option(help="of the history, and kept in the run: column of items")]
@@ -113,6 +121,7 @@ def run(
     texts: TextFile = None,
     image: Images = None,
     rows: RowNumbers = None,
+    prompt: Prompt = None,
     every: EveryRow = False,
     history: HistoryFile = None,
     user: User = "user",
@@ -135,6 +144,8 @@ def run(
     """Find neighbours."""
     ways = {"text": text, "texts": texts, "image": image, "rows": rows, "all": every, "history": history}
     _require_one_way(ways)
+    if prompt is not None and not (text or texts):
+        raise SpecError("--prompt stands before texts: give --text or --texts, or leave it out")
     if every and html is not None:
         raise SpecError("--html shows what is found for some queries, and --all writes a run: leave one out")
     if every:
@@ -148,7 +159,7 @@ def run(
         require_known_ending(output, "--output")
     search, session = Search(k, metric, column, probe), opener(address)
     asked = (
-        Queries(text or (), texts, image or (), rows)
+        Queries(text or (), texts, image or (), rows, prompt)
         if history is None
         else History(history, user, item, popularity, hold_out)
     )

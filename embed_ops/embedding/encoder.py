@@ -16,7 +16,7 @@ from typing import Any, Literal, Self
 import pyarrow as pa
 
 from embed_ops.embedding.forward import embed_inputs
-from embed_ops.embedding.given import column_of, slices_of
+from embed_ops.embedding.given import column_of, prompted, slices_of
 from embed_ops.embedding.parity import Parity, compare_outputs, reference_of, require
 from embed_ops.embedding.settings import Resolved, choices, resolve
 from embed_ops.embedding.trial import Volume
@@ -114,7 +114,7 @@ class Encoder:
         self,
         values: Any,
         *,
-        prompt: str | None = None,
+        prompt: str | Sequence[str] | None = None,
         rejects: bool = False,
         progress: bool | None = None,
     ) -> Any:
@@ -123,7 +123,7 @@ class Encoder:
         Args:
             values: texts, lists of words, or images (`given.column_of` lists what they may be).
             prompt: text before every row of this call, or the name of one of the model's prompts
-                ("query"); by default that of the encoder.
+                ("query"); a list of them has one for each row; by default that of the encoder.
             rejects: give (vectors, list of `Rejected`), with rows of NaN, instead of an error, for
                 rows that have no vector.
             progress: show a bar; by default on a terminal, once a call has taken seconds.
@@ -133,7 +133,7 @@ class Encoder:
             name. Outputs with a list of vectors for each row are `Ragged`.
 
         Raises:
-            SourceError: the values are of no kind that the model takes.
+            SourceError: the values are of no kind that the model takes, or prompts are not as many.
             RowsError: rows have no vector, and `rejects` is false.
             ParityError: the vectors differ from the reference.
         """
@@ -141,13 +141,14 @@ class Encoder:
         spec = self._spec(modality)
         at = self._ready(spec, column)
         encoder = at.encoder if prompt is None else self._with_prompt(at.encoder, prompt)
+        rows = column if prompt is None or isinstance(prompt, str) else prompted(column, prompt)
         parts: list[dict[str, Vectors]] = []
         refused: list[Rejected] = []
         limits = unit_limits(spec)
         limits = replace(limits, rows=encoder.most_rows(modality, limits.rows))
         with closing(Bar(len(column), progress)) as bar:
             for first, last in slices_of(column, limits):
-                vectors, without = embed_unit(spec, encoder, at.resolved, column[first:last], bar.batch)
+                vectors, without = embed_unit(spec, encoder, at.resolved, rows[first:last], bar.batch)
                 parts.append(vectors)
                 refused += [replace(item, row=item.row + first) for item in without]
                 bar.unit(last)
@@ -252,12 +253,17 @@ class Encoder:
             self._loaded = _Loaded(encoder, resolved)
         return self._loaded
 
-    def _with_prompt(self, encoder: base.Encoder, prompt: str) -> base.Encoder:
+    def _with_prompt(self, encoder: base.Encoder, prompt: str | Sequence[str]) -> base.Encoder:
+        """Give the encoder with a prompt for all rows, or the one that takes prompts of rows."""
+        of_rows = not isinstance(prompt, str)
+        with_prompt = getattr(encoder, "prompted", None)
+        if with_prompt is None or (of_rows and isinstance(encoder, base.InWindows)):
+            what = " of rows" if of_rows else ""
+            raise ModelError(f"{self._asked['model']}: models of this family take no prompt{what}")
+        if not isinstance(prompt, str):
+            return encoder
         if prompt not in self._prompted:
-            prompted = getattr(encoder, "prompted", None)
-            if prompted is None:
-                raise ModelError(f"{self._asked['model']}: models of this family take no prompt")
-            self._prompted[prompt] = prompted(prompt)
+            self._prompted[prompt] = with_prompt(prompt)
         return self._prompted[prompt]
 
 

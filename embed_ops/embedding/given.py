@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from embed_ops.encoders.text.prompts import PROMPTED
 from embed_ops.errors import SourceError
 from embed_ops.sources.plan import Limits
 
@@ -48,6 +49,23 @@ def column_of(values: Any, takes: Sequence[str]) -> tuple[str, pa.Array]:
             f"row {wrong} is {_shown(converted[wrong])}, and the rows before are {modality}s: give rows of "
             "one kind"
         ) from error
+
+
+def prompted(column: pa.Array, prompts: Sequence[str]) -> pa.Array:
+    """Put the prompt of each row beside its text: a struct of both.
+
+    Raises:
+        SourceError: the column holds no texts, or prompts are not as many, or no texts.
+    """
+    if not pa.types.is_string(column.type):
+        raise SourceError(f"a prompt stands before a text, and the rows are {column.type}: leave it out")
+    if len(prompts) != len(column):
+        raise SourceError(f"{len(prompts)} prompts for {len(column)} rows: give one for each, or one text")
+    try:
+        texts = pa.array(prompts, pa.string())
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise SourceError(f"prompts are texts, or names of the model's: {error}") from error
+    return pa.StructArray.from_arrays([texts, column], fields=list(PROMPTED), mask=column.is_null())
 
 
 def slices_of(column: pa.Array, limits: Limits) -> Iterator[tuple[int, int]]:

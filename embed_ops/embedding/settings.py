@@ -30,6 +30,7 @@ _OUTPUT_DEFAULTS = (("each", AUTO), ("tensor", None))
 """Fields of outputs that runs of before there were such have not."""
 PADDED = "padded"
 _WINDOW_FIELDS = ("window", "stride", "chunk", "targets", "targets_column")
+_PROMPT_FIELDS = ("prompt_column", "prompts")
 _VERSIONED = ("torch", "transformers", "tokenizers", "numpy", "pillow", "pyarrow")
 _GRAPH_FIELDS = (
     "id",
@@ -69,6 +70,8 @@ def fingerprint(spec: Spec, model: Mapping[str, str], edges: str | None = None) 
     entries |= {
         f"encoder.{name}": tree["encoder"][name] for name in _WINDOW_FIELDS if spec.encoder.in_windows
     }
+    if tree["encoder"].get("prompt_column") is not None:
+        entries |= {f"encoder.{name}": tree["encoder"][name] for name in _PROMPT_FIELDS}
     if (attention := tree["encoder"].get("attention", PADDED)) != PADDED:
         entries["encoder.attention"] = attention
     # What a quantizer is stands among the hashes; where it lies changes nothing.

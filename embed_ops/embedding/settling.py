@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 from embed_ops.embedding.attempt import Attempt
 from embed_ops.embedding.parity import require
+from embed_ops.embedding.prompting import with_prompts
 from embed_ops.embedding.resources import TRIAL_PATIENCE, replica_claim, replica_count
 from embed_ops.embedding.settings import choices
 from embed_ops.embedding.trial import Volume
@@ -68,10 +70,11 @@ def _settled_on_a_replica(
     capacity, threads, gpus = engine.capacity(), resolved.threads_per_replica, resolved.gpus_per_replica
     replicas = replica_count(capacity, spec.resources, units, threads, gpus)[1]
     volume = Volume(attempt.stock().rows_left, attempt.plan.bytes, replicas)
-    samples = _samples(attempt.corpus.head(attempt.plan, _SAMPLES * spec.parity.rows), spec.parity.rows)
+    first = partial(attempt.corpus.head, attempt.plan, completed=partial(with_prompts, spec=spec.encoder))
+    samples = _samples(first(_SAMPLES * spec.parity.rows), spec.parity.rows)
     timed: list[Any] = []
     if resolved.device != "cpu" and open_choices:
-        timed = attempt.corpus.head(attempt.plan, TIMED[spec.source.modality])
+        timed = first(TIMED[spec.source.modality])
     while True:
         sample = samples.pop(0)
         attempt.reporter.doing(f"loading the model, comparing {len(sample)} rows with the reference")

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from embed_ops import __version__
 from embed_ops.embedding.job import Job
 from embed_ops.embedding.parts import parts_of
+from embed_ops.embedding.prompting import with_prompts
 from embed_ops.embedding.retry import in_source_order, merge, merged_before, rows_again
 from embed_ops.embedding.storing import store_rows
 from embed_ops.embedding.unit import (
@@ -82,7 +83,8 @@ def units_of(job: Job, work: Work) -> Iterator[Unit]:
     limits = unit_limits(job.spec)
     limits = replace(limits, rows=parts.encoder.most_rows(job.spec.source.modality, limits.rows))
     for unit in read_units(cursor, work.done, limits if work.retry is None else _UNBOUNDED):
-        yield unit if work.retry is None else replace(unit, table=rows_again(unit.table, work.retry))
+        table = unit.table if work.retry is None else rows_again(unit.table, work.retry)
+        yield replace(unit, table=with_prompts(table, job.spec.encoder))
 
 
 def prepare_unit(unit: Unit, encoder: Encoder, replaces: str | None = None) -> PreparedUnit:

@@ -15,6 +15,7 @@ from embed_ops.embedding.parity import Parity, compare_outputs, reference_of, wi
 from embed_ops.embedding.settings import Resolved
 from embed_ops.encoders.base import Encoder, InWindows, Prepared, gather
 from embed_ops.encoders.registry import make_encoder
+from embed_ops.encoders.text.prompts import PROMPTED, TEXT
 from embed_ops.errors import ModelError
 from embed_ops.spec.encoder import EncoderSpec
 from embed_ops.spec.spec import ParitySpec
@@ -56,11 +57,19 @@ class Volume:
     replicas: int
 
 
-def _column(spec: EncoderSpec, contents: Sequence[Any]) -> pa.Array:
+def column_of_contents(contents: Sequence[Any], spec: EncoderSpec) -> pa.Array:
     """Make a column of rows: texts, lists of words, images; of none as the encoder takes it."""
-    images = isinstance(contents[0], bytes) if contents else "image" in spec.EMBEDS
-    lists = bool(contents) and isinstance(contents[0], list)
-    return pa.array(contents, pa.binary() if images else pa.list_(pa.string()) if lists else pa.string())
+    if not contents:
+        return pa.array([], pa.binary() if "image" in spec.EMBEDS else pa.string())
+    kinds: dict[type, pa.DataType] = {bytes: pa.binary(), list: pa.list_(pa.string()), dict: PROMPTED}
+    return pa.array(contents, kinds.get(type(contents[0]), pa.string()))
+
+
+def _bytes_of(content: Any) -> int:
+    """Count the bytes of a text or an image, and the words of a list."""
+    if isinstance(content, dict):
+        content = content[TEXT]
+    return len(content.encode() if isinstance(content, str) else content)
 
 
 class Trial:
@@ -79,7 +88,7 @@ class Trial:
         self.encoder: Encoder = make_encoder(spec)
         windows = isinstance(self.encoder, InWindows)
         compared = [content[:_COMPARED] for content in contents] if windows else contents
-        self.column = _column(spec, compared)
+        self.column = column_of_contents(compared, spec)
         self.reference = reference_of(self.encoder, self.spec.model, self.column, device)
         if device != "cpu":
             from embed_ops.encoders.device import release_memory
@@ -87,7 +96,9 @@ class Trial:
             # Its model is not to count as memory of the job's.
             release_memory()
         self.prepared: Prepared = self.encoder.prepare(self.column)
-        self.timed = self.encoder.prepare(_column(spec, timed)).inputs if timed else self.prepared.inputs
+        self.timed = (
+            self.encoder.prepare(column_of_contents(timed, spec)).inputs if timed else self.prepared.inputs
+        )
         self.parity: list[Parity] = []
         self.first_rows = 0.0
         """Seconds of the rows that are timed."""
@@ -161,7 +172,7 @@ class Trial:
 
     def planned_seconds(self, volume: Volume, contents: Sequence[Any]) -> float:
         """Guess how long each replica will compute, from the rows that were timed."""
-        size = sum(len(content.encode() if isinstance(content, str) else content) for content in contents)
+        size = sum(map(_bytes_of, contents))
         rows = volume.rows if volume.rows is not None else volume.bytes * len(contents) / max(1, size)
         seconds = rows / len(contents) * self.first_rows / volume.replicas
         self.measured["planned seconds"] = round(seconds, 1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import string
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -17,6 +16,7 @@ from embed_ops.errors import SpecError
 from embed_ops.schema import MESSAGE, REASON, Reason
 from embed_ops.sources.plan import Layout, Piece, Sharing, SourceFile
 from embed_ops.spec.source import GraphSourceSpec, SourceSpec
+from embed_ops.spec.templates import fields_of
 from embed_ops.storage.files import Location
 
 MAX_RECORD_BYTES = 64 << 20
@@ -102,16 +102,10 @@ def template_fields(template: str) -> list[str]:
     Raises:
         SpecError: the template is not a Python format string of plain names.
     """
-    fields: dict[str, None] = {}
     try:
-        parts = list(string.Formatter().parse(template))
+        fields = fields_of(template)
     except ValueError as error:
-        raise SpecError(f"source.template: {error}; write a brace that is text twice") from error
-    for _, name, form, conversion in parts:
-        if name is not None:
-            if not name or form or conversion:
-                raise SpecError(f"source.template: {{{name}}} must be a plain column name")
-            fields[name] = None
+        raise SpecError(f"source.template: {error}") from error
     if not fields:
         raise SpecError('source.template names no column: write for example "{title}. {body}"')
     return list(fields)

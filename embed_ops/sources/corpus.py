@@ -11,9 +11,9 @@ from typing import Any
 import pyarrow as pa
 
 from embed_ops.errors import RunError, SourceError
-from embed_ops.schema import CONTENT, REASON
 from embed_ops.sources.base import DECODING_FAULTS, Source, hive_keys, text_columns
 from embed_ops.sources.columns import check_columns, choose_columns
+from embed_ops.sources.contents import Completed, as_read, embeddable
 from embed_ops.sources.listing import LeftOut, inspect_files, limit_layouts, list_sources
 from embed_ops.sources.plan import (
     Changes,
@@ -226,7 +226,7 @@ class Corpus:
 
         return list(limit_layouts(layouts, self.spec.most_rows, position_after))
 
-    def head(self, plan: Plan, rows: int) -> list[Any]:
+    def head(self, plan: Plan, rows: int, completed: Completed = as_read) -> list[Any]:
         """Read the first texts or images of the plan that are no rejects, to be compared.
 
         Looks at no more than `_MOST_LOOKED_AT` records: with a `where` that lets hardly anything
@@ -234,21 +234,20 @@ class Corpus:
         """
         contents: list[Any] = []
         looked_at = 0
-        for records, embedded in self._contents(plan):
+        for records, embedded in self._contents(plan, completed):
             contents += embedded
             looked_at += records
             if len(contents) >= rows or looked_at >= _MOST_LOOKED_AT:
                 break
         return contents[:rows]
 
-    def _contents(self, plan: Plan) -> Iterator[tuple[int, list[Any]]]:
+    def _contents(self, plan: Plan, completed: Completed) -> Iterator[tuple[int, list[Any]]]:
         """Stream what the plan embeds: (records read, texts or images among them)."""
         places = {file.name: self.place(file) for file in plan.files}
         for span in plan.spans:
             cursor = Cursor(self.source, Rows(self.spec, plan.columns), places, span)
             for chunk in cursor.chunks():
-                fine = chunk.kept & chunk.table.column(REASON).is_null().to_numpy()
-                yield len(chunk), chunk.table.column(CONTENT).filter(pa.array(fine)).drop_null().to_pylist()
+                yield len(chunk), embeddable(chunk, completed)
 
 
 def _merged(schemas: Sequence[pa.Schema]) -> pa.Schema:

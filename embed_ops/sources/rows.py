@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import string
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -19,6 +18,7 @@ from embed_ops.sources.reach import Reach
 from embed_ops.sources.references import HELD_BYTES, Content, fetch
 from embed_ops.sources.where import Condition, ConditionError
 from embed_ops.spec.source import GraphSourceSpec, ReferringSourceSpec, SourceSpec
+from embed_ops.spec.templates import parts_of
 from embed_ops.storage.location import Location
 
 KEPT_PER_TEXT = 8
@@ -235,7 +235,7 @@ class Rows:
         if self._spec.joined is None:
             return column(text_columns(self._spec)[0])
         parts: list[object] = []
-        for literal, name, _, _ in string.Formatter().parse(self._spec.joined):
+        for literal, name in parts_of(self._spec.joined):
             if literal:
                 parts.append(literal)
             if name is not None:

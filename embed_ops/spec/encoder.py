@@ -15,11 +15,11 @@ from embed_ops.spec.encoder_parts import (
     OF_TEXTS,
     ONLY_AUTO,
     EncoderSpec,
-    LanguageEncoderSpec,
     PromptedSpec,
     WithImagesSpec,
     refuse_dim,
 )
+from embed_ops.spec.language import LanguageEncoderSpec
 from embed_ops.spec.output import AUTO, COMPANIONS, LAYERS, OutputSpec, PoolingMode
 from embed_ops.spec.wording import chosen_by
 

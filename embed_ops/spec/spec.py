@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, model
 from embed_ops.errors import SpecError
 from embed_ops.schema import GRAPH, MESSAGE, REASON, RESERVED
 from embed_ops.spec.encoder import AnyEncoder, LanguageEncoderSpec
+from embed_ops.spec.encoder_parts import PromptedSpec
 from embed_ops.spec.source import AnySource, GraphSourceSpec
 from embed_ops.spec.stage import Stages, StageSpec
 from embed_ops.spec.toml import parse_words, read_toml
@@ -122,6 +123,8 @@ class Spec(Section):
                 f"source.modality is {self.source.modality!r}, and family {self.encoder.family!r} embeds "
                 "no such thing"
             )
+        if isinstance(self.encoder, PromptedSpec):
+            self._require_prompts(self.encoder.prompt_columns)
         if not isinstance(self.encoder, LanguageEncoderSpec):
             return self
         if self.source.modality == "words" and self.encoder.prompt:
@@ -129,6 +132,16 @@ class Spec(Section):
         if (column := self.encoder.targets_column) is not None and column not in self.source.keep:
             raise ValueError(f"encoder.targets_column {column!r} must be among source.keep")
         return self
+
+    def _require_prompts(self, columns: tuple[str, ...]) -> None:
+        if columns and self.source.modality != "text":
+            raise ValueError(
+                f"a prompt stands before texts, and the source holds {self.source.modality}s: "
+                "leave encoder.prompt_column out"
+            )
+        for column in columns:
+            if column not in self.source.keep:
+                raise ValueError(f"encoder.prompt_column and prompts: {column!r} must be among source.keep")
 
     @model_validator(mode="after")
     def _gpus_are_for_encoders_that_use_them(self) -> Self:

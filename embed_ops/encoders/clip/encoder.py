@@ -7,7 +7,7 @@ Importing this module imports no torch: CPU workers call `prepare` only.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -35,6 +35,7 @@ from embed_ops.encoders.images.model import ImageModel
 from embed_ops.encoders.images.towers import TOWERS
 from embed_ops.encoders.text.cost import Cost, cost
 from embed_ops.encoders.text.modules import entries
+from embed_ops.encoders.text.prompts import Prompts
 from embed_ops.encoders.text.tokenizer import TextTokenizer
 from embed_ops.encoders.text.tokens import TOKENS, blank_tokens, distinct, prepare_texts, token_counts
 from embed_ops.encoders.text.transformer import load_config, load_weights, pad, require_weights
@@ -96,8 +97,8 @@ class ClipEncoder:
         return TextTokenizer(self._path, self._limit, False, self._spec.trust_remote_code)
 
     @property
-    def _prompt(self) -> str:
-        return self._spec.prompt or ""
+    def _prompts(self) -> Prompts:
+        return Prompts.of(None, self._spec.prompt)
 
     def prepare(self, column: pa.Array) -> Prepared:
         """Tokenize a column of texts, or decode one of images, each distinct one once.
@@ -111,7 +112,7 @@ class ClipEncoder:
         """
         if is_image_column(column):
             return self._model.prepare(column)
-        return prepare_texts(column, lambda texts: self._tokenizer.encode(texts, self._prompt))
+        return prepare_texts(column, partial(self._prompts.encode, self._tokenizer))
 
     def most_rows(self, modality: str, asked: int) -> int:
         """Give the most rows of a unit."""
@@ -231,7 +232,7 @@ class ClipEncoder:
         if is_image_column(column):
             return name, judge.embed_images(self._model.accepted(column))
         texts = distinct(column)
-        given = [self._prompt + text for text in texts.texts]
+        given = [self._prompts.whole(text) for text in texts.texts]
         return name, texts.to_rows(judge.embed_texts(given), dims_of(self.outputs()))
 
     def describe(self) -> dict[str, Any]:
@@ -243,7 +244,7 @@ class ClipEncoder:
             "model_type": self._kind,
             "pixels": self._pixels,
             "max_tokens": self._limit,
-            "prompt": self._prompt,
+            **self._prompts.told(self._spec),
             "outputs": {
                 column.name: {"dim": self._width(column), "normalize": column.normalize}
                 for column in self._columns

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -80,7 +81,7 @@ class OnnxEncoder:
         Raises:
             SourceError: the column is not text.
         """
-        return prepare_texts(column, lambda texts: self._model.tokenizer.encode(texts, self._model.prompt))
+        return prepare_texts(column, partial(self._model.prompts.encode, self._model.tokenizer))
 
     def load(self, device: str, dtype: str, *, compiled: bool = False) -> None:
         """Load the graph to `device`; its types are those of the file.
@@ -165,7 +166,7 @@ class OnnxEncoder:
         from embed_ops.encoders.onnx.reference import embed_alone
 
         at, texts = self._model, distinct(column)
-        rows = [at.tokenizer.encode([text], at.prompt).values.tolist() for text in texts.texts]
+        rows = [at.prompts.encode(at.tokenizer, [text]).values.tolist() for text in texts.texts]
         session, heads = at.open(device, threads()), at.heads()
         vectors = embed_alone(session, at.wires, rows, heads, at.prompt_tokens)
         name = f"onnxruntime {runtime().__version__}, one row at a time"

@@ -22,6 +22,7 @@ from embed_ops.encoders.text.module_types import Dense, LayerNorm
 from embed_ops.encoders.text.module_types import width as width_behind
 from embed_ops.encoders.text.modules import Pipeline, read_pipeline
 from embed_ops.encoders.text.positions import UNBOUNDED
+from embed_ops.encoders.text.prompts import Prompts
 from embed_ops.encoders.text.settings import Transformer
 from embed_ops.encoders.text.tokenizer import TextTokenizer
 from embed_ops.errors import ModelError
@@ -41,7 +42,7 @@ class OnnxModel:
     Attributes:
         spec: of the encoder.
         files: where it is; `graph`: what its file says.
-        prompt: text before every row.
+        prompts: texts before rows.
         loaded: what is known once it is loaded, for `run.json`.
 
     Raises:
@@ -58,26 +59,14 @@ class OnnxModel:
         listed = read_pipeline(self._home, transformer_only=True)
         self._sentences = listed is not None
         self._settings = listed.transformer if listed else Transformer()
-        self.prompt = self._resolve_prompt(listed)
+        self.prompts = Prompts.of(listed, spec.prompt)
         self.loaded: dict[str, Any] = {}
-
-    def _resolve_prompt(self, listed: Pipeline | None) -> str:
-        """Give the text before every row.
-
-        A prompt of the model by name, else the spec's own text, else the model's default.
-        """
-        prompts = listed.prompts if listed else {}
-        asked = self.spec.prompt
-        if asked is None:
-            default = listed.default_prompt if listed else None
-            return prompts[default] if default is not None else ""
-        return prompts.get(asked, asked)
 
     def prompted(self, prompt: str) -> OnnxModel:
         """Give the same model with another prompt: a text, or the name of one of its own."""
         other = copy.copy(self)
-        other.spec = self.spec.model_copy(update={"prompt": prompt})
-        other.prompt = other._resolve_prompt(read_pipeline(self._home, transformer_only=True))
+        other.spec = self.spec.model_copy(update={"prompt": prompt, "prompt_column": None, "prompts": {}})
+        other.prompts = Prompts.of(read_pipeline(self._home, transformer_only=True), prompt)
         return other
 
     @cached_property
@@ -165,7 +154,7 @@ class OnnxModel:
     @property
     def prompt_tokens(self) -> int:
         """Count the tokens of the prompt; modules that pool without it leave them out."""
-        return self.tokenizer.prompt_length(self.prompt) if self.prompt else 0
+        return self.tokenizer.prompt_length(self.prompts.every)
 
     @property
     def alone(self) -> bool:
@@ -219,7 +208,7 @@ class OnnxModel:
             "rows_at_once": "one" if self.alone else "a batch",
             "flops": "counted" if self._cost else "not counted: operators multiply in another way",
             "max_tokens": self._limit,
-            "prompt": self.prompt,
+            **self.prompts.told(self.spec),
             "modules": [repr(module) for module in self.modules],
             "outputs": {
                 each.column.name: {

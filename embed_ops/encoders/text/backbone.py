@@ -25,6 +25,7 @@ from embed_ops.encoders.text.layers import Layers, read_layers
 from embed_ops.encoders.text.module_types import Dense, LayerNorm, Pooling, width
 from embed_ops.encoders.text.modules import read_pipeline
 from embed_ops.encoders.text.positions import token_limit
+from embed_ops.encoders.text.prompts import Prompts
 from embed_ops.encoders.text.settings import Transformer
 from embed_ops.encoders.text.tokenizer import TextTokenizer
 from embed_ops.encoders.text.transformer import (
@@ -55,7 +56,7 @@ class Backbone:
         columns: the vector columns, with their pooling.
         pipeline: what a sentence-transformers folder asks for; None for others.
         folder: where the model is; `path`: of the transformer in it.
-        prompt: text before every row.
+        prompts: texts before rows.
 
     Raises:
         ModelError: the folder misses a part, or has one that is not supported.
@@ -72,7 +73,7 @@ class Backbone:
         contents.check_config(self.path)
         if self.folder.local:
             contents.check_weights(self.path)
-        self.prompt = self._resolve_prompt()
+        self.prompts = Prompts.of(self.pipeline, spec.prompt)
         self._layers: dict[str, Layers] = {}
         self._model: Any = None
         self._compiled: CompiledModel | None = None
@@ -82,18 +83,6 @@ class Backbone:
         self.heads: Heads | None = None
         self.prompt_tokens = 0
         self.loaded: dict[str, Any] = {}
-
-    def _resolve_prompt(self) -> str:
-        """Give the text before every row.
-
-        A prompt of the model by name, else the spec's own text, else the model's default.
-        """
-        prompts = self.pipeline.prompts if self.pipeline else {}
-        asked = self.spec.prompt
-        if asked is None:
-            default = self.pipeline.default_prompt if self.pipeline else None
-            return prompts[default] if default is not None else ""
-        return prompts.get(asked, asked)
 
     @cached_property
     def limit(self) -> int | None:
@@ -165,15 +154,19 @@ class Backbone:
     def prompted(self, prompt: str) -> Backbone:
         """Give the same model with another prompt: a text, or the name of one of its own."""
         other = copy.copy(self)
-        other.spec = self.spec.model_copy(update={"prompt": prompt})
-        other.prompt = other._resolve_prompt()
+        other.spec = self.spec.model_copy(update={"prompt": prompt, "prompt_column": None, "prompts": {}})
+        other.prompts = Prompts.of(self.pipeline, prompt)
         other.prompt_tokens = other._prompt_tokens()
         return other
 
+    @property
+    def leaves_prompts_out(self) -> bool:
+        """Whether pooling leaves out the tokens of the prompt."""
+        return any(isinstance(module, Pooling) and not module.include_prompt for module in self.modules)
+
     def _prompt_tokens(self) -> int:
-        """Count the tokens of the prompt, where pooling leaves them out."""
-        left_out = any(isinstance(module, Pooling) and not module.include_prompt for module in self.modules)
-        return self.tokenizer.prompt_length(self.prompt) if self.prompt and left_out else 0
+        """Count the tokens of the prompt of every row, where pooling leaves them out."""
+        return self.tokenizer.prompt_length(self.prompts.every) if self.leaves_prompts_out else 0
 
     def load(self, device: str, dtype: str, *, compiled: bool = False) -> None:
         """Load the weights to `device` in `dtype`; pooling and what follows it stay in float32.
@@ -276,7 +269,7 @@ class Backbone:
             "model_type": config.get("model_type"),
             "architectures": config.get("architectures"),
             "max_tokens": self.limit,
-            "prompt": self.prompt,
+            **self.prompts.told(self.spec),
             "modules": [repr(module) for module in self.modules],
             "outputs": outputs,
             **contents.own_code(self.path, run=self.spec.trust_remote_code),

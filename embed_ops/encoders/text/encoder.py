@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 import pyarrow as pa
@@ -22,6 +23,7 @@ from embed_ops.encoders.base import (
     pooled_by,
 )
 from embed_ops.encoders.text.backbone import Backbone
+from embed_ops.encoders.text.prompts import prompt_tokens
 from embed_ops.encoders.text.tokens import (
     TOKENS,
     blank_tokens,
@@ -72,19 +74,20 @@ class TextEncoder:
         return other
 
     def prepare(self, column: pa.Array) -> Prepared:
-        """Tokenize a string column, each distinct text once.
+        """Tokenize a column of texts, or of structs of a prompt and a text; each distinct one once.
 
         Null and non-UTF-8 rows become rejects.
 
         Returns:
-            inputs with the column `tokens`, list<int32>.
+            inputs with the column `tokens`, list<int32>; `prompt_tokens`, int32, where rows have
+            prompts of their own, and pooling leaves them out.
 
         Raises:
             SourceError: the column is not text.
         """
-        return prepare_texts(
-            column, lambda texts: self._backbone.tokenizer.encode(texts, self._backbone.prompt)
-        )
+        at = self._backbone
+        lengths = partial(at.prompts.lengths, at.tokenizer) if at.leaves_prompts_out else None
+        return prepare_texts(column, partial(at.prompts.encode, at.tokenizer), lengths)
 
     def launch(self, batch: pa.Table) -> Launched:
         """Start embedding a batch with the column `tokens`; an input without any token gives NaN.
@@ -107,7 +110,7 @@ class TextEncoder:
             return on_host(
                 {
                     name: vectors.masked_fill(none, float("nan"))
-                    for name, vectors in self._vectors(states, mask).items()
+                    for name, vectors in self._vectors(states, mask, batch).items()
                 }
             )
 
@@ -115,7 +118,9 @@ class TextEncoder:
         """Embed a batch: `launch`, and wait for it."""
         return self.launch(batch)()
 
-    def _vectors(self, states: Mapping[int, torch.Tensor], mask: torch.Tensor) -> dict[str, torch.Tensor]:
+    def _vectors(
+        self, states: Mapping[int, torch.Tensor], mask: torch.Tensor, batch: pa.Table
+    ) -> dict[str, torch.Tensor]:
         """Make all outputs from one forward pass.
 
         {layer: (B, T, D)} and (B, T) become {output: (B, dim) float32}.
@@ -124,7 +129,7 @@ class TextEncoder:
 
         at, columns = self._backbone, self._backbone.columns
         if at.heads is not None:
-            return {columns[0].name: at.heads(states[-1], mask, at.prompt_tokens)}
+            return {columns[0].name: at.heads(states[-1], mask, prompt_tokens(batch, at.prompt_tokens))}
         pooled: dict[tuple[Layers, str], torch.Tensor] = {}
         for column in columns:
             key = at.layers(column), column.pooling
@@ -143,6 +148,6 @@ class TextEncoder:
         at = self._backbone
         at.fetch()
         texts = distinct(column)
-        judge = Reference(at.spec, at.folder.path, at.path, at.pipeline, at.prompt, at.columns, device)
+        judge = Reference(at.spec, at.folder.path, at.path, at.pipeline, at.prompts, at.columns, device)
         name, vectors = judge.embed(texts.texts) if texts.texts else ("none: no text", {})
         return name, texts.to_rows(vectors, dims_of(self.outputs()))

@@ -122,22 +122,23 @@ class Heads:
             (module, _build(module, root, device)) for module in modules
         ]
 
-    def __call__(self, tokens: Tensor, mask: Tensor, prompt: int = 0) -> Tensor:
+    def __call__(self, tokens: Tensor, mask: Tensor, prompt: int | Tensor = 0) -> Tensor:
         """Give sentence vectors (B, D') float32 from token vectors (B, T, D) and mask (B, T).
 
         Args:
             tokens: hidden states of the transformer, any float type.
             mask: nonzero for real tokens; right padding.
-            prompt: tokens of the prompt, which pooling leaves out where the model says so.
+            prompt: tokens of the prompt, which pooling leaves out where the model says so; (B, 1)
+                where rows have prompts of their own.
         """
         vectors = {TOKENS: tokens.float()}
         for module, layer in self._steps:
             match module:
                 case Pooling():
                     counted = mask
-                    if prompt and not module.include_prompt:
-                        counted = mask.clone()
-                        counted[:, :prompt] = 0
+                    if not module.include_prompt:
+                        before = prompt.to(mask.device) if isinstance(prompt, Tensor) else prompt
+                        counted = mask * (torch.arange(mask.shape[1], device=mask.device) >= before)
                     vectors[SENTENCE] = torch.cat(
                         [pool(mode, vectors[TOKENS], counted, mask) for mode in module.modes], dim=-1
                     )

@@ -21,6 +21,7 @@ from embed_ops.encoders.base import FloatArray, finished
 from embed_ops.encoders.hub.quiet import quiet
 from embed_ops.encoders.text.modules import Pipeline
 from embed_ops.encoders.text.positions import UNBOUNDED, table_positions
+from embed_ops.encoders.text.prompts import Prompted, Prompts
 from embed_ops.encoders.text.tokenizer import load_auto_tokenizer, lowercase_first
 from embed_ops.encoders.text.transformer import load_config, model_class
 from embed_ops.spec.encoder import LanguageEncoderSpec, OutputSpec
@@ -57,7 +58,7 @@ class Reference:
         root: the model folder.
         folder: the transformer's folder, the root or below.
         pipeline: what a sentence-transformers folder asks for.
-        prompt: text before every row.
+        prompts: texts before rows.
         outputs: the vector columns.
         device: where it computes.
     """
@@ -66,14 +67,14 @@ class Reference:
     root: Path
     folder: Path
     pipeline: Pipeline | None
-    prompt: str
+    prompts: Prompts
     outputs: tuple[OutputSpec, ...]
     device: str = "cpu"
 
-    def embed(self, texts: Sequence[str]) -> tuple[str, dict[str, FloatArray]]:
-        """Embed texts: the reference's name, and {output: (texts, dim) float32}.
+    def embed(self, texts: Sequence[Any]) -> tuple[str, dict[str, FloatArray]]:
+        """Embed texts, or such with prompts of their own.
 
-        NaN where a text has no token.
+        The reference's name, and {output: (texts, dim) float32}; NaN where a text has no token.
         """
         if self.pipeline is not None and not self.spec.outputs:
             try:
@@ -90,7 +91,7 @@ class Reference:
             list(self._through_transformers(texts)), self.outputs
         )
 
-    def _through_sentence_transformers(self, texts: Sequence[str]) -> Iterator[dict[str, Any] | None]:
+    def _through_sentence_transformers(self, texts: Sequence[Any]) -> Iterator[dict[str, Any] | None]:
         import torch
         from sentence_transformers import SentenceTransformer
 
@@ -100,13 +101,12 @@ class Reference:
         }
         with quiet():
             model = SentenceTransformer(str(self.root), device=self.device, local_files_only=True, **options)
-        asked = self.spec.prompt
-        named = asked is not None and self.pipeline is not None and asked in self.pipeline.prompts
-        prompt = {"prompt_name": asked} if named else {"prompt": asked}
 
-        def embed(text: str, limit: int | None) -> npt.NDArray[Any]:
+        def embed(text: str | Prompted, limit: int | None) -> npt.NDArray[Any]:
             if limit is not None:
                 model.max_seq_length = limit
+            asked, text = (self.spec.prompt, text) if isinstance(text, str) else text
+            prompt = {"prompt_name" if asked in self.prompts.own else "prompt": asked}
             vectors = model.encode([text], batch_size=1, show_progress_bar=False, **prompt)
             vector: npt.NDArray[Any] = vectors[0]
             return vector
@@ -115,14 +115,14 @@ class Reference:
         limit = least(self.spec.max_tokens, own, self._table(model[0].auto_model))
         fewest = tokenizer.num_special_tokens_to_add() + 1
         for text in texts:
-            ids = tokenizer(self.prompt + text, truncation=False, verbose=False)["input_ids"]
+            ids = tokenizer(self.prompts.whole(text), truncation=False, verbose=False)["input_ids"]
             if not ids:
                 yield None
                 continue
             vector, limit = fitting(partial(embed, text), limit, fewest, len(ids))
             yield {self.outputs[0].name: vector}
 
-    def _through_transformers(self, texts: Sequence[str]) -> Iterator[dict[str, Any] | None]:
+    def _through_transformers(self, texts: Sequence[Any]) -> Iterator[dict[str, Any] | None]:
         import torch
 
         tokenizer = load_auto_tokenizer(self.folder, self.spec.trust_remote_code)
@@ -152,13 +152,15 @@ class Reference:
         fewest = tokenizer.num_special_tokens_to_add() + 1
         with torch.inference_mode():
             for text in texts:
-                ids = tokenizer(self.prompt + text, truncation=False, verbose=False)["input_ids"]
+                whole = self.prompts.whole(text)
+                ids = tokenizer(whole, truncation=False, verbose=False)["input_ids"]
                 if not ids:
                     yield None
                     continue
-                states, limit = fitting(partial(run, self.prompt + text), limit, fewest, len(ids))
+                states, limit = fitting(partial(run, whole), limit, fewest, len(ids))
                 if heads:
-                    yield {self.outputs[0].name: heads(states.last_hidden_state.cpu())}
+                    prompt = self.prompts.before(text)
+                    yield {self.outputs[0].name: heads(states.last_hidden_state.cpu(), prompt)}
                 else:
                     yield {
                         output.name: _pool(output, layer_of(output.layer, states)) for output in self.outputs
@@ -168,7 +170,7 @@ class Reference:
         """Look at the table of positions, where overrunning it ends the device."""
         return None if self.device == "cpu" else table_positions(model)
 
-    def _heads(self, tokenizer: Any) -> Callable[[Any], npt.NDArray[Any]] | None:
+    def _heads(self, tokenizer: Any) -> Callable[[Any, str], npt.NDArray[Any]] | None:
         """Give the modules of the folder, for the case that sentence-transformers is not installed.
 
         None if they are not used.
@@ -180,11 +182,15 @@ class Reference:
         from embed_ops.encoders.text.heads import Heads
 
         modules = Heads(self.pipeline.modules, self.root, "cpu")
-        ids = tokenizer(self.prompt)["input_ids"] if self.prompt else []
-        prompt = len(ids) - int(bool(ids) and ids[-1] in tokenizer.all_special_ids)
-        return lambda hidden: modules(hidden, torch.ones(hidden.shape[:2], dtype=torch.int64), prompt)[
-            0
-        ].numpy()
+
+        def run(hidden: Any, prompt: str) -> npt.NDArray[Any]:
+            ids = tokenizer(prompt)["input_ids"] if prompt else []
+            counted = len(ids) - int(bool(ids) and ids[-1] in tokenizer.all_special_ids)
+            mask = torch.ones(hidden.shape[:2], dtype=torch.int64)
+            vectors: npt.NDArray[Any] = modules(hidden, mask, counted)[0].numpy()
+            return vectors
+
+        return run
 
 
 def least(*limits: int | None) -> int | None:

@@ -192,6 +192,8 @@ class TextTokenizer:
 
     def prompt_length(self, prompt: str) -> int:
         """Count the tokens of a prompt at the start of a text, as sentence-transformers does."""
+        if not prompt:
+            return 0
         ids = self.encode([prompt]).values
         return len(ids) - int(len(ids) > 0 and int(ids[-1]) in self.special)
 

@@ -6,7 +6,7 @@ Legend: rows = rows of the column, inputs = distinct texts in order of first app
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from embed_ops.encoders.base import FloatArray, IntArray, Prepared, Rejected
+from embed_ops.encoders.text.prompts import PROMPT, PROMPT_TOKENS, TEXT, Prompted
 from embed_ops.encoders.text.tokenizer import Tokens
 from embed_ops.errors import SourceError
 from embed_ops.schema import Reason
@@ -24,7 +25,7 @@ NO_TOKEN = "the text has no token: the tokenizer makes none of it, and adds no s
 
 @dataclass(frozen=True)
 class Distinct:
-    """The distinct texts of a column, or tuples of words.
+    """The distinct texts of a column, those with prompts of their own, or tuples of words.
 
     Attributes:
         texts: (inputs,) in order of first appearance.
@@ -66,7 +67,7 @@ class Distinct:
 
 
 def distinct(column: pa.Array | pa.ChunkedArray) -> Distinct:
-    """Find the distinct texts of a column of strings, or of lists of words.
+    """Find the distinct texts of a column of strings, structs with prompts, or lists of words.
 
     Strings are string, large_string, string_view or a dictionary of them, chunked or not. Null rows
     and rows that are not UTF-8 become rejects, and lists with such words.
@@ -74,6 +75,8 @@ def distinct(column: pa.Array | pa.ChunkedArray) -> Distinct:
     Raises:
         SourceError: the column is not text at all.
     """
+    if pa.types.is_struct(column.type):
+        return _distinct_prompted(column)
     if pa.types.is_list(column.type) and (
         pa.types.is_string(column.type.value_type) or pa.types.is_null(column.type.value_type)
     ):
@@ -90,6 +93,25 @@ def distinct(column: pa.Array | pa.ChunkedArray) -> Distinct:
     except pa.ArrowInvalid:
         return _without_invalid(words, index, rejects)
     return Distinct(words.to_pylist(), index, rejects)
+
+
+def _distinct_prompted(column: pa.Array | pa.ChunkedArray) -> Distinct:
+    """Find the distinct pairs of prompt and text."""
+    prompts, texts = (distinct(pc.struct_field(column, name)) for name in (PROMPT, TEXT))
+    whole = (prompts.index >= 0) & (texts.index >= 0)
+    pairs = prompts.index.astype(np.int64) * len(texts.texts) + texts.index
+    values, first, inverse = np.unique(pairs[whole], return_index=True, return_inverse=True)
+    order = np.argsort(first)  # of the values, as they appear
+    place = np.empty(len(order), np.int32)
+    place[order] = np.arange(len(order))
+    index = np.full(len(column), -1, np.int32)
+    index[whole] = place[inverse]
+    refused = {reject.row: reject for reject in prompts.rejects}
+    refused = {row: replace(item, message=f"its prompt: {item.message}") for row, item in refused.items()}
+    refused |= {reject.row: reject for reject in texts.rejects}
+    of = [divmod(pair, len(texts.texts)) for pair in values[order].tolist()]
+    listed = [Prompted(prompts.texts[prompt], texts.texts[text]) for prompt, text in of]
+    return Distinct(listed, index, [refused[row] for row in sorted(refused)])
 
 
 def _distinct_lists(column: pa.Array | pa.ChunkedArray) -> Distinct:
@@ -160,11 +182,21 @@ def _without_invalid(words: pa.LargeStringArray, index: IntArray, rejects: list[
 TOKENS = "tokens"
 
 
-def prepare_texts(column: pa.Array, encode: Callable[[Sequence[str]], Tokens]) -> Prepared:
-    """Tokenize a string column, each distinct text once; null and non-UTF-8 rows become rejects.
+def prepare_texts(
+    column: pa.Array,
+    encode: Callable[[Sequence[Any]], Tokens],
+    prompt_lengths: Callable[[Sequence[Any]], pa.Array] | None = None,
+) -> Prepared:
+    """Tokenize a column of texts, each distinct one once; null and non-UTF-8 rows become rejects.
+
+    Args:
+        column: strings, or structs of a prompt and a text.
+        encode: tokenizes texts, or such pairs.
+        prompt_lengths: counts the tokens of their prompts, where the model asks for that.
 
     Returns:
-        inputs with the column `tokens`, list<int32>.
+        inputs with the column `tokens`, list<int32>, and of such pairs `prompt_tokens`, int32,
+        where they are counted.
 
     Raises:
         SourceError: the column is not text.
@@ -178,7 +210,10 @@ def prepare_texts(column: pa.Array, encode: Callable[[Sequence[str]], Tokens]) -
     lists = pa.ListArray.from_arrays(pa.array(tokens.offsets), pa.array(tokens.values))
     if not some.all():
         unique, lists = unique.without(np.flatnonzero(~some)), lists.filter(pa.array(some))
-    return Prepared(pa.table({TOKENS: lists}), unique.index, tokens.truncated[some], unique.rejects)
+    inputs = pa.table({TOKENS: lists})
+    if prompt_lengths is not None and isinstance(unique.texts[0], Prompted):
+        inputs = inputs.append_column(PROMPT_TOKENS, prompt_lengths(unique.texts))
+    return Prepared(inputs, unique.index, tokens.truncated[some], unique.rejects)
 
 
 def most_texts(modality: str, asked: int) -> int:

@@ -78,7 +78,7 @@ class WindowedEncoder:
         if lists not in self._segmenters:
             at = self._backbone
             whole = TextTokenizer(at.path, None, at.settings.lower, self._spec.trust_remote_code)
-            self._segmenters[lists] = Segmenter(whole, "" if lists else at.prompt, lists=lists)
+            self._segmenters[lists] = Segmenter(whole, "" if lists else at.prompts.every, lists=lists)
         return self._segmenters[lists]
 
     def _cut(self, segmenter: Segmenter) -> tuple[int | None, int]:

@@ -97,7 +97,9 @@ class WindowedReference:
 
     def _one(self, text: Any) -> dict[str, list[Vector]]:
         lists = not isinstance(text, str)
-        tokenizer, prompt = (self._tokenizer_of_lists, "") if lists else (self._tokenizer, self._at.prompt)
+        tokenizer, prompt = (
+            (self._tokenizer_of_lists, "") if lists else (self._tokenizer, self._at.prompts.every)
+        )
         given = list(text) if lists else prompt + text
         whole = tokenizer(
             given, is_split_into_words=lists, return_offsets_mapping=True, truncation=False, verbose=False
