@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -126,7 +126,7 @@ def open_attempt(spec: Spec, reporter: Reporter, stop_after_s: float | None) -> 
     checked = check(spec, reporter)
     header, encoder, fingerprint_now = checked.header, make_encoder(spec.encoder), checked.fingerprint
     with usable(spec.encoder):
-        commit = encoder.describe().get("commit")
+        described = encoder.describe()
     records: dict[str, Record] = {}
     if header is None:
         resolved = resolve(spec)
@@ -135,7 +135,7 @@ def open_attempt(spec: Spec, reporter: Reporter, stop_after_s: float | None) -> 
         with reading(f"{checked.run.root.path}/{RUN_JSON}", "restore it, or choose another folder"):
             resolved = Resolved(**header.resolved)
     deadline = None if stop_after_s is None else began + stop_after_s
-    spec = _anchored(spec, commit)
+    spec = _anchored(spec, described)
     tree = spec.model_dump(mode="json")
     header = (
         RunHeader.new(tree, fingerprint_now, asdict(resolved), began)
@@ -162,12 +162,18 @@ def open_attempt(spec: Spec, reporter: Reporter, stop_after_s: float | None) -> 
     return attempt
 
 
-def _anchored(spec: Spec, commit: str | None) -> Spec:
+def _anchored(spec: Spec, described: Mapping[str, Any]) -> Spec:
     """Make the spec mean the same in every process and later.
 
-    Full paths, and a hub branch as its commit.
+    Full paths, and a hub branch as its commit, which `described` has of the model.
     """
+    commit, adapter = described.get("commit"), described.get("adapter")
     model = {"revision": commit} if commit else {"model": full_address(spec.encoder.model)}
+    if adapter is not None:
+        # The folder of an adapter may stand in the place of its base model.
+        base, of_adapter = described["model"], described["adapter_commit"]
+        model["model"] = base if commit else full_address(base)
+        model["adapter"] = f"{adapter}@{of_adapter}" if of_adapter else full_address(adapter)
     source: dict[str, Any] = {"path": tuple(full_address(path) for path in spec.source.paths)}
     if isinstance(spec.source, GraphSourceSpec):
         source["edges"] = tuple(full_address(path) for path in spec.source.edge_paths)

@@ -18,6 +18,11 @@ class LanguageEncoderSpec(PromptedSpec):
 
     POOLING = OF_TEXTS
 
+    adapter: str | None = Field(
+        None,
+        description="adapter of PEFT to merge into the model: folder, object store prefix, or hub name; of "
+        "these name@revision",
+    )
     window: int | None = Field(
         None,
         gt=0,

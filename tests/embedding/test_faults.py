@@ -200,11 +200,14 @@ def test_poison_among_the_compared_rows(fatal: FatalModel, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_retry_of_a_row_that_killed(fatal: FatalModel, tmp_path: Path) -> None:
+def test_retry_of_a_row_that_killed(
+    fatal: FatalModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A retry of a crashed row dies on it again and leaves the run as it was.
 
     Once the cause is mended it comes back.
     """
+    monkeypatch.setenv("EMBED_OPS_TRUST_REMOTE_CODE", "1")
     source = write_corpus(tmp_path / "corpus")
     fatal.order("exit")
     run = embed(fatal_spec(fatal, source, tmp_path / "run"))

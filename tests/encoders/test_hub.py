@@ -27,7 +27,7 @@ from embed_ops.spec.encoder import TextEncoderSpec
 encoder = TextEncoder(TextEncoderSpec(model="someone/tiny"))
 prepared = encoder.prepare(pa.array(["one", "two"]))
 prints = encoder.fingerprint()
-weights_before = bool(list(encoder._backbone.path.glob("*.safetensors")))
+weights_before = bool(list(encoder._backbone.files.path.glob("*.safetensors")))
 encoder.load("cpu", "float32")
 vectors = encoder.forward(prepared.inputs)["embedding"]
 try:

@@ -57,8 +57,14 @@ def pointed(name: str) -> Callable[[Path], None]:
     return lambda folder: (folder / name).write_text(POINTER) and None
 
 
+def adapted(folder: Path) -> None:
+    """Leave an adapter that does not name its base model."""
+    only(folder, "adapter_model.safetensors")
+    edit(folder / "adapter_config.json", peft_type="LORA")
+
+
 FOLDERS: dict[str, tuple[Callable[[Path], None], str]] = {
-    "an adapter": (lambda f: only(f, "adapter_config.json", "adapter_model.safetensors"), "an adapter"),
+    "an adapter of nothing": (adapted, "names no base model"),
     "llama.cpp": (renamed("model-q4.gguf"), r"llama.cpp \(GGUF\)"),
     "ONNX": (renamed("model.onnx"), "ONNX"),
     "TensorFlow": (renamed("tf_model.h5"), "TensorFlow"),

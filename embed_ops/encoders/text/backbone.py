@@ -21,12 +21,11 @@ from embed_ops.encoders.hub import folder as folders
 from embed_ops.encoders.hub.files import read_json
 from embed_ops.encoders.repeatable import require_repeatable
 from embed_ops.encoders.text.cost import Cost, cost, weightless_cost
+from embed_ops.encoders.text.files import locate_texts
 from embed_ops.encoders.text.layers import Layers, read_layers
-from embed_ops.encoders.text.module_types import Dense, LayerNorm, Pooling, width
-from embed_ops.encoders.text.modules import read_pipeline
+from embed_ops.encoders.text.module_types import Pooling, width
 from embed_ops.encoders.text.positions import token_limit
 from embed_ops.encoders.text.prompts import Prompts
-from embed_ops.encoders.text.settings import Transformer
 from embed_ops.encoders.text.tokenizer import TextTokenizer
 from embed_ops.encoders.text.transformer import (
     flat,
@@ -54,8 +53,7 @@ class Backbone:
     Attributes:
         spec: of the encoder.
         columns: the vector columns, with their pooling.
-        pipeline: what a sentence-transformers folder asks for; None for others.
-        folder: where the model is; `path`: of the transformer in it.
+        files: where its parts are.
         prompts: texts before rows.
 
     Raises:
@@ -63,17 +61,10 @@ class Backbone:
     """
 
     def __init__(self, spec: LanguageEncoderSpec, columns: tuple[OutputSpec, ...]) -> None:
-        self.spec = spec
-        self.columns = columns
-        self.folder = folders.locate_model(spec.model, spec.revision, spec.trust_remote_code)
-        own_modules = not spec.outputs and spec.family == "text"
-        self.pipeline = read_pipeline(self.folder.path, transformer_only=not own_modules)
-        self.settings = self.pipeline.transformer if self.pipeline else Transformer()
-        self.path = self.folder.path / self.settings.path
-        contents.check_config(self.path)
-        if self.folder.local:
-            contents.check_weights(self.path)
-        self.prompts = Prompts.of(self.pipeline, spec.prompt)
+        self.files = locate_texts(spec)
+        self.spec, self.columns = self.files.spec, columns
+        self.fetch, self.fingerprint = self.files.fetch, self.files.fingerprint
+        self.prompts = Prompts.of(self.files.pipeline, spec.prompt)
         self._layers: dict[str, Layers] = {}
         self._model: Any = None
         self._compiled: CompiledModel | None = None
@@ -87,24 +78,19 @@ class Backbone:
     @cached_property
     def limit(self) -> int | None:
         """Most tokens that the model takes, special ones included; None for no limit."""
-        return token_limit(self.path, self.settings, self.spec, of_sentences=self.pipeline is not None)
+        return token_limit(self.files)
 
     @cached_property
     def tokenizer(self) -> TextTokenizer:
         """The tokenizer, which cuts at the limit."""
-        return TextTokenizer(self.path, self.limit, self.settings.lower, self.spec.trust_remote_code)
+        return TextTokenizer(
+            self.files.tokenizer, self.limit, self.files.settings.lower, self.spec.trust_remote_code
+        )
 
     @property
     def modules(self) -> tuple[Any, ...]:
         """The modules behind the transformer, where they are what the run asks for."""
-        return self.pipeline.modules if self.pipeline else ()
-
-    @property
-    def _parts(self) -> list[str]:
-        return [
-            self.settings.path,
-            *(module.path for module in self.modules if isinstance(module, Dense | LayerNorm)),
-        ]
+        return self.files.pipeline.modules if self.files.pipeline else ()
 
     def layers(self, output: OutputSpec) -> Layers:
         """Give the layers that an output names.
@@ -122,12 +108,12 @@ class Backbone:
 
     @cached_property
     def _count(self) -> int:
-        return layer_count(self.path, self.spec.trust_remote_code)
+        return layer_count(self.files.path, self.spec.trust_remote_code)
 
     @cached_property
     def hidden(self) -> int:
         """Width of the hidden states."""
-        return hidden_size(self.path, self.spec.trust_remote_code)
+        return hidden_size(self.files.path, self.spec.trust_remote_code)
 
     def dim(self, output: OutputSpec) -> int:
         """Give the width of an output's vectors.
@@ -147,15 +133,11 @@ class Backbone:
         """Give the vector columns, in order; raises as `dim`."""
         return outputs_of(self.spec, self.columns, self.dim)
 
-    def fetch(self) -> None:
-        """Fetch the weights, where the model is on a hub or in an object store."""
-        folders.fetch_weights(self.folder, self._parts)
-
     def prompted(self, prompt: str) -> Backbone:
         """Give the same model with another prompt: a text, or the name of one of its own."""
         other = copy.copy(self)
         other.spec = self.spec.model_copy(update={"prompt": prompt, "prompt_column": None, "prompts": {}})
-        other.prompts = Prompts.of(self.pipeline, prompt)
+        other.prompts = Prompts.of(self.files.pipeline, prompt)
         other.prompt_tokens = other._prompt_tokens()
         return other
 
@@ -178,12 +160,12 @@ class Backbone:
         from embed_ops.encoders.text.masks import attention_for, plain, tried
 
         self.fetch()
-        model = load_transformer(self.path, self.settings.config, self.spec.trust_remote_code, dtype)
+        model = load_transformer(self.files, dtype)
         self._attention = plain if compiled or device == "cpu" else attention_for(model)
         if self.modules:
             from embed_ops.encoders.text.heads import Heads
 
-            self.heads = Heads(self.modules, self.folder.path, device)
+            self.heads = Heads(self.modules, self.files.root, device)
             self.prompt_tokens = self._prompt_tokens()
         inner = [output for output in self.columns if output.layer != -1]
         if inner and compiled:
@@ -243,7 +225,7 @@ class Backbone:
     def _cost(self) -> Cost:
         if self._model is not None:
             return cost(self._model)
-        return weightless_cost(self.path, self.settings.config, self.spec.trust_remote_code)
+        return weightless_cost(self.files.path, self.files.settings.config, self.spec.trust_remote_code)
 
     def flops(self, lengths: IntArray) -> float:
         """Count useful floating-point operations of inputs of these lengths (see `Cost`)."""
@@ -262,28 +244,21 @@ class Backbone:
             }
             for column in self.columns
         }
-        config = read_json(self.path / "config.json")
+        config = read_json(self.files.path / "config.json")
         return {
             "model": self.spec.model,
-            "commit": self.folder.revision,
+            "commit": self.files.folder.revision,
             "model_type": config.get("model_type"),
             "architectures": config.get("architectures"),
             "max_tokens": self.limit,
             **self.prompts.told(self.spec),
             "modules": [repr(module) for module in self.modules],
             "outputs": outputs,
-            **contents.own_code(self.path, run=self.spec.trust_remote_code),
+            **(self.files.adapter.told() if self.files.adapter else {}),
+            **contents.own_code(self.files.path, run=self.spec.trust_remote_code),
             **self.loaded,
         }
 
     def weight_bytes(self) -> int:
         """Give the size of the transformer's weight files, 0 where they are not here yet."""
-        return folders.weight_bytes(self.path)
-
-    def fingerprint(self) -> dict[str, str]:
-        """Hash everything of the model folder that changes vectors, {file: sha256}.
-
-        A hub model's weights stand as `commit`.
-        """
-        more = self.pipeline.folders if self.pipeline else ()
-        return folders.fingerprint(self.folder, self.spec.trust_remote_code, self._parts, more)
+        return folders.weight_bytes(self.files.path)

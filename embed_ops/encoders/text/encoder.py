@@ -148,6 +148,6 @@ class TextEncoder:
         at = self._backbone
         at.fetch()
         texts = distinct(column)
-        judge = Reference(at.spec, at.folder.path, at.path, at.pipeline, at.prompts, at.columns, device)
+        judge = Reference(at.files, at.prompts, at.columns, device)
         name, vectors = judge.embed(texts.texts) if texts.texts else ("none: no text", {})
         return name, texts.to_rows(vectors, dims_of(self.outputs()))

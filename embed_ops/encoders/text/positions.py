@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from embed_ops.encoders.hub.files import read_json
-from embed_ops.encoders.text.settings import Transformer
+from embed_ops.encoders.text.files import TextFiles
 from embed_ops.encoders.text.transformer import ENCODER_CLASSES, weightless_model
 from embed_ops.errors import ModelError
-from embed_ops.spec.encoder import LanguageEncoderSpec
 
 FROM_ZERO = frozenset({"bert", "distilbert"})
 """Models whose table has as many positions as are stated: no look at their layers is needed, which
@@ -29,30 +28,23 @@ UNBOUNDED = 1_000_000_000
 """A tokenizer without a limit states a huge one."""
 
 
-def token_limit(
-    folder: Path, settings: Transformer, spec: LanguageEncoderSpec, *, of_sentences: bool
-) -> int | None:
+def token_limit(files: TextFiles) -> int | None:
     """Give the most tokens of a text.
 
-    The least of what the spec, the model and its table of positions allow; None: no limit.
-
-    Args:
-        folder: the transformer's folder.
-        settings: of sentence-transformers; `max_seq_length` stands in place of the tokenizer's own
-            limit, as it does there.
-        spec: of the encoder.
-        of_sentences: the folder is one of sentence-transformers, which cuts at
-            `max_position_embeddings` where it is told no length, with a table or without.
+    The least of what the spec, the model and its table of positions allow; None: no limit. In a
+    folder of sentence-transformers `max_seq_length` stands in place of the tokenizer's own limit;
+    where it is told no length, `max_position_embeddings` cuts, with a table or without.
 
     Raises:
         ModelError: transformers can't use the configuration.
     """
+    spec, settings = files.spec, files.settings
     limits = [spec.max_tokens, settings.max_seq_length]
     if settings.max_seq_length is None:
-        tokenizer = read_json(folder / "tokenizer_config.json")
+        tokenizer = read_json(files.tokenizer / "tokenizer_config.json")
         limits.append(tokenizer.get("model_max_length") or tokenizer.get("max_len"))
-        limits.append(_stated(folder, settings.config) if of_sentences else None)
-    limits.append(usable_positions(folder, settings.config, spec.trust_remote_code))
+        limits.append(_stated(files.path, settings.config) if files.pipeline is not None else None)
+    limits.append(usable_positions(files.path, settings.config, spec.trust_remote_code))
     return min((int(limit) for limit in limits if limit and 0 < limit < UNBOUNDED), default=None)
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -19,12 +18,12 @@ import numpy.typing as npt
 
 from embed_ops.encoders.base import FloatArray, finished
 from embed_ops.encoders.hub.quiet import quiet
-from embed_ops.encoders.text.modules import Pipeline
+from embed_ops.encoders.text.files import TextFiles
 from embed_ops.encoders.text.positions import UNBOUNDED, table_positions
 from embed_ops.encoders.text.prompts import Prompted, Prompts
 from embed_ops.encoders.text.tokenizer import load_auto_tokenizer, lowercase_first
 from embed_ops.encoders.text.transformer import load_config, model_class
-from embed_ops.spec.encoder import LanguageEncoderSpec, OutputSpec
+from embed_ops.spec.encoder import OutputSpec
 
 Vector = npt.NDArray[np.float64]
 Computed = TypeVar("Computed")
@@ -54,19 +53,13 @@ class Reference:
     follows from the tokenizer and the model as the library gives them.
 
     Attributes:
-        spec: of the encoder.
-        root: the model folder.
-        folder: the transformer's folder, the root or below.
-        pipeline: what a sentence-transformers folder asks for.
+        files: where the model is, and what the spec asks of it.
         prompts: texts before rows.
         outputs: the vector columns.
         device: where it computes.
     """
 
-    spec: LanguageEncoderSpec
-    root: Path
-    folder: Path
-    pipeline: Pipeline | None
+    files: TextFiles
     prompts: Prompts
     outputs: tuple[OutputSpec, ...]
     device: str = "cpu"
@@ -76,7 +69,8 @@ class Reference:
 
         The reference's name, and {output: (texts, dim) float32}; NaN where a text has no token.
         """
-        if self.pipeline is not None and not self.spec.outputs:
+        plain = self.files.adapter is None and not self.files.spec.outputs
+        if self.files.pipeline is not None and plain:
             try:
                 import sentence_transformers
             except ImportError:
@@ -85,11 +79,7 @@ class Reference:
                 name = f"sentence-transformers {sentence_transformers.__version__}"
                 of_texts = list(self._through_sentence_transformers(texts))
                 return name, _stacked(of_texts, self.outputs)
-        import transformers
-
-        return f"transformers {transformers.__version__}", _stacked(
-            list(self._through_transformers(texts)), self.outputs
-        )
+        return name_of(self.files), _stacked(list(self._through_transformers(texts)), self.outputs)
 
     def _through_sentence_transformers(self, texts: Sequence[Any]) -> Iterator[dict[str, Any] | None]:
         import torch
@@ -97,22 +87,24 @@ class Reference:
 
         options: dict[str, Any] = {
             "model_kwargs": {"dtype": torch.float32},
-            "trust_remote_code": self.spec.trust_remote_code,
+            "trust_remote_code": self.files.spec.trust_remote_code,
         }
         with quiet():
-            model = SentenceTransformer(str(self.root), device=self.device, local_files_only=True, **options)
+            model = SentenceTransformer(
+                str(self.files.root), device=self.device, local_files_only=True, **options
+            )
 
         def embed(text: str | Prompted, limit: int | None) -> npt.NDArray[Any]:
             if limit is not None:
                 model.max_seq_length = limit
-            asked, text = (self.spec.prompt, text) if isinstance(text, str) else text
+            asked, text = (self.files.spec.prompt, text) if isinstance(text, str) else text
             prompt = {"prompt_name" if asked in self.prompts.own else "prompt": asked}
             vectors = model.encode([text], batch_size=1, show_progress_bar=False, **prompt)
             vector: npt.NDArray[Any] = vectors[0]
             return vector
 
         tokenizer, own = model.tokenizer, model.max_seq_length
-        limit = least(self.spec.max_tokens, own, self._table(model[0].auto_model))
+        limit = least(self.files.spec.max_tokens, own, self._table(model[0].auto_model))
         fewest = tokenizer.num_special_tokens_to_add() + 1
         for text in texts:
             ids = tokenizer(self.prompts.whole(text), truncation=False, verbose=False)["input_ids"]
@@ -125,17 +117,11 @@ class Reference:
     def _through_transformers(self, texts: Sequence[Any]) -> Iterator[dict[str, Any] | None]:
         import torch
 
-        tokenizer = load_auto_tokenizer(self.folder, self.spec.trust_remote_code)
-        settings = self.pipeline.transformer if self.pipeline else None
+        tokenizer = load_auto_tokenizer(self.files.tokenizer, self.files.spec.trust_remote_code)
+        settings = self.files.pipeline.transformer if self.files.pipeline else None
         if settings and settings.lower:
             lowercase_first(tokenizer.backend_tokenizer)
-        config = load_config(self.folder, settings.config if settings else {}, self.spec.trust_remote_code)
-        trusted = {"trust_remote_code": self.spec.trust_remote_code}
-        with quiet():
-            loaded = model_class(config).from_pretrained(
-                self.folder, config=config, dtype=torch.float32, **trusted
-            )
-        model = loaded.eval().to(self.device)
+        model = loaded_plainly(self.files, self.device)
         heads = self._heads(tokenizer)
         inner = any(output.layer != -1 for output in self.outputs)
 
@@ -146,9 +132,9 @@ class Reference:
 
         own = tokenizer.model_max_length
         if settings is not None:
-            stated = getattr(config, "max_position_embeddings", None)
+            stated = getattr(model.config, "max_position_embeddings", None)
             own = settings.max_seq_length or least(own, stated)
-        limit = least(self.spec.max_tokens, own, self._table(model))
+        limit = least(self.files.spec.max_tokens, own, self._table(model))
         fewest = tokenizer.num_special_tokens_to_add() + 1
         with torch.inference_mode():
             for text in texts:
@@ -175,13 +161,13 @@ class Reference:
 
         None if they are not used.
         """
-        if self.pipeline is None or self.spec.outputs:
+        if self.files.pipeline is None or self.files.spec.outputs:
             return None
         import torch
 
         from embed_ops.encoders.text.heads import Heads
 
-        modules = Heads(self.pipeline.modules, self.root, "cpu")
+        modules = Heads(self.files.pipeline.modules, self.files.root, "cpu")
 
         def run(hidden: Any, prompt: str) -> npt.NDArray[Any]:
             ids = tokenizer(prompt)["input_ids"] if prompt else []
@@ -191,6 +177,33 @@ class Reference:
             return vectors
 
         return run
+
+
+def name_of(files: TextFiles) -> str:
+    """Name the library that `loaded_plainly` asks."""
+    import transformers
+
+    name = f"transformers {transformers.__version__}"
+    if files.adapter is None:
+        return name
+    import peft
+
+    return f"{name} with peft {peft.__version__}"
+
+
+def loaded_plainly(files: TextFiles, device: str) -> Any:
+    """Load a model in float32 as a user of transformers would, an adapter beside its weights."""
+    import torch
+
+    trusted = files.spec.trust_remote_code
+    config = load_config(files.path, files.settings.config, trusted)
+    with quiet():
+        model = model_class(config).from_pretrained(
+            files.path, config=config, dtype=torch.float32, trust_remote_code=trusted
+        )
+    if files.adapter is not None:
+        model = files.adapter.attached(model)
+    return model.eval().to(device)
 
 
 def least(*limits: int | None) -> int | None:

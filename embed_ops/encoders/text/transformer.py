@@ -20,6 +20,8 @@ from embed_ops.errors import ModelError
 if TYPE_CHECKING:
     import torch
 
+    from embed_ops.encoders.text.files import TextFiles
+
 ENCODER_CLASSES = {
     "t5": "T5EncoderModel",
     "mt5": "MT5EncoderModel",
@@ -115,17 +117,22 @@ def weightless_model(folder: Path, changes: Mapping[str, Any], trust_remote_code
         return kind(config)
 
 
-def load_transformer(folder: Path, changes: Mapping[str, Any], trust_remote_code: bool, dtype: str) -> Any:
-    """Load the transformer for inference, on the CPU.
+def load_transformer(files: TextFiles, dtype: str) -> Any:
+    """Load the transformer for inference, on the CPU, an adapter merged into it.
 
     Raises:
         ModelError: the weights can't be read, or do not fill the model.
     """
-    config = load_config(folder, changes, trust_remote_code)
-    model, missing = load_weights(model_class(config), config, folder, trust_remote_code, dtype)
+    import torch
+
+    folder, trusted = files.path, files.spec.trust_remote_code
+    config = load_config(folder, files.settings.config, trusted)
+    # What an adapter adds is small beside the weights: it is added in float32.
+    whole = dtype if files.adapter is None else "float32"
+    model, missing = load_weights(model_class(config), config, folder, trusted, whole)
     # Only the pooler may be missing: nothing here reads it.
     require_weights(folder, [key for key in missing if "pooler" not in key.split(".")])
-    return model
+    return model if files.adapter is None else files.adapter.merged(model).to(getattr(torch, dtype))
 
 
 def load_weights(

@@ -77,7 +77,9 @@ class WindowedEncoder:
     def _segmenter(self, *, lists: bool) -> Segmenter:
         if lists not in self._segmenters:
             at = self._backbone
-            whole = TextTokenizer(at.path, None, at.settings.lower, self._spec.trust_remote_code)
+            whole = TextTokenizer(
+                at.files.tokenizer, None, at.files.settings.lower, self._spec.trust_remote_code
+            )
             self._segmenters[lists] = Segmenter(whole, "" if lists else at.prompts.every, lists=lists)
         return self._segmenters[lists]
 

@@ -16,11 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from embed_ops.encoders.base import FloatArray, finished
-from embed_ops.encoders.hub.quiet import quiet
 from embed_ops.encoders.text.backbone import Backbone
-from embed_ops.encoders.text.reference import POOL, layer_of
+from embed_ops.encoders.text.reference import POOL, layer_of, loaded_plainly, name_of
 from embed_ops.encoders.text.tokenizer import load_auto_tokenizer, lowercase_first, space_first
-from embed_ops.encoders.text.transformer import load_config, model_class
 from embed_ops.encoders.windows.parts import folded
 from embed_ops.numerics.ragged import Ragged, offsets_of
 from embed_ops.spec.encoder import OutputSpec
@@ -39,36 +37,26 @@ class WindowedReference:
     """
 
     def __init__(self, backbone: Backbone, width: int | None, stride: int, device: str = "cpu") -> None:
-        import transformers
-
-        self.name = f"transformers {transformers.__version__}"
+        self.name = name_of(backbone.files)
         self._at, self._width, self._stride, self._device = backbone, width, stride, device
         self._spec, self._outputs = backbone.spec, backbone.columns
 
     @cached_property
     def _tokenizer(self) -> Any:
-        tokenizer = load_auto_tokenizer(self._at.path, self._spec.trust_remote_code)
-        if self._at.settings.lower:
+        tokenizer = load_auto_tokenizer(self._at.files.tokenizer, self._spec.trust_remote_code)
+        if self._at.files.settings.lower:
             lowercase_first(tokenizer.backend_tokenizer)
         return tokenizer
 
     @cached_property
     def _tokenizer_of_lists(self) -> Any:
-        tokenizer = load_auto_tokenizer(self._at.path, self._spec.trust_remote_code)
+        tokenizer = load_auto_tokenizer(self._at.files.tokenizer, self._spec.trust_remote_code)
         space_first(tokenizer.backend_tokenizer)
         return tokenizer
 
     @cached_property
     def _model(self) -> Any:
-        import torch
-
-        config = load_config(self._at.path, self._at.settings.config, self._spec.trust_remote_code)
-        trusted = {"trust_remote_code": self._spec.trust_remote_code}
-        with quiet():
-            loaded = model_class(config).from_pretrained(
-                self._at.path, config=config, dtype=torch.float32, **trusted
-            )
-        return loaded.eval().to(self._device)
+        return loaded_plainly(self._at.files, self._device)
 
     def embed(self, texts: Sequence[Any], dims: Mapping[str, int]) -> dict[str, FloatArray | Ragged]:
         """Embed texts, or lists of words, None for a reject: {output.
@@ -221,7 +209,7 @@ class WindowedReference:
             from embed_ops.encoders.text.heads import Heads
 
             hidden = states.last_hidden_state.cpu()
-            heads = Heads(self._at.modules, self._at.folder.path, "cpu")
+            heads = Heads(self._at.modules, self._at.files.root, "cpu")
             vector: Vector = (
                 heads(hidden, torch.ones(hidden.shape[:2], dtype=torch.int64), self._at.prompt_tokens)[0]
                 .double()
