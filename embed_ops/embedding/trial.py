@@ -11,9 +11,10 @@ import numpy as np
 import pyarrow as pa
 
 from embed_ops.embedding.forward import embed_inputs
-from embed_ops.embedding.parity import Parity, compare_outputs, reference_of, within
+from embed_ops.embedding.parity import Parity, compare, original_of, reference_of, within
 from embed_ops.embedding.settings import Resolved
 from embed_ops.encoders.base import Encoder, InWindows, Prepared, gather
+from embed_ops.encoders.optional import modalities
 from embed_ops.encoders.registry import make_encoder
 from embed_ops.errors import ModelError
 from embed_ops.spec.encoder import EncoderSpec
@@ -56,15 +57,15 @@ class Volume:
     replicas: int
 
 
-def _column(spec: EncoderSpec, contents: Sequence[Any]) -> pa.Array:
+def _column(encoder: Encoder, contents: Sequence[Any]) -> pa.Array:
     """Make a column of rows: texts, lists of words, images; of none as the encoder takes it."""
-    images = isinstance(contents[0], bytes) if contents else "image" in spec.EMBEDS
+    images = isinstance(contents[0], bytes) if contents else "image" in modalities(encoder)
     lists = bool(contents) and isinstance(contents[0], list)
     return pa.array(contents, pa.binary() if images else pa.list_(pa.string()) if lists else pa.string())
 
 
 class Trial:
-    """The first rows, their reference, and the encoder as it was loaded last."""
+    """The first rows, what they are compared with, and the encoder as it was loaded last."""
 
     def __init__(
         self,
@@ -79,15 +80,18 @@ class Trial:
         self.encoder: Encoder = make_encoder(spec)
         windows = isinstance(self.encoder, InWindows)
         compared = [content[:_COMPARED] for content in contents] if windows else contents
-        self.column = _column(spec, compared)
+        self.column = _column(self.encoder, compared)
         self.reference = reference_of(self.encoder, self.spec.model, self.column, device)
+        self.original = original_of(self.encoder, self.column, device)
         if device != "cpu":
             from embed_ops.encoders.device import release_memory
 
             # Its model is not to count as memory of the job's.
             release_memory()
         self.prepared: Prepared = self.encoder.prepare(self.column)
-        self.timed = self.encoder.prepare(_column(spec, timed)).inputs if timed else self.prepared.inputs
+        self.timed = (
+            self.encoder.prepare(_column(self.encoder, timed)).inputs if timed else self.prepared.inputs
+        )
         self.parity: list[Parity] = []
         self.first_rows = 0.0
         """Seconds of the rows that are timed."""
@@ -109,7 +113,7 @@ class Trial:
         runs = 1 if resolved.device == "cpu" else 2
         self.first_rows = min(self._seconds(self.timed, resolved) for _ in range(runs))
         vectors = gather(self.encoder, self.prepared.inputs, embedded.vectors, self.prepared.documents)
-        self.parity = compare_outputs(vectors, self.prepared.index, self.reference)
+        self.parity = compare(vectors, self.prepared.index, self.reference, self.original)
         return within(self.parity, self.limits)
 
     def _seconds(self, inputs: pa.Table, resolved: Resolved) -> float:
