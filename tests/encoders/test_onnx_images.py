@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from embed_ops import Encoder
 from embed_ops.embedding.forward import embed_inputs
 from embed_ops.embedding.parity import compare_outputs
 from embed_ops.encoders.images.encoder import ImageEncoder
+from embed_ops.encoders.images.processors import read_preprocessing
 from embed_ops.encoders.onnx.encoder import OnnxEncoder
 from embed_ops.errors import ModelError, SourceError
 from embed_ops.schema import Reason
@@ -379,6 +381,16 @@ def test_patches_are_told_by_the_graph(vit: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(embed(found, column())["embedding"], embed(expected, column())["embedding"])
     assert set(expected.fingerprint()) == {"model.onnx", "preprocessor_config.json", "config.json"}
     assert set(found.fingerprint()) == {"model.onnx", "preprocessor_config.json"}
+
+
+def test_a_processor_by_hand(tmp_path: Path) -> None:
+    """The configuration that the page shows is understood as the page says."""
+    page = (Path(__file__).parents[2] / "docs/onnx.md").read_text()
+    (shown,) = re.findall(r"`(\{[^`]*image_processor_type[^`]*\})`", page)
+    (tmp_path / "preprocessor_config.json").write_text(shown)
+    steps = read_preprocessing(tmp_path)
+    assert (steps.exact, steps.crop, steps.resample) == ((224, 224), None, Image.Resampling.BILINEAR)
+    assert (steps.mean, steps.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def test_fields_of_images_are_not_for_texts(vit: Path, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from tiny_models import build
 
 from embed_ops import Encoder, Spec, embed
 from embed_ops.embedding.parity import Parity, require, within
+from embed_ops.embedding.storing import anchored
 from embed_ops.encoders.onnx.encoder import OnnxEncoder
 from embed_ops.encoders.onnx.original import ENOUGH_OF_FEW_BITS
 from embed_ops.errors import ModelError, ParityError
@@ -108,6 +109,15 @@ def test_what_is_no_original(fields: dict[str, Any], said: str, bert: Path) -> N
     with pytest.raises(ModelError, match=said) as refused:
         encoder_of(bert, **given).describe()
     assert "\n" not in str(refused.value)
+
+
+def test_a_folder_is_anchored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A path means the same in every process, and a name of the hub stays one."""
+    monkeypatch.chdir(tmp_path)
+    for given, kept in (("./whole", str(tmp_path / "whole")), ("someone/whole", "someone/whole")):
+        spec = anchored(OnnxEncoderSpec(model="m", reference=given))
+        assert isinstance(spec, OnnxEncoderSpec)
+        assert spec.reference == kept
 
 
 @pytest.mark.parametrize(
