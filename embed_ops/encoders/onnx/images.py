@@ -25,7 +25,7 @@ from embed_ops.encoders.images.decoding import (
 )
 from embed_ops.encoders.images.processors import CONFIGURATION, NESTED, read_preprocessing
 from embed_ops.encoders.images.towers import POOLED, of_patches
-from embed_ops.encoders.onnx.cost import convolution_of, cost_of
+from embed_ops.encoders.onnx.cost import Cost, convolution_of, cost_of
 from embed_ops.encoders.onnx.files import OnnxFiles
 from embed_ops.encoders.onnx.graph import listed
 from embed_ops.encoders.onnx.image_wiring import Seen, wire_image
@@ -188,13 +188,11 @@ class ImageInputs:
         Raises:
             ModelError: it has another shape than was expected.
         """
-        expected = [batch.rows, *wire.axes]
-        sizes = [one if other is None else other for one, other in zip(hidden.shape, expected, strict=False)]
-        fewer = wire.way == "pooled" and hidden.dim() == 3 and hidden.shape[1] < (wire.patches or 0)
-        if fewer or list(hidden.shape) != sizes or len(sizes) != len(expected):
+        if not _as_told(tuple(hidden.shape), batch.rows, wire):
             raise ModelError(
                 f"{self._files.file}: {wire.tensor} has the shape {tuple(hidden.shape)} for {batch.shown}, "
-                f"and {listed({'': tuple(expected)}).strip()} was expected; name another tensor"
+                f"and {listed({'': (batch.rows, *wire.axes)}).strip()} was expected"
+                f"{'' if wire.patches is None else f', with {wire.patches} patches'}; name another tensor"
             )
         if wire.way == "as it is":
             return hidden.flatten(1)
@@ -205,11 +203,18 @@ class ImageInputs:
 
     def flops(self, lengths: IntArray) -> float | None:
         """Count the operations of so many images; None where the graph does not tell."""
+        if self._cost is None:
+            return None
+        cost, convolved = self._cost
+        return cost.flops(lengths) + convolved * len(lengths)
+
+    @cached_property
+    def _cost(self) -> tuple[Cost, float] | None:
+        """The cost of positions, and that of an image's convolution: once for each patch."""
         convolution, cost = convolution_of(self._files.graph), cost_of(self._files.graph, convolved=True)
         if convolution is None or cost is None or self._patch is None:
             return None
-        # Each patch is one position of the convolution.
-        return cost.flops(lengths) + 2.0 * convolution.weights * self._patches(*self._patch) * len(lengths)
+        return cost, 2.0 * convolution.weights * self._patches(*self._patch)
 
     def one_by_one(
         self, session: Session, wires: Collection[Wire], column: pa.Array, dims: Mapping[str, int]
@@ -232,6 +237,13 @@ class ImageInputs:
         """Say what becomes of an image, for `run.json`."""
         size = [self.steps.height, self.steps.width]
         return {"pixels": size, "channels": self._input.channels}
+
+
+def _as_told(shape: tuple[int, ...], rows: int, wire: Wire) -> bool:
+    """Tell whether a tensor has the shape that its wire says, and all of its patches."""
+    told = (rows, *wire.axes)
+    same = len(shape) == len(told) and all(size in (None, own) for own, size in zip(shape, told, strict=True))
+    return same and (wire.patches is None or shape[1] >= wire.patches)
 
 
 def _home(files: OnnxFiles) -> Path:
