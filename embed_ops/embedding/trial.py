@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -139,7 +139,7 @@ class Trial:
         if len(self.column) and rates["bfloat16"] >= LEAST_GAIN * rates["float32"]:
             if self.run(short):
                 return short
-            self.measured["dtype"]["refused"] = [asdict(item) for item in self.parity]
+            self.measured["dtype"]["refused"] = [item.told() for item in self.parity]
         self.run(plain)
         return plain
 
@@ -157,7 +157,7 @@ class Trial:
             self.spec, self.prepared, self.parity = kept
             return resolved
         close = self.check(resolved)
-        self.measured["draft"] = {"parity": [asdict(item) for item in self.parity]}
+        self.measured["draft"] = {"parity": [item.told() for item in self.parity]}
         if close:
             return replace(resolved, draft=True)
         self.spec, self.prepared, self.parity = kept
@@ -228,7 +228,7 @@ class Trial:
         compiled = min(self._seconds(inputs, resolved) for _ in range(2))
         self.measured["compile"] = {
             "times as fast": eager / compiled,
-            "parity": [asdict(item) for item in self.parity],
+            "parity": [item.told() for item in self.parity],
         }
         if close and eager >= _COMPILE_GAIN * compiled:
             return twin
