@@ -5,7 +5,7 @@ For all rows of a run see the stage `neighbors`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +17,7 @@ from embed_ops.analysis.query_prompt import for_queries
 from embed_ops.analysis.tables import counted
 from embed_ops.embedding.forward import embed_inputs
 from embed_ops.encoders.base import gather
+from embed_ops.encoders.optional import modalities
 from embed_ops.encoders.registry import encoder_class, make_encoder
 from embed_ops.engine.base import Engine
 from embed_ops.engine.choice import Planned
@@ -172,12 +173,7 @@ def encode(
     root, header = rows.lineage[-1]
     spec = require_trust(Spec.parse(header.spec), root.path)
     texts = bool(queries) and isinstance(queries[0], str)
-    takes = [kind for kind in encoder_class(spec.encoder).takes if kind in ("image", "text")]
-    if ("text" if texts else "image") not in takes:
-        what = " and ".join(f"{kind}s" for kind in takes) or "nodes of a graph"
-        raise ModelError(
-            f"{root.path}: its model embeds {what}, and the queries are {'texts' if texts else 'images'}"
-        )
+    _require_taken(encoder_class(spec.encoder).takes, texts, root.path)
     steps = list(reversed(rows.lineage[:-1]))
     through = [
         step
@@ -190,6 +186,7 @@ def encode(
             update={"revision": (header.model or {}).get("commit") or spec.encoder.revision}
         )
     )
+    _require_taken(modalities(encoder), texts, root.path)
     encoder.load("cpu", "float32")
     prepared = encoder.prepare(pa.array(queries, pa.string() if texts else pa.binary()))
     if prepared.rejects:
@@ -210,6 +207,20 @@ def encode(
             "finite vector"
         )
     return x
+
+
+def _require_taken(taken: Iterable[str], texts: bool, run: str) -> None:
+    """Refuse queries that a model does not embed.
+
+    Raises:
+        ModelError: says what it embeds.
+    """
+    takes = [kind for kind in taken if kind in ("image", "text")]
+    if ("text" if texts else "image") not in takes:
+        what = " and ".join(f"{kind}s" for kind in takes) or "nodes of a graph"
+        raise ModelError(
+            f"{run}: its model embeds {what}, and the queries are {'texts' if texts else 'images'}"
+        )
 
 
 def _place(steps: Sequence[tuple[Any, Any]], vectors: VectorColumn) -> int:

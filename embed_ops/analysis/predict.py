@@ -99,7 +99,8 @@ def _sample_run(
     spec: Spec, contents: Sequence[Any], folder: Path, session: OpenSession, reporter: Reporter
 ) -> tuple[dict[str, Any], dict[str, int]]:
     """Embed the sample by the job; gives its report, and quantiles of the lengths."""
-    column = column_of_contents(contents, spec.encoder)
+    encoder = make_encoder(spec.encoder)
+    column = column_of_contents(contents, encoder)
     prompted = pa.types.is_struct(column.type)
     (folder / "corpus").mkdir()
     parts = pa.table(column.flatten(), [PROMPT, TEXT]) if prompted else pa.table([column], [TEXT])
@@ -122,7 +123,6 @@ def _sample_run(
         tree["encoder"] |= {"prompt_column": PROMPT, "prompts": {}}
     tree["resources"]["unit_rows"] = max(1, -(-len(contents) // _UNITS))
     run: Run = embed(Spec.parse(tree | {"abort_reject_fraction": 1.0}), session=session, reporter=reporter)
-    encoder = make_encoder(spec.encoder)
     prepared = encoder.prepare(column)
     lengths = np.sort(encoder.lengths(prepared.inputs))
     told = {"median": 0.5, "90 %": 0.9, "99 %": 0.99, "longest": 1.0}

@@ -12,6 +12,7 @@ from pathlib import Path
 from embed_ops.analysis.survey import Survey, look
 from embed_ops.analysis.tables import counted
 from embed_ops.embedding.sink import require_apart, require_free_names
+from embed_ops.encoders.optional import require_modality
 from embed_ops.encoders.registry import make_encoder
 from embed_ops.errors import ModelError, SpecError
 from embed_ops.redaction import redacted
@@ -22,7 +23,7 @@ from embed_ops.storage.location import SCHEME, full_address, locate
 from embed_ops.terminal import plain_line, size
 
 _MODELS = {"text": "sentence-transformers/all-MiniLM-L6-v2", "image": "facebook/dinov2-small"}
-_FAMILIES = {"text": ("clip", "text", "onnx", "static"), "image": ("clip", "image")}
+_FAMILIES = {"text": ("clip", "text", "onnx", "static"), "image": ("clip", "image", "onnx")}
 """Families that embed a modality. The first that takes a model's folder is its own: `clip` takes
 none but its own, and the others would take a part of it."""
 SINK, _HIDDEN_SINK = "embedded", "_embedded"
@@ -97,7 +98,7 @@ def _source_lines(survey: Survey, family: str) -> Iterator[str]:
             what = f"texts of {survey.mean_length:,.0f} characters on average"
         others = plain_line(", ".join(survey.others) or "none")
         yield f"column = {literal(survey.column)}      # {what}; other columns: {others}"
-    if family == "clip" and survey.kind != "images":
+    if survey.kind != "images" and (family == "clip" or (family, survey.modality) == ("onnx", "image")):
         yield f"modality = {literal(survey.modality)}"
     if survey.column is not None or survey.keep:
         of_images = "the folder that an image is in; " if survey.kind == "images" else ""
@@ -176,7 +177,7 @@ def _family(model: str, modality: str) -> str:
     refused: dict[str, str] = {}
     for family in _FAMILIES[modality]:
         try:
-            make_encoder(parse_encoder({"family": family, "model": model}))
+            require_modality(make_encoder(parse_encoder({"family": family, "model": model})), model, modality)
         except ModelError as error:
             refused[family] = str(error)
         else:

@@ -9,6 +9,7 @@ from embed_ops.embedding.settings import fingerprint
 from embed_ops.embedding.sink import require_apart, require_free_names, require_names
 from embed_ops.embedding.storing import quantizers, vector_bytes
 from embed_ops.encoders.base import dims_of
+from embed_ops.encoders.optional import require_modality
 from embed_ops.encoders.registry import make_encoder, modality_of, usable
 from embed_ops.engine.progress import Reporter
 from embed_ops.errors import RunError
@@ -72,6 +73,7 @@ def check(spec: Spec, reporter: Reporter, *, model: bool = True) -> Checked:
     if model:
         reporter.doing(f"looking at the model {spec.encoder.model}")
         encoder = make_encoder(spec.encoder)
+        require_modality(encoder, spec.encoder.model, spec.source.modality)
         edges = listing_digest(of_edges[0].files) if of_edges else None
         with usable(spec.encoder):
             of_model = encoder.fingerprint() | quantizers(spec.encoder, encoder)

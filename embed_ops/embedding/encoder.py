@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import cached_property
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -17,7 +18,7 @@ import pyarrow as pa
 
 from embed_ops.embedding.forward import embed_inputs
 from embed_ops.embedding.given import column_of, prompted, slices_of
-from embed_ops.embedding.parity import Parity, compare_outputs, reference_of, require
+from embed_ops.embedding.parity import Parity, compare, original_of, reference_of, require
 from embed_ops.embedding.settings import Resolved, choices, resolve
 from embed_ops.embedding.trial import Volume
 from embed_ops.embedding.tuning import settled_with
@@ -25,6 +26,7 @@ from embed_ops.embedding.vectors_in_memory import embed_unit, joined, none_of
 from embed_ops.encoders import base
 from embed_ops.encoders.base import Rejected, dims_of, gather
 from embed_ops.encoders.hub.contents import not_run
+from embed_ops.encoders.optional import modalities
 from embed_ops.encoders.registry import encoder_class, make_encoder
 from embed_ops.engine.bar import Bar
 from embed_ops.errors import ModelError, RowsError
@@ -100,12 +102,10 @@ class Encoder:
             "resources": {"token_budget": token_budget, "unit_rows": unit_rows},
         }
         self._device, self._threads = device, threads
-        takes = encoder_class(parse_encoder(self._tree["encoder"])).takes
-        if "node" in takes:
+        if "node" in encoder_class(parse_encoder(self._tree["encoder"])).takes:
             raise ModelError(
                 f"{model}: a graph is no list of rows: write its tables, and embed them by a run"
             )
-        self._takes = tuple(takes)
         self._specs: dict[str, Spec] = {}
         self._loaded: _Loaded | None = None
         self._prompted: dict[str, base.Encoder] = {}
@@ -171,7 +171,14 @@ class Encoder:
         embedded = embed_inputs(at.encoder, prepared.inputs, at.resolved.token_budget, rule=at.resolved.rule)
         vectors = gather(at.encoder, prepared.inputs, embedded.vectors, prepared.documents)
         reference = reference_of(at.encoder, str(self._asked["model"]), column, at.resolved.device)
-        return compare_outputs(vectors, prepared.index, reference)
+        original = original_of(at.encoder, column, at.resolved.device)
+        return compare(vectors, prepared.index, reference, original)
+
+    @cached_property
+    def _takes(self) -> tuple[str, ...]:
+        """The modalities that it takes; where the model's file tells them, it is looked at."""
+        spec = parse_encoder(self._tree["encoder"])
+        return tuple(encoder_class(spec).takes) if spec.RUNTIME is None else modalities(make_encoder(spec))
 
     @property
     def dims(self) -> dict[str, int]:

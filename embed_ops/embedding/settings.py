@@ -74,6 +74,8 @@ def fingerprint(spec: Spec, model: Mapping[str, str], edges: str | None = None) 
         entries |= {f"encoder.{name}": tree["encoder"][name] for name in _PROMPT_FIELDS}
     if (attention := tree["encoder"].get("attention", PADDED)) != PADDED:
         entries["encoder.attention"] = attention
+    if (channels := tree["encoder"].get("channels", AUTO)) != AUTO:
+        entries["encoder.channels"] = channels
     # What a quantizer is stands among the hashes; where it lies changes nothing.
     entries["encoder.outputs"] = [
         {

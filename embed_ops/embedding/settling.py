@@ -32,13 +32,15 @@ def settle_attempt(attempt: Attempt, engine: Engine, units: int) -> None:
     attempt.header = replace(attempt.header, resolved=asdict(attempt.resolved))
     if spec.parity.rows == 0:
         attempt.header = replace(attempt.header, model=make_encoder(spec.encoder).describe())
+        if getattr(spec.encoder, "reference", None) is not None:
+            attempt.reporter.say("encoder.reference is compared with nothing: parity.rows is 0")
         _say_what_is_not_run(attempt)
         return
     open_choices = choices(spec) if attempt.fresh else frozenset()
     settled = _settled_on_a_replica(attempt, engine, open_choices, units)
     require(settled.parity, spec.parity)
     attempt.resolved = settled.resolved
-    attempt.measured.parity = [asdict(item) for item in settled.parity]
+    attempt.measured.parity = [item.told() for item in settled.parity]
     attempt.header = replace(attempt.header, model=settled.model, resolved=asdict(settled.resolved))
     _say_what_is_not_run(attempt)
     if open_choices:

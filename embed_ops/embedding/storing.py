@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from embed_ops.embedding.unit import EmbeddedUnit
 from embed_ops.encoders.base import Encoder, dims_of
+from embed_ops.encoders.hub.folder import is_local
 from embed_ops.encoders.windows.parts import Targets
 from embed_ops.errors import SpecError, StageError
 from embed_ops.numerics.kinds import Vectors, kind_in_memory
@@ -23,7 +24,13 @@ from embed_ops.numerics.ragged import offsets_of
 from embed_ops.runs.models import load_model
 from embed_ops.runs.parquet import read_vectors
 from embed_ops.schema import INPUT, MESSAGE, REASON, Reason
-from embed_ops.spec.encoder import COMPANIONS, AnyEncoder, EncoderSpec, LanguageEncoderSpec
+from embed_ops.spec.encoder import (
+    COMPANIONS,
+    AnyEncoder,
+    EncoderSpec,
+    LanguageEncoderSpec,
+    OnnxEncoderSpec,
+)
 from embed_ops.spec.spec import Spec
 from embed_ops.storage.location import full_address
 from embed_ops.storage.packing import content_digest
@@ -170,14 +177,20 @@ def quantizers(spec: EncoderSpec, encoder: Encoder) -> dict[str, str]:
 
 
 def anchored(spec: AnyEncoder) -> AnyEncoder:
-    """Give quantizers their full addresses, so that they mean the same to every process."""
+    """Give what else a section names its full address, so that it means the same to every process.
+
+    Quantizers, and the folder of the model that a file was made of.
+    """
     outputs = tuple(
         output
         if output.quantizer is None
         else output.model_copy(update={"quantizer": full_address(output.quantizer)})
         for output in spec.outputs
     )
-    return spec.model_copy(update={"outputs": outputs})
+    named: dict[str, Any] = {"outputs": outputs}
+    if isinstance(spec, OnnxEncoderSpec) and spec.reference is not None and is_local(spec.reference):
+        named["reference"] = full_address(spec.reference)
+    return spec.model_copy(update=named)
 
 
 def store(

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from embed_ops.embedding.forward import embed_inputs
-from embed_ops.embedding.parity import Parity, compare_outputs, reference_of, within
+from embed_ops.embedding.parity import Parity, compare, original_of, reference_of, within
 from embed_ops.embedding.settings import Resolved
 from embed_ops.encoders.base import Encoder, InWindows, Prepared, gather
+from embed_ops.encoders.optional import modalities
 from embed_ops.encoders.registry import make_encoder
 from embed_ops.encoders.text.prompts import PROMPTED, TEXT
 from embed_ops.errors import ModelError
@@ -57,10 +58,10 @@ class Volume:
     replicas: int
 
 
-def column_of_contents(contents: Sequence[Any], spec: EncoderSpec) -> pa.Array:
+def column_of_contents(contents: Sequence[Any], encoder: Encoder) -> pa.Array:
     """Make a column of rows: texts, lists of words, images; of none as the encoder takes it."""
     if not contents:
-        return pa.array([], pa.binary() if "image" in spec.EMBEDS else pa.string())
+        return pa.array([], pa.binary() if "image" in modalities(encoder) else pa.string())
     kinds: dict[type, pa.DataType] = {bytes: pa.binary(), list: pa.list_(pa.string()), dict: PROMPTED}
     return pa.array(contents, kinds.get(type(contents[0]), pa.string()))
 
@@ -73,7 +74,7 @@ def _bytes_of(content: Any) -> int:
 
 
 class Trial:
-    """The first rows, their reference, and the encoder as it was loaded last."""
+    """The first rows, what they are compared with, and the encoder as it was loaded last."""
 
     def __init__(
         self,
@@ -88,17 +89,18 @@ class Trial:
         self.encoder: Encoder = make_encoder(spec)
         windows = isinstance(self.encoder, InWindows)
         compared = [content[:_COMPARED] for content in contents] if windows else contents
-        self.column = column_of_contents(compared, spec)
+        self.column = column_of_contents(compared, self.encoder)
         self.reference = reference_of(self.encoder, self.spec.model, self.column, device)
+        self.original = original_of(self.encoder, self.column, device)
         if device != "cpu":
             from embed_ops.encoders.device import release_memory
 
             # Its model is not to count as memory of the job's.
             release_memory()
         self.prepared: Prepared = self.encoder.prepare(self.column)
-        self.timed = (
-            self.encoder.prepare(column_of_contents(timed, spec)).inputs if timed else self.prepared.inputs
-        )
+        self.timed = self.prepared.inputs
+        if timed:
+            self.timed = self.encoder.prepare(column_of_contents(timed, self.encoder)).inputs
         self.parity: list[Parity] = []
         self.first_rows = 0.0
         """Seconds of the rows that are timed."""
@@ -120,7 +122,7 @@ class Trial:
         runs = 1 if resolved.device == "cpu" else 2
         self.first_rows = min(self._seconds(self.timed, resolved) for _ in range(runs))
         vectors = gather(self.encoder, self.prepared.inputs, embedded.vectors, self.prepared.documents)
-        self.parity = compare_outputs(vectors, self.prepared.index, self.reference)
+        self.parity = compare(vectors, self.prepared.index, self.reference, self.original)
         return within(self.parity, self.limits)
 
     def _seconds(self, inputs: pa.Table, resolved: Resolved) -> float:
@@ -146,7 +148,7 @@ class Trial:
         if len(self.column) and rates["bfloat16"] >= LEAST_GAIN * rates["float32"]:
             if self.run(short):
                 return short
-            self.measured["dtype"]["refused"] = [asdict(item) for item in self.parity]
+            self.measured["dtype"]["refused"] = [item.told() for item in self.parity]
         self.run(plain)
         return plain
 
@@ -164,7 +166,7 @@ class Trial:
             self.spec, self.prepared, self.parity = kept
             return resolved
         close = self.check(resolved)
-        self.measured["draft"] = {"parity": [asdict(item) for item in self.parity]}
+        self.measured["draft"] = {"parity": [item.told() for item in self.parity]}
         if close:
             return replace(resolved, draft=True)
         self.spec, self.prepared, self.parity = kept
@@ -235,7 +237,7 @@ class Trial:
         compiled = min(self._seconds(inputs, resolved) for _ in range(2))
         self.measured["compile"] = {
             "times as fast": eager / compiled,
-            "parity": [asdict(item) for item in self.parity],
+            "parity": [item.told() for item in self.parity],
         }
         if close and eager >= _COMPILE_GAIN * compiled:
             return twin

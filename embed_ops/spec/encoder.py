@@ -12,6 +12,7 @@ from pydantic import Field, Tag, model_validator
 
 from embed_ops.spec.encoder_parts import (
     MAX_PIXELS,
+    OF_IMAGES,
     OF_TEXTS,
     ONLY_AUTO,
     EncoderSpec,
@@ -28,6 +29,8 @@ __all__ = [
     "COMPANIONS",
     "LAYERS",
     "MAX_PIXELS",
+    "OF_IMAGES",
+    "OF_TEXTS",
     "AnyEncoder",
     "ClipEncoderSpec",
     "EncoderSpec",
@@ -106,9 +109,13 @@ class ImageEncoderSpec(WithImagesSpec):
     """A vector for each image."""
 
     EMBEDS = ("image",)
-    POOLING = frozenset({"auto", "mean", "cls", "max", "pooler", "patches"})
+    POOLING = OF_IMAGES
     REMARK = "it reads no texts"
     family: Literal["image"] = Field("image", description="an image model")
+
+    def _check_output(self, output: OutputSpec) -> None:
+        super()._check_output(output)
+        refuse_dim(output)
 
 
 class ClipEncoderSpec(PromptedSpec, WithImagesSpec):
@@ -125,6 +132,7 @@ class ClipEncoderSpec(PromptedSpec, WithImagesSpec):
                 "shared space"
             )
         super()._check_output(output)
+        refuse_dim(output)
 
 
 class GraphEncoderSpec(EncoderSpec):
@@ -146,22 +154,41 @@ class GraphEncoderSpec(EncoderSpec):
             )
 
 
-class OnnxEncoderSpec(PromptedSpec):
-    """A vector for each text, by a model in an ONNX file."""
+class OnnxEncoderSpec(PromptedSpec, WithImagesSpec):
+    """A vector for each text, or each image, by a model in an ONNX file."""
 
-    EMBEDS = ("text",)
-    POOLING = OF_TEXTS
+    EMBEDS = ("text", "image")
+    POOLING = OF_TEXTS | OF_IMAGES
     DTYPES = frozenset()
     REMARK = "it runs a file as it is"
     GPUS = "asked"
     RUNTIME = "onnxruntime"
-    family: Literal["onnx"] = Field("onnx", description="a model of texts in an ONNX file")
+    family: Literal["onnx"] = Field("onnx", description="a model of texts or of images in an ONNX file")
     file: str | None = Field(
         None,
         pattern=r"\.onnx$",
         description="the variant, as onnx/model_quantized.onnx; left out: model.onnx or onnx/model.onnx, "
         "else the only one",
     )
+    channels: Literal["auto", "first", "last"] = Field(
+        "auto", description="images: which axis the channels are; auto: as the file says, else first"
+    )
+    reference: str | None = Field(
+        None,
+        min_length=1,
+        description="folder or hub name of the model that the file was made of: the first rows are compared "
+        "with it too",
+    )
+
+    @property
+    def of_images(self) -> tuple[str, ...]:
+        """Name the fields that are for images and ask for something."""
+        asked = {
+            "max_pixels": self.max_pixels != MAX_PIXELS,
+            "draft": self.draft is True,
+            "channels": self.channels != AUTO,
+        }
+        return tuple(name for name, given in asked.items() if given)
 
     @model_validator(mode="after")
     def _nothing_is_compiled(self) -> Self:

@@ -11,6 +11,7 @@ from embed_ops.spec.templates import fields_of
 from embed_ops.spec.wording import Variant, as_tuple
 
 OF_TEXTS = frozenset({"auto", "mean", "cls", "max", "last", "weighted_mean", "mean_sqrt_len"})
+OF_IMAGES = frozenset({"auto", "mean", "cls", "max", "pooler", "patches"})
 ONLY_AUTO = frozenset({"auto"})
 MAX_PIXELS = 89_478_485
 """Pillow's own limit."""
@@ -202,10 +203,6 @@ class WithImagesSpec(EncoderSpec):
     def drafting(self, draft: bool) -> Self:
         """Give the same section with `draft` settled."""
         return self.model_copy(update={"draft": draft})
-
-    def _check_output(self, output: OutputSpec) -> None:
-        super()._check_output(output)
-        refuse_dim(output)
 
 
 def refuse_dim(output: OutputSpec) -> None:

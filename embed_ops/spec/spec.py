@@ -109,12 +109,15 @@ class Spec(Section):
             or source.get("kind") == GRAPH
         ):
             return tree
-        family, images = encoder.get("family", "text"), source.get("kind") == "images"
-        if family == "clip" and not images and (source.get("kind") != "webdataset" or "column" in source):
+        family, kind = encoder.get("family", "text"), source.get("kind")
+        images = kind == "images" or (kind == "webdataset" and "column" not in source)
+        if family == "clip" and not images:
             raise ValueError(
                 'source.modality: clip embeds images and texts: say which the column holds, "image" or "text"'
             )
-        return {**tree, "source": {**source, "modality": "image"}} if family in ("image", "clip") else tree
+        if family != "image" and not (images and family in ("clip", "onnx")):
+            return tree
+        return {**tree, "source": {**source, "modality": "image"}}
 
     @model_validator(mode="after")
     def _the_encoder_embeds_what_the_source_holds(self) -> Self:

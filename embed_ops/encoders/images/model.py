@@ -11,13 +11,18 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from embed_ops.encoders.base import IntArray, Prepared, not_loaded
 from embed_ops.encoders.hub import contents
 from embed_ops.encoders.hub import folder as folders
 from embed_ops.encoders.hub.files import read_json
-from embed_ops.encoders.images.decoding import Normalizer, blank_images, most_images, prepare_images
+from embed_ops.encoders.images.decoding import (
+    Normalizer,
+    accepted_images,
+    blank_images,
+    most_images,
+    prepare_images,
+)
 from embed_ops.encoders.images.pixels import Preprocessing
 from embed_ops.encoders.images.processors import read_preprocessing
 from embed_ops.encoders.images.towers import Shape, flops_of_image, read_shape, weightless_tower
@@ -88,13 +93,8 @@ class ImageModel:
         return prepare_images(column, self.steps, self.spec.max_pixels, draft=self.spec.draft is True)
 
     def accepted(self, column: pa.Array) -> pa.Array:
-        """Give a column of images' bytes with nulls for those that become rejects.
-
-        Some of them would take a reference more memory than there is.
-        """
-        refused = np.zeros(len(column), np.bool_)
-        refused[[reject.row for reject in self.prepare(column).rejects]] = True
-        return pc.if_else(pa.array(refused), None, column)
+        """Give a column of images' bytes with nulls for those that become rejects."""
+        return accepted_images(column, self.prepare(column))
 
     def most_rows(self, vector_bytes: int, asked: int) -> int:
         """Give the most images of a unit; `vector_bytes`: of all vectors of one."""

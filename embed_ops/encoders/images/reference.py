@@ -120,7 +120,7 @@ def _tokens_before(model: Any) -> int:
 
 def _pool(output: OutputSpec, states: Any, before: int) -> Vector:
     if output.pooling == "pooler":
-        vector: Vector = states.pooler_output.flatten().cpu().double().numpy()
+        vector = states.pooler_output.flatten().cpu().double().numpy()
     else:
         hidden = (
             (
@@ -132,12 +132,19 @@ def _pool(output: OutputSpec, states: Any, before: int) -> Vector:
             .double()
             .numpy()
         )
-        own = hidden[before:] if hidden.ndim == 2 else hidden.reshape(len(hidden), -1).T
-        hidden = hidden if hidden.ndim == 2 else own
-        vector = {
-            "cls": lambda: hidden[0],
-            "mean": lambda: own.mean(0),
-            "max": lambda: own.max(0),
-            "patches": own.flatten,
-        }[output.pooling]()
+        if hidden.ndim == 3:  # of a convolution: (channels, height, width)
+            hidden, before = hidden.reshape(len(hidden), -1).T, 0
+        vector = pool_positions(output.pooling, hidden, before)
     return finished(vector, output)
+
+
+def pool_positions(pooling: str, hidden: Vector, before: int) -> Vector:
+    """Pool the positions of an image, (T, D), of which so many stand before the patches."""
+    own = hidden[before:]
+    ways: Mapping[str, Callable[[], Vector]] = {
+        "cls": lambda: hidden[0],
+        "mean": lambda: own.mean(0),
+        "max": lambda: own.max(0),
+        "patches": own.flatten,
+    }
+    return ways[pooling]()

@@ -237,7 +237,7 @@ def pooled(output: OutputSpec, states: Any, patches: int | None, name: str) -> T
             raise ModelError(f"{name}: output {output.name!r}: {why}; choose mean or max")
         vectors = vectors.flatten(1).float()
     else:
-        vectors = _of_patches(output, _hidden(output, states, name), patches, name)
+        vectors = of_patches(output, _hidden(output, states, name), patches, name)
     return finish(vectors, output)
 
 
@@ -259,7 +259,14 @@ def _hidden(output: OutputSpec, states: Any, name: str) -> Tensor:
     return positions
 
 
-def _of_patches(output: OutputSpec, hidden: Tensor, patches: int | None, name: str) -> Tensor:
+def of_patches(output: OutputSpec, hidden: Tensor, patches: int | None, name: str) -> Tensor:
+    """Pool the positions of images, (B, T, D): class token, mean or max of patches, or all of them.
+
+    Arguments as of `pooled`.
+
+    Raises:
+        ModelError: the model has no class token.
+    """
     before = 0 if patches is None else hidden.shape[1] - patches
     if output.pooling == "cls":
         if before < 1:

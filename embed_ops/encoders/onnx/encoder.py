@@ -1,43 +1,34 @@
-"""Texts to vectors by a model in an ONNX file, run by onnxruntime.
+"""Texts or images to vectors by a model in an ONNX file, run by onnxruntime.
 
-Importing this module imports no torch and no onnxruntime: CPU workers tokenize only. Legend: B
-inputs, T tokens of the longest input.
+Importing this module imports no torch and no onnxruntime: CPU workers prepare only. `inputs.py`
+says what texts (`texts.py`) and images (`images.py`) have of their own.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
-from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Mapping
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
 
-from embed_ops.encoders.base import FloatArray, Launched, Modality, Prepared, dims_of, no_vectors, not_loaded
+from embed_ops.encoders.base import FloatArray, Launched, Modality, dims_of, no_vectors, not_loaded
 from embed_ops.encoders.onnx.model import OnnxModel
-from embed_ops.encoders.onnx.session import Ids, Session, runtime
+from embed_ops.encoders.onnx.session import Batch, Session, runtime
+from embed_ops.encoders.optional import Original
 from embed_ops.encoders.repeatable import require_repeatable
-from embed_ops.encoders.text.tokens import (
-    TOKENS,
-    blank_tokens,
-    distinct,
-    most_texts,
-    prepare_texts,
-    token_counts,
-)
 from embed_ops.errors import ModelError
 from embed_ops.spec.encoder import OnnxEncoderSpec
 
-if TYPE_CHECKING:
-    from embed_ops.encoders.text.heads import Heads
+_BUDGET = frozenset({"token_budget"})
 
 
 class OnnxEncoder:
     """The onnx family; implements `embed_ops.encoders.base.Encoder`.
 
-    Vectors are the graph's own where it gives one a row, else those of its tokens, pooled as the
-    spec or the sentence-transformers folder says.
+    Vectors are the graph's own where it gives one a row, else those of its tokens or patches,
+    pooled as the spec or the model's folder says.
 
     Raises:
         ModelError: a part is missing, or the graph takes or gives something else.
@@ -45,43 +36,37 @@ class OnnxEncoder:
     """
 
     takes: ClassVar[Mapping[str, Modality]] = {
-        "text": Modality(200, {"cpu": 4_096, "cuda": 65_536}, frozenset({"token_budget"}))
+        "text": Modality(200, {"cpu": 4_096, "cuda": 65_536}, _BUDGET),
+        "image": Modality(20_000, {"cpu": 2_048, "cuda": 65_536}, _BUDGET),
     }
-    most_rows = staticmethod(most_texts)
-    lengths = staticmethod(token_counts)
-    blank = staticmethod(blank_tokens)
 
     def __init__(self, spec: OnnxEncoderSpec) -> None:
         self._stand_on(OnnxModel(spec))
         self._session: Session | None = None
-        self._heads: Heads | None = None
 
     def _stand_on(self, model: OnnxModel) -> None:
-        self._model = model
+        self._model, inputs = model, model.inputs
+        self.prepare, self.lengths, self.blank = inputs.prepare, inputs.lengths, inputs.blank
         self.outputs, self.flops, self.describe = model.outputs, model.flops, model.describe
-        self.weight_bytes, self.fingerprint = model.weight_bytes, model.fingerprint
+        self.most_rows, self.weight_bytes = model.most_rows, model.weight_bytes
+        self.fingerprint = model.fingerprint
+
+    @property
+    def modality(self) -> str:
+        """What the graph takes: texts or images."""
+        return self._model.inputs.modality
 
     def prompted(self, prompt: str) -> OnnxEncoder:
         """Give the same encoder, session included, with another prompt.
 
         It is a text, or the name of one of the model's prompts.
+
+        Raises:
+            ModelError: the graph takes images.
         """
         other = copy.copy(self)
         other._stand_on(self._model.prompted(prompt))
         return other
-
-    def prepare(self, column: pa.Array) -> Prepared:
-        """Tokenize a string column, each distinct text once.
-
-        Null and non-UTF-8 rows become rejects.
-
-        Returns:
-            inputs with the column `tokens`, list<int32>.
-
-        Raises:
-            SourceError: the column is not text.
-        """
-        return prepare_texts(column, partial(self._model.prompts.encode, self._model.tokenizer))
 
     def load(self, device: str, dtype: str, *, compiled: bool = False) -> None:
         """Load the graph to `device`; its types are those of the file.
@@ -97,14 +82,13 @@ class OnnxEncoder:
                 "and compile out"
             )
         self._session = self._model.open(device, threads())
-        self._heads = self._model.heads()
+        self._model.inputs.begin(self._model.wires)
         self._model.loaded = {"device": device, "provider": self._session.ran_on}
-        tried = pa.array([self._model.tried[0]], pa.list_(pa.int32()))
-        batch = pa.table({TOKENS: pa.chunked_array([tried])})
+        batch = self._model.inputs.trial()
         require_repeatable(self._model.spec.model, self.launch(batch)(), self.launch(batch)())
 
     def launch(self, batch: pa.Table) -> Launched:
-        """Embed a batch with the column `tokens`.
+        """Embed a batch of inputs.
 
         Returns:
             a function that gives {output: (inputs, dim) float32}.
@@ -117,44 +101,24 @@ class OnnxEncoder:
             raise not_loaded(self._model.spec.model)
         if batch.num_rows == 0:
             return no_vectors(self)
-        parts = [self._vectors(self._session, ids, mask) for ids, mask in self._rectangles(batch)]
+        parts = [self._vectors(self._session, part) for part in self._model.inputs.batches(batch)]
         vectors = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         return lambda: vectors
 
-    def _rectangles(self, batch: pa.Table) -> Iterator[tuple[Ids, Ids]]:
-        """Give ids and mask, (B, T) int64, of the whole batch, or of one input after the other."""
-        from embed_ops.encoders.text.transformer import pad
-
-        column = batch.column(TOKENS)
-        for part in (column.slice(row, 1) for row in range(len(column))) if self._model.alone else [column]:
-            ids, mask = pad(part, self._model.files.pad_id())
-            yield ids.numpy(), mask.numpy()
-
-    def _vectors(self, session: Session, ids: Ids, mask: Ids) -> dict[str, FloatArray]:
+    def _vectors(self, session: Session, batch: Batch) -> dict[str, FloatArray]:
         import torch
 
-        from embed_ops.encoders.text.pooling import finish, pool
+        from embed_ops.encoders.text.pooling import finish
 
-        tensors = session.run(ids, mask)
-        vectors: dict[str, FloatArray] = {}
+        tensors = session.run(batch)
         with torch.inference_mode():
-            kept = torch.from_numpy(mask)
-            for each in self._model.wires:
-                array = tensors[each.tensor]
-                axes = ids.shape[:1] if each.way == "as it is" else ids.shape
-                if array.shape != (*axes, each.width):
-                    raise ModelError(
-                        f"{self._model.files.file}: {each.tensor} has the shape {array.shape} for "
-                        f"{ids.shape[0]} rows of {ids.shape[1]} tokens, and {(*axes, each.width)} was "
-                        "expected; name another tensor"
-                    )
-                hidden = torch.from_numpy(array)
-                if each.way == "pooled":
-                    hidden = pool(each.column.pooling, hidden, kept)
-                elif self._heads is not None and each.way == "modules":
-                    hidden = self._heads(hidden, kept, self._model.prompt_tokens)
-                vectors[each.column.name] = finish(hidden, each.column).numpy()
-        return vectors
+            return {
+                wire.column.name: finish(
+                    self._model.inputs.pooled(wire, torch.from_numpy(tensors[wire.tensor]), batch),
+                    wire.column,
+                ).numpy()
+                for wire in self._model.wires
+            }
 
     def reference(self, column: pa.Array, device: str = "cpu") -> tuple[str, Mapping[str, FloatArray]]:
         """Embed rows one at a time through the same file, un-padded.
@@ -163,11 +127,17 @@ class OnnxEncoder:
             the reference's name, and {output: (rows, dim) float32}; rejects are NaN.
         """
         from embed_ops.encoders.device import threads
-        from embed_ops.encoders.onnx.reference import embed_alone
 
-        at, texts = self._model, distinct(column)
-        rows = [at.prompts.encode(at.tokenizer, [text]).values.tolist() for text in texts.texts]
-        session, heads = at.open(device, threads()), at.heads()
-        vectors = embed_alone(session, at.wires, rows, heads, at.prompt_tokens)
-        name = f"onnxruntime {runtime().__version__}, one row at a time"
-        return name, texts.to_rows(vectors, dims_of(self.outputs()))
+        at = self._model
+        session, dims = at.open(device, threads()), dims_of(self.outputs())
+        vectors = at.inputs.one_by_one(session, at.wires, column, dims)
+        return f"onnxruntime {runtime().__version__}, one row at a time", vectors
+
+    def original(self, column: pa.Array, device: str = "cpu") -> Original | None:
+        """Embed rows by the model that the file was made of; None where the spec names none.
+
+        Raises:
+            ModelError: it can't be used, or is another model.
+        """
+        original = self._model.original
+        return None if original is None else original.embed(column, device)

@@ -1,14 +1,14 @@
-"""Where an ONNX model is: its file, weights beside it, tokenizer, and what else decides vectors."""
+"""Where an ONNX model is: its file, weights and configurations beside it, what decides vectors."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any
 
-from embed_ops.encoders.hub.files import is_pointer, read_json
+from embed_ops.encoders.hub.files import is_pointer
 from embed_ops.encoders.hub.folder import SMALL, Folder, fetch_files, locate_model
 from embed_ops.encoders.onnx.graph import Graph, read_graph
 from embed_ops.errors import ModelError
@@ -16,7 +16,6 @@ from embed_ops.spec.encoder import OnnxEncoderSpec
 
 NAMES = ("model.onnx", "onnx/model.onnx")
 """What a file is called where the spec names none."""
-TOKENIZER = "tokenizer.json"
 _OUTSIDE = ("*.onnx_data*", "*.onnx.data*", "*.data", "*.bin", "*.pb", "*.weight*")
 """How files with a graph's weights are named."""
 _KEPT = (*SMALL, "*.onnx", "*.safetensors", *_OUTSIDE)
@@ -40,26 +39,23 @@ class OnnxFiles:
         """The ONNX file."""
         return self.folder.path / self.name
 
-    @cached_property
-    def home(self) -> Path:
-        """The folder with the tokenizer and the configurations: that of the file, or its parent.
+    def beside(self, names: Sequence[str]) -> Path | None:
+        """Give the folder that has one of these files: that of the ONNX file, or its parent.
 
         Raises:
-            ModelError: neither has a tokenizer.
+            ModelError: a pointer stands in the place of one.
         """
-        beside = self.file.absolute().parent
-        for place in (beside, beside.parent):
-            if is_pointer(place / TOKENIZER):
-                raise ModelError(
-                    f"{place / TOKENIZER}: is a Git LFS pointer, which stands for the file; fetch the file "
-                    "itself (git lfs pull)"
-                )
-            if (place / TOKENIZER).is_file():
-                return place
-        raise ModelError(
-            f"{self.file}: no {TOKENIZER} beside it, nor in {beside.parent}; save the model's tokenizer "
-            "there (AutoTokenizer.from_pretrained(NAME).save_pretrained(FOLDER))"
-        )
+        own = self.file.absolute().parent
+        for place in (own, own.parent):
+            for name in names:
+                if is_pointer(place / name):
+                    raise ModelError(
+                        f"{place / name}: is a Git LFS pointer, which stands for the file; fetch the file "
+                        "itself (git lfs pull)"
+                    )
+                if (place / name).is_file():
+                    return place
+        return None
 
     @cached_property
     def graph(self) -> Graph:
@@ -93,53 +89,20 @@ class OnnxFiles:
         """Give the size of the file and of the weights beside it."""
         return sum(file.stat().st_size for file in (self.file, *self._outside(self.graph)))
 
-    def limits(self) -> dict[str, int | None]:
-        """List what may cut a text, in tokens: the model's tables and what configurations say."""
-        config = read_json(self.home / "config.json")
-        tokenizer = read_json(self.home / "tokenizer_config.json")
-        stated, table = _number(config, "max_position_embeddings"), self.graph.positions
-        # RoBERTa and its like count positions from behind the padding token's id.
-        type_of = str(config.get("model_type"))
-        unused = (
-            int(config.get("pad_token_id") or 0) + 1
-            if any(name in type_of for name in ("roberta", "camembert", "mpnet", "longformer", "xmod"))
-            else 0
-        )
-        return {
-            "tokenizer": _number(tokenizer, "model_max_length"),
-            "stated": None if stated is None else stated - unused,
-            "table": None if table is None else table - unused,
-        }
-
-    def pad_id(self) -> int:
-        """Give the id that fills rows up."""
-        stated = read_json(self.home / "config.json").get("pad_token_id")
-        return stated if isinstance(stated, int) and stated >= 0 else 0
-
-    def fingerprint(self, modules: tuple[str, ...], with_weights: tuple[str, ...]) -> dict[str, str]:
+    def fingerprint(self, home: Path, others: Mapping[str, Path]) -> dict[str, str]:
         """Hash what decides vectors, {name: sha256}.
 
         Args:
-            modules: folders of the modules behind the transformer, relative to `home`.
-            with_weights: those of them that have weights.
+            home: the folder whose configurations count.
+            others: {name: file} of what counts besides.
         """
         files = {file.name: file for file in (self.file, *self._outside(self.graph))}
-        for part in {"", *modules}:
-            for file in (self.home / part).glob("*.json"):
-                files[file.relative_to(self.home).as_posix()] = file
-        for part in with_weights:
-            for file in [*(self.home / part).glob("*.safetensors"), *(self.home / part).glob("*.bin")]:
-                files[file.relative_to(self.home).as_posix()] = file
+        files |= {file.name: file for file in home.glob("*.json")} | dict(others)
         hashes = {}
         for name, file in sorted(files.items()):
             with file.open("rb") as stream:
                 hashes[name] = hashlib.file_digest(stream, "sha256").hexdigest()
         return hashes
-
-
-def _number(config: dict[str, Any], key: str) -> int | None:
-    value = config.get(key)
-    return value if isinstance(value, int) and value > 0 else None
 
 
 def locate_onnx(spec: OnnxEncoderSpec) -> OnnxFiles:

@@ -1,11 +1,12 @@
-"""A graph that onnxruntime has loaded: token ids in, arrays out, each failure in one sentence."""
+"""A graph that onnxruntime has loaded: arrays in, arrays out, each failure in one sentence."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +16,10 @@ from embed_ops.encoders.onnx.wire import field
 from embed_ops.errors import DeviceError, ModelError
 from embed_ops.lazy import require
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 Ids = npt.NDArray[np.int64]
-KNOWN = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
-"""Inputs that can be given."""
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _GRAPH, _OUTPUT, _NAME = 7, 12, 1
 _FATAL = 4
@@ -39,38 +41,25 @@ def runtime() -> Any:
     return require("onnxruntime", "onnx", "family onnx")
 
 
-def check_inputs(file: Path, graph: Graph) -> None:
-    """Check that a graph asks for nothing but a batch of tokens, of any length.
+@dataclass(frozen=True)
+class Batch:
+    """Rows as a graph takes them.
 
-    Raises:
-        ModelError: names what it asks for.
+    Attributes:
+        feeds: {input: an array, its first axis the rows}.
+        shown: what they are, for messages; `remedy`: what to do where the graph can't take them.
+        prompts: tokens of the prompt before each text, or (B, 1) of those of rows.
     """
-    odd = [tensor.name for tensor in graph.inputs if tensor.name not in KNOWN]
-    asked = {tensor.name: tensor.shape for tensor in graph.inputs}
-    if odd or KNOWN[0] not in asked:
-        missing = f"asks for {', '.join(odd)}" if odd else f"has no input {KNOWN[0]}"
-        raise ModelError(
-            f"{file}: {missing}, and a model of texts takes {', '.join(KNOWN)}; its inputs: {listed(asked)}; "
-            "export it as feature extraction"
-        )
-    for tensor in graph.inputs:
-        if tensor.kind not in ("int64", "int32"):
-            raise ModelError(
-                f"{file}: its input {tensor.name} takes {tensor.kind}, and tokens are int64 or int32; export "
-                "it again"
-            )
-        if tensor.shape is None:
-            continue
-        if len(tensor.shape) != 2:
-            raise ModelError(
-                f"{file}: its input {listed({tensor.name: tensor.shape})} has {len(tensor.shape)} axes, and "
-                "tokens have two, (rows, tokens); export it again"
-            )
-        if tensor.shape[0] not in (None, 1) or tensor.shape[1] is not None:
-            raise ModelError(
-                f"{file}: its input {listed({tensor.name: tensor.shape})} has a fixed size, and texts differ "
-                "in length; export it with dynamic axes"
-            )
+
+    feeds: Mapping[str, npt.NDArray[Any]]
+    shown: str
+    remedy: str
+    prompts: int | Tensor = 0
+
+    @property
+    def rows(self) -> int:
+        """Count the rows."""
+        return len(next(iter(self.feeds.values())))
 
 
 class Session:
@@ -127,28 +116,21 @@ class Session:
                     f"{file}: {tensor.name} holds {tensor.type}, and vectors are floats; name another tensor"
                 )
 
-    def run(self, ids: Ids, mask: Ids) -> dict[str, npt.NDArray[np.float32]]:
-        """Run a batch: ids and mask, (B, T), give {tensor: (B, ...) float32}.
+    def run(self, batch: Batch) -> dict[str, npt.NDArray[np.float32]]:
+        """Run a batch: {tensor: an array, its first axis the rows, float32}.
 
         Raises:
             ModelError: onnxruntime fails.
             MemoryError: there was no memory for it.
         """
-        given = {
-            "input_ids": ids,
-            "attention_mask": mask,
-            "token_type_ids": np.zeros_like(ids),
-            "position_ids": np.broadcast_to(np.arange(ids.shape[1]), ids.shape),
-        }
-        feeds = {name: np.ascontiguousarray(given[name], kind) for name, kind in self._types.items()}
+        feeds = {name: np.ascontiguousarray(batch.feeds[name], kind) for name, kind in self._types.items()}
         try:
             arrays = self._session.run(list(self._wanted), feeds)
         except Exception as error:  # onnxruntime's own have no common class
             if any(words in str(error) for words in _NO_MEMORY):
                 raise MemoryError(_reason(error)) from error
             raise ModelError(
-                f"{self._file}: onnxruntime can't run it on {ids.shape[0]} rows of {ids.shape[1]} tokens "
-                f"({_reason(error)}); set encoder.max_tokens to what the model takes, or export it again"
+                f"{self._file}: onnxruntime can't run it on {batch.shown} ({_reason(error)}); {batch.remedy}"
             ) from error
         return {name: np.asarray(array, np.float32) for name, array in zip(self._wanted, arrays, strict=True)}
 
