@@ -113,7 +113,8 @@ class Spec(Section):
             raise ValueError(
                 'source.modality: clip embeds images and texts: say which the column holds, "image" or "text"'
             )
-        return {**tree, "source": {**source, "modality": "image"}} if family in ("image", "clip") else tree
+        of_images = family in ("image", "clip", "keras")
+        return {**tree, "source": {**source, "modality": "image"}} if of_images else tree
 
     @model_validator(mode="after")
     def _the_encoder_embeds_what_the_source_holds(self) -> Self:
