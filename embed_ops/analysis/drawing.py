@@ -15,7 +15,7 @@ from embed_ops.schema import CONTENT, REASON
 from embed_ops.sources.base import DECODING_FAULTS
 from embed_ops.sources.corpus import Corpus
 from embed_ops.sources.plan import Piece, Plan, Span
-from embed_ops.sources.rows import Chunk, Rows
+from embed_ops.sources.rows import Chunk, Rows, contents_of
 from embed_ops.sources.units import Cursor
 from embed_ops.storage.location import Location
 
@@ -61,7 +61,7 @@ def draw(corpus: Corpus, plan: Plan, most: int, seed: int) -> Drawn:
         span = Span(0, (Piece(piece.source, begin, piece.end, None, piece.bytes),))
         for chunk, moved in _chunks(Cursor(corpus.source, rows, files, span), wanted):
             fine = chunk.kept & chunk.table.column(REASON).is_null().to_numpy()
-            embeddable = chunk.table.column(CONTENT).filter(pa.array(fine)).drop_null().to_pylist()
+            embeddable = contents_of(chunk.table.column(CONTENT).filter(pa.array(fine)), corpus.spec.modality)
             contents += embeddable
             records += len(chunk)
             filtered += int((~chunk.kept).sum())

@@ -95,8 +95,8 @@ def _sample_run(
     spec: Spec, contents: Sequence[Any], folder: Path, session: OpenSession, reporter: Reporter
 ) -> tuple[dict[str, Any], dict[str, int]]:
     """Embed the sample by the job; gives its report, and quantiles of the lengths."""
-    kind = {"image": pa.binary(), "words": pa.list_(pa.string())}.get(spec.source.modality, pa.string())
-    column = pa.array(contents, kind)
+    kinds = {"image": pa.binary(), "words": pa.list_(pa.string()), "tensor": None}
+    column = pa.array(contents, kinds.get(spec.source.modality, pa.string()))
     (folder / "corpus").mkdir()
     pq.write_table(pa.table({"content": column}), folder / "corpus" / "sample.parquet")
     source = {

@@ -22,9 +22,15 @@ from embed_ops.storage.location import SCHEME, full_address, locate
 from embed_ops.terminal import plain_line, size
 
 _MODELS = {"text": "sentence-transformers/all-MiniLM-L6-v2", "image": "facebook/dinov2-small"}
-_FAMILIES = {"text": ("clip", "text", "onnx", "static"), "image": ("clip", "image")}
+_FAMILIES: dict[str, tuple[str, ...]] = {
+    "text": ("clip", "text", "onnx", "static"),
+    "image": ("clip", "image"),
+    "tensor": (),
+}
 """Families that embed a modality. The first that takes a model's folder is its own: `clip` takes
 none but its own, and the others would take a part of it."""
+_SEVERAL = ("clip",)
+"""Families that embed more than one thing: which one is said."""
 SINK, _HIDDEN_SINK = "embedded", "_embedded"
 _MOST_RUNS = 100
 _LEAST_K, _MOST_K, _K_OF_UNKNOWN = 2, 1_000, 100
@@ -92,12 +98,12 @@ def _source_lines(survey: Survey, family: str) -> Iterator[str]:
     without = f"      # without the runs in it: {plain_line(', '.join(survey.runs))}" if survey.runs else ""
     yield f"path = {literal(places if len(places) > 1 else places[0])}{without}"
     if survey.column is not None:
-        what = "images"
+        what = "images" if survey.modality == "image" else "lists of numbers"
         if survey.mean_length is not None:
             what = f"texts of {survey.mean_length:,.0f} characters on average"
         others = plain_line(", ".join(survey.others) or "none")
         yield f"column = {literal(survey.column)}      # {what}; other columns: {others}"
-    if family == "clip" and survey.kind != "images":
+    if family in _SEVERAL and survey.kind != "images":
         yield f"modality = {literal(survey.modality)}"
     if survey.column is not None or survey.keep:
         of_images = "the folder that an image is in; " if survey.kind == "images" else ""
@@ -142,6 +148,11 @@ def starter(path: str, *, model: str | None = None, sink: str | None = None) -> 
         SpecError: what was found makes no spec, or the run directory lies inside the data.
     """
     survey = look(path)
+    if model is None and survey.modality not in _MODELS:
+        raise ModelError(
+            f"{path}: column {survey.column!r} holds lists of numbers, which no model takes by itself: name "
+            "your own by --model"
+        )
     family = survey.modality if model is None else _family(model, survey.modality)
     chosen = _MODELS[survey.modality] if model is None else _anchored(model)
     refused: SpecError | None = None
@@ -172,6 +183,8 @@ def _family(model: str, modality: str) -> str:
         ModelError: there is no folder, or it holds no model of such data.
     """
     if not _is_folder(model):
+        if modality not in _MODELS:
+            raise ModelError(f"--model {model}: name a folder or file that is here: the data are {modality}s")
         return modality
     refused: dict[str, str] = {}
     for family in _FAMILIES[modality]:
@@ -181,7 +194,8 @@ def _family(model: str, modality: str) -> str:
             refused[family] = str(error)
         else:
             return family
-    why = refused["onnx" if model.endswith(".onnx") and "onnx" in refused else modality]
+    own = "onnx" if model.endswith(".onnx") and "onnx" in refused else modality
+    why = refused.get(own) or next(iter(refused.values()), "no family takes them")
     raise ModelError(f"--model {model}: holds no model that embeds {modality}s: {why}")
 
 

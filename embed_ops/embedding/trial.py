@@ -57,7 +57,9 @@ class Volume:
 
 
 def _column(spec: EncoderSpec, contents: Sequence[Any]) -> pa.Array:
-    """Make a column of rows: texts, lists of words, images; of none as the encoder takes it."""
+    """Make a column of rows: texts, lists, images, tensors; of none as the encoder takes it."""
+    if contents and isinstance(contents[0], list | np.ndarray) and "tensor" in spec.EMBEDS:
+        return pa.array(contents)
     images = isinstance(contents[0], bytes) if contents else "image" in spec.EMBEDS
     lists = bool(contents) and isinstance(contents[0], list)
     return pa.array(contents, pa.binary() if images else pa.list_(pa.string()) if lists else pa.string())
@@ -161,7 +163,12 @@ class Trial:
 
     def planned_seconds(self, volume: Volume, contents: Sequence[Any]) -> float:
         """Guess how long each replica will compute, from the rows that were timed."""
-        size = sum(len(content.encode() if isinstance(content, str) else content) for content in contents)
+        size = sum(
+            content.nbytes
+            if isinstance(content, np.ndarray)
+            else len(content.encode() if isinstance(content, str) else content)
+            for content in contents
+        )
         rows = volume.rows if volume.rows is not None else volume.bytes * len(contents) / max(1, size)
         seconds = rows / len(contents) * self.first_rows / volume.replicas
         self.measured["planned seconds"] = round(seconds, 1)

@@ -27,7 +27,7 @@ from embed_ops.sources.plan import (
     place_of,
 )
 from embed_ops.sources.registry import make_source
-from embed_ops.sources.rows import Rows
+from embed_ops.sources.rows import Rows, contents_of
 from embed_ops.sources.types import common_type
 from embed_ops.sources.units import Cursor
 from embed_ops.sources.values import NATURAL
@@ -227,7 +227,7 @@ class Corpus:
         return list(limit_layouts(layouts, self.spec.most_rows, position_after))
 
     def head(self, plan: Plan, rows: int) -> list[Any]:
-        """Read the first texts or images of the plan that are no rejects, to be compared.
+        """Read the first texts, images or tensors of the plan that are no rejects, to be compared.
 
         Looks at no more than `_MOST_LOOKED_AT` records: with a `where` that lets hardly anything
         through there may be fewer.
@@ -242,13 +242,14 @@ class Corpus:
         return contents[:rows]
 
     def _contents(self, plan: Plan) -> Iterator[tuple[int, list[Any]]]:
-        """Stream what the plan embeds: (records read, texts or images among them)."""
+        """Stream what the plan embeds: (records read, texts, images or tensors among them)."""
         places = {file.name: self.place(file) for file in plan.files}
         for span in plan.spans:
             cursor = Cursor(self.source, Rows(self.spec, plan.columns), places, span)
             for chunk in cursor.chunks():
                 fine = chunk.kept & chunk.table.column(REASON).is_null().to_numpy()
-                yield len(chunk), chunk.table.column(CONTENT).filter(pa.array(fine)).drop_null().to_pylist()
+                embedded = chunk.table.column(CONTENT).filter(pa.array(fine))
+                yield len(chunk), contents_of(embedded, self.spec.modality)
 
 
 def _merged(schemas: Sequence[pa.Schema]) -> pa.Schema:
