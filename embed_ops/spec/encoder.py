@@ -186,9 +186,9 @@ Pixels = Annotated[int, Field(gt=0)]
 
 
 class KerasEncoderSpec(WithImagesSpec):
-    """A vector for each image, by a network in a file of Keras."""
+    """A vector for each image or array, by a network in a file of Keras."""
 
-    EMBEDS = ("image",)
+    EMBEDS = ("image", "tensor")
     POOLING = frozenset({"auto", "mean", "max"})
     DTYPES = frozenset()
     REMARK = "it runs a file as it is"

@@ -1,6 +1,6 @@
-"""Images to vectors by a network in a file of Keras, run by Keras on torch.
+"""Images and arrays to vectors by a network in a file of Keras, run by Keras on torch.
 
-Importing this module imports no torch and no Keras: CPU workers decode images only.
+Importing this module imports no torch and no Keras: CPU workers prepare rows only.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from embed_ops.encoders.base import (
 )
 from embed_ops.encoders.keras.model import KerasModel
 from embed_ops.encoders.keras.network import Network, reason
-from embed_ops.encoders.keras.taps import listed
+from embed_ops.encoders.keras.structure import listed
 from embed_ops.encoders.repeatable import require_repeatable
+from embed_ops.encoders.tensors import TENSOR
 from embed_ops.errors import EmbedOpsError, ModelError
 from embed_ops.spec.encoder import KerasEncoderSpec
 
@@ -37,11 +38,11 @@ class KerasEncoder:
     Vectors are those of layers that the spec names, else the network's own output.
 
     Raises:
-        ModelError: the file is none of Keras, holds code, or takes something else than images.
+        ModelError: the file is none of Keras, holds code, or takes neither images nor numbers.
         PackageError: Keras is not installed.
     """
 
-    takes: ClassVar[Mapping[str, Modality]] = {"image": _TAKES}
+    takes: ClassVar[Mapping[str, Modality]] = {"image": _TAKES, "tensor": TENSOR}
 
     def __init__(self, spec: KerasEncoderSpec) -> None:
         self._model = model = KerasModel(spec)

@@ -32,7 +32,7 @@ from embed_ops.spec.encoder import KerasEncoderSpec
 if TYPE_CHECKING:
     from torch import Tensor
 
-_CHANNELS, _IMAGE_AXES = 3, 3
+_CHANNELS = 3
 _EDGE = 16
 """A network counts as having a position for so many pixels squared: it sizes batches."""
 _FILTERS = {
@@ -46,6 +46,7 @@ _FILTERS = {
 _TORCH_MEAN, _TORCH_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _CAFFE_MEAN = (123.68, 116.779, 103.939)
 """Of red, green and blue; the network is given blue, green and red."""
+PREPROCESSINGS = ("tf", "caffe", "torch", "none")
 _MODES = (
     '"tf" (from -1 to 1: MobileNet, MobileNetV2, InceptionV3, Xception, NASNet, ResNetV2), '
     '"caffe" (ResNet50, VGG16), "torch" (DenseNet), or "none" (EfficientNet, ConvNeXt and MobileNetV3, whose '
@@ -177,10 +178,6 @@ class Images:
 def _size(spec: KerasEncoderSpec, structure: Structure) -> tuple[int, int]:
     """Give height and width, which the network tells, or else the spec."""
     file, shape = structure.file, structure.takes.shape
-    if len(shape) != _IMAGE_AXES or shape[2] != _CHANNELS:
-        first = len(shape) == _IMAGE_AXES and shape[0] == _CHANNELS
-        why = "channels come last here" if first else "images are (height, width, 3)"
-        raise ModelError(f"{file}: takes {_listed(shape)} a row, and {why}; choose another network")
     asked = (spec.size, spec.size) if isinstance(spec.size, int) else spec.size
     own = tuple(edge for edge in shape[:2])
     if asked is None:
@@ -210,7 +207,3 @@ def _mode(spec: KerasEncoderSpec, structure: Structure) -> str:
         f"{structure.file}: the file does not say what became of pixels before the network saw them; give "
         f"encoder.preprocessing as it was trained: {_MODES}{named}"
     )
-
-
-def _listed(shape: tuple[int | None, ...]) -> str:
-    return f"({', '.join('any' if edge is None else str(edge) for edge in shape)})"

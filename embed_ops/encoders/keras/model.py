@@ -14,10 +14,12 @@ from embed_ops.encoders.keras.images import Images
 from embed_ops.encoders.keras.network import Network, load, version
 from embed_ops.encoders.keras.structure import read_structure
 from embed_ops.encoders.keras.taps import Tap, tap
+from embed_ops.encoders.keras.tensors import Tensors
 from embed_ops.errors import ModelError
 from embed_ops.spec.encoder import KerasEncoderSpec
 
 _SHAPES_ONLY = "meta"
+Input = Images | Tensors
 
 
 class KerasModel:
@@ -30,20 +32,20 @@ class KerasModel:
         loaded: what is known once it is loaded, for `run.json`.
 
     Raises:
-        ModelError: the file is none of Keras, holds code, or takes something else than images.
+        ModelError: the file is none of Keras, holds code, or takes neither images nor numbers.
         PackageError: Keras is not installed.
     """
 
     def __init__(self, spec: KerasEncoderSpec) -> None:
-        self.spec, self.version = spec, version()
-        self.file = locate_keras(spec)
+        self.spec, self.file = spec, locate_keras(spec)
         self.structure = read_structure(self.file.path, self.file.config, self.file.saved_by)
         if self.structure.takes.dtype == "string":
             raise ModelError(
                 f"{self.file.path}: takes texts, which Keras splits by TensorFlow; export it "
                 '(model.export(FOLDER)) and give that folder with encoder.family = "tensorflow"'
             )
-        self.input = Images(spec, self.structure)
+        self.input: Input = (Images if self.structure.takes.images else Tensors)(spec, self.structure)
+        self.version = version()
         self.loaded: dict[str, Any] = {}
 
     @cached_property
@@ -53,10 +55,10 @@ class KerasModel:
         Raises:
             ModelError: there is no such layer, or its tensor is no vector.
         """
-        built = self._built()
+        built = self.built()
         return tuple(tap(column, self.structure, built) for column in self.spec.named)
 
-    def _built(self) -> Any:
+    def built(self) -> Any:
         """Build the network without its numbers, or load it where layers need them."""
         try:
             return load(self.file.path, _SHAPES_ONLY, self.file.saved_by)

@@ -25,7 +25,7 @@ WHOLE = ""
 _BACKEND, _TORCH = "KERAS_BACKEND", "torch"
 _OLDEST = 3
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
-_UNKNOWN = re.compile(r"(?:Could not locate|Unknown) (?:class|function|layer|\w+):? '([^']+)'")
+_UNKNOWN = re.compile(r"(?:Could not (?:locate|deserialize)|Unknown)(?: \w+)?:? '([^']+)'")
 _MOST = 300
 """Characters of what Keras says."""
 

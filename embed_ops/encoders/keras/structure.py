@@ -31,6 +31,7 @@ _RESCALE = frozenset({"Rescaling", "Normalization", "TrueDivide", "Divide", "Mul
 """First layers or operations of a network that rescales pixels by itself."""
 _CLASSIFIES = ("softmax", "sigmoid")
 _INPUT = "InputLayer"
+_CHANNELS, _IMAGE_AXES = 3, 3
 _APPLICATIONS = (
     (re.compile(r"mobilenetv3|efficientnet|convnext", re.I), "none"),
     (re.compile(r"mobilenet|inception|xception|nasnet|resnet\d+v2", re.I), "tf"),
@@ -66,17 +67,31 @@ class Layer:
         return inside if isinstance(inside, list) else []
 
 
+Shape = tuple[int | None, ...]
+"""Lengths of the axes of a row's tensor, None for any length."""
+
+
 @dataclass(frozen=True)
-class Taken:
+class Takes:
     """What a network takes of a row.
 
     Attributes:
-        shape: lengths of its axes, without that of rows; None for any length.
+        shape: of a row.
         dtype: of its numbers, "string" for texts.
     """
 
-    shape: tuple[int | None, ...]
+    shape: Shape
     dtype: str
+
+    @property
+    def images(self) -> bool:
+        """Whether it is an image in colours: height, width, and three channels."""
+        return len(self.shape) == _IMAGE_AXES and self.shape[2] == _CHANNELS
+
+
+def listed(shape: Shape) -> str:
+    """Write a shape: "(7, 7, 1280)"."""
+    return f"({', '.join('any' if length is None else str(length) for length in shape)})"
 
 
 @dataclass(frozen=True)
@@ -104,7 +119,7 @@ class Structure:
         return exact or [layer.path for layer in self.layers if layer.name == name]
 
     @property
-    def takes(self) -> Taken:
+    def takes(self) -> Takes:
         """What it takes.
 
         Raises:
@@ -124,7 +139,7 @@ class Structure:
                 f"{self.file}: does not say what it takes; put keras.Input(shape) before its layers, and "
                 "save it again"
             )
-        return Taken(tuple(shape[1:]), _dtype(config.get("dtype")))
+        return Takes(tuple(shape[1:]), _dtype(config.get("dtype")))
 
     @property
     def rescales(self) -> Layer | None:

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from embed_ops.encoders.keras.network import WHOLE, layer_at
-from embed_ops.encoders.keras.structure import Structure
+from embed_ops.encoders.keras.structure import Shape, Structure, listed
 from embed_ops.errors import ModelError
 from embed_ops.spec.encoder import OutputSpec
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Shape = tuple[int | None, ...]
 _MOST = 5
 """Layers that a message names."""
 _SAME = ("Dropout", "InputLayer")
@@ -55,12 +54,13 @@ class Tap:
 def shape_at(model: Any, path: str) -> Shape | None:
     """Give what a layer gives a row; None for several tensors, or one for each of its uses."""
     try:
-        output = model.output if path == WHOLE else layer_at(model, path).output
+        layer = model if path == WHOLE else layer_at(model, path)
+        given = getattr(layer, "outputs", None) or layer.output
     except (ValueError, AttributeError):
         return None
-    if isinstance(output, list | tuple) and len(output) == 1:
-        output = output[0]
-    shape = getattr(output, "shape", None)
+    if isinstance(given, list | tuple) and len(given) == 1:
+        given = given[0]
+    shape = getattr(given, "shape", None)
     return None if shape is None else tuple(shape)[1:]
 
 
@@ -143,8 +143,3 @@ def _candidates(structure: Structure, model: Any) -> str:
     layers: Sequence[tuple[str, Shape | None]] = vector_layers(structure, model)
     layers = layers or [(layer.path, shape_at(model, layer.path)) for layer in reversed(structure.layers)]
     return ", ".join(f"{path} {listed(shape)}" for path, shape in layers[:_MOST] if shape is not None)
-
-
-def listed(shape: Shape) -> str:
-    """Write a shape: "(7, 7, 1280)"."""
-    return f"({', '.join('any' if edge is None else str(edge) for edge in shape)})"
