@@ -25,7 +25,10 @@ from embed_ops.embedding.forward import embed_inputs
 from embed_ops.embedding.parity import compare_outputs
 from embed_ops.encoders.keras.encoder import KerasEncoder
 from embed_ops.encoders.keras.images import levels_of
+from embed_ops.encoders.keras.model import KerasModel
+from embed_ops.encoders.keras.recorded import recorded_shapes
 from embed_ops.encoders.keras.starting import first_lines
+from embed_ops.encoders.keras.taps import shape_at
 from embed_ops.errors import EmbedOpsError, ModelError, PackageError, SourceError, SpecError
 from embed_ops.schema import Reason
 from embed_ops.spec.encoder import KerasEncoderSpec
@@ -109,13 +112,13 @@ def test_photographs_through_a_trained_network(tmp_path: Path) -> None:
     [
         ("keras", FEW),
         pytest.param("h5", FEW, marks=pytest.mark.slow),
-        pytest.param("keras", tuple(samples()), marks=pytest.mark.slow),
+        pytest.param("keras", (), marks=pytest.mark.slow),
     ],
 )
 def test_layers_batches_and_the_reference(ending: str, images: tuple[str, ...], net: dict[str, Path]) -> None:
     """Layers outside and inside of a tower; a row alone has the vector that it has among others."""
     encoder = encoder_of(net[ending].parent, preprocessing="caffe", outputs=OUTPUTS)
-    contents = [samples()[name] for name in images]
+    contents = [samples()[name] for name in images or samples()]
     column = pa.array([*contents, None, b"", b"<html>", contents[0]], pa.binary())
     prepared = encoder.prepare(column)
     assert [reject.reason for reject in prepared.rejects] == [
@@ -146,6 +149,22 @@ def test_layers_batches_and_the_reference(ending: str, images: tuple[str, ...], 
     assert blank.column("pixels")[0] == prepared.inputs.column("pixels")[0]
     json.dumps(encoder.describe())
     assert encoder.fingerprint().keys() == {f"net.{ending}"}
+
+
+@pytest.mark.parametrize("which", ["tiny keras", "tiny h5", "trained"])
+def test_shapes_that_a_file_tells(which: str, net: dict[str, Path]) -> None:
+    """What is read off the configuration is what Keras builds, and has the layers that matter."""
+    file = tiny_keras.trained() if which == "trained" else net[which.partition(" ")[2]]
+    model = KerasModel(KerasEncoderSpec(model=str(file), preprocessing="none"))
+    built, shapes = model.built(), recorded_shapes(model.structure.top)
+    last, pooled = ("dense", "global_average_pooling2d") if which == "trained" else ("classes", "pool")
+    assert {last, pooled, ""} <= shapes.keys()
+    inner = {layer.path for layer in model.structure.layers if layer.parts}
+    for path, shape in shapes.items():
+        # Of a network inside another one Keras gives what it is for images of any size.
+        built_shape = shape_at(built, path)
+        assert built_shape is not None
+        assert shape == built_shape or (path in inner and shape[-1] == built_shape[-1])
 
 
 @pytest.mark.parametrize("mode", ["tf", "caffe", "torch"])
@@ -419,7 +438,7 @@ def test_refused_files(fault: str, tmp_path: Path) -> None:
         ({}, r"ends with the probabilities of classes \(layer classes\), .* one of pool \(12\), or tensor ="),
         ({"tensor": "nope"}, r"has no layer 'nope'; some of its layers: pool \(12\)"),
         ({"tensor": "pool", "pooling": "mean"}, "gives one vector a row"),
-        ({"tensor": "tower"}, r"tower gives \(any, any, 12\) a row, a vector for each position"),
+        ({"tensor": "tower"}, r"tower gives \(11, 11, 12\) a row, a vector for each position"),
     ],
 )
 def test_refused_outputs(output: dict[str, Any], said: str, net: dict[str, Path]) -> None:
@@ -494,8 +513,10 @@ ELSEWHERE = """
 import sys, pyarrow as pa
 from embed_ops.encoders.keras.encoder import KerasEncoder
 from embed_ops.spec.encoder import KerasEncoderSpec
-encoder = KerasEncoder(KerasEncoderSpec(model=sys.argv[1], preprocessing="tf"))
-encoder.prepare(pa.array([open(sys.argv[2], "rb").read()])); encoder.fingerprint()
+spec = {"model": sys.argv[1], "preprocessing": "tf", "outputs": [{"tensor": "pool"}]}
+encoder = KerasEncoder(KerasEncoderSpec.model_validate(spec))
+encoder.prepare(pa.array([open(sys.argv[2], "rb").read()])); encoder.fingerprint(); encoder.describe()
+assert encoder.most_rows("image", 10) == 10
 sys.exit(bool({"torch", "keras", "transformers"} & set(sys.modules)))
 """
 

@@ -21,7 +21,16 @@ from embed_ops.spec.encoder import KerasEncoderSpec
 
 ENDINGS = (".keras", ".h5", ".hdf5")
 _PATTERNS = tuple(f"*{ending}" for ending in ENDINGS)
-_UNUSED = ("onnx/*", "openvino/*", "coreml/*", "*.msgpack", "*.ot", "checkpoint-*/*")
+_UNUSED = (
+    "onnx/*",
+    "openvino/*",
+    "coreml/*",
+    "*.msgpack",
+    "*.ot",
+    "checkpoint-*/*",
+    "*.weights.h5",
+    "tf_model.h5",
+)
 _SAVED_MODEL = ("saved_model.pb", "saved_model.pbtxt")
 _CONFIG, _METADATA = "config.json", "metadata.json"
 _MOST_CONFIG = 256 << 20

@@ -5,13 +5,14 @@ Importing this module imports no torch and no Keras.
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 from embed_ops.encoders.base import Output, dims_of, outputs_of
 from embed_ops.encoders.keras.files import locate_keras
 from embed_ops.encoders.keras.images import Images
 from embed_ops.encoders.keras.network import Network, load, version
+from embed_ops.encoders.keras.recorded import recorded_shapes
 from embed_ops.encoders.keras.structure import read_structure
 from embed_ops.encoders.keras.taps import Tap, tap
 from embed_ops.encoders.keras.tensors import Tensors
@@ -55,8 +56,8 @@ class KerasModel:
         Raises:
             ModelError: there is no such layer, or its tensor is no vector.
         """
-        built = self.built()
-        return tuple(tap(column, self.structure, built) for column in self.spec.named)
+        recorded, built = recorded_shapes(self.structure.top), cache(self.built)
+        return tuple(tap(column, self.structure, recorded, built) for column in self.spec.named)
 
     def built(self) -> Any:
         """Build the network without its numbers, or load it where layers need them."""

@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,7 @@ def version() -> str:
     return installed
 
 
+@cache
 def runtime() -> Any:
     """Import Keras on torch.
 
@@ -158,8 +160,16 @@ class Network:
         self._given: dict[str, Tensor] = {}
         self._paths = tuple(dict.fromkeys(paths))
         for path in self._paths:
-            if path != WHOLE:
-                layer_at(model, path).register_forward_hook(self._keeper(path))
+            if path == WHOLE:
+                continue
+            try:
+                layer = layer_at(model, path)
+            except ValueError as error:
+                raise ModelError(
+                    f"{file}: {path} is an operation, or inside a layer that is no network; name a layer "
+                    "behind it"
+                ) from error
+            layer.register_forward_hook(self._keeper(path))
 
     def _keeper(self, path: str) -> Any:
         def keep(layer: Any, inputs: Any, output: Any) -> None:

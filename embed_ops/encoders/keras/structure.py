@@ -176,9 +176,9 @@ def read_structure(file: Path, config: Mapping[str, Any], saved_by: str) -> Stru
     Raises:
         ModelError: a layer holds code, is of a class of its author's own, or needs TensorFlow.
     """
-    for entry in _entries(config):
+    for entry in entries_of(config):
         _check(file, entry)
-    return Structure(file, _layer(config, ""), saved_by)
+    return Structure(file, layer_of(config, ""), saved_by)
 
 
 def _check(file: Path, entry: Mapping[str, Any]) -> None:
@@ -208,7 +208,7 @@ def _check(file: Path, entry: Mapping[str, Any]) -> None:
         )
 
 
-def _entries(config: Any) -> Iterator[Mapping[str, Any]]:
+def entries_of(config: Any) -> Iterator[Mapping[str, Any]]:
     """Walk all objects of a configuration that name their class."""
     waiting = [config]
     while waiting:
@@ -221,7 +221,8 @@ def _entries(config: Any) -> Iterator[Mapping[str, Any]]:
             waiting.extend(value)
 
 
-def _layer(entry: Mapping[str, Any], above: str) -> Layer:
+def layer_of(entry: Mapping[str, Any], above: str) -> Layer:
+    """Read a layer; `above`: path of the network that it is in."""
     inner = entry.get("config")
     # The first versions of Keras wrote the layers of a sequence as they are.
     config = {"layers": inner} if isinstance(inner, list) else inner if isinstance(inner, dict) else {}
@@ -231,19 +232,25 @@ def _layer(entry: Mapping[str, Any], above: str) -> Layer:
 
 def _inside(network: Layer, above: str, *, deep: bool = True) -> Iterator[Layer]:
     for entry in network.parts:
-        layer = _layer(entry, above)
+        layer = layer_of(entry, above)
         yield layer
         if deep and layer.parts:
             yield from _inside(layer, layer.path)
 
 
+def ends_of(network: Layer) -> list[str]:
+    """Name the layers that give a network's outputs; none where its layers are a sequence."""
+    ends = network.config.get("output_layers")
+    if not isinstance(ends, list) or not ends:
+        return []
+    listed_ends = ends if isinstance(ends[0], list) else [ends]
+    return [str(end[0]) for end in listed_ends if isinstance(end, list) and end]
+
+
 def _last(network: Layer, above: str) -> Layer:
     """Give the layer that a network ends with, the last one of a network inside it."""
-    layers = list(_inside(network, above, deep=False))
-    ends = network.config.get("output_layers")
-    while isinstance(ends, list) and ends and isinstance(ends[0], list):
-        ends = ends[0]
-    named = [layer for layer in layers if isinstance(ends, list) and ends and layer.name == ends[0]]
+    layers, ends = list(_inside(network, above, deep=False)), ends_of(network)
+    named = [layer for layer in layers if layer.name in ends[:1]]
     last = (named or layers or [network])[-1]
     return _last(last, last.path) if last.parts else last
 

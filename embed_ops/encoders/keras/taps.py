@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -64,31 +64,34 @@ def shape_at(model: Any, path: str) -> Shape | None:
     return None if shape is None else tuple(shape)[1:]
 
 
-def tap(column: OutputSpec, structure: Structure, model: Any) -> Tap:
+def tap(
+    column: OutputSpec, structure: Structure, recorded: Mapping[str, Shape], built: Callable[[], Any]
+) -> Tap:
     """Choose the layer of a column.
 
     Args:
         column: what the spec asks for.
         structure: the network as its file describes it.
-        model: the same, as Keras has built it.
+        recorded: shapes that the file tells.
+        built: gives the network as Keras has built it, for others, and for messages.
 
     Raises:
         ModelError: there is no such layer, or none is named and the output is no vector.
     """
     where = f"{structure.file}: output {column.name!r}"
-    path = WHOLE if column.tensor is None else _path(column.tensor, structure, model, where)
+    path = WHOLE if column.tensor is None else _path(column.tensor, structure, built, where)
     if path == WHOLE and (last := structure.classes) is not None:
         raise ModelError(
             f"{where}: the network ends with the probabilities of classes (layer {last.path}), which are no "
-            f"embedding; name a layer before it by tensor, one of {_candidates(structure, model)}, or "
+            f"embedding; name a layer before it by tensor, one of {_candidates(structure, built())}, or "
             f'tensor = "{last.path}" if you do want them'
         )
-    shape = shape_at(model, path)
+    shape = recorded.get(path) or shape_at(built(), path)
     named = f"layer {path}" if path != WHOLE else "the network"
     if shape is None or not shape or shape[-1] is None:
         raise ModelError(
             f"{where}: {named} gives no single tensor of a fixed width; name one of "
-            f"{_candidates(structure, model)} by tensor"
+            f"{_candidates(structure, built())} by tensor"
         )
     if len(shape) == 1 and column.pooling != "auto":
         raise ModelError(
@@ -99,12 +102,12 @@ def tap(column: OutputSpec, structure: Structure, model: Any) -> Tap:
         raise ModelError(
             f"{where}: {named} gives {listed(shape)} a row, a vector for each position; give "
             f"[[encoder.outputs]] with {_POOLINGS}, or name a layer with one vector by tensor, as "
-            f"{_candidates(structure, model)}"
+            f"{_candidates(structure, built())}"
         )
     return Tap(column, path, shape)
 
 
-def _path(name: str, structure: Structure, model: Any, where: str) -> str:
+def _path(name: str, structure: Structure, built: Callable[[], Any], where: str) -> str:
     """Give the path of the layer that a name means.
 
     Raises:
@@ -115,14 +118,10 @@ def _path(name: str, structure: Structure, model: Any, where: str) -> str:
         raise ModelError(
             f"{where}: several layers are named {name!r}; name one of {', '.join(paths[:_MOST])}"
         )
-    try:
-        if paths:
-            layer_at(model, paths[0])
-            return paths[0]
-    except ValueError:
-        pass  # an operation, or a layer inside another one that is no network
+    if paths:
+        return paths[0]
     raise ModelError(
-        f"{where}: the network has no layer {name!r}; some of its layers: {_candidates(structure, model)}"
+        f"{where}: the network has no layer {name!r}; some of its layers: {_candidates(structure, built())}"
     )
 
 
