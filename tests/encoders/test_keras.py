@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import tiny_keras
+from loopback_hub import COMMIT, MODEL, serve
 from tiny_keras import NUMBERS, SIDE, classifier, keras, layers, plainly, saved
 from tiny_vision import encoded, photographs, samples
 
@@ -26,6 +27,7 @@ from embed_ops.embedding.parity import compare_outputs
 from embed_ops.encoders.keras.encoder import KerasEncoder
 from embed_ops.encoders.keras.images import levels_of
 from embed_ops.encoders.keras.model import KerasModel
+from embed_ops.encoders.keras.network import runtime
 from embed_ops.encoders.keras.recorded import recorded_shapes
 from embed_ops.encoders.keras.starting import first_lines
 from embed_ops.encoders.keras.taps import shape_at
@@ -528,19 +530,56 @@ def test_preparing_needs_no_torch(net: dict[str, Path], tmp_path: Path) -> None:
     assert subprocess.run(line, check=False).returncode == 0
 
 
+def test_keras_on_something_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that has imported Keras on another backend is told what to do."""
+    monkeypatch.setattr(keras.config, "backend", lambda: "tensorflow")
+    with pytest.raises(PackageError, match="has imported Keras on tensorflow; set KERAS_BACKEND=torch"):
+        runtime.__wrapped__()
+
+
 @pytest.mark.slow
-def test_keras_on_something_else(net: dict[str, Path]) -> None:
-    """A process that has Keras on another backend is told so; a mere wish for one is nothing."""
+def test_keras_is_imported_on_torch() -> None:
+    """Whatever the environment wishes for, and without changing it."""
     code = (
-        "import sys\n{first}\nfrom embed_ops.encoders.keras.network import runtime\n"
-        "sys.stdout.write(runtime().config.backend())"
+        "import os, sys; from embed_ops.encoders.keras.network import runtime;"
+        "sys.stdout.write(runtime().config.backend() + os.environ['KERAS_BACKEND'])"
     )
-    for first, said in (("import keras", "this process has imported Keras on numpy"), ("", "torch")):
-        finished = subprocess.run(
-            [sys.executable, "-c", code.replace("{first}", first)],
-            env={**os.environ, "KERAS_BACKEND": "numpy"},
+    told = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "KERAS_BACKEND": "jax"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert told.stdout == "torchjax", told.stderr
+
+
+FETCHED = """
+import json, sys
+from embed_ops.encoders.keras.encoder import KerasEncoder
+from embed_ops.spec.encoder import KerasEncoderSpec
+encoder = KerasEncoder(KerasEncoderSpec(model=sys.argv[1]))
+told = encoder.describe()
+encoder.load("cpu", "float32")
+sys.stdout.write(json.dumps([told["commit"], told["file"], sorted(encoder.fingerprint())]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", [MODEL, f"{MODEL}/dense.keras"])
+def test_a_hub_model_is_fetched(model: str, tmp_path: Path) -> None:
+    """The one file of Keras in a repository, or the one that is named; no weights of others."""
+    content = saved(tiny_keras.dense(), tmp_path / "dense.keras").read_bytes()
+    others = {"tf_model.h5": b"x", "model.safetensors": b"x", "README.md": b"x"}
+    with serve({"dense.keras": content, **others}) as hub:
+        done = subprocess.run(
+            [sys.executable, "-c", FETCHED, model],
+            env={**os.environ, **hub.environment(tmp_path / "home")},
             capture_output=True,
             text=True,
             check=False,
         )
-        assert said in finished.stdout + finished.stderr
+        assert done.returncode == 0, done.stderr
+        assert hub.fetched()["dense.keras"] == 1
+        assert not set(others) & set(hub.fetched())
+    assert json.loads(done.stdout) == [COMMIT, "dense.keras", ["dense.keras"]]
