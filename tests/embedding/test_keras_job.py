@@ -159,7 +159,7 @@ def test_killed_and_resumed(what: str, folder: Path, tmp_path: Path) -> None:
         ({"encoder__outputs": "[{tensor='nope'}]"}, "has no layer 'nope'"),
         ({"encoder__outputs": "[{}]"}, "ends with the probabilities of classes"),
         ({"encoder__model": "/nowhere/net.keras"}, "is not a model folder"),
-        ({"source__modality": "text"}, "source.modality is 'text'"),
+        ({"source__modality": "tensor"}, "lists of numbers come from a column"),
         ({"encoder__model": "{folder}/dense.keras"}, "are no images in colours"),
         ({"encoder__model": "{folder}/dense.keras", "encoder__preprocessing": None}, "give lists of numbers"),
     ],

@@ -370,6 +370,21 @@ def _older(folder: Path) -> Path:
     return file
 
 
+def _without_input(first: dict[str, Any]) -> Callable[[Path], Path]:
+    """Write a sequence that has no layer of its input; `first`: fields of its first layer."""
+
+    def write(folder: Path) -> Path:
+        file = saved(tiny_keras.dense(), folder / "net.h5")
+        with h5py.File(file, "a") as opened:
+            config = json.loads(opened.attrs["model_config"])
+            del config["config"]["layers"][0]
+            config["config"]["layers"][0]["config"] |= first
+            opened.attrs["model_config"] = json.dumps(config)
+        return file
+
+    return write
+
+
 REFUSED: dict[str, tuple[Callable[[Path], Path], dict[str, Any], str]] = {
     "code": (_lambda("keras"), {}, r"'own' \(Lambda\) holds Python code as bytes, which is never run"),
     "code in HDF5": (_lambda("h5"), {}, r"'own' \(Lambda\) holds Python code as bytes"),
@@ -396,6 +411,12 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], dict[str, Any], str]] = {
     ),
     "no JSON": (_changed(lambda config: config[:50]), {}, "its configuration can't be read"),
     "Keras 2": (_older, {}, r"has no 'TFOpLambda', which a layer is or names \(saved by Keras 2\.9\.0\)"),
+    "no input": (_without_input({}), {}, "does not say what it takes"),
+    "an input of Keras 2": (
+        _without_input({"batch_input_shape": [None, NUMBERS]}),
+        {},
+        "says in its first layer what it takes, as older versions of Keras did",
+    ),
     "a text": (_written("net.keras", b"hello"), {}, r"is no file of Keras: a zip is expected"),
     "a text in HDF5": (_written("net.h5", b"hello"), {}, r"is no file of Keras: HDF5 is expected"),
     "a pointer": (_written("net.h5", b"version https://git-lfs.github.com/spec/v1\n"), {}, "LFS pointer"),

@@ -131,9 +131,14 @@ class Structure:
                 f"{self.file}: takes {len(inputs)} inputs ({', '.join(layer.name for layer in inputs)}), and "
                 "a row is one; save a network of one input"
             )
-        first = inputs or [layer for layer in self.layers if "batch_input_shape" in layer.config]
-        config = first[0].config if first else {}
+        config = inputs[0].config if inputs else {}
         shape = config.get("batch_shape") or config.get("batch_input_shape")
+        if not inputs and any("batch_input_shape" in layer.config for layer in self.layers):
+            raise ModelError(
+                f"{self.file}: says in its first layer what it takes, as older versions of Keras did, and "
+                "Keras 3 takes that for more axes than it has; put keras.Input(shape) before its layers, and "
+                "save it again"
+            )
         if not isinstance(shape, list) or len(shape) < 2:
             raise ModelError(
                 f"{self.file}: does not say what it takes; put keras.Input(shape) before its layers, and "
