@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import pkgutil
 from types import ModuleType
 from typing import cast
@@ -32,6 +33,20 @@ def require(module: str, extra: str, purpose: str) -> ModuleType:
         package = module.partition(".")[0]
         if error.name is None or error.name.partition(".")[0] != package:
             raise
-        raise PackageError(
-            f"{purpose} needs the package {package}, which is not installed: pip install 'embed-ops[{extra}]'"
-        ) from error
+        raise _missing(package, extra, purpose) from error
+
+
+def require_installed(package: str, extra: str, purpose: str) -> None:
+    """Check that a package of an extra is installed; it is not imported. Arguments as `require`.
+
+    Raises:
+        PackageError: it is not.
+    """
+    if importlib.util.find_spec(package) is None:
+        raise _missing(package, extra, purpose)
+
+
+def _missing(package: str, extra: str, purpose: str) -> PackageError:
+    return PackageError(
+        f"{purpose} needs the package {package}, which is not installed: pip install 'embed-ops[{extra}]'"
+    )

@@ -39,8 +39,8 @@ class Reason(enum.StrEnum):
     """Why a row is a reject: a stable code, kept in the `reason` column."""
 
     NULL = "null"
-    """The text, the image, or a node's id or features are null, or a field of the template or the
-    prompt is."""
+    """The text, the image, the tensor or a number in it, or a node's id or features are null, or a
+    field of the template or the prompt is."""
     INVALID_UTF8 = "invalid_utf8"
     """The bytes are not UTF-8."""
     MALFORMED = "malformed"
@@ -52,7 +52,10 @@ class Reason(enum.StrEnum):
     UNREACHABLE = "unreachable"
     """The file that the row names can't be fetched, and others can."""
     WRONG_TYPE = "wrong_type"
-    """The text, or a kept column, is not of the type that the column has elsewhere."""
+    """The text, or a kept column, is not of the type that the column has elsewhere, or a number of
+    a tensor not of the model's type."""
+    WRONG_SHAPE = "wrong_shape"
+    """The tensor has other lengths than the model takes."""
     TOO_LARGE = "too_large"
     """The record is larger than a reader may hold (64 MiB), the image than `max_pixels`, or memory
     is too small for it alone."""
@@ -60,7 +63,7 @@ class Reason(enum.StrEnum):
     """File-level: from this row on the file can't be decoded; the message says how many rows are
     lost, if known."""
     NON_FINITE = "non_finite"
-    """The model gave NaN or infinity, or a node's features hold them."""
+    """The model gave NaN or infinity, or a tensor or a node's features hold them."""
     DUPLICATE = "duplicate"
     """An earlier row has the same node id."""
     OUT_OF_VOCABULARY = "out_of_vocabulary"

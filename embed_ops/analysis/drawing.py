@@ -60,7 +60,7 @@ def draw(corpus: Corpus, plan: Plan, most: int, seed: int, completed: Completed 
     for piece, begin, wanted in _entries(corpus, plan, most, seed):
         span = Span(0, (Piece(piece.source, begin, piece.end, None, piece.bytes),))
         for chunk, moved in _chunks(Cursor(corpus.source, rows, files, span), wanted):
-            taken = embeddable(chunk, completed)
+            taken = embeddable(chunk, corpus.spec.modality, completed)
             contents += taken
             records += len(chunk)
             filtered += int((~chunk.kept).sum())

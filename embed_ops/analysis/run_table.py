@@ -100,6 +100,8 @@ def _speed_rows(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Word how fast rows were embedded, what went wrong; of long runs also what held them up."""
     if report.get("modality") == "image":
         yield "speed", f"{report['rows_per_second']:,.0f} images/s"
+    elif report.get("modality") == "tensor":
+        yield "speed", f"{report['rows_per_second']:,.0f} rows/s"
     else:
         yield (
             "speed",

@@ -116,6 +116,8 @@ def _offered(reader: SourceRows, spec: SourceSpec, known: Sequence[str]) -> _Sou
     if spec.modality == "image":
         name = KEY if spec.kind == "webdataset" else reader.reference
         return _Source(beside=[] if name is None or name in known else [name], images=True)
+    if spec.modality == "tensor":
+        return _Source()
     if spec.joined is None:
         return _Source(spec.contents)
     # A kept column of that name is another text.

@@ -12,6 +12,8 @@ from pathlib import Path
 from embed_ops.analysis.survey import Survey, look
 from embed_ops.analysis.tables import counted
 from embed_ops.embedding.sink import require_apart, require_free_names
+from embed_ops.encoders.keras.files import ENDINGS
+from embed_ops.encoders.keras.starting import first_lines
 from embed_ops.encoders.optional import require_modality
 from embed_ops.encoders.registry import make_encoder
 from embed_ops.errors import ModelError, SpecError
@@ -23,9 +25,20 @@ from embed_ops.storage.location import SCHEME, full_address, locate
 from embed_ops.terminal import plain_line, size
 
 _MODELS = {"text": "sentence-transformers/all-MiniLM-L6-v2", "image": "facebook/dinov2-small"}
-_FAMILIES = {"text": ("clip", "text", "onnx", "static"), "image": ("clip", "image", "onnx")}
+_FAMILIES: dict[str, tuple[str, ...]] = {
+    "text": ("clip", "text", "onnx", "static"),
+    "image": ("clip", "image", "onnx", "keras"),
+    "tensor": ("keras",),
+}
 """Families that embed a modality. The first that takes a model's folder is its own: `clip` takes
 none but its own, and the others would take a part of it."""
+_SEVERAL = ("clip", "keras")
+"""Families that embed more than one thing: which one is said."""
+_TYPES = (
+    "# Left out, the type is chosen: bfloat16 where the device gains by it and the first rows stay",
+    "# close to the reference.",
+    '# dtype = "float32"',
+)
 SINK, _HIDDEN_SINK = "embedded", "_embedded"
 _MOST_RUNS = 100
 _LEAST_K, _MOST_K, _K_OF_UNKNOWN = 2, 1_000, 100
@@ -39,12 +52,14 @@ class Starter:
         survey: what was found.
         model: its name or folder; `family`: of that.
         sink: run directory.
+        encoder: further lines of the section `encoder`.
     """
 
     survey: Survey
     model: str
     family: str
     sink: str
+    encoder: tuple[str, ...] = ()
 
     def text(self, path: str) -> str:
         """Write it as TOML with comments; names that stand in comments are one line too.
@@ -69,9 +84,7 @@ class Starter:
             "[encoder]",
             *([f"family = {literal(self.family)}"] if self.family != "text" else []),
             f"model = {literal(self.model)}      # a hub name, a folder, or an object store prefix",
-            "# Left out, the type is chosen: bfloat16 where the device gains by it and the first rows stay",
-            "# close to the reference.",
-            '# dtype = "float32"',
+            *(self.encoder or _TYPES),
             "",
             "[sink]",
             f"path = {literal(self.sink)}      # data/ is partitioned like the source",
@@ -93,12 +106,13 @@ def _source_lines(survey: Survey, family: str) -> Iterator[str]:
     without = f"      # without the runs in it: {plain_line(', '.join(survey.runs))}" if survey.runs else ""
     yield f"path = {literal(places if len(places) > 1 else places[0])}{without}"
     if survey.column is not None:
-        what = "images"
+        what = "images" if survey.modality == "image" else "lists of numbers"
         if survey.mean_length is not None:
             what = f"texts of {survey.mean_length:,.0f} characters on average"
         others = plain_line(", ".join(survey.others) or "none")
         yield f"column = {literal(survey.column)}      # {what}; other columns: {others}"
-    if survey.kind != "images" and (family == "clip" or (family, survey.modality) == ("onnx", "image")):
+    several = family in _SEVERAL or (family, survey.modality) == ("onnx", "image")
+    if several and survey.kind != "images":
         yield f"modality = {literal(survey.modality)}"
     if survey.column is not None or survey.keep:
         of_images = "the folder that an image is in; " if survey.kind == "images" else ""
@@ -143,11 +157,16 @@ def starter(path: str, *, model: str | None = None, sink: str | None = None) -> 
         SpecError: what was found makes no spec, or the run directory lies inside the data.
     """
     survey = look(path)
-    family = survey.modality if model is None else _family(model, survey.modality)
+    if model is None and survey.modality not in _MODELS:
+        raise ModelError(
+            f"{path}: column {survey.column!r} holds lists of numbers, which no model takes by itself: name "
+            "your own by --model"
+        )
+    family, lines = (survey.modality, ()) if model is None else _family(model, survey.modality)
     chosen = _MODELS[survey.modality] if model is None else _anchored(model)
     refused: SpecError | None = None
     for place in _places(path) if sink is None else [sink]:
-        found = Starter(survey, chosen, family, place)
+        found = Starter(survey, chosen, family, place, lines)
         try:
             _check(found)
         except SpecError as error:
@@ -166,23 +185,31 @@ def _anchored(model: str) -> str:
     return full_address(model) if _is_folder(model) else model
 
 
-def _family(model: str, modality: str) -> str:
-    """Tell the family of a model's folder; of a hub name or an object store that of the data.
+def _family(model: str, modality: str) -> tuple[str, tuple[str, ...]]:
+    """Tell the family of a model's folder, and what else a spec says of it.
+
+    Of a hub name or an object store it is that of the data.
 
     Raises:
         ModelError: there is no folder, or it holds no model of such data.
     """
     if not _is_folder(model):
-        return modality
+        if modality not in _MODELS:
+            raise ModelError(f"--model {model}: name a folder or file that is here: the data are {modality}s")
+        return modality, ()
     refused: dict[str, str] = {}
     for family in _FAMILIES[modality]:
         try:
+            if family == "keras":
+                return family, first_lines(model, modality)
             require_modality(make_encoder(parse_encoder({"family": family, "model": model})), model, modality)
         except ModelError as error:
             refused[family] = str(error)
         else:
-            return family
-    why = refused["onnx" if model.endswith(".onnx") and "onnx" in refused else modality]
+            return family, ()
+    ending = "keras" if model.endswith(ENDINGS) else Path(model).suffix.removeprefix(".")
+    own = ending if ending in refused else modality
+    why = refused.get(own) or next(iter(refused.values()), "no family takes them")
     raise ModelError(f"--model {model}: holds no model that embeds {modality}s: {why}")
 
 

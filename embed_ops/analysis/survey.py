@@ -14,12 +14,12 @@ import pyarrow as pa
 
 from embed_ops.errors import EmbedOpsError, SourceError
 from embed_ops.sources.base import hive_keys
-from embed_ops.sources.columns import holds_images
 from embed_ops.sources.corpus import Corpus
 from embed_ops.sources.listing import list_sources
 from embed_ops.sources.plan import SourceFile
 from embed_ops.sources.registry import SOURCES, make_source
-from embed_ops.sources.types import is_string
+from embed_ops.sources.tensors import holds_tensors
+from embed_ops.sources.types import holds_images, is_string
 from embed_ops.spec.spec import parse_source
 from embed_ops.storage.listing import list_files
 
@@ -55,7 +55,8 @@ class Survey:
 
     Attributes:
         kind: of the files; `files`: how many; `size`: their bytes.
-        modality: "text" or "image"; `column`: that is embedded, None where the kind tells.
+        modality: "text", "image" or "tensor".
+        column: that is embedded, None where the kind tells.
         keep: columns to keep; `others`: all columns but `column`.
         mean_length: of the first texts in characters, None where it was not measured.
         paths: what the spec is to read, the data without runs that lie among them.
@@ -213,10 +214,14 @@ def _without(path: str, runs: Sequence[str], extensions: Sequence[str]) -> tuple
 
 
 def _columns(path: str, files: _Files, runs: tuple[str, ...]) -> Survey:
-    """Choose the column of texts, that with the longest ones, or of images; and what to keep."""
+    """Choose the column of texts, that with the longest ones, of images or of tensors.
 
-    def opened_with(column: str) -> Corpus:
-        return Corpus.open(parse_source({"kind": files.kind, "path": list(files.paths), "column": column}))
+    And what to keep.
+    """
+
+    def opened_with(column: str, modality: str = "text") -> Corpus:
+        section = {"kind": files.kind, "path": list(files.paths), "column": column, "modality": modality}
+        return Corpus.open(parse_source(section))
 
     opened = opened_with("?")
     try:
@@ -224,6 +229,7 @@ def _columns(path: str, files: _Files, runs: tuple[str, ...]) -> Survey:
     except SourceError as error:
         raise SourceError(f"{path}: taken for {files.kind} by its name: {error}") from error
     images = [field.name for field in schema if holds_images(field.type)]
+    tensors = [field.name for field in schema if holds_tensors(field.type)]
     lengths: dict[str, float] = {}
     rows: int | None = None
     refused: EmbedOpsError | None = None
@@ -245,12 +251,16 @@ def _columns(path: str, files: _Files, runs: tuple[str, ...]) -> Survey:
     elif lengths and max(lengths.values()) > 0:
         column, modality = max(lengths, key=lambda name: lengths[name]), "text"
         length = lengths[column]
+    elif tensors:
+        column, modality, length = tensors[0], "tensor", None
+        with suppress(EmbedOpsError):
+            rows = opened_with(column, modality).plan().rows
     elif refused is not None and not lengths:
         # There are columns of texts, and something else is wrong with the files.
         raise SourceError(f"{path}: {refused}") from refused
     else:
         raise SourceError(
-            f"{path}: no column of texts or images; columns: "
+            f"{path}: no column of texts, images or lists of numbers; columns: "
             f"{', '.join(f'{field.name} ({field.type})' for field in schema) or 'none'}"
         )
     # Folders give their keys by themselves.

@@ -8,15 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from embed_ops.encoders.text.prompts import PROMPTED
 from embed_ops.errors import SourceError
 from embed_ops.sources.plan import Limits
+from embed_ops.sources.tensors import ONE_LIST, tensor_type, value_bytes
+from embed_ops.sources.types import is_listed, is_string
 
-IMAGE, TEXT, WORDS = "image", "text", "words"
+IMAGE, TEXT, WORDS, TENSOR = "image", "text", "words", "tensor"
 _TYPES = {IMAGE: pa.binary(), TEXT: pa.string(), WORDS: pa.list_(pa.string())}
+_PLURALS = {IMAGE: "images", TEXT: "texts", WORDS: "lists of words", TENSOR: "lists of numbers"}
 _ROWS_IN_MESSAGE = 80
 
 
@@ -25,8 +29,9 @@ def column_of(values: Any, takes: Sequence[str]) -> tuple[str, pa.Array]:
 
     Args:
         values: a list, tuple, Arrow array, pandas or Polars series, column of a Hugging Face
-            dataset, or numpy array, of texts; of lists of words; or of images as bytes, paths, PIL
-            images or uint8 arrays (height, width, channels). None and NaN are null.
+            dataset, or numpy array, of texts; of lists of words; of images as bytes, paths, PIL
+            images or uint8 arrays (height, width, channels); or of tensors as lists or arrays of
+            numbers. None and NaN are null.
         takes: the modalities of the encoder. Text is a path only where it takes images alone.
 
     Raises:
@@ -41,13 +46,18 @@ def column_of(values: Any, takes: Sequence[str]) -> tuple[str, pa.Array]:
     modality = _modality_of_rows(rows, takes)
     converted = [_image(row, place) for place, row in enumerate(rows)] if modality == IMAGE else rows
     converted = [None if _is_nan(row) else row for row in converted]
+    if modality == TENSOR:
+        # Arrow takes arrays of one axis alone.
+        converted = [
+            row.tolist() if isinstance(row, np.ndarray) and row.ndim > 1 else row for row in converted
+        ]
     try:
-        return modality, pa.array(converted, _TYPES[modality])
-    except (pa.ArrowInvalid, pa.ArrowTypeError, TypeError) as error:
+        return modality, pa.array(converted, _TYPES.get(modality))
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, TypeError) as error:
         wrong = next((place for place, row in enumerate(converted) if not _fits(row, modality)), 0)
         raise SourceError(
-            f"row {wrong} is {_shown(converted[wrong])}, and the rows before are {modality}s: give rows of "
-            "one kind"
+            f"row {wrong} is {_shown(converted[wrong])}, and the rows before are {_PLURALS[modality]}: give "
+            "rows of one kind"
         ) from error
 
 
@@ -83,6 +93,9 @@ def slices_of(column: pa.Array, limits: Limits) -> Iterator[tuple[int, int]]:
 
 def _sizes(column: pa.Array) -> Any:
     """Count the bytes of each row, (rows,) int64."""
+    if is_listed(column.type) and not pa.types.is_string(column.type.value_type):
+        kind = tensor_type(column.type) or ONE_LIST
+        return value_bytes(pa.chunked_array([column.cast(kind)]))
     if pa.types.is_list(column.type):
         words = column.fill_null([]) if column.null_count else column
         of_words = pc.fill_null(pc.binary_length(words.flatten()), 0).to_numpy(zero_copy_only=False)
@@ -107,7 +120,7 @@ def _as_arrow(values: Any) -> pa.Array | None:
     for wide, narrow in ((pa.types.is_large_string, pa.string()), (pa.types.is_large_binary, pa.binary())):
         if wide(values.type):
             values = values.cast(narrow)
-    if pa.types.is_large_list(values.type):
+    if pa.types.is_large_list(values.type) and is_string(values.type.value_type):
         values = values.cast(pa.list_(pa.string()))
     if str(values.type) == "string_view":
         values = values.cast(pa.string())
@@ -120,6 +133,8 @@ def _modality_of(kind: pa.DataType, takes: Sequence[str]) -> str:
     for modality, wanted in _TYPES.items():
         if kind == wanted and modality in takes:
             return modality
+    if TENSOR in takes and tensor_type(kind) is not None:
+        return TENSOR
     raise SourceError(f"the column is {kind}, and the model takes {_plural(takes)}")
 
 
@@ -131,7 +146,9 @@ def _modality_of_rows(rows: Sequence[Any], takes: Sequence[str]) -> str:
         if isinstance(row, str):
             modality = IMAGE if takes == (IMAGE,) else TEXT
         elif isinstance(row, list | tuple):
-            modality = WORDS
+            modality = TENSOR if TENSOR in takes else WORDS
+        elif isinstance(row, np.ndarray) and TENSOR in takes and not (IMAGE in takes and _is_picture(row)):
+            modality = TENSOR
         else:
             modality = IMAGE
         if modality not in takes:
@@ -141,12 +158,21 @@ def _modality_of_rows(rows: Sequence[Any], takes: Sequence[str]) -> str:
 
 
 def _fits(row: Any, modality: str) -> bool:
-    wanted: dict[str, type | tuple[type, ...]] = {TEXT: str, IMAGE: bytes, WORDS: (list, tuple)}
+    wanted: dict[str, type | tuple[type, ...]] = {
+        TEXT: str,
+        IMAGE: bytes,
+        WORDS: (list, tuple),
+        TENSOR: (list, tuple, np.ndarray),
+    }
     return row is None or isinstance(row, wanted[modality])
 
 
 def _is_nan(row: Any) -> bool:
     return isinstance(row, float) and row != row
+
+
+def _is_picture(row: npt.NDArray[Any]) -> bool:
+    return row.dtype == np.uint8 and row.ndim in (2, 3)
 
 
 def _image(row: Any, place: int) -> bytes | None:
@@ -163,7 +189,7 @@ def _image(row: Any, place: int) -> bytes | None:
     from PIL import Image
 
     if isinstance(row, np.ndarray):
-        if row.dtype != np.uint8 or row.ndim not in (2, 3):
+        if not _is_picture(row):
             raise SourceError(
                 f"row {place} is an array of {row.dtype} and shape {row.shape}: give uint8 of (height, "
                 "width, channels)"
@@ -177,7 +203,7 @@ def _image(row: Any, place: int) -> bytes | None:
 
 
 def _plural(takes: Sequence[str]) -> str:
-    return " or ".join({IMAGE: "images", TEXT: "texts", WORDS: "lists of words"}[kind] for kind in takes)
+    return " or ".join(_PLURALS[kind] for kind in takes)
 
 
 def _shown(row: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,7 +11,7 @@ from embed_ops.embedding.batching import RULES, BatchRule
 from embed_ops.encoders.registry import modality_of
 from embed_ops.lazy import require
 from embed_ops.runs.fingerprint import require_same, versions_of
-from embed_ops.spec.encoder import AUTO, MAX_PIXELS, LanguageEncoderSpec
+from embed_ops.spec.encoder import AUTO, MAX_PIXELS, KerasEncoderSpec, LanguageEncoderSpec
 from embed_ops.spec.source import GraphSourceSpec
 from embed_ops.spec.spec import Spec
 
@@ -31,6 +32,7 @@ _OUTPUT_DEFAULTS = (("each", AUTO), ("tensor", None))
 PADDED = "padded"
 _WINDOW_FIELDS = ("window", "stride", "chunk", "targets", "targets_column")
 _PROMPT_FIELDS = ("prompt_column", "prompts")
+_KERAS_FIELDS = ("preprocessing", "mean", "scale", "size", "interpolation")
 _VERSIONED = ("torch", "transformers", "tokenizers", "numpy", "pillow", "pyarrow")
 _GRAPH_FIELDS = (
     "id",
@@ -76,6 +78,8 @@ def fingerprint(spec: Spec, model: Mapping[str, str], edges: str | None = None) 
         entries["encoder.attention"] = attention
     if (channels := tree["encoder"].get("channels", AUTO)) != AUTO:
         entries["encoder.channels"] = channels
+    if isinstance(spec.encoder, KerasEncoderSpec):
+        entries |= {f"encoder.{name}": tree["encoder"][name] for name in _KERAS_FIELDS}
     # What a quantizer is stands among the hashes; where it lies changes nothing.
     entries["encoder.outputs"] = [
         {
@@ -120,7 +124,13 @@ def _runtime(spec: Spec) -> dict[str, str]:
         PackageError: none is.
     """
     name, family = spec.encoder.RUNTIME, spec.encoder.family
-    return {} if name is None else {name: str(require(name, family, f"family {family}").__version__)}
+    if name is None:
+        return {}
+    try:
+        # Importing it may take seconds, and torch with it.
+        return {name: importlib.metadata.version(name)}
+    except importlib.metadata.PackageNotFoundError:
+        return {name: str(require(name, family, f"family {family}").__version__)}
 
 
 def _packed(spec: Spec) -> bool:

@@ -59,17 +59,21 @@ class Volume:
 
 
 def column_of_contents(contents: Sequence[Any], encoder: Encoder) -> pa.Array:
-    """Make a column of rows: texts, lists of words, images; of none as the encoder takes it."""
+    """Make a column of rows: texts, lists, images, tensors; of none as the encoder takes it."""
     if not contents:
         return pa.array([], pa.binary() if "image" in modalities(encoder) else pa.string())
+    if isinstance(contents[0], list | np.ndarray) and "tensor" in modalities(encoder):
+        return pa.array(contents)
     kinds: dict[type, pa.DataType] = {bytes: pa.binary(), list: pa.list_(pa.string()), dict: PROMPTED}
     return pa.array(contents, kinds.get(type(contents[0]), pa.string()))
 
 
 def _bytes_of(content: Any) -> int:
-    """Count the bytes of a text or an image, and the words of a list."""
+    """Count the bytes of a text, an image or a tensor, and the words of a list."""
     if isinstance(content, dict):
         content = content[TEXT]
+    if isinstance(content, np.ndarray):
+        return content.nbytes
     return len(content.encode() if isinstance(content, str) else content)
 
 

@@ -20,7 +20,7 @@ from embed_ops.engine.worker_process import goes_on
 from embed_ops.spec.encoder import EncoderSpec
 from embed_ops.spec.spec import ParitySpec
 
-TIMED = {"text": 4_096, "words": 4_096, "image": 256}
+TIMED = {"text": 4_096, "words": 4_096, "image": 256, "tensor": 256}
 """First rows that a GPU is timed with, by modality: the few that are compared would be done in the
 time of their launches, and have other lengths than a unit."""
 

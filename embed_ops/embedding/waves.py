@@ -219,7 +219,7 @@ class _Waves:
     def _count(self, record: Record) -> None:
         totals = self.totals
         totals.started = totals.started or record.seconds["started"]
-        tokens = 0 if self.attempt.spec.source.modality == "image" else record.tokens
+        tokens = 0 if self.attempt.spec.source.modality in ("image", "tensor") else record.tokens
         totals.add(record.rows, tokens, record.rejects + record.file_rejects)
 
     def _stop_on_rejects(self) -> None:

@@ -13,8 +13,9 @@ from embed_ops.sources.base import HIVE_KEYS, hive_keys, text_columns
 from embed_ops.sources.graph import graph_type
 from embed_ops.sources.plan import Layout, SourceFile
 from embed_ops.sources.rows import Rows
+from embed_ops.sources.tensors import tensor_type
 from embed_ops.sources.type_names import parse_type
-from embed_ops.sources.types import common_type, is_listed, is_uuid, meaning, stored_type
+from embed_ops.sources.types import common_type, image_type, is_listed, is_uuid, meaning, stored_type
 from embed_ops.spec.source import GraphSourceSpec, SourceSpec
 
 _IDENTIFIER = re.compile(r'"((?:[^"]|"")+)"|([^\W\d][\w$]*)')
@@ -40,28 +41,6 @@ def _field_type(schema: pa.Schema, name: str) -> pa.DataType | None:
 def _is_text(kind: pa.DataType) -> bool:
     plain = meaning(kind)
     return any(test(plain) for test in (pa.types.is_string, pa.types.is_binary, pa.types.is_null))
-
-
-def _image_type(kind: pa.DataType) -> pa.DataType | None:
-    """Give the type that a column of images is read with: bytes, a path, or a struct of both.
-
-    None where it holds no images.
-    """
-    plain = stored_type(kind)
-    if pa.types.is_struct(plain):
-        parts = {
-            plain.field(place).name: _image_type(plain.field(place).type) for place in range(plain.num_fields)
-        }
-        return plain if parts.get("bytes") == pa.binary() or parts.get("path") == pa.string() else None
-    if pa.types.is_large_binary(plain) or pa.types.is_fixed_size_binary(plain) or pa.types.is_null(plain):
-        return pa.binary()
-    return plain if pa.types.is_binary(plain) or pa.types.is_string(plain) else None
-
-
-def holds_images(kind: pa.DataType) -> bool:
-    """Tell whether a column is one of images beyond doubt: bytes, or a struct of bytes and path."""
-    plain = stored_type(kind)
-    return bool(pa.types.is_binary(plain) or pa.types.is_struct(plain)) and _image_type(kind) is not None
 
 
 def _casts(kind: pa.DataType, target: pa.DataType) -> bool:
@@ -252,7 +231,7 @@ def _chosen_type(spec: SourceSpec, name: str, kind: pa.DataType, where: str, *, 
     if is_text and isinstance(spec, GraphSourceSpec):
         return graph_type(spec, name, kind, where)
     if is_text and spec.modality == "image":
-        if (of_images := _image_type(kind)) is None:
+        if (of_images := image_type(kind)) is None:
             raise SourceError(
                 f"{where}: column {name!r} is {kind}; images are bytes, paths, URIs, or a struct of "
                 "bytes and path"
@@ -262,6 +241,12 @@ def _chosen_type(spec: SourceSpec, name: str, kind: pa.DataType, where: str, *, 
         if not pa.types.is_null(kind) and not (is_listed(kind) and _is_text(kind.value_type)):
             raise SourceError(f"{where}: column {name!r} is {kind}; words need a column of lists of strings")
         return pa.list_(pa.string())
+    if is_text and spec.modality == "tensor":
+        if (of_tensors := tensor_type(kind)) is None:
+            raise SourceError(
+                f"{where}: column {name!r} is {kind}; tensors need a column of lists of numbers"
+            )
+        return of_tensors
     if is_text:
         if spec.joined is None and not _is_text(kind):
             raise SourceError(f"{where}: column {name!r} is {kind}; the text needs a string column")

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from embed_ops.schema import CONTENT, REASON
 from embed_ops.sources.rows import Chunk
+from embed_ops.sources.tensors import tensor_rows
 
 Completed = Callable[[pa.Table], pa.Table]
 """Adds to rows as read what the encoder says of them."""
@@ -19,9 +20,10 @@ def as_read(rows: pa.Table) -> pa.Table:
     return rows
 
 
-def embeddable(chunk: Chunk, completed: Completed) -> list[Any]:
+def embeddable(chunk: Chunk, modality: str, completed: Completed) -> list[Any]:
     """List what can be embedded: that of rows which are kept, no rejects, and not null."""
     rows = completed(chunk.table)
     fine = chunk.kept & rows.column(REASON).is_null().to_numpy()
-    contents: list[Any] = rows.column(CONTENT).filter(pa.array(fine)).drop_null().to_pylist()
-    return contents
+    column = rows.column(CONTENT).filter(pa.array(fine))
+    # Of tensors arrays, since Python's numbers would take ten times the memory.
+    return tensor_rows(column) if modality == "tensor" else list(column.drop_null().to_pylist())

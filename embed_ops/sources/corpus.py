@@ -227,7 +227,7 @@ class Corpus:
         return list(limit_layouts(layouts, self.spec.most_rows, position_after))
 
     def head(self, plan: Plan, rows: int, completed: Completed = as_read) -> list[Any]:
-        """Read the first texts or images of the plan that are no rejects, to be compared.
+        """Read the first texts, images or tensors of the plan that are no rejects, to be compared.
 
         Looks at no more than `_MOST_LOOKED_AT` records: with a `where` that lets hardly anything
         through there may be fewer.
@@ -242,12 +242,12 @@ class Corpus:
         return contents[:rows]
 
     def _contents(self, plan: Plan, completed: Completed) -> Iterator[tuple[int, list[Any]]]:
-        """Stream what the plan embeds: (records read, texts or images among them)."""
+        """Stream what the plan embeds: (records read, texts, images or tensors among them)."""
         places = {file.name: self.place(file) for file in plan.files}
         for span in plan.spans:
             cursor = Cursor(self.source, Rows(self.spec, plan.columns), places, span)
             for chunk in cursor.chunks():
-                yield len(chunk), embeddable(chunk, completed)
+                yield len(chunk), embeddable(chunk, self.spec.modality, completed)
 
 
 def _merged(schemas: Sequence[pa.Schema]) -> pa.Schema:

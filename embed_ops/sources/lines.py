@@ -15,8 +15,10 @@ from embed_ops.sources.base import MAX_RECORD_BYTES, Records, records, text_colu
 from embed_ops.sources.heads import json_lines_fault
 from embed_ops.sources.plan import FILES_OF_ROWS, Piece
 from embed_ops.sources.streams import is_plain, line_layout, read_lines, with_compressions
+from embed_ops.sources.tensors import json_type
 from embed_ops.sources.values import NATURAL, TypeGuess, as_text, json_text, pick, typed_column
 from embed_ops.spec.source import SourceSpec
+from embed_ops.spec.source_parts import LISTED
 from embed_ops.storage.faults import is_transport
 from embed_ops.storage.files import Location
 
@@ -70,8 +72,8 @@ class JsonLinesSource(_OfLines):
         Nested values are kept as JSON text.
         """
         seen: dict[str, TypeGuess] = {}
-        words = self._spec.contents if self._spec.modality == "words" else None
-        has_words = False
+        listed = self._spec.contents if self._spec.modality in LISTED else None
+        lists: list[Any] = []
         dotted = [name for name in (*text_columns(self._spec), *self._spec.keep) if "." in name]
         lines = itertools.chain.from_iterable(
             lines for lines, _, _ in read_lines(at, 0, None, json_lines_fault)
@@ -82,7 +84,8 @@ class JsonLinesSource(_OfLines):
                 inside = {name: value for name in dotted if (value := pick(record, name)) is not None}
                 for name, value in (record | inside).items():
                     seen.setdefault(name, TypeGuess()).see(value)
-                    has_words = has_words or (name == words and isinstance(value, list))
+                    if name == listed and isinstance(value, list):
+                        lists.append(value)
         except (pa.ArrowException, OSError) as error:
             # What can be read of a truncated file will be read, so its columns count.
             if not seen or is_transport(error):
@@ -92,8 +95,9 @@ class JsonLinesSource(_OfLines):
             for name, guess in seen.items()
             if is_encodable(name)
         }
-        if words is not None and has_words:
-            fields[words] = pa.field(words, pa.list_(pa.string()))
+        if listed is not None and lists:
+            of_words = self._spec.modality == "words"
+            fields[listed] = pa.field(listed, pa.list_(pa.string()) if of_words else json_type(lists))
         # A field that comes late is there if its type is given.
         for name in self._spec.types:
             fields.setdefault(name, pa.field(name, pa.null()))

@@ -27,6 +27,8 @@ UNIT_LISTED_BYTES = 128 << 10
 MiB."""
 UNIT_IMAGES, UNIT_IMAGE_BYTES = 512, 64 << 20
 """Most images of a unit, and most bytes of their files."""
+UNIT_TENSOR_BYTES = 64 << 20
+"""Most numbers of a unit of tensors, in bytes."""
 SPAN_BYTES = 32 << 20
 """Aim for the bytes one reader streams: about eight units, so that readers are many and open few
 files twice."""
@@ -47,6 +49,8 @@ def unit_limits(spec: Spec) -> Limits:
     """
     if spec.source.modality == "image":
         return Limits(min(spec.resources.unit_rows, UNIT_IMAGES), UNIT_IMAGE_BYTES)
+    if spec.source.modality == "tensor":
+        return Limits(spec.resources.unit_rows, UNIT_TENSOR_BYTES)
     listed = sum(spec.encoder.each(output) in ("word", "token", "chunk") for output in spec.encoder.named)
     return Limits(spec.resources.unit_rows, UNIT_LISTED_BYTES // listed if listed else UNIT_TEXT_BYTES)
 

@@ -16,6 +16,7 @@ from embed_ops.sources.base import HIVE_KEYS, Records, hive_columns, text_column
 from embed_ops.sources.graph import node_type, nodes
 from embed_ops.sources.reach import Reach
 from embed_ops.sources.references import HELD_BYTES, Content, fetch
+from embed_ops.sources.tensors import value_bytes
 from embed_ops.sources.where import Condition, ConditionError
 from embed_ops.spec.source import GraphSourceSpec, ReferringSourceSpec, SourceSpec
 from embed_ops.spec.templates import parts_of
@@ -153,7 +154,7 @@ class Rows:
             except ConditionError:
                 chosen, faults = _test_each(self._condition, read.table, hive, faults)
         records = replace(read, faults=faults)
-        if self._spec.modality in ("text", "words"):
+        if self._spec.modality in ("text", "words", "tensor"):
             yield self._chunk(records, chosen, self._text(read.table, hive))
             return
         if isinstance(self._spec, GraphSourceSpec):
@@ -189,7 +190,8 @@ class Rows:
 
     def _chunk(self, read: Records, chosen: npt.NDArray[np.bool_], content: pa.ChunkedArray) -> Chunk:
         columns = {name: read.table.column(name) for name in self.kept.names}
-        size = np.maximum(_byte_lengths([content]), _byte_lengths(columns.values()) // KEPT_PER_TEXT)
+        held = value_bytes(content) if self._spec.modality == "tensor" else _byte_lengths([content])
+        size = np.maximum(held, _byte_lengths(columns.values()) // KEPT_PER_TEXT)
         columns |= {
             CONTENT: content,
             REASON: read.faults.column(REASON),
@@ -224,6 +226,8 @@ class Rows:
     def _content_type(self) -> pa.DataType:
         if isinstance(self._spec, GraphSourceSpec):
             return node_type(self._spec, self.schema)
+        if self._spec.modality == "tensor":
+            return self.schema.field(self._spec.contents).type
         return {"image": pa.binary(), "words": pa.list_(pa.string())}.get(self._spec.modality, pa.string())
 
     def _text(self, table: pa.Table, hive: Mapping[str, str | None]) -> pa.ChunkedArray:

@@ -222,3 +222,25 @@ def uuid_texts(column: pa.Array) -> pa.Array:
     """Write UUIDs as text, in the form that every other system gives them."""
     values = column.storage.to_pylist()
     return pa.array([None if value is None else str(uuid.UUID(bytes=value)) for value in values], pa.string())
+
+
+def image_type(kind: pa.DataType) -> pa.DataType | None:
+    """Give the type that a column of images is read with: bytes, a path, or a struct of both.
+
+    None where it holds no images.
+    """
+    plain = stored_type(kind)
+    if pa.types.is_struct(plain):
+        parts = {
+            plain.field(place).name: image_type(plain.field(place).type) for place in range(plain.num_fields)
+        }
+        return plain if parts.get("bytes") == pa.binary() or parts.get("path") == pa.string() else None
+    if pa.types.is_large_binary(plain) or pa.types.is_fixed_size_binary(plain) or pa.types.is_null(plain):
+        return pa.binary()
+    return plain if pa.types.is_binary(plain) or pa.types.is_string(plain) else None
+
+
+def holds_images(kind: pa.DataType) -> bool:
+    """Tell whether a column is one of images beyond doubt: bytes, or a struct of bytes and path."""
+    plain = stored_type(kind)
+    return bool(pa.types.is_binary(plain) or pa.types.is_struct(plain)) and image_type(kind) is not None

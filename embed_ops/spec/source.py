@@ -180,7 +180,7 @@ class GraphSourceSpec(DelimitedSpec):
 def _refuse_texts(source: SourceSpec) -> None:
     if source.modality == "text":
         raise ValueError(
-            "these are images, and the encoder embeds texts: choose encoder.family image, clip or onnx"
+            "these are images, and the encoder embeds texts: choose encoder.family image, clip, onnx or keras"
         )
 
 

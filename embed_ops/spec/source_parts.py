@@ -12,12 +12,15 @@ from embed_ops.spec.wording import Names, Variant
 MOST_FETCHED_BYTES = 64 << 20
 """Most bytes of a file that a row names, whatever the spec says: a record has no more."""
 
+LISTED = {"words": "words", "tensor": "numbers"}
+"""What the lists of a column hold, by modality."""
+
 
 class SourceSpec(Variant):
     """What every kind has.
 
     Attributes:
-        HAS_LISTS: whether a column may hold lists of words.
+        HAS_LISTS: whether a column may hold lists, of words or of numbers.
     """
 
     CHOICE = "kind"
@@ -28,10 +31,10 @@ class SourceSpec(Variant):
     path: str | Names = Field(
         description="folder, glob, file, or a list of them; local or any pyarrow/fsspec address"
     )
-    modality: Literal["text", "words", "image", "node", "edge"] = Field(
+    modality: Literal["text", "words", "image", "tensor", "node", "edge"] = Field(
         "text",
         description="what the column holds; by default what the encoder embeds; words: lists of words, "
-        "for family words",
+        "for family words; tensor: lists of numbers",
     )
     keep: Names = Field((), description="source columns copied to the output")
     where: str | None = Field(
@@ -42,10 +45,11 @@ class SourceSpec(Variant):
     )
 
     @model_validator(mode="after")
-    def _lists_of_words_have_a_column(self) -> Self:
-        if self.modality == "words" and (self.joined or not self.HAS_LISTS):
+    def _lists_have_a_column(self) -> Self:
+        if self.modality in LISTED and (self.joined or not self.HAS_LISTS):
             raise ValueError(
-                "lists of words come from a column of Parquet or JSONL files, without a template"
+                f"lists of {LISTED[self.modality]} come from a column of Parquet or JSONL files, without a "
+                "template"
             )
         return self
 
@@ -149,8 +153,8 @@ class TableSourceSpec(ReferringSourceSpec):
 
     column: str | None = Field(
         None,
-        description="column of texts, or of images (their bytes, a path, or a URI); dotted for a nested "
-        "field; webdataset: a member",
+        description="column of texts, of images (their bytes, a path, or a URI), or of lists; dotted for a "
+        "nested field; webdataset: a member",
     )
     template: str | None = Field(
         None, description='several columns in one text: "{title}. {body}"; instead of column'

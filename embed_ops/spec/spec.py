@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -15,7 +16,10 @@ from embed_ops.spec.encoder_parts import PromptedSpec
 from embed_ops.spec.source import AnySource, GraphSourceSpec
 from embed_ops.spec.stage import Stages, StageSpec
 from embed_ops.spec.toml import parse_words, read_toml
-from embed_ops.spec.wording import Section, as_tuple, sentence
+from embed_ops.spec.wording import Section, as_tuple, sentence, variants
+
+_PLURALS = {"image": "images", "text": "texts", "tensor": "tensors"}
+"""What a column may hold that is not told by the family, in words."""
 
 
 class ParitySpec(Section):
@@ -97,7 +101,7 @@ class Spec(Section):
     def _the_source_holds_what_the_encoder_embeds(cls, tree: Any) -> Any:
         """Let the source hold what the encoder embeds.
 
-        Clip embeds both, so a table must say which.
+        Where that is more than one thing, as of clip, a table must say which.
         """
         if not isinstance(tree, Mapping):
             return tree
@@ -109,15 +113,19 @@ class Spec(Section):
             or source.get("kind") == GRAPH
         ):
             return tree
-        family, kind = encoder.get("family", "text"), source.get("kind")
-        images = kind == "images" or (kind == "webdataset" and "column" not in source)
-        if family == "clip" and not images:
+        kind, family = source.get("kind"), encoder.get("family", "text")
+        member = variants(AnyEncoder).get(family) if isinstance(family, str) else None
+        takes = [kind for kind in _PLURALS if member is not None and kind in getattr(member, "EMBEDS", ())]
+        if kind == "images" or (kind == "webdataset" and "column" not in source):
+            takes = ["image"] if "image" in takes else takes[:1]
+        if family == "onnx" and len(takes) > 1:
+            return tree  # its file tells: texts, unless it is said
+        if len(takes) > 1:
             raise ValueError(
-                'source.modality: clip embeds images and texts: say which the column holds, "image" or "text"'
+                f"source.modality: {family} embeds {_listed([_PLURALS[kind] for kind in takes], 'and')}: say "
+                f"which the column holds, {_listed([json.dumps(kind) for kind in takes], 'or')}"
             )
-        if family != "image" and not (images and family in ("clip", "onnx")):
-            return tree
-        return {**tree, "source": {**source, "modality": "image"}}
+        return {**tree, "source": {**source, "modality": takes[0]}} if takes else tree
 
     @model_validator(mode="after")
     def _the_encoder_embeds_what_the_source_holds(self) -> Self:
@@ -208,6 +216,10 @@ class Spec(Section):
         """Validate a nested mapping, as `load` does."""
         spec: Self = _validated(cls, tree)
         return spec
+
+
+def _listed(words: Sequence[str], last: str) -> str:
+    return f"{', '.join(words[:-1])} {last} {words[-1]}"
 
 
 def _validated(kind: Any, tree: Any, address: str = "") -> Any:

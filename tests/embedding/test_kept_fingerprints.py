@@ -147,6 +147,21 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
             "encoder.draft": False,
         },
     ),
+    "keras": (
+        {"path": "in", "kind": "images"},
+        {"model": "m", "family": "keras", "preprocessing": "tf", "size": [20, 30]},
+        {
+            "source.kind": "images",
+            "source.modality": "image",
+            "source.column": None,
+            "encoder.family": "keras",
+            "encoder.preprocessing": "tf",
+            "encoder.mean": None,
+            "encoder.scale": None,
+            "encoder.size": [20, 30],
+            "encoder.interpolation": "nearest",
+        },
+    ),
     "webdataset": (
         {"path": "in", "kind": "webdataset", "column": "png", "keep": ["json.id"]},
         {"model": "m", "family": "image"},

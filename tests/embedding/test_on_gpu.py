@@ -95,6 +95,23 @@ def test_images(tmp_path: Path, name: str, family: str, dtype: str) -> None:
     assert min(item.min for item in closeness(encoder, pa.array(images, pa.binary()))) > CLOSE[dtype]
 
 
+def test_networks_of_keras(tmp_path: Path) -> None:
+    """Keras on torch computes there, and gives what `Model.predict` gives there and here."""
+    import tiny_keras
+
+    file = tiny_keras.saved(tiny_keras.classifier(), tmp_path / "net.keras")
+    outputs = [{"tensor": "pool"}, {"name": "inner", "tensor": "tower/last", "pooling": "max"}]
+    encoder = loaded(
+        {"family": "keras", "model": str(file), "preprocessing": "tf", "outputs": outputs}, "float32"
+    )
+    column = pa.array(
+        [tiny_vision.encoded(image, "JPEG") for image in tiny_vision.photographs()], pa.binary()
+    )
+    assert min(item.min for item in closeness(encoder, column)) > CLOSE["float32"]
+    (_, there), (_, here) = encoder.reference(column, "cuda"), encoder.reference(column)
+    np.testing.assert_allclose(there["embedding"], here["embedding"], atol=1e-3, rtol=1e-4)
+
+
 @pytest.mark.parametrize("architecture", ["bert", "qwen3"])
 def test_a_reference_on_the_gpu(tmp_path: Path, architecture: str) -> None:
     """The reference's own vectors there are those of the CPU, to float32."""

@@ -75,8 +75,8 @@ def _layers(report: Mapping[str, Any]) -> list[Finding]:
 def _speed(report: Mapping[str, Any]) -> list[Finding]:
     """Word how fast rows were embedded."""
     seconds, tokens = report["seconds"], report.get("tokens_per_second")
-    of_images = report.get("modality") == "image"
-    of_tokens = f", {tokens:,.0f} {'positions' if of_images else 'tokens'}/s" if tokens else ""
+    unit = "positions" if report.get("modality") in ("image", "tensor") else "tokens"
+    of_tokens = f", {tokens:,.0f} {unit}/s" if tokens else ""
     on = counted(report.get("replicas") or 1, "replica")
     startup, steady = seconds.get("startup") or 0, seconds["steady"]
     spent = f"{startup:,.0f} s to start, {steady:,.0f} s from the first unit to the last"
