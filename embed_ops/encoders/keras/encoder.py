@@ -53,7 +53,12 @@ class KerasEncoder:
         self._flops = 0.0
 
     def most_rows(self, modality: str, asked: int) -> int:
-        """Give the most rows of a unit."""
+        """Give the most rows of a unit.
+
+        Raises:
+            ModelError: the network takes other rows.
+        """
+        self._model.require(modality)
         return self._model.input.most_rows(4 * sum(dims_of(self.outputs()).values()), asked)
 
     def load(self, device: str, dtype: str, *, compiled: bool = False) -> None:

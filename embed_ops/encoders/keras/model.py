@@ -13,7 +13,7 @@ from embed_ops.encoders.keras.files import locate_keras
 from embed_ops.encoders.keras.images import Images
 from embed_ops.encoders.keras.network import Network, load, version
 from embed_ops.encoders.keras.recorded import recorded_shapes
-from embed_ops.encoders.keras.structure import read_structure
+from embed_ops.encoders.keras.structure import listed, read_structure
 from embed_ops.encoders.keras.taps import Tap, tap
 from embed_ops.encoders.keras.tensors import Tensors
 from embed_ops.errors import ModelError
@@ -105,6 +105,20 @@ class KerasModel:
             },
             **self.loaded,
         }
+
+    def require(self, modality: str) -> None:
+        """Check that the network takes what the source holds.
+
+        Raises:
+            ModelError: it takes something else.
+        """
+        if modality != self.input.MODALITY:
+            takes = self.structure.takes.shape
+            raise ModelError(
+                f"{self.file.path}: takes {listed(takes)} a row, and images are (height, width, 3): "
+                f'source.modality is {modality!r}, and should be "{self.input.MODALITY}"; or choose another '
+                "network"
+            )
 
     def weight_bytes(self) -> int:
         """Give the size of the file."""
