@@ -161,7 +161,10 @@ def test_killed_and_resumed(what: str, folder: Path, tmp_path: Path) -> None:
         ({"encoder__model": "/nowhere/net.keras"}, "is not a model folder"),
         ({"source__modality": "tensor"}, "lists of numbers come from a column"),
         ({"encoder__model": "{folder}/dense.keras"}, "are no images in colours"),
-        ({"encoder__model": "{folder}/dense.keras", "encoder__preprocessing": None}, "give lists of numbers"),
+        (
+            {"encoder__model": "{folder}/dense.keras", "encoder__preprocessing": None},
+            "takes tensors, and source.modality is 'image'",
+        ),
     ],
 )
 @pytest.mark.usefixtures("engine")

@@ -245,6 +245,7 @@ def test_rows_of_numbers(tmp_path: Path) -> None:
     together = embed_inputs(encoder, prepared.inputs, 4).vectors  # type: ignore[arg-type]
     assert min(found.min for found in compare_outputs(together, prepared.index, (name, alone))) > 0.999999
     assert encoder.most_rows("tensor", 1000) == 1000
+    assert encoder.modality == "tensor"
     with pytest.raises(SourceError, match=r"takes \(6\) a row, and images are"):
         encoder.prepare(pa.array([b"x"], pa.binary()))
     with pytest.raises(ModelError, match="no images in colours"):

@@ -52,6 +52,11 @@ class KerasEncoder:
         self._network: Network | None = None
         self._flops = 0.0
 
+    @property
+    def modality(self) -> str:
+        """What the network takes: images or tensors."""
+        return self._model.input.MODALITY
+
     def most_rows(self, modality: str, asked: int) -> int:
         """Give the most rows of a unit."""
         return self._model.input.most_rows(4 * sum(dims_of(self.outputs()).values()), asked)

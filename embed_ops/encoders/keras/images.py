@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -98,11 +98,14 @@ class Images:
     """The input of a network of images.
 
     Attributes:
+        MODALITY: of sources.
         mode: the preprocessing; `size`: height and width in pixels.
 
     Raises:
         ModelError: the network takes other images, or nobody says what becomes of pixels.
     """
+
+    MODALITY: ClassVar[str] = "image"
 
     def __init__(self, spec: KerasEncoderSpec, structure: Structure) -> None:
         self._spec = spec

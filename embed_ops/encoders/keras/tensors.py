@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -33,11 +33,14 @@ class Tensors:
     """The input of a network of numbers.
 
     Attributes:
+        MODALITY: of sources.
         taken: shape and type of a row.
 
     Raises:
         ModelError: rows may have any length, or their type is none of numbers.
     """
+
+    MODALITY: ClassVar[str] = "tensor"
 
     def __init__(self, spec: KerasEncoderSpec, structure: Structure) -> None:
         self._file, takes = structure.file, structure.takes
