@@ -23,13 +23,13 @@ from embed_ops.terminal import plain_line, size
 
 _MODELS = {"text": "sentence-transformers/all-MiniLM-L6-v2", "image": "facebook/dinov2-small"}
 _FAMILIES: dict[str, tuple[str, ...]] = {
-    "text": ("clip", "text", "onnx", "static"),
-    "image": ("clip", "image"),
-    "tensor": (),
+    "text": ("clip", "text", "onnx", "static", "tensorflow"),
+    "image": ("clip", "image", "tensorflow"),
+    "tensor": ("tensorflow",),
 }
 """Families that embed a modality. The first that takes a model's folder is its own: `clip` takes
 none but its own, and the others would take a part of it."""
-_SEVERAL = ("clip",)
+_SEVERAL = ("clip", "tensorflow")
 """Families that embed more than one thing: which one is said."""
 SINK, _HIDDEN_SINK = "embedded", "_embedded"
 _MOST_RUNS = 100
@@ -189,13 +189,18 @@ def _family(model: str, modality: str) -> str:
     refused: dict[str, str] = {}
     for family in _FAMILIES[modality]:
         try:
-            make_encoder(parse_encoder({"family": family, "model": model}))
+            # A model may take less than its family does.
+            make_encoder(parse_encoder({"family": family, "model": model})).most_rows(modality, 1)
         except ModelError as error:
             refused[family] = str(error)
         else:
             return family
-    own = "onnx" if model.endswith(".onnx") and "onnx" in refused else modality
-    why = refused.get(own) or next(iter(refused.values()), "no family takes them")
+    own = modality
+    if model.endswith(".onnx"):
+        own = "onnx"
+    elif (Path(model).expanduser() / "saved_model.pb").is_file():
+        own = "tensorflow"
+    why = refused.get(own) or next(iter(refused.values()))
     raise ModelError(f"--model {model}: holds no model that embeds {modality}s: {why}")
 
 

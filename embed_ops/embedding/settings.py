@@ -8,9 +8,9 @@ from typing import Any
 
 from embed_ops.embedding.batching import RULES, BatchRule
 from embed_ops.encoders.registry import modality_of
-from embed_ops.lazy import require
+from embed_ops.lazy import installed
 from embed_ops.runs.fingerprint import require_same, versions_of
-from embed_ops.spec.encoder import AUTO, MAX_PIXELS, LanguageEncoderSpec
+from embed_ops.spec.encoder import AUTO, MAX_PIXELS, LanguageEncoderSpec, TensorflowEncoderSpec
 from embed_ops.spec.source import GraphSourceSpec
 from embed_ops.spec.spec import Spec
 
@@ -30,6 +30,7 @@ _OUTPUT_DEFAULTS = (("each", AUTO), ("tensor", None))
 """Fields of outputs that runs of before there were such have not."""
 PADDED = "padded"
 _WINDOW_FIELDS = ("window", "stride", "chunk", "targets", "targets_column")
+_TENSORFLOW_FIELDS = ("signature", "size", "value_range")
 _VERSIONED = ("torch", "transformers", "tokenizers", "numpy", "pillow", "pyarrow")
 _GRAPH_FIELDS = (
     "id",
@@ -71,6 +72,8 @@ def fingerprint(spec: Spec, model: Mapping[str, str], edges: str | None = None) 
     }
     if (attention := tree["encoder"].get("attention", PADDED)) != PADDED:
         entries["encoder.attention"] = attention
+    if isinstance(spec.encoder, TensorflowEncoderSpec):
+        entries |= {f"encoder.{name}": tree["encoder"][name] for name in _TENSORFLOW_FIELDS}
     # What a quantizer is stands among the hashes; where it lies changes nothing.
     entries["encoder.outputs"] = [
         {
@@ -115,7 +118,7 @@ def _runtime(spec: Spec) -> dict[str, str]:
         PackageError: none is.
     """
     name, family = spec.encoder.RUNTIME, spec.encoder.family
-    return {} if name is None else {name: str(require(name, family, f"family {family}").__version__)}
+    return {} if name is None else {name: installed(name, family, f"family {family}")}
 
 
 def _packed(spec: Spec) -> bool:

@@ -23,6 +23,7 @@ ENCODERS = {
     "words": "embed_ops.encoders.windows.encoder:WindowedEncoder",
     "static": "embed_ops.encoders.static.encoder:StaticEncoder",
     "onnx": "embed_ops.encoders.onnx.encoder:OnnxEncoder",
+    "tensorflow": "embed_ops.encoders.tensorflow.encoder:TensorflowEncoder",
     "image": "embed_ops.encoders.images.encoder:ImageEncoder",
     "clip": "embed_ops.encoders.clip.encoder:ClipEncoder",
     "graph": "embed_ops.encoders.graph.encoder:GraphEncoder",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, Tag, model_validator
+from pydantic import BeforeValidator, Field, PositiveInt, Tag, model_validator
 
 from embed_ops.spec.encoder_parts import (
     MAX_PIXELS,
@@ -21,7 +21,7 @@ from embed_ops.spec.encoder_parts import (
     refuse_dim,
 )
 from embed_ops.spec.output import AUTO, COMPANIONS, LAYERS, OutputSpec, PoolingMode
-from embed_ops.spec.wording import chosen_by
+from embed_ops.spec.wording import as_tuple, chosen_by
 
 __all__ = [
     "AUTO",
@@ -38,6 +38,7 @@ __all__ = [
     "OutputSpec",
     "PoolingMode",
     "StaticEncoderSpec",
+    "TensorflowEncoderSpec",
     "TextEncoderSpec",
     "WordsEncoderSpec",
 ]
@@ -178,11 +179,54 @@ class OnnxEncoderSpec(PromptedSpec):
             )
 
 
+class TensorflowEncoderSpec(WithImagesSpec):
+    """A vector for each text, image or tensor, by a SavedModel of TensorFlow."""
+
+    EMBEDS = ("text", "image", "tensor")
+    POOLING = ONLY_AUTO
+    DTYPES = frozenset()
+    REMARK = "it runs a SavedModel as it is"
+    GPUS = "never"
+    RUNTIME = "tensorflow"
+    family: Literal["tensorflow"] = Field("tensorflow", description="a SavedModel of TensorFlow")
+    signature: str = Field(
+        "serving_default", min_length=1, description="the model's signature: what it takes and gives"
+    )
+    preprocessing: str | None = Field(
+        None, description="folder of a SavedModel that stands in front, whose outputs are the model's inputs"
+    )
+    size: Annotated[tuple[PositiveInt, PositiveInt], BeforeValidator(as_tuple)] | None = Field(
+        None,
+        description="of images: [height, width] that they are resized to, where the signature leaves it open",
+    )
+    value_range: Annotated[tuple[float, float], BeforeValidator(as_tuple)] = Field(
+        (0.0, 1.0),
+        description="of images: what 0 and 255 of a pixel become, where the model takes floats: [0, 1], "
+        "[-1, 1], [0, 255]",
+    )
+
+    @model_validator(mode="after")
+    def _nothing_is_compiled(self) -> Self:
+        if self.compile is True:
+            raise ValueError("family tensorflow runs a SavedModel as it is: leave compile out")
+        return self
+
+    def _check_output(self, output: OutputSpec) -> None:
+        # Not that of images: texts may have shorter vectors.
+        EncoderSpec._check_output(self, output)
+        if output.layer != -1:
+            raise ValueError(
+                f"output {output.name!r} asks for layer {output.layer}: a signature has outputs by name; "
+                "name one (tensor)"
+            )
+
+
 AnyEncoder = Annotated[
     Annotated[TextEncoderSpec, Tag("text")]
     | Annotated[WordsEncoderSpec, Tag("words")]
     | Annotated[StaticEncoderSpec, Tag("static")]
     | Annotated[OnnxEncoderSpec, Tag("onnx")]
+    | Annotated[TensorflowEncoderSpec, Tag("tensorflow")]
     | Annotated[ImageEncoderSpec, Tag("image")]
     | Annotated[ClipEncoderSpec, Tag("clip")]
     | Annotated[GraphEncoderSpec, Tag("graph")],

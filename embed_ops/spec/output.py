@@ -47,7 +47,8 @@ class OutputSpec(Section):
     tensor: str | None = Field(
         None,
         min_length=1,
-        description="family onnx: the graph's output that is taken, or any tensor inside it",
+        description="family onnx: the graph's output that is taken, or any tensor inside it; family "
+        "tensorflow: the signature's output",
     )
     normalize: bool = Field(False, description="divide by the L2 norm")
     dim: int | None = Field(
