@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import tomllib
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from reading import write
 from saved_models import BOOL, FLOAT, INT32, INT64, STRING, Tensor, write_saved_model
 
+from embed_ops.analysis.starter import starter
 from embed_ops.embedding.settings import fingerprint
 from embed_ops.encoders.base import dims_of
 from embed_ops.encoders.registry import encoder_class, make_encoder
@@ -346,3 +349,21 @@ def test_a_family_names_its_runtime() -> None:
     for family in ("text", "onnx"):
         assert getattr(runtime_of(specs[family]), "__name__", "") == TORCH
     assert encoder_class(specs["tensorflow"]) is TensorflowEncoder
+
+
+@pytest.mark.usefixtures("_there")
+def test_init_tells_the_family(tmp_path: Path) -> None:
+    """A folder with a SavedModel is recognised, and a table says what it holds."""
+    write(tmp_path / "texts/a.parquet", pa.table({"id": [1, 2], "text": ["a", "b"]}))
+    write(tmp_path / "numbers/a.parquet", pa.table({"id": [1, 2], "x": [[1.0, 2.0, 3.0, 4.0]] * 2}))
+    texts = write_saved_model(tmp_path / "of-texts", TEXT, VECTOR)
+    numbers = write_saved_model(tmp_path / "of-numbers", ROWS, VECTOR)
+    for corpus, model, modality in (("texts", texts, "text"), ("numbers", numbers, "tensor")):
+        written = starter(str(tmp_path / corpus), model=str(model), sink=str(tmp_path / "run"))
+        spec = Spec.parse(tomllib.loads(written.text("embed.toml")))
+        assert (spec.encoder.family, spec.encoder.model) == ("tensorflow", str(model))
+        assert spec.source.modality == modality
+    with pytest.raises(ModelError, match=r"embeds texts: .* its input x is float32 .any, 4., and the column"):
+        starter(str(tmp_path / "texts"), model=str(numbers), sink=str(tmp_path / "run"))
+    with pytest.raises(ModelError, match="'x' holds lists of numbers, which no model takes by itself"):
+        starter(str(tmp_path / "numbers"), sink=str(tmp_path / "run"))

@@ -61,7 +61,7 @@ def use_threads(threads: int) -> None:
         DeviceError: TensorFlow is at work in this process already, with others.
     """
     settings = tf.config.threading
-    if settings.get_intra_op_parallelism_threads() != threads:
+    if _now() != threads:
         try:
             settings.set_inter_op_parallelism_threads(1)
             settings.set_intra_op_parallelism_threads(threads)

@@ -29,6 +29,8 @@ _RANDOM = "random ops"
 """What TensorFlow says of what would differ from one call to the next."""
 _ADVICE = "You may be trying to load"
 """Where TensorFlow goes on to guess."""
+_NO_REASON = ("Graph execution error", "Detected at node", "Hint:", "Stack trace", "File ")
+"""How lines begin that tell where something was met, and not what."""
 _MOST = 300
 """Characters of what TensorFlow says."""
 
@@ -161,6 +163,11 @@ def _refused(saved: SavedModel, error: Exception) -> ModelError:
 
 
 def _reason(error: BaseException) -> str:
-    """Give what TensorFlow says in one line, without where in its code."""
-    said = " ".join(str(error).split()).partition(_ADVICE)[0]
+    """Give what TensorFlow says in one line, without where in whose code."""
+    lines = [
+        line.strip()
+        for line in str(error).splitlines()
+        if not line.startswith((" ", "\t")) and not line.startswith(_NO_REASON)
+    ]
+    said = " ".join(" ".join(lines).split()).partition(_ADVICE)[0]
     return re.sub(r"\{\{[^}]*\}\}|\[\[[^\]]*\]\]|\[Op:[^\]]*\]", "", said)[:_MOST].strip()
