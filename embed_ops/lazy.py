@@ -5,10 +5,37 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import pkgutil
+from importlib import metadata
 from types import ModuleType
 from typing import cast
 
 from embed_ops.errors import PackageError
+
+
+def installed(module: str, extra: str, purpose: str) -> str:
+    """Give the version of the package that brings a module, without importing it.
+
+    Args:
+        module: of the package.
+        extra: of embed-ops, that installs it.
+        purpose: as of `require`.
+
+    Raises:
+        PackageError: it is not installed; says what to run.
+    """
+    if importlib.util.find_spec(module) is None:
+        raise _missing(module, extra, purpose)
+    try:
+        return metadata.version(module)
+    except metadata.PackageNotFoundError:
+        # Another package brings it: that for CPUs, or for GPUs.
+        return metadata.version(metadata.packages_distributions()[module][0])
+
+
+def _missing(package: str, extra: str, purpose: str) -> PackageError:
+    return PackageError(
+        f"{purpose} needs the package {package}, which is not installed: pip install 'embed-ops[{extra}]'"
+    )
 
 
 def load_class(address: str) -> type:
@@ -44,9 +71,3 @@ def require_installed(package: str, extra: str, purpose: str) -> None:
     """
     if importlib.util.find_spec(package) is None:
         raise _missing(package, extra, purpose)
-
-
-def _missing(package: str, extra: str, purpose: str) -> PackageError:
-    return PackageError(
-        f"{purpose} needs the package {package}, which is not installed: pip install 'embed-ops[{extra}]'"
-    )

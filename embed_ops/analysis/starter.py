@@ -26,13 +26,13 @@ from embed_ops.terminal import plain_line, size
 
 _MODELS = {"text": "sentence-transformers/all-MiniLM-L6-v2", "image": "facebook/dinov2-small"}
 _FAMILIES: dict[str, tuple[str, ...]] = {
-    "text": ("clip", "text", "onnx", "static"),
-    "image": ("clip", "image", "onnx", "keras"),
-    "tensor": ("keras",),
+    "text": ("clip", "text", "onnx", "static", "tensorflow"),
+    "image": ("clip", "image", "onnx", "keras", "tensorflow"),
+    "tensor": ("keras", "tensorflow"),
 }
 """Families that embed a modality. The first that takes a model's folder is its own: `clip` takes
 none but its own, and the others would take a part of it."""
-_SEVERAL = ("clip", "keras")
+_SEVERAL = ("clip", "keras", "tensorflow")
 """Families that embed more than one thing: which one is said."""
 _TYPES = (
     "# Left out, the type is chosen: bfloat16 where the device gains by it and the first rows stay",
@@ -202,12 +202,16 @@ def _family(model: str, modality: str) -> tuple[str, tuple[str, ...]]:
         try:
             if family == "keras":
                 return family, first_lines(model, modality)
-            require_modality(make_encoder(parse_encoder({"family": family, "model": model})), model, modality)
+            encoder = make_encoder(parse_encoder({"family": family, "model": model}))
+            require_modality(encoder, model, modality)
+            encoder.most_rows(modality, 1)
         except ModelError as error:
             refused[family] = str(error)
         else:
             return family, ()
     ending = "keras" if model.endswith(ENDINGS) else Path(model).suffix.removeprefix(".")
+    if (Path(model).expanduser() / "saved_model.pb").is_file():
+        ending = "tensorflow"
     own = ending if ending in refused else modality
     why = refused.get(own) or next(iter(refused.values()), "no family takes them")
     raise ModelError(f"--model {model}: holds no model that embeds {modality}s: {why}")

@@ -28,9 +28,11 @@ from embed_ops.encoders.base import Rejected, dims_of, gather
 from embed_ops.encoders.hub.contents import not_run
 from embed_ops.encoders.optional import modalities
 from embed_ops.encoders.registry import encoder_class, make_encoder
+from embed_ops.encoders.runtimes import runtime_of
 from embed_ops.engine.bar import Bar
 from embed_ops.errors import ModelError, RowsError
 from embed_ops.numerics.kinds import Vectors
+from embed_ops.sources.contents import listed
 from embed_ops.sources.plan import unit_limits
 from embed_ops.spec.spec import Spec, parse_encoder
 
@@ -102,7 +104,8 @@ class Encoder:
             "resources": {"token_budget": token_budget, "unit_rows": unit_rows},
         }
         self._device, self._threads = device, threads
-        if "node" in encoder_class(parse_encoder(self._tree["encoder"])).takes:
+        self._section = parse_encoder(self._tree["encoder"])
+        if "node" in encoder_class(self._section).takes:
             raise ModelError(
                 f"{model}: a graph is no list of rows: write its tables, and embed them by a run"
             )
@@ -168,16 +171,18 @@ class Encoder:
         modality, column = column_of(values, self._takes)
         at = self._ready(self._spec(modality), column)
         prepared = at.encoder.prepare(column)
-        embedded = embed_inputs(at.encoder, prepared.inputs, at.resolved.token_budget, rule=at.resolved.rule)
+        budget, rule = at.resolved.token_budget, at.resolved.rule
+        runtime = runtime_of(self._section)
+        embedded = embed_inputs(at.encoder, prepared.inputs, budget, rule=rule, runtime=runtime)
         vectors = gather(at.encoder, prepared.inputs, embedded.vectors, prepared.documents)
-        reference = reference_of(at.encoder, str(self._asked["model"]), column, at.resolved.device)
+        reference = reference_of(at.encoder, str(self._asked["model"]), column, at.resolved.device, runtime)
         original = original_of(at.encoder, column, at.resolved.device)
         return compare(vectors, prepared.index, reference, original)
 
     @cached_property
     def _takes(self) -> tuple[str, ...]:
         """The modalities that it takes; where the model's file tells them, it is looked at."""
-        spec = parse_encoder(self._tree["encoder"])
+        spec = self._section
         return tuple(encoder_class(spec).takes) if spec.RUNTIME is None else modalities(make_encoder(spec))
 
     @property
@@ -203,10 +208,8 @@ class Encoder:
     def close(self) -> None:
         """Let go of the model; the next call loads it again."""
         if self._loaded is not None:
-            from embed_ops.encoders.device import release_memory
-
             self._loaded, self._prompted = None, {}
-            release_memory()
+            runtime_of(self._section).release_memory()
 
     def __enter__(self) -> Self:
         return self
@@ -233,8 +236,7 @@ class Encoder:
     def _ready(self, spec: Spec, column: pa.Array) -> _Loaded:
         """Load the model, and compare it where that is asked for, at the first call."""
         if self._loaded is None:
-            from embed_ops.encoders import device
-
+            device = runtime_of(spec.encoder)
             own = device.default_device() if spec.encoder.GPUS == "always" else "cpu"
             chosen = own if self._device == "auto" else self._device
             device.require_device(chosen)
@@ -245,10 +247,10 @@ class Encoder:
             device.use_threads(resolved.threads_per_replica)
             device.choose_kernels(chosen)
             if spec.parity.rows:
-                rows = column[: spec.parity.rows].to_pylist()
+                compared = listed(pa.chunked_array([column[: spec.parity.rows]]), spec.source.modality)
                 volume = Volume(len(column), 0, 1)
                 settled, encoder = settled_with(
-                    spec.encoder, resolved, choices(spec) - {"draft"}, spec.parity, rows, volume
+                    spec.encoder, resolved, choices(spec) - {"draft"}, spec.parity, compared, volume
                 )
                 require(settled.parity, spec.parity)
                 resolved = settled.resolved

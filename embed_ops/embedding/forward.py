@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from embed_ops.embedding.batching import RULES, BatchRule, token_batches
 from embed_ops.encoders.base import Encoder, FloatArray, IntArray, InWindows, Launched, dims_of
+from embed_ops.encoders.runtimes import Runtime, runtime_of
 from embed_ops.numerics.ragged import Places, offsets_of, runs
 from embed_ops.schema import Reason
 
@@ -93,6 +94,7 @@ def embed_inputs(
     overlap: bool = True,
     turn: Callable[[], AbstractContextManager[None]] = nullcontext,
     clock: BusyClock | None = None,
+    runtime: Runtime | None = None,
 ) -> Embedded:
     """Embed a unit's inputs in token batches formed from these inputs alone.
 
@@ -109,6 +111,7 @@ def embed_inputs(
         overlap: launch a batch before the one in front of it is collected.
         turn: held while batches are under way, and not while they are formed.
         clock: measures how long the device computes.
+        runtime: tells an error of memory from others; None: torch.
     """
     lengths = encoder.lengths(inputs)
     batches = token_batches(lengths, budget, rule)
@@ -129,6 +132,7 @@ def embed_inputs(
         overlap,
         rule,
         clock,
+        runtime,
     )
     with turn():
         flight.run(batches)
@@ -166,6 +170,7 @@ class _Flight:
     overlap: bool
     rule: BatchRule
     clock: BusyClock | None
+    runtime: Runtime | None
     halved: int = 0
     too_large: list[int] = field(default_factory=list)
 
@@ -233,14 +238,12 @@ class _Flight:
         middle = len(batch) // 2
         queue.extendleft([batch[middle:], batch[:middle]])
 
-    @staticmethod
-    def _unless_out_of_memory(call: Callable[[], Result]) -> Result | None:
+    def _unless_out_of_memory(self, call: Callable[[], Result]) -> Result | None:
         try:
             return call()
         except Exception as error:
-            from embed_ops.encoders.device import ran_out_of_memory, release_memory
-
-            if not ran_out_of_memory(error):
+            runtime = self.runtime or runtime_of(None)
+            if not runtime.ran_out_of_memory(error):
                 raise
-        release_memory()
+        runtime.release_memory()
         return None

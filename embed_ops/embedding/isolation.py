@@ -18,23 +18,20 @@ from embed_ops.embedding.isolated_child import Doing, Passed, run_child
 from embed_ops.embedding.job import Job
 from embed_ops.embedding.suspects import Death, Findings, Step, learn
 from embed_ops.embedding.unit import Failure, Outcome, Written
+from embed_ops.encoders.runtimes import preloaded
 from embed_ops.engine.processes import in_words
 from embed_ops.errors import EngineError
 from embed_ops.runs.work import Work
 from embed_ops.schema import Reason
 from embed_ops.sources.units import UnitEnd
+from embed_ops.spec.encoder import EncoderSpec
 
 MOST_DEATHS = 200
 """Children that one unit may cost: where so many die, it is not a row that is at fault."""
 _SPARE_DEATHS = 3
-_PRELOADED = [
-    "embed_ops.embedding.isolated_child",
-    "torch",
-    "transformers.models.auto.modeling_auto",
-    "pyarrow.parquet",
-]
-"""What the server that children are forked from imports: each child then starts in a moment.
-Nothing of it starts a thread."""
+_PRELOADED = ("embed_ops.embedding.isolated_child", "pyarrow.parquet")
+"""What the server that children are forked from imports, beside what the family's runtime is: each
+child then starts in a moment. Nothing of it starts a thread."""
 
 
 def isolate(job: Job, work: Work) -> list[Outcome]:
@@ -87,9 +84,9 @@ def _hopeless(findings: Findings, death: Death, most_fruitless: int) -> str | No
     return None
 
 
-def _context() -> ForkServerContext:
+def _context(spec: EncoderSpec) -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_PRELOADED)
+    context.set_forkserver_preload([*_PRELOADED, *preloaded(spec)])
     return context
 
 
@@ -99,7 +96,7 @@ def _watch_child(job: Job, work: Work, findings: Findings) -> Outcome | Death | 
     Returns:
         what became of the unit, None if none is missing, or how the child died.
     """
-    context = _context()
+    context = _context(job.spec.encoder)
     ours, theirs = context.Pipe(duplex=False)
     hang_seconds = job.spec.resources.hang_seconds
     child = context.Process(target=run_child, args=(job, work, findings, theirs), daemon=True)

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from embed_ops.encoders.base import Encoder, FloatArray, IntArray
 from embed_ops.encoders.optional import OfAnOriginal, Original
+from embed_ops.encoders.runtimes import Runtime, runtime_of
 from embed_ops.errors import EmbedOpsError, ModelError, ParityError
 from embed_ops.numerics.kinds import Vectors, kind_in_memory
 from embed_ops.numerics.norms import finite
@@ -65,7 +66,7 @@ def cosines(left: FloatArray, right: FloatArray) -> FloatArray:
 
 
 def reference_of(
-    encoder: Encoder, model: str, column: pa.Array, device: str
+    encoder: Encoder, model: str, column: pa.Array, device: str, runtime: Runtime | None = None
 ) -> tuple[str, Mapping[str, Vectors]]:
     """Embed rows through an encoder's reference.
 
@@ -74,18 +75,18 @@ def reference_of(
         model: its name, for the message.
         column: the rows' texts, lists of words or images.
         device: where the reference computes.
+        runtime: tells an error of memory from others; None: torch.
 
     Raises:
         ModelError: the reference can't embed them.
     """
-    from embed_ops.encoders.device import lost_device, ran_out_of_memory
-
     try:
         return encoder.reference(column, device)
     except (EmbedOpsError, MemoryError):
         raise
     except Exception as error:  # other libraries, and models' own code, fail in any way
-        if ran_out_of_memory(error) or lost_device(error):
+        runtime = runtime or runtime_of(None)
+        if runtime.ran_out_of_memory(error) or runtime.lost_device(error):
             raise
         # What is wrong with a model, its own loading says more exactly than another library's.
         encoder.load(device, "float32")

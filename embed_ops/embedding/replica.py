@@ -19,6 +19,7 @@ from embed_ops.embedding.job import Job
 from embed_ops.embedding.storing import vector_table
 from embed_ops.embedding.unit import EmbeddedUnit, Failure, ForwardPass, PreparedUnit
 from embed_ops.encoders.base import gather
+from embed_ops.encoders.runtimes import runtime_of
 from embed_ops.encoders.windows.parts import DOCUMENT
 from embed_ops.engine.memory import peak_memory
 from embed_ops.schema import Reason
@@ -56,9 +57,8 @@ class Replica:
 
     def __init__(self, job: Job) -> None:
         """Load the model on this process's share of the machine, and measure what it can do."""
-        from embed_ops.encoders import device
-
         self.job, chosen = job, job.resolved
+        self.runtime = device = runtime_of(job.spec.encoder)
         device.require_device(chosen.device)
         device.use_threads(chosen.threads_per_replica)
         device.choose_kernels(chosen.device)
@@ -81,9 +81,7 @@ class Replica:
         try:
             return self._embed(unit)
         except (Exception, SystemExit) as error:
-            from embed_ops.encoders.device import lost_device
-
-            if lost_device(error):
+            if self.runtime.lost_device(error):
                 self.lost(error)
             # The engine never replaces an actor that left by SystemExit.
             return Failure.of(error, unit.head.name)
@@ -102,6 +100,7 @@ class Replica:
             rule=self.job.resolved.rule,
             turn=lambda: self.take(turn),
             clock=self.clock,
+            runtime=self.runtime,
         )
 
     def before_batch(self, batch: Batch) -> None:
@@ -124,15 +123,15 @@ class Replica:
 
     def measure_again(self) -> None:
         """Look at other moments what the device can do: others may have had it while we loaded."""
-        from embed_ops.encoders.device import gemm_flops_per_second, ran_out_of_memory
-
         if self._moments == 0 or self._gemm < _LEAST_RATE:
             return
         chosen, self._moments = self.job.resolved, self._moments - 1
         try:
-            self._gemm = max(self._gemm, gemm_flops_per_second(chosen.device, chosen.dtype, tries=1))
-        except (RuntimeError, MemoryError) as error:
-            if not ran_out_of_memory(error):
+            self._gemm = max(
+                self._gemm, self.runtime.gemm_flops_per_second(chosen.device, chosen.dtype, tries=1)
+            )
+        except Exception as error:  # each runtime has its own
+            if not self.runtime.ran_out_of_memory(error):
                 raise
 
     @property
@@ -142,8 +141,6 @@ class Replica:
         return self._gemm * (share if 0 < share < 1 else 1.0)
 
     def _embed(self, unit: PreparedUnit) -> EmbeddedUnit:
-        from embed_ops.encoders.device import device_memory
-
         turn = Turn()
         embedded = self.compute(unit.inputs, turn)
         # A unit that was ready before this replica was free did not keep it waiting: what came
@@ -158,7 +155,7 @@ class Replica:
             seconds=turn.seconds,
             busy=turn.busy,
             device=self._device_name,
-            device_memory=device_memory(self.job.resolved.device),
+            device_memory=self.runtime.device_memory(self.job.resolved.device),
             idle_input=waited,
             idle_output=turn.idle - waited,
             halved=embedded.halved > 0,

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from embed_ops.embedding.batching import RULES, BatchRule
 from embed_ops.encoders.registry import modality_of
-from embed_ops.lazy import require
+from embed_ops.lazy import installed
 from embed_ops.runs.fingerprint import require_same, versions_of
-from embed_ops.spec.encoder import AUTO, MAX_PIXELS, KerasEncoderSpec, LanguageEncoderSpec
+from embed_ops.spec.encoder import (
+    AUTO,
+    MAX_PIXELS,
+    KerasEncoderSpec,
+    LanguageEncoderSpec,
+    TensorflowEncoderSpec,
+)
 from embed_ops.spec.source import GraphSourceSpec
 from embed_ops.spec.spec import Spec
 
@@ -33,6 +38,7 @@ PADDED = "padded"
 _WINDOW_FIELDS = ("window", "stride", "chunk", "targets", "targets_column")
 _PROMPT_FIELDS = ("prompt_column", "prompts")
 _KERAS_FIELDS = ("preprocessing", "mean", "scale", "size", "interpolation")
+_TENSORFLOW_FIELDS = ("signature", "size", "value_range")
 _VERSIONED = ("torch", "transformers", "tokenizers", "numpy", "pillow", "pyarrow")
 _GRAPH_FIELDS = (
     "id",
@@ -80,6 +86,8 @@ def fingerprint(spec: Spec, model: Mapping[str, str], edges: str | None = None) 
         entries["encoder.channels"] = channels
     if isinstance(spec.encoder, KerasEncoderSpec):
         entries |= {f"encoder.{name}": tree["encoder"][name] for name in _KERAS_FIELDS}
+    if isinstance(spec.encoder, TensorflowEncoderSpec):
+        entries |= {f"encoder.{name}": tree["encoder"][name] for name in _TENSORFLOW_FIELDS}
     # What a quantizer is stands among the hashes; where it lies changes nothing.
     entries["encoder.outputs"] = [
         {
@@ -124,13 +132,7 @@ def _runtime(spec: Spec) -> dict[str, str]:
         PackageError: none is.
     """
     name, family = spec.encoder.RUNTIME, spec.encoder.family
-    if name is None:
-        return {}
-    try:
-        # Importing it may take seconds, and torch with it.
-        return {name: importlib.metadata.version(name)}
-    except importlib.metadata.PackageNotFoundError:
-        return {name: str(require(name, family, f"family {family}").__version__)}
+    return {} if name is None else {name: installed(name, family, f"family {family}")}
 
 
 def _packed(spec: Spec) -> bool:

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from embed_ops.embedding.forward import embed_inputs
+from embed_ops.embedding.forward import Embedded, embed_inputs
 from embed_ops.embedding.parity import Parity, compare, original_of, reference_of, within
 from embed_ops.embedding.settings import Resolved
 from embed_ops.encoders.base import Encoder, InWindows, Prepared, gather
 from embed_ops.encoders.optional import modalities
 from embed_ops.encoders.registry import make_encoder
+from embed_ops.encoders.runtimes import runtime_of
 from embed_ops.encoders.text.prompts import PROMPTED, TEXT
 from embed_ops.errors import ModelError
 from embed_ops.spec.encoder import EncoderSpec
@@ -89,18 +90,17 @@ class Trial:
         timed: Sequence[Any] = (),
     ) -> None:
         self.spec = spec
+        self._runtime = runtime_of(spec)
         self.limits = limits
         self.encoder: Encoder = make_encoder(spec)
         windows = isinstance(self.encoder, InWindows)
         compared = [content[:_COMPARED] for content in contents] if windows else contents
         self.column = column_of_contents(compared, self.encoder)
-        self.reference = reference_of(self.encoder, self.spec.model, self.column, device)
+        self.reference = reference_of(self.encoder, spec.model, self.column, device, self._runtime)
         self.original = original_of(self.encoder, self.column, device)
         if device != "cpu":
-            from embed_ops.encoders.device import release_memory
-
             # Its model is not to count as memory of the job's.
-            release_memory()
+            self._runtime.release_memory()
         self.prepared: Prepared = self.encoder.prepare(self.column)
         self.timed = self.prepared.inputs
         if timed:
@@ -121,7 +121,7 @@ class Trial:
 
     def check(self, resolved: Resolved) -> bool:
         """Compare what the loaded encoder gives with the reference."""
-        embedded = embed_inputs(self.encoder, self.prepared.inputs, resolved.token_budget, rule=resolved.rule)
+        embedded = self._embedded(self.prepared.inputs, resolved)
         # On a GPU the first batches load their kernels.
         runs = 1 if resolved.device == "cpu" else 2
         self.first_rows = min(self._seconds(self.timed, resolved) for _ in range(runs))
@@ -131,22 +131,26 @@ class Trial:
 
     def _seconds(self, inputs: pa.Table, resolved: Resolved) -> float:
         started = time.perf_counter()
-        embed_inputs(self.encoder, inputs, resolved.token_budget, rule=resolved.rule)
+        self._embedded(inputs, resolved)
         return time.perf_counter() - started
+
+    def _embedded(self, inputs: pa.Table, resolved: Resolved) -> Embedded:
+        return embed_inputs(
+            self.encoder, inputs, resolved.token_budget, rule=resolved.rule, runtime=self._runtime
+        )
 
     def choose_dtype(self, resolved: Resolved) -> Resolved:
         """Take bfloat16 where the device really speeds it up.
 
         Emulated, it is slower than float32.
         """
-        from embed_ops.encoders.device import computes_bfloat16, gemm_flops_per_second
-
         plain = replace(resolved, dtype="float32")
-        if not computes_bfloat16(resolved.device):
+        if not self._runtime.computes_bfloat16(resolved.device):
             self.measured["dtype"] = {"not tried": "this device has no arithmetic for bfloat16"}
             self.run(plain)
             return plain
-        rates = {dtype: gemm_flops_per_second(resolved.device, dtype) for dtype in ("float32", "bfloat16")}
+        rate = self._runtime.gemm_flops_per_second
+        rates = {dtype: rate(resolved.device, dtype) for dtype in ("float32", "bfloat16")}
         self.measured["dtype"] = {"rates": rates, "refused": []}
         short = replace(resolved, dtype="bfloat16")
         if len(self.column) and rates["bfloat16"] >= LEAST_GAIN * rates["float32"]:
@@ -194,8 +198,6 @@ class Trial:
 
         If trying costs little beside the work.
         """
-        from embed_ops.encoders.device import memory_share
-
         budgets = BUDGETS[resolved.device]
         inputs = self._typical(2 * budgets[-1])
         cost = 2 * len(budgets) * self.first_rows * len(inputs) / len(self.timed)
@@ -204,10 +206,10 @@ class Trial:
         speeds: dict[int, float] = {}
         for budget in budgets:
             tried = replace(resolved, token_budget=budget)
-            memory_share(resolved.device)
+            self._runtime.memory_share(resolved.device)
             if (
-                embed_inputs(self.encoder, inputs, budget, rule=resolved.rule).halved
-                or memory_share(resolved.device, resolved.gpus_per_replica) > _GPU_MEMORY
+                self._embedded(inputs, tried).halved
+                or self._runtime.memory_share(resolved.device, resolved.gpus_per_replica) > _GPU_MEMORY
             ):
                 break
             tokens = int(self.encoder.lengths(inputs).sum())

@@ -16,6 +16,7 @@ from embed_ops.embedding.parity import Parity
 from embed_ops.embedding.settings import Resolved
 from embed_ops.embedding.trial import Trial, Volume
 from embed_ops.encoders.base import Encoder
+from embed_ops.encoders.runtimes import runtime_of
 from embed_ops.engine.worker_process import goes_on
 from embed_ops.spec.encoder import EncoderSpec
 from embed_ops.spec.spec import ParitySpec
@@ -83,8 +84,7 @@ def settled_with(
         volume: the work that a choice must repay.
         timed: rows to time with, by default those that are compared.
     """
-    from embed_ops.encoders import device
-
+    device = runtime_of(spec)
     device.require_device(resolved.device)
     device.use_threads(resolved.threads_per_replica)
     device.choose_kernels(resolved.device)

@@ -15,6 +15,7 @@ from embed_ops.embedding.settings import Resolved
 from embed_ops.embedding.storing import WHY, store
 from embed_ops.encoders import base
 from embed_ops.encoders.base import IntArray, Rejected, gather
+from embed_ops.encoders.runtimes import runtime_of
 from embed_ops.numerics.kinds import Lists, Vectors, kind_in_memory
 from embed_ops.numerics.ragged import Ragged, offsets_of
 from embed_ops.schema import Reason
@@ -27,7 +28,12 @@ def embed_unit(
     """Embed rows whose batches are formed together; rows without a vector are NaN."""
     prepared = encoder.prepare(column)
     embedded = embed_inputs(
-        encoder, prepared.inputs, resolved.token_budget, before=before, rule=resolved.rule
+        encoder,
+        prepared.inputs,
+        resolved.token_budget,
+        before=before,
+        rule=resolved.rule,
+        runtime=runtime_of(spec.encoder),
     )
     vectors = gather(encoder, prepared.inputs, embedded.vectors, prepared.documents)
     stored, finite = store(spec, vectors, "")  # of distinct inputs

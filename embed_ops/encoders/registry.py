@@ -24,6 +24,7 @@ ENCODERS = {
     "static": "embed_ops.encoders.static.encoder:StaticEncoder",
     "onnx": "embed_ops.encoders.onnx.encoder:OnnxEncoder",
     "keras": "embed_ops.encoders.keras.encoder:KerasEncoder",
+    "tensorflow": "embed_ops.encoders.tensorflow.encoder:TensorflowEncoder",
     "image": "embed_ops.encoders.images.encoder:ImageEncoder",
     "clip": "embed_ops.encoders.clip.encoder:ClipEncoder",
     "graph": "embed_ops.encoders.graph.encoder:GraphEncoder",

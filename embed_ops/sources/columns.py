@@ -13,7 +13,7 @@ from embed_ops.sources.base import HIVE_KEYS, hive_keys, text_columns
 from embed_ops.sources.graph import graph_type
 from embed_ops.sources.plan import Layout, SourceFile
 from embed_ops.sources.rows import Rows
-from embed_ops.sources.tensors import tensor_type
+from embed_ops.sources.tensors import require_tensors
 from embed_ops.sources.type_names import parse_type
 from embed_ops.sources.types import common_type, image_type, is_listed, is_uuid, meaning, stored_type
 from embed_ops.spec.source import GraphSourceSpec, SourceSpec
@@ -242,11 +242,7 @@ def _chosen_type(spec: SourceSpec, name: str, kind: pa.DataType, where: str, *, 
             raise SourceError(f"{where}: column {name!r} is {kind}; words need a column of lists of strings")
         return pa.list_(pa.string())
     if is_text and spec.modality == "tensor":
-        if (of_tensors := tensor_type(kind)) is None:
-            raise SourceError(
-                f"{where}: column {name!r} is {kind}; tensors need a column of lists of numbers"
-            )
-        return of_tensors
+        return require_tensors(kind, f"{where}: column {name!r}")
     if is_text:
         if spec.joined is None and not _is_text(kind):
             raise SourceError(f"{where}: column {name!r} is {kind}; the text needs a string column")

@@ -20,10 +20,16 @@ def as_read(rows: pa.Table) -> pa.Table:
     return rows
 
 
+def listed(column: pa.ChunkedArray, modality: str) -> list[Any]:
+    """List what is embedded, without nulls: of tensors arrays.
+
+    As Python's numbers a tensor would take ten times the memory.
+    """
+    return tensor_rows(column) if modality == "tensor" else list(column.drop_null().to_pylist())
+
+
 def embeddable(chunk: Chunk, modality: str, completed: Completed) -> list[Any]:
     """List what can be embedded: that of rows which are kept, no rejects, and not null."""
     rows = completed(chunk.table)
     fine = chunk.kept & rows.column(REASON).is_null().to_numpy()
-    column = rows.column(CONTENT).filter(pa.array(fine))
-    # Of tensors arrays, since Python's numbers would take ten times the memory.
-    return tensor_rows(column) if modality == "tensor" else list(column.drop_null().to_pylist())
+    return listed(rows.column(CONTENT).filter(pa.array(fine)), modality)

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from embed_ops.errors import SourceError
 from embed_ops.sources.types import meaning
 
 ONE_LIST = pa.list_(pa.float32())
@@ -32,6 +33,22 @@ def tensor_type(kind: pa.DataType) -> pa.DataType | None:
     of_lists = tensor_type(inside)
     # Empty lists alone say nothing of what would be inside.
     return of_lists if pa.types.is_null(inside) or of_lists is None else pa.list_(of_lists)
+
+
+def require_tensors(kind: pa.DataType, what: str) -> pa.DataType:
+    """Give the type that a column of tensors is read with.
+
+    Args:
+        kind: of the column.
+        what: names it, for the message.
+
+    Raises:
+        SourceError: it holds none.
+    """
+    of_tensors = tensor_type(kind)
+    if of_tensors is None:
+        raise SourceError(f"{what} is {kind}; tensors need a column of lists of numbers")
+    return of_tensors
 
 
 def holds_tensors(kind: pa.DataType) -> bool:

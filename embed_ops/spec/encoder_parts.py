@@ -69,8 +69,8 @@ class EncoderSpec(Variant):
         for output in self.outputs:
             if output.tensor is not None and self.RUNTIME is None:
                 raise ValueError(
-                    f"output {output.name!r}: tensor is for families onnx and keras; {self.family} has "
-                    "layers by number"
+                    f"output {output.name!r}: tensor is for models that are files as they are, as family "
+                    f"onnx; {self.family} has layers by number"
                 )
             self._check_output(output)
         return self

@@ -47,7 +47,8 @@ class OutputSpec(Section):
     tensor: str | None = Field(
         None,
         min_length=1,
-        description="families onnx, keras: the graph's output that is taken, or a tensor or layer inside it",
+        description="families onnx, keras: the graph's output that is taken, or a tensor or layer inside it; "
+        "tensorflow: the signature's output",
     )
     normalize: bool = Field(False, description="divide by the L2 norm")
     dim: int | None = Field(

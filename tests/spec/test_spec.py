@@ -276,7 +276,8 @@ def test_the_help_lists_every_field() -> None:
 def test_the_help_names_who_has_a_field() -> None:
     """What all have stands first; what some have stands under their names."""
     groups = {heading: [row.address for row in rows] for heading, rows in field_groups()}
-    assert groups["[encoder] family = onnx, keras, image or clip"] == ["encoder.max_pixels", "encoder.draft"]
+    pixels = groups["[encoder] family = onnx, keras, tensorflow, image or clip"]
+    assert pixels == ["encoder.max_pixels", "encoder.draft"]
     assert "source.fanout" in groups["[source] kind = graph"]
     assert not {"encoder.model", "source.path", "encoder.family"} & {
         row for rows in groups.values() for row in rows

@@ -33,6 +33,7 @@ OTHERS = {
     "*ggml*": "weights of llama.cpp (GGML)",
     "*.onnx": 'weights of ONNX: encoder.family = "onnx"',
     "onnx/*.onnx": 'weights of ONNX: encoder.family = "onnx"',
+    "saved_model.pb": 'a SavedModel of TensorFlow: encoder.family = "tensorflow"',
     "openvino_model*": "weights of OpenVINO",
     "openvino/*": "weights of OpenVINO",
     "*.keras": 'a network of Keras: encoder.family = "keras"',

@@ -98,6 +98,11 @@ def _array(inputs: pa.Table, steps: Preprocessing) -> Pixels:
     return pixels.reshape(-1, steps.height, steps.width, 3)
 
 
+def pixels_of(inputs: pa.Table, steps: Preprocessing) -> Pixels:
+    """Give the pixels of inputs, (inputs, height, width, 3), not to be written to."""
+    return _array(inputs, steps)
+
+
 def black_image(steps: Preprocessing) -> pa.Table:
     """Make the inputs' table of one black image."""
     return _table(np.zeros((1, steps.height, steps.width, 3), np.uint8))

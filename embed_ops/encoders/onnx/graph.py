@@ -14,7 +14,7 @@ from math import prod
 from pathlib import Path
 
 from embed_ops.encoders.hub.files import is_pointer
-from embed_ops.encoders.onnx.wire import fields, inner, integers, text
+from embed_ops.encoders.protobuf import fields, inner, integers, text
 from embed_ops.errors import ModelError
 
 KINDS = {

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embed_ops.encoders.onnx.graph import FLOATS, Graph, listed
-from embed_ops.encoders.onnx.wire import field
+from embed_ops.encoders.protobuf import field
 from embed_ops.errors import DeviceError, ModelError
 from embed_ops.lazy import require
 

@@ -1,4 +1,4 @@
-"""Reads protobuf's wire format, which ONNX files have: fields by number, and nothing else.
+"""Reads protobuf's wire format, which ONNX files and SavedModels have: fields by number, no more.
 
 A field that is not asked for is stepped over, so gigabytes of weights are never read.
 """
