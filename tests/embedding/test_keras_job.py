@@ -25,7 +25,7 @@ from embed_ops.analysis.starter import starter
 from embed_ops.errors import EmbedOpsError, RunError
 from embed_ops.runs.verify.run import verify
 
-COUNT = 60
+COUNT = 40
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +62,7 @@ def words_of(folder: Path, run: Path, **fields: Any) -> list[str]:
         "sink.path": run,
         "resources.unit_rows": 5,
         "max_reject_fraction": 0.5,
+        "parity.rows": 8,
     }
     given |= {name.replace("__", "."): value for name, value in fields.items()}
     return [f"{name}={value}" for name, value in given.items() if value is not None]

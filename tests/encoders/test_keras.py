@@ -83,7 +83,7 @@ def test_photographs_through_a_trained_network(tmp_path: Path) -> None:
     """Each vector is that of Keras called plainly on the file, from its bytes on."""
     file, files = tiny_keras.trained(), []
     for number, photo in enumerate(photographs()):
-        for part, box in enumerate([(0, 0, 640, 427), (50, 30, 350, 330), (300, 100, 600, 400)]):
+        for part, box in enumerate([(0, 0, 640, 427), (50, 30, 350, 330)]):
             files.append(tmp_path / f"{number}{part}.jpg")
             files[-1].write_bytes(encoded(photo.crop(box), "JPEG", quality=90))
     network = keras.saving.load_model(file, compile=False)
@@ -101,7 +101,7 @@ def test_photographs_through_a_trained_network(tmp_path: Path) -> None:
     )
     encoder = encoder_of(file, preprocessing="tf", outputs=({"tensor": "global_average_pooling2d"},))
     vectors = embed(encoder, pa.array([path.read_bytes() for path in files]))["embedding"]
-    assert vectors.shape == (6, 1280)
+    assert vectors.shape == (4, 1280)
     assert cosines(vectors, expected).min() >= 0.99999
     np.testing.assert_allclose(vectors, expected, atol=1e-4)
     # 300 million multiply-adds, as its authors count.
@@ -153,7 +153,7 @@ def test_layers_batches_and_the_reference(ending: str, images: tuple[str, ...], 
     assert encoder.fingerprint().keys() == {f"net.{ending}"}
 
 
-@pytest.mark.parametrize("which", ["tiny keras", "tiny h5", "trained"])
+@pytest.mark.parametrize("which", ["tiny keras", "tiny h5", pytest.param("trained", marks=pytest.mark.slow)])
 def test_shapes_that_a_file_tells(which: str, net: dict[str, Path]) -> None:
     """What is read off the configuration is what Keras builds, and has the layers that matter."""
     file = tiny_keras.trained() if which == "trained" else net[which.partition(" ")[2]]
@@ -185,10 +185,10 @@ def test_preprocessing_has_the_bits_of_keras(mode: str) -> None:
     [
         ("nearest", {"preprocessing": "torch"}),
         ("bilinear", {"mean": 127.5, "scale": 1 / 127.5}),
-        ("bicubic", {"preprocessing": "none"}),
-        ("lanczos", {"preprocessing": "none", "scale": (0.1, 0.2, 0.3)}),
-        ("box", {"mean": (1, 2, 3)}),
-        ("hamming", {"preprocessing": "tf"}),
+        pytest.param("bicubic", {"preprocessing": "none"}, marks=pytest.mark.slow),
+        pytest.param("lanczos", {"preprocessing": "none", "scale": (0.1, 0.2, 0.3)}, marks=pytest.mark.slow),
+        pytest.param("box", {"mean": (1, 2, 3)}, marks=pytest.mark.slow),
+        pytest.param("hamming", {"preprocessing": "tf"}, marks=pytest.mark.slow),
     ],
 )
 def test_images_are_resized_as_keras_does(interpolation: str, fields: dict[str, Any], tmp_path: Path) -> None:
@@ -252,7 +252,14 @@ def test_rows_of_numbers(tmp_path: Path) -> None:
         KerasEncoder(KerasEncoderSpec(model=str(file), preprocessing="tf"))
 
 
-@pytest.mark.parametrize("first", ["Rescaling", "Normalization", "behind a flip", "an operation"])
+@pytest.mark.parametrize(
+    "first",
+    [
+        "Rescaling",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("Normalization", "behind a flip")),
+        "an operation",
+    ],
+)
 def test_a_network_that_rescales_by_itself(first: str, tmp_path: Path) -> None:
     """What its first layers do is no question to the spec."""
     behind: dict[str, list[Any]] = {
@@ -514,6 +521,7 @@ def test_first_lines(net: dict[str, Path], tmp_path: Path) -> None:
         first_lines(str(tmp_path / "dense.h5"), "image")
 
 
+@pytest.mark.slow
 def test_first_lines_of_a_trained_network() -> None:
     """A network of keras.applications inside tells its preprocessing by its name."""
     lines = first_lines(str(tiny_keras.trained()), "image")
@@ -521,6 +529,7 @@ def test_first_lines_of_a_trained_network() -> None:
     assert lines[2].startswith('tensor = "global_average_pooling2d"')
 
 
+@pytest.mark.slow
 def test_in_memory(net: dict[str, Path]) -> None:
     """The same vectors in a user's own process, and Keras stays as it was set up."""
     contents = [samples()["jpeg"], samples()["png"]]
@@ -545,6 +554,7 @@ sys.exit(bool({"torch", "keras", "transformers"} & set(sys.modules)))
 """
 
 
+@pytest.mark.slow
 def test_preparing_needs_no_torch(net: dict[str, Path], tmp_path: Path) -> None:
     """CPU workers import neither torch nor Keras."""
     (tmp_path / "x.jpg").write_bytes(samples()["jpeg"])
