@@ -190,17 +190,18 @@ def test_isolation_loads_no_torch(python: str) -> None:
 def test_a_row_that_hangs(python: str, folder: Path, tmp_path: Path) -> None:
     """TensorFlow never comes back on one row: it is found, and all others have their vectors."""
     (tmp_path / "corpus").mkdir()
-    texts = ["stuck" if row == 150 else f"text {row}" for row in range(200)]
-    pq.write_table(pa.table({"id": list(range(200)), "text": texts}), tmp_path / "corpus/a.parquet")
-    words = words_of(folder, tmp_path / "run", "hanging", "texts", resources__hang_seconds=5)
-    words = [
-        f"source.path={tmp_path / 'corpus'}" if word.startswith("source.path") else word for word in words
-    ]
-    ended = embed(python, words)
+    texts = ["stuck" if row == 30 else f"text {row}" for row in range(40)]
+    pq.write_table(pa.table({"id": list(range(40)), "text": texts}), tmp_path / "corpus/a.parquet")
+    fields = {"parity__rows": 4, "resources__token_budget": 1, "resources__hang_seconds": 20}
+    words = words_of(folder, tmp_path / "run", "hanging", "texts", **fields)
+    words = [word for word in words if not word.startswith("source.path")]
+    ended = embed(python, [*words, f"source.path={tmp_path / 'corpus'}"], check=False)
+    # One reject of forty is more than max_reject_fraction.
+    assert ended.returncode == 1, ended.stderr
     assert "Traceback" not in ended.stderr
     rejects = pq.read_table(tmp_path / "run/rejects")
-    assert (rejects.column("id").to_pylist(), rejects.column("reason").to_pylist()) == ([150], ["hung"])
-    assert pq.read_table(tmp_path / "run/data").num_rows == 199
+    assert (rejects.column("id").to_pylist(), rejects.column("reason").to_pylist()) == ([30], ["hung"])
+    assert pq.read_table(tmp_path / "run/data").num_rows == 39
     assert verify(str(tmp_path / "run"), source=True).ok
 
 

@@ -481,7 +481,7 @@ def test_without_onnxruntime(folders: dict[str, Path], monkeypatch: pytest.Monke
         ({"file": "model.bin"}, "file"),
         ({"outputs": [{"layer": 1}]}, "name a tensor of it"),
         ({"outputs": [{"each": "word"}]}, "one vector a row"),
-        ({"family": "text", "outputs": [{"tensor": "x"}]}, "tensor is for families onnx and keras"),
+        ({"family": "text", "outputs": [{"tensor": "x"}]}, "tensor is for models that are files as they are"),
     ],
 )
 def test_refused_fields(fields: dict[str, Any], said: str) -> None:

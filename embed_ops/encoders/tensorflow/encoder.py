@@ -6,6 +6,7 @@ Importing this module imports no TensorFlow, nor torch: CPU workers prepare only
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -69,7 +70,7 @@ class TensorflowEncoder:
     takes: ClassVar[Mapping[str, Modality]] = {
         "text": Modality(200, {"cpu": 4_096}, _CHOICES),
         "image": Modality(20_000, {"cpu": 2_048}, _CHOICES),
-        "tensor": TENSOR,
+        "tensor": replace(TENSOR, token_budgets={"cpu": TENSOR.token_budgets["cpu"]}),
     }
 
     def __init__(self, spec: TensorflowEncoderSpec) -> None:
