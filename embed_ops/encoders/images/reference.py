@@ -141,10 +141,10 @@ def _pool(output: OutputSpec, states: Any, before: int) -> Vector:
 def pool_positions(pooling: str, hidden: Vector, before: int) -> Vector:
     """Pool the positions of an image, (T, D), of which so many stand before the patches."""
     own = hidden[before:]
-    vector: Vector = {
+    poolings: Mapping[str, Callable[[], Vector]] = {
         "cls": lambda: hidden[0],
         "mean": lambda: own.mean(0),
         "max": lambda: own.max(0),
         "patches": own.flatten,
-    }[pooling]()
-    return vector
+    }
+    return poolings[pooling]()
