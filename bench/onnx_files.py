@@ -63,6 +63,8 @@ def measure(rows: int, repeats: int, folder: Path) -> dict[str, Any]:
     prepared = {name: encoder.prepare(texts) for name, encoder in encoders.items()}
     seconds: dict[str, list[float]] = {name: [] for name in encoders}
     vectors: dict[str, Any] = {}
+    for name, encoder in encoders.items():  # the first pass is not counted
+        embed_inputs(encoder, prepared[name].inputs[: rows // 4], BUDGET)
     for _ in range(repeats):
         for name, encoder in encoders.items():
             began = time.process_time()
