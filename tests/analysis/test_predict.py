@@ -87,7 +87,7 @@ def test_lines_are_counted_by_their_bytes(tiny: str, tmp_path: Path) -> None:
     assert not found.exact_rows
     assert found.rows + found.filtered == pytest.approx(1500, rel=0.25)
     assert found.filtered == pytest.approx(found.rows, rel=0.2)
-    code, said = invoke("plan", *_words(spec), "--price", 1.5, "--progress", "none")
+    code, said = invoke("plan", *_words(spec), "--price", 1.5, "--progress", "none", "--sample", 100)
     assert code == 0, said
     assert "what it will take" in said
     assert "at 1.5 an hour" in said

@@ -144,7 +144,9 @@ def test_nothing_to_embed(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="nothing here that can be embedded"):
         starter(str(tmp_path))
     pq.write_table(pa.table({"n": [1, 2]}), tmp_path / "a.parquet")
-    with pytest.raises(SourceError, match=r"no column of texts, images or lists of numbers; columns: n \(int64\)"):
+    with pytest.raises(
+        SourceError, match=r"no column of texts, images or lists of numbers; columns: n \(int64\)"
+    ):
         starter(str(tmp_path))
     (tmp_path / "run.json").write_text("{}")
     (tmp_path / "plan.parquet").write_bytes((tmp_path / "a.parquet").read_bytes())
