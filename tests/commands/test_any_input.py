@@ -41,7 +41,7 @@ def settled(examples: int, **more: Any) -> settings:
 def drawn(many: int, few: int = 0) -> pytest.MarkDecorator:
     """Give a test its examples: many in `make test-all`, others each time; a few in `make test`."""
     slow = settled(many, derandomize=False, print_blob=True)
-    given = [pytest.param(slow, id="many", marks=pytest.mark.slow)]
+    given = [pytest.param(slow, id="many", marks=[pytest.mark.slow, pytest.mark.timeout(2_400)])]
     return pytest.mark.parametrize("examples", [*given, *([settled(few)] if few else [])])
 
 

@@ -173,6 +173,7 @@ def bytes_below(root: Path) -> dict[str, Any]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(2_400)
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_that_dies_at_any_write(name: str, storage: MortalStorage, tmp_path: Path) -> None:
     """Whichever write it misses, the same command ends with the bytes of one that lived."""

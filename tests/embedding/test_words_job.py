@@ -189,11 +189,14 @@ def test_lists_of_words_and_targets_of_rows(tiny: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["ray"], indirect=True)
-def test_a_row_that_kills_is_found_among_windows(engine: str, tmp_path: Path) -> None:
+def test_a_row_that_kills_is_found_among_windows(
+    engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A long text of which one window kills its worker is a reject.
 
     Every other row has its words.
     """
+    monkeypatch.setenv("EMBED_OPS_TRUST_REMOTE_CODE", "1")
     fatal = FatalModel(tmp_path)
     texts = docstrings(30)
     texts[7] = "word " * 200 + POISON + " word" * 200
