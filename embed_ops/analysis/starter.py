@@ -202,9 +202,7 @@ def _family(model: str, modality: str) -> tuple[str, tuple[str, ...]]:
         try:
             if family == "keras":
                 return family, first_lines(model, modality)
-            encoder = make_encoder(parse_encoder({"family": family, "model": model}))
-            require_modality(encoder, model, modality)
-            encoder.most_rows(modality, 1)
+            require_modality(make_encoder(parse_encoder({"family": family, "model": model})), model, modality)
         except ModelError as error:
             refused[family] = str(error)
         else:

@@ -74,8 +74,6 @@ def check(spec: Spec, reporter: Reporter, *, model: bool = True) -> Checked:
         reporter.doing(f"looking at the model {spec.encoder.model}")
         encoder = make_encoder(spec.encoder)
         require_modality(encoder, spec.encoder.model, spec.source.modality)
-        # A model may take less than its family does.
-        encoder.most_rows(spec.source.modality, 1)
         edges = listing_digest(of_edges[0].files) if of_edges else None
         with usable(spec.encoder):
             of_model = encoder.fingerprint() | quantizers(spec.encoder, encoder)

@@ -37,6 +37,9 @@ def require_modality(encoder: Encoder, model: str, modality: str) -> None:
     Raises:
         ModelError: says what it takes.
     """
+    if not isinstance(encoder, OfOneModality):
+        # It may take less than its family does.
+        encoder.most_rows(modality, 1)
     taken = modalities(encoder)
     if modality not in taken:
         raise ModelError(

@@ -154,6 +154,7 @@ def test_queries_have_a_prompt_too(folder: Path, tmp_path: Path) -> None:
         neighbors(unnamed.path, [text])
 
 
+@pytest.mark.slow
 def test_plan_with_a_sample(folder: Path, tmp_path: Path) -> None:
     """The sample goes through the job with its prompts, whose tokens count."""
     plain = {"encoder__prompts": {}, "encoder__prompt_column": None}
