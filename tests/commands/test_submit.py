@@ -85,6 +85,7 @@ def wait_for_units(run: Path, units: int) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_a_job_embeds(head: Head, corpus: Path, tiny: str, tmp_path: Path) -> None:
     """A spec file beside others, a word over it, and a token from its file.
 

@@ -287,6 +287,7 @@ def test_units_are_cut_as_a_run_cuts_them() -> None:
     assert column_of(["a", None], ("text",))[0] == "text"
 
 
+@pytest.mark.slow
 def test_noise() -> None:
     """Nothing is written to the terminal that the user can't act on."""
     code = (

@@ -114,6 +114,7 @@ def test_usage_statistics(config: object, variable: str | None, expected: str | 
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_ray_of_its_own_starts_in_silence() -> None:
     """What its native side remarks is nothing that a user can act on; Python is heard meanwhile."""
     code = (

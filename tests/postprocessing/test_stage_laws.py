@@ -159,7 +159,8 @@ def test_stages_one_at_a_time(run: Path, plain: Callable[[], Path], monkeypatch:
     assert some_bytes(path) == some_bytes(run)
 
 
-@pytest.mark.parametrize("files", [50, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("files", [50, 1])
 def test_fifty_files(files: int, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same rows in fifty files, and in one, give the same models and the same columns."""
     many_tasks(monkeypatch.setattr)
