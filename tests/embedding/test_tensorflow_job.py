@@ -165,8 +165,8 @@ def test_vectors_are_tensorflows(
 
 def test_killed_and_resumed(python: str, folder: Path, tmp_path: Path) -> None:
     """The command is killed with units half done; the next one gives the bytes of one run."""
-    words = words_of(folder, tmp_path / "killed", "text", "texts", parity__rows=0)
-    words += ["resources.token_budget=1", "resources.replicas=1"]
+    fields = {"parity__rows": 0, "resources__token_budget": 1}
+    words = words_of(folder, tmp_path / "killed", "text", "texts", resources__replicas=1, **fields)
     line = [python, "-m", "embed_ops", "embed", *words]
     process = subprocess.Popen(line, env=_paths(), stderr=subprocess.DEVNULL, start_new_session=True)
     while len(list((tmp_path / "killed/data").rglob("*.parquet"))) < 3 and process.poll() is None:
@@ -175,8 +175,7 @@ def test_killed_and_resumed(python: str, folder: Path, tmp_path: Path) -> None:
     process.wait()
     assert process.returncode == -signal.SIGKILL
     embed(python, words)
-    whole = [word.replace("killed", "whole") for word in words]
-    embed(python, [*whole[:-1], "resources.replicas=2"])
+    embed(python, words_of(folder, tmp_path / "whole", "text", "texts", resources__replicas=2, **fields))
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
     assert verify(str(tmp_path / "killed"), source=True).ok
 
