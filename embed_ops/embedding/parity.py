@@ -105,10 +105,10 @@ def original_of(encoder: Encoder, column: pa.Array, device: str) -> Original | N
     Raises:
         ModelError: that model can't embed them.
     """
-    from embed_ops.encoders.device import lost_device, ran_out_of_memory
-
     if not isinstance(encoder, OfAnOriginal):
         return None
+    from embed_ops.encoders.device import lost_device, ran_out_of_memory
+
     try:
         return encoder.original(column, device)
     except (EmbedOpsError, MemoryError):
