@@ -61,13 +61,3 @@ def require(module: str, extra: str, purpose: str) -> ModuleType:
         if error.name is None or error.name.partition(".")[0] != package:
             raise
         raise _missing(package, extra, purpose) from error
-
-
-def require_installed(package: str, extra: str, purpose: str) -> None:
-    """Check that a package of an extra is installed; it is not imported. Arguments as `require`.
-
-    Raises:
-        PackageError: it is not.
-    """
-    if importlib.util.find_spec(package) is None:
-        raise _missing(package, extra, purpose)

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -249,13 +250,30 @@ from embed_ops.spec.encoder import TextEncoderSpec
 told = []
 for fields in json.loads(sys.argv[1]):
     encoder = TextEncoder(TextEncoderSpec(**fields))
+    before = encoder.fingerprint()
     encoder.load("cpu", "float32")
     vectors = encoder.forward(encoder.prepare(pa.array(["a small cat"])).inputs)["embedding"]
     described = encoder.describe()
+    assert before == encoder.fingerprint(), "what is fetched to load it is hashed before"
     of_model = described["model"], described["adapter_commit"], sorted(encoder.fingerprint())
     told.append([*of_model, vectors.tolist()])
 sys.stdout.write(json.dumps(told))
 """
+
+
+def from_hub(files: Mapping[str, bytes], ways: list[dict[str, str]], home: Path) -> list[Any]:
+    """Serve files, and tell what each way to name them becomes, where no cache is."""
+    with serve(files) as hub:
+        done = subprocess.run(
+            [sys.executable, "-c", FROM_HUB, json.dumps(ways)],
+            env={**os.environ, **hub.environment(home)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 0, done.stderr
+    told: list[Any] = json.loads(done.stdout)
+    return told
 
 
 @pytest.mark.slow
@@ -268,19 +286,28 @@ def test_from_a_hub(base: Path, tmp_path: Path) -> None:
         {"model": str(base), "adapter": f"{MODEL}@main"},
         {"model": MODEL},
     ]
-    with serve(files) as hub:
-        done = subprocess.run(
-            [sys.executable, "-c", FROM_HUB, json.dumps(ways)],
-            env={**os.environ, **hub.environment(tmp_path / "home")},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
+    told = from_hub(files, ways, tmp_path / "home")
     assert told[0] == told[1] == told[2]
     model, commit, parts, vectors = told[0]
     assert (model, commit) == (str(base), COMMIT)
     assert "adapter/adapter_model.safetensors" in parts
     here = embed(TextEncoderSpec(model=str(base), adapter=str(tmp_path / "lora")), ["a small cat"])
     np.testing.assert_allclose(vectors, here, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_modules_from_a_hub(base: Path, tmp_path: Path) -> None:
+    """Weights of modules that an adapter brings are fetched, and hashed, before it is loaded."""
+    modules = [st.Transformer(str(base)), st.Pooling(32, pooling_mode="cls"), st.Dense(32, 16)]
+    model = SentenceTransformer(modules=modules, device="cpu")
+    model.add_adapter(KINDS["lora"])
+    shaken(model)
+    model.save(str(tmp_path / "adapter"), create_model_card=False)
+    files = {
+        path.relative_to(tmp_path / "adapter").as_posix(): path.read_bytes()
+        for path in (tmp_path / "adapter").rglob("*")
+        if path.is_file()
+    }
+    [[_, _, parts, vectors]] = from_hub(files, [{"model": MODEL}], tmp_path / "home")
+    assert "adapter/2_Dense/model.safetensors" in parts
+    np.testing.assert_allclose(vectors, model.encode(["a small cat"]), atol=1e-5)

@@ -5,8 +5,6 @@ Importing this module imports neither torch nor peft.
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,10 +12,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from embed_ops.encoders.hub.files import is_pointer, read_json
+from embed_ops.encoders.hub.files import is_pointer, read_json, sha256_of
 from embed_ops.encoders.hub.folder import Folder, fetch_files, locate_model
 from embed_ops.encoders.hub.quiet import quiet
-from embed_ops.errors import ModelError, PackageError
+from embed_ops.errors import ModelError
+from embed_ops.lazy import installed
 
 if TYPE_CHECKING:
     from embed_ops.spec.language import LanguageEncoderSpec
@@ -101,22 +100,25 @@ class Adapter:
             )
         return file
 
-    def fingerprint(self, parts: Iterable[str]) -> dict[str, str]:
-        """Hash what changes vectors, {adapter/file: sha256}; `parts`: folders of modules in it.
+    def fingerprint(self, parts: Iterable[str], modules: Iterable[str]) -> dict[str, str]:
+        """Hash what changes vectors, {adapter/file: sha256}.
+
+        Args:
+            parts: folders of modules in it.
+            modules: those with weights, which are fetched: the hashes are the same before and
+                after it is loaded.
 
         Raises:
             ModelError: as `fetch`.
         """
-        files = {self.fetch()}
+        files = {self.fetch(modules)}
         for part in {"", *parts}:
             for pattern in _LISTING if part == "" else (*_LISTING, "*.safetensors"):
                 files |= set((self.folder.path / part).glob(pattern))
-        hashes = {}
-        for file in sorted(files):
-            with file.open("rb") as stream:
-                digest = hashlib.file_digest(stream, "sha256").hexdigest()
-            hashes[f"adapter/{file.relative_to(self.folder.path).as_posix()}"] = digest
-        return hashes
+        return {
+            f"adapter/{file.relative_to(self.folder.path).as_posix()}": sha256_of(file)
+            for file in sorted(files)
+        }
 
     def attached(self, model: Any) -> Any:
         """Put the adapter's layers into a model, beside the weights that they change.
@@ -202,7 +204,4 @@ def _divided(address: str) -> tuple[str, str | None]:
 
 def _require_fitting(adapter: Adapter) -> None:
     _ = adapter.config
-    if importlib.util.find_spec("peft") is None:
-        raise PackageError(
-            "encoder.adapter needs the package peft, which is not installed: pip install 'embed-ops[peft]'"
-        )
+    installed("peft", "peft", "encoder.adapter")

@@ -1,7 +1,8 @@
-"""JSON files of a model folder."""
+"""Files of a model folder: their JSON, their hashes."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,12 @@ def is_pointer(path: Path) -> bool:
         return False
     with path.open("rb") as stream:
         return stream.read(len(_POINTER)) == _POINTER
+
+
+def sha256_of(path: Path) -> str:
+    """Hash the content of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def read_json(path: Path) -> dict[str, Any]:

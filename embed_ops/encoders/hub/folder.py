@@ -5,13 +5,13 @@ It is here, on a hub or on an object store.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from embed_ops.encoders.hub import prefix as prefixes
 from embed_ops.encoders.hub.contents import check_weights
+from embed_ops.encoders.hub.files import sha256_of
 from embed_ops.encoders.hub.prefix import Prefix
 from embed_ops.errors import ModelError
 from embed_ops.storage import files as filesystem
@@ -171,13 +171,8 @@ def fingerprint(
             files |= set(here.glob("*.safetensors")) or set(here.glob("pytorch_model*.bin"))
     if code:
         files |= set(folder.path.rglob("*.py"))
-    hashes = {}
-    for file in sorted(files):
-        if file.is_file():
-            with file.open("rb") as stream:
-                hashes[file.relative_to(folder.path).as_posix()] = hashlib.file_digest(
-                    stream, "sha256"
-                ).hexdigest()
+    there = [file for file in sorted(files) if file.is_file()]
+    hashes = {file.relative_to(folder.path).as_posix(): sha256_of(file) for file in there}
     return hashes if folder.commit is None else {**hashes, "commit": folder.commit}
 
 

@@ -5,7 +5,6 @@ A `.keras` file is a zip, a `.h5` file is HDF5; both hold the layers as JSON bes
 
 from __future__ import annotations
 
-import hashlib
 import json
 import zipfile
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from embed_ops.encoders.hub.files import is_pointer
+from embed_ops.encoders.hub.files import is_pointer, sha256_of
 from embed_ops.encoders.hub.folder import SMALL, Folder, fetch_files, locate_model
 from embed_ops.errors import ModelError
 from embed_ops.lazy import require
@@ -90,8 +89,7 @@ class KerasFile:
 
     def fingerprint(self) -> dict[str, str]:
         """Hash the file, {name: sha256}."""
-        with self.path.open("rb") as stream:
-            return {self.path.name: hashlib.file_digest(stream, "sha256").hexdigest()}
+        return {self.path.name: sha256_of(self.path)}
 
 
 def _of_zip(file: Path) -> tuple[bytes, str | None]:

@@ -5,7 +5,6 @@ Keras is imported here alone, and always on torch.
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import re
 import sys
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embed_ops.errors import ModelError, PackageError
-from embed_ops.lazy import require_installed
+from embed_ops.lazy import installed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,14 +36,13 @@ def version() -> str:
     Raises:
         PackageError: it is not installed, or too old to run on torch.
     """
-    require_installed("keras", "keras", "family keras")
-    installed = importlib.metadata.version("keras")
-    if int(installed.partition(".")[0]) < _OLDEST:
+    there = installed("keras", "keras", "family keras")
+    if int(there.partition(".")[0]) < _OLDEST:
         raise PackageError(
-            f"family keras needs Keras {_OLDEST}, and Keras {installed} is installed: pip install "
+            f"family keras needs Keras {_OLDEST}, and Keras {there} is installed: pip install "
             "'embed-ops[keras]'"
         )
-    return installed
+    return there
 
 
 @cache

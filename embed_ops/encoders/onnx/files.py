@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-from embed_ops.encoders.hub.files import is_pointer
+from embed_ops.encoders.hub.files import is_pointer, sha256_of
 from embed_ops.encoders.hub.folder import SMALL, Folder, fetch_files, locate_model
 from embed_ops.encoders.onnx.graph import Graph, read_graph
 from embed_ops.errors import ModelError
@@ -98,11 +97,7 @@ class OnnxFiles:
         """
         files = {file.name: file for file in (self.file, *self._outside(self.graph))}
         files |= {file.name: file for file in home.glob("*.json")} | dict(others)
-        hashes = {}
-        for name, file in sorted(files.items()):
-            with file.open("rb") as stream:
-                hashes[name] = hashlib.file_digest(stream, "sha256").hexdigest()
-        return hashes
+        return {name: sha256_of(file) for name, file in sorted(files.items())}
 
 
 def locate_onnx(spec: OnnxEncoderSpec) -> OnnxFiles:

@@ -28,6 +28,7 @@ import numpy as np
 
 from embed_ops.encoders.hub.cache import cache_folder
 from embed_ops.encoders.hub.fetching import once_per_node
+from embed_ops.encoders.hub.files import sha256_of
 from embed_ops.encoders.static.matrices import Matrix, open_matrix
 from embed_ops.encoders.static.word_files import Array, read_array, read_file, words_beside
 from embed_ops.errors import ModelError, StorageError
@@ -92,13 +93,8 @@ class Table:
         """Hash the files that decide the vectors: {file: sha256}."""
         if isinstance(self.origin, Matrix):
             return self.origin.fingerprint()
-        hashes = {}
-        for path in (
-            (self.origin, words_beside(self.origin)) if self.origin.suffix == ".npy" else (self.origin,)
-        ):
-            with path.open("rb") as stream:
-                hashes[path.name] = hashlib.file_digest(stream, "sha256").hexdigest()
-        return hashes
+        beside = (words_beside(self.origin),) if self.origin.suffix == ".npy" else ()
+        return {path.name: sha256_of(path) for path in (self.origin, *beside)}
 
 
 def open_table(

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from embed_ops.encoders.hub.files import is_pointer
+from embed_ops.encoders.hub.files import is_pointer, sha256_of
 from embed_ops.encoders.hub.folder import SMALL, Folder, fetch_files, locate_model
 from embed_ops.encoders.tensorflow.saved_model import Contents, read_contents
 from embed_ops.errors import ModelError
@@ -63,12 +62,7 @@ class SavedModel:
 
     def fingerprint(self, prefix: str = "") -> dict[str, str]:
         """Hash them: {path in the folder: sha256}, `prefix` in front of each path."""
-        hashes = {}
-        for file in self.files():
-            with file.open("rb") as stream:
-                digest = hashlib.file_digest(stream, "sha256").hexdigest()
-            hashes[prefix + file.relative_to(self.path).as_posix()] = digest
-        return hashes
+        return {prefix + file.relative_to(self.path).as_posix(): sha256_of(file) for file in self.files()}
 
     def bytes(self) -> int:
         """Add up their sizes."""

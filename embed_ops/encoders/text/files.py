@@ -72,7 +72,7 @@ class TextFiles:
             self.folder, self.spec.trust_remote_code, self._parts, listed if own else ()
         )
         if self.adapter is not None:
-            hashes |= self.adapter.fingerprint(() if own else listed)
+            hashes |= self.adapter.fingerprint(*((), ()) if own else (listed, self._modules))
         return hashes
 
 
