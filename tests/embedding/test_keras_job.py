@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import time
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -17,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import tiny_keras
 from tiny_keras import NUMBERS, classifier, dense, saved
-from tiny_runs import contents, no_session
+from tiny_runs import contents, kill_and_go_on, no_session
 from tiny_vision import encoded, photographs
 
 from embed_ops import Run, Spec, embed, neighbors
@@ -138,16 +133,7 @@ def test_killed_and_resumed(what: str, folder: Path, tmp_path: Path) -> None:
     """The command is killed twice with units half done; the third gives the bytes of one run."""
     fields = {"resources__token_budget": 1, "parity__rows": 0, "resources__engine": "local"}
     fields |= of_tensors(folder) | {"resources__unit_rows": 5} if what == "tensors" else {}
-    words = words_of(folder, tmp_path / "killed", **fields)
-    line = [sys.executable, "-m", "embed_ops", "embed", *words]
-    for least in (2, 6):
-        process = subprocess.Popen(line, stderr=subprocess.DEVNULL, start_new_session=True)
-        while len(list((tmp_path / "killed/data").rglob("*.parquet"))) < least and process.poll() is None:
-            time.sleep(0.02)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    finished = subprocess.run(line, capture_output=True, text=True, check=False)
-    assert finished.returncode == 0, finished.stderr
+    kill_and_go_on(words_of(folder, tmp_path / "killed", **fields), tmp_path / "killed", (2, 6))
     whole = embed(spec_of(folder, tmp_path / "whole", **fields))
     assert contents(tmp_path / "killed") == contents(Path(whole.path))
     assert verify(str(tmp_path / "killed"), source=True).ok

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -17,7 +12,7 @@ import tiny_onnx
 from corpora import docstrings, write_parquet
 from onnx_export import export_texts
 from tiny_models import build
-from tiny_runs import contents, no_session
+from tiny_runs import contents, kill_and_go_on, no_session
 
 from embed_ops import Run, Spec, embed, neighbors
 from embed_ops.analysis.starter import starter
@@ -93,26 +88,10 @@ def test_without_products_to_count(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_killed_and_resumed(folder: Path, tmp_path: Path) -> None:
     """The command is killed twice with units half done; the third gives the bytes of one run."""
-    line = [
-        sys.executable,
-        "-m",
-        "embed_ops",
-        "embed",
-        *words_of(folder, tmp_path / "killed", resources__engine="local"),
-    ]
-    line += ["resources.token_budget=1", "parity.rows=0"]
-    for least in (2, 6):
-        process = subprocess.Popen(line, stderr=subprocess.DEVNULL, start_new_session=True)
-        while len(list((tmp_path / "killed/data").rglob("*.parquet"))) < least and process.poll() is None:
-            time.sleep(0.02)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    finished = subprocess.run(line, capture_output=True, text=True, check=False)
-    assert finished.returncode == 0, finished.stderr
     fields = {"resources__token_budget": 1, "parity__rows": 0, "resources__engine": "local"}
-    assert contents(tmp_path / "killed") == contents(
-        Path(embed(spec_of(folder, tmp_path / "whole-run", **fields)).path)
-    )
+    kill_and_go_on(words_of(folder, tmp_path / "killed", **fields), tmp_path / "killed", (2, 6))
+    whole = embed(spec_of(folder, tmp_path / "whole-run", **fields))
+    assert contents(tmp_path / "killed") == contents(Path(whole.path))
     assert verify(str(tmp_path / "killed"), source=True).ok
 
 

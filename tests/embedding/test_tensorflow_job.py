@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import sysconfig
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from corpora import docstrings, write_parquet
-from tiny_runs import contents
+from tiny_runs import contents, kill_and_go_on
 
 from embed_ops.runs.verify.run import verify
 
@@ -167,14 +165,7 @@ def test_killed_and_resumed(python: str, folder: Path, tmp_path: Path) -> None:
     """The command is killed with units half done; the next one gives the bytes of one run."""
     fields = {"parity__rows": 0, "resources__token_budget": 1}
     words = words_of(folder, tmp_path / "killed", "text", "texts", resources__replicas=1, **fields)
-    line = [python, "-m", "embed_ops", "embed", *words]
-    process = subprocess.Popen(line, env=_paths(), stderr=subprocess.DEVNULL, start_new_session=True)
-    while len(list((tmp_path / "killed/data").rglob("*.parquet"))) < 3 and process.poll() is None:
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert process.returncode == -signal.SIGKILL
-    embed(python, words)
+    kill_and_go_on(words, tmp_path / "killed", (3,), python, _paths())
     embed(python, words_of(folder, tmp_path / "whole", "text", "texts", resources__replicas=2, **fields))
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
     assert verify(str(tmp_path / "killed"), source=True).ok
